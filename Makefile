@@ -1,0 +1,53 @@
+# Every verb works on a fresh clone: the first one makes .venv and installs into it, once.
+PYTHON ?= python3
+RECIPE ?= sentiment_bert
+FRAMEWORK ?= torch
+ATTENTION ?= stock
+SEED ?= 0
+STEPS ?= 50
+SET ?=
+OUT ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m pipeline
+SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
+FLAGS = $(if $(OUT),--out '$(OUT)') $(if $(OVERWRITE),--overwrite)
+CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code)
+VERBOSE = $(if $(DEBUG),--debug)
+
+.DEFAULT_GOAL := help
+.PHONY: help finetune check list lockstep embedded test lint
+
+help:  ## show the verbs
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+# A half-finished install leaves no stamp, so the next verb starts it again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	  { echo "Python 3.11 or 3.12 is wanted; name one with PYTHON=python3.11"; exit 2; }
+	@echo "Installing into $(VENV), once; this takes a minute or two."
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1
+	@$(RUN) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
+
+check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAMEWORK= ATTENTION= SET=
+	@$(RUN) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
+
+list: $(VENV)/.installed  ## show the recipes
+	@$(RUN) list $(VERBOSE)
+
+lockstep: $(VENV)/.installed  ## take the same steps in both frameworks and compare: RECIPE= STEPS=50 ATTENTION= SEED= SET=
+	@$(RUN) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+
+embedded: $(VENV)/.installed  ## rebuild the embedded text and its pretrained checkpoint
+	@$(VENV)/bin/python -m recipes.embedded.sentiment.grammar
+	@$(VENV)/bin/python -m recipes.embedded.sentiment.pretrain
+
+test: $(VENV)/.installed  ## run the tests
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed  ## check style and the rooms' borders
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
