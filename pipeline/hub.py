@@ -1,0 +1,42 @@
+"""What went wrong with the Hub, in one sentence with the way out."""
+
+from __future__ import annotations
+
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+_OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
+            "NameResolutionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError")  # fmt: skip
+
+
+def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
+    """One sentence about why `repository`, named by the recipe's `key`, could not be had."""
+    chain = _chain(error)
+    kinds = {type(link).__name__ for link in chain}
+    texts = " ".join(str(link) for link in chain)
+    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in texts.lower():
+        return (
+            f"{key}: {repository} is gated: accept its terms on its Hub page, then give a token with "
+            "`hf auth login` or HF_TOKEN=..."
+        )
+    if any(isinstance(link, RevisionNotFoundError) for link in chain):
+        return f"{key}: {repository} has no such revision; see its Hub page for those it has"
+    if kinds & set(_OFFLINE) or "Couldn't reach" in texts or "couldn't connect" in texts or "offline" in texts.lower():
+        return (
+            f"{key}: {repository} is not in the local cache and the Hub cannot be reached; connect once, name a local "
+            "copy, or try the recipe that needs no network: make finetune RECIPE=sentiment_bert"
+        )
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain) or "DatasetNotFoundError" in kinds:
+        return (
+            f"{key}: there is no {repository} on the Hub, and no such local folder; if it is private, give a token "
+            "with `hf auth login` or HF_TOKEN=..."
+        )
+    return f"{key}: {repository} cannot be read: {' '.join(str(error).split())[:300]}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links

@@ -1,0 +1,18 @@
+"""Precision of class 1 among two: true ones of those predicted, 0 to 1."""
+
+from __future__ import annotations
+
+import evaluate
+from sklearn.metrics import precision_score
+
+from pipeline.metrics._classification import info
+
+
+class Metric(evaluate.Metric):
+    """Precision of class 1 among two: true ones of those predicted, 0 to 1."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return info(self.__doc__, "Pedregosa et al. 2011, scikit-learn: precision_score")
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        return {"precision": float(precision_score(references, predictions, zero_division=0.0))}

@@ -1,0 +1,20 @@
+"""Rules of the optimisation that both frameworks read, so that neither can have its own."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+# PyTorch's clip_grad_norm_ divides by (norm + this).
+CLIP_EPSILON = 1e-6
+
+
+def decays(name: str, num_dimensions: int) -> bool:
+    """Whether weight decay applies to a weight: to matrices and embeddings, not to biases or LayerNorm."""
+    return num_dimensions >= 2 and not name.endswith("bias")
+
+
+def matching(names: list[str], patterns: tuple[str, ...]) -> tuple[set[str], list[str]]:
+    """The names that match any shell-style pattern, and the patterns that match no name."""
+    matched = {name for name in names for pattern in patterns if fnmatchcase(name, pattern)}
+    idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    return matched, idle
