@@ -1,0 +1,148 @@
+"""THE interface between the rest and a framework; loads one lazily by name.
+
+What crosses it is NumPy: batches go in as dicts of arrays, weights and logits come out as arrays. `pipeline.pytorch`
+and `pipeline.tensorflow` each offer the names below, from files of the same four names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from pipeline.batches import Features
+from pipeline.errors import UserError, did_you_mean
+
+FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
+Framework = Literal["torch", "tensorflow"]
+# What TensorFlow's C++ says while it is imported, before any log level of its own holds.
+_NATIVE_NOISE = re.compile(
+    rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
+)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimiser update reports: `step` from 1, the global batch's loss, the gradient norm before clipping."""
+
+    step: int
+    loss: float
+    grad_norm: float
+
+
+class Learner(Protocol):
+    """A model in training."""
+
+    def fit(
+        self,
+        epochs: Iterable[Iterable[Features]],
+        on_update: Callable[[Update], None],
+        on_epoch: Callable[[int], bool],
+    ) -> None:
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
+
+    def predict(self, batches: Iterable[Features]) -> Iterator[NDArray]:
+        """Logits of each batch in evaluation mode, float32."""
+
+    def snapshot(self) -> list[NDArray]:
+        """A copy of the model's present weights."""
+
+    def restore(self, snapshot: list[NDArray]) -> None:
+        """Put a snapshot's weights back."""
+
+
+class Backend(Protocol):
+    """What a framework's package offers."""
+
+    name: str
+
+    def build_model(self, auto_class: str, config: Any, precision: str, seed: int) -> Any:
+        """A model of the Auto class with unset weights, random generators seeded. Raises UserError."""
+
+    def weight_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the stock model's weights in the PyTorch layout, tied ones once."""
+
+    def get_weights(self, model: Any) -> dict[str, NDArray]:
+        """Copies of the stock model's weights in the PyTorch layout."""
+
+    def set_weights(self, model: Any, weights: dict[str, NDArray]) -> None:
+        """Set every weight of the stock model."""
+
+    def freeze(self, model: Any, patterns: Iterable[str]) -> list[str]:
+        """Exclude the stock weights whose names match a shell-style pattern from training; returns their names."""
+
+    def logits(self, model: Any, batch: Features) -> NDArray:
+        """Logits of one batch, eagerly, in evaluation mode, float32."""
+
+    def Learner(self, model: Any, settings: Any, rates: NDArray) -> Learner:
+        """A learner with the recipe's `train` settings and the learning rate of every update."""
+
+    def swap_attention(self, model: Any, attention: str) -> int:
+        """Replace the stock attention; returns the number of sites."""
+
+    def restore_attention(self, model: Any) -> int:
+        """Put the stock attention back with the trained weights; returns the number of sites."""
+
+    def attention_calls(self, model: Any) -> list[int]:
+        """How often each swapped site was called."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions and device of the framework."""
+
+
+def load_backend(framework: str) -> Backend:
+    """Import a framework's package and return it. Raises UserError if it is unknown or not installed."""
+    if framework not in FRAMEWORKS:
+        raise UserError(
+            f'framework is "{framework}", but there are: {", ".join(FRAMEWORKS)}.{did_you_mean(framework, FRAMEWORKS)}'
+        )
+    for package in ("torch", "accelerate") if framework == "torch" else ("tensorflow", "tf_keras"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"framework {framework}: {package} is not installed; pip install '.[{framework}]'")
+    with _without_native_noise():
+        return importlib.import_module(FRAMEWORKS[framework])
+
+
+def set_environment(framework: str | None = None) -> None:
+    """Set, before anything heavy is imported, what the libraries read once from the environment.
+
+    transformers imports every framework it finds unless told otherwise: with `framework` given, this process is kept
+    to that one, which saves seconds of start-up. Variables that the user has set are left alone.
+    """
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # transformers' TensorFlow classes are Keras 2
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if framework is not None:
+        os.environ["USE_TORCH"] = "1" if framework == "torch" else "0"
+        os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
+
+
+@contextlib.contextmanager
+def _without_native_noise() -> Iterator[None]:
+    """Hold back what native code writes to standard error, then pass on all but the known chatter."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not _NATIVE_NOISE.search(line):
+                    os.write(2, line)

@@ -1,0 +1,22 @@
+"""PyTorch: the names of `pipeline.backend.Backend`."""
+
+from pipeline.pytorch.model import build_model, freeze, get_weights, logits, set_weights, versions, weight_shapes
+from pipeline.pytorch.swap import attention_calls, restore_attention, swap_attention
+from pipeline.pytorch.train import Learner
+
+name = "torch"
+
+__all__ = [
+    "Learner",
+    "attention_calls",
+    "build_model",
+    "freeze",
+    "get_weights",
+    "logits",
+    "name",
+    "restore_attention",
+    "set_weights",
+    "swap_attention",
+    "versions",
+    "weight_shapes",
+]

@@ -1,0 +1,22 @@
+"""TensorFlow: the names of `pipeline.backend.Backend`."""
+
+from pipeline.tensorflow.model import build_model, freeze, get_weights, logits, set_weights, versions, weight_shapes
+from pipeline.tensorflow.swap import attention_calls, restore_attention, swap_attention
+from pipeline.tensorflow.train import Learner
+
+name = "tensorflow"
+
+__all__ = [
+    "Learner",
+    "attention_calls",
+    "build_model",
+    "freeze",
+    "get_weights",
+    "logits",
+    "name",
+    "restore_attention",
+    "set_weights",
+    "swap_attention",
+    "versions",
+    "weight_shapes",
+]

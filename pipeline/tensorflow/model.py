@@ -1,0 +1,107 @@
+"""Models in TensorFlow: built through transformers' Auto classes, weights in and out as NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+import transformers
+from numpy.typing import NDArray
+from transformers.modeling_tf_pytorch_utils import apply_transpose, convert_tf_weight_name_to_pt_weight_name
+
+from pipeline.batches import Features
+from pipeline.errors import UserError
+from pipeline.optimisation import matching
+
+if tf.keras.Model is not tf_keras.Model:
+    raise UserError("TensorFlow was imported with Keras 3; set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported")
+tf.get_logger().setLevel("ERROR")
+# Keras dropout then draws from generators that set_random_seed governs, the same way eagerly and in tf.function.
+tf_keras.backend.experimental.enable_tf_random_generator()
+
+
+def build_model(auto_class: str, config: Any, precision: str, seed: int) -> tf_keras.Model:
+    """A model of the Auto class with unset weights, random generators seeded.
+
+    With `precision` bf16 its layers compute in bfloat16 on fp32 weights. Raises UserError where the family has no
+    such head.
+    """
+    tf_keras.backend.clear_session()  # else the second model of a process is named "..._1", and so are its weights
+    tf_keras.utils.set_random_seed(seed)
+    policy = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16" if precision == "bf16" else "float32")
+    try:
+        model = getattr(transformers, f"TF{auto_class}").from_config(config)
+        model.build_in_name_scope()
+    except ValueError as error:
+        raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in TensorFlow') from error
+    finally:
+        tf_keras.mixed_precision.set_global_policy(policy)
+    return model
+
+
+def weight_shapes(model: tf_keras.Model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the stock model's weights in the PyTorch layout."""
+    return {name: weight.shape for name, weight in get_weights(model).items()}
+
+
+def get_weights(model: tf_keras.Model) -> dict[str, NDArray[np.float32]]:
+    """Copies of the stock model's weights in the PyTorch layout."""
+    return {name: to_pytorch(variable, transpose) for name, variable, transpose in pytorch_names(model)}
+
+
+def set_weights(model: tf_keras.Model, weights: dict[str, NDArray]) -> None:
+    """Set every weight of the stock model from arrays in the PyTorch layout."""
+    for name, variable, transpose in pytorch_names(model):
+        variable.assign(apply_transpose(transpose, weights[name], tuple(variable.shape)))
+
+
+def freeze(model: tf_keras.Model, patterns: Iterable[str]) -> list[str]:
+    """Exclude the weights whose names match a pattern from training. Raises UserError for a pattern without match."""
+    names = {name: variable for name, variable, _ in pytorch_names(model)}
+    frozen, idle = matching(list(names), tuple(patterns))
+    if idle:
+        raise UserError(f'train.freeze: "{idle[0]}" matches no weight; names look like {next(iter(names))}')
+    if len(frozen) == len(names):
+        raise UserError("train.freeze leaves nothing to train")
+    ids = {id(names[name]) for name in frozen}
+    for layer in model.submodules:
+        # Keras freezes whole layers; a single weight is frozen by listing it with the layer's untrained ones.
+        for variable in [v for v in getattr(layer, "_trainable_weights", ()) if id(v) in ids]:
+            layer._trainable_weights = [v for v in layer._trainable_weights if v is not variable]
+            layer._non_trainable_weights = [*layer._non_trainable_weights, variable]
+    return sorted(frozen)
+
+
+def logits(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
+    """Logits of one batch, eagerly, in evaluation mode, float32."""
+    inputs = {key: tf.constant(value) for key, value in batch.items()}
+    return tf.cast(model(inputs, training=False).logits, tf.float32).numpy()
+
+
+def versions() -> dict[str, str]:
+    """Versions, threads and device of the framework."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return {
+        "tensorflow": tf.__version__,
+        "tf-keras": tf_keras.__version__,
+        "device": tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu",
+        "threads": str(tf.config.threading.get_intra_op_parallelism_threads() or "default"),
+    }
+
+
+def pytorch_names(model: tf_keras.Model) -> Iterator[tuple[str, tf.Variable, Any]]:
+    """Each weight's name in the PyTorch model, its variable, and how the two layouts are transposed."""
+    for variable in model.weights:
+        name, transpose = convert_tf_weight_name_to_pt_weight_name(variable.name, tf_weight_shape=variable.shape)
+        yield name, variable, transpose
+
+
+def to_pytorch(variable: tf.Variable, transpose: Any) -> NDArray[np.float32]:
+    """A variable's value in the PyTorch layout: Linear weights are [out, in] there, and GPT-2's biases are flat."""
+    value = apply_transpose(transpose, variable.numpy(), pt_to_tf=False)
+    is_bias = variable.name.endswith("bias:0") and value.ndim == 2 and value.shape[0] == 1
+    return np.array(value[0] if is_bias else value, dtype=np.float32)

@@ -1,0 +1,178 @@
+"""Training in TensorFlow: Keras `compile` and `fit`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from pipeline.backend import Update
+from pipeline.batches import TARGETS, Features
+from pipeline.optimisation import CLIP_EPSILON, decays
+from pipeline.recipe import Train
+
+
+class Learner:
+    """A model in training; see `pipeline.backend.Learner`."""
+
+    def __init__(self, model: tf_keras.Model, settings: Train, rates: NDArray):
+        self.model, self.rates = model, rates
+        self.trainee = Trainee(model, settings)
+        self.trainee.compile(optimizer=AdamW(settings, rates))
+        self._forward: Callable | None = None
+
+    def fit(
+        self,
+        epochs: Sequence[Iterable[Features]],
+        on_update: Callable[[Update], None],
+        on_epoch: Callable[[int], bool],
+    ) -> None:
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
+        updates = itertools.chain.from_iterable(epochs)
+        first = next(updates)
+        dataset = tf.data.Dataset.from_generator(
+            lambda: itertools.chain([first], updates), output_signature=signature(first)
+        )
+        self.trainee.fit(
+            dataset.prefetch(2),
+            epochs=len(epochs),
+            steps_per_epoch=len(self.rates) // len(epochs),
+            callbacks=[Reports(on_update, on_epoch)],
+            verbose=0,
+        )
+
+    def predict(self, batches: Iterable[Features]) -> Iterator[NDArray[np.float32]]:
+        """Logits of each batch in evaluation mode, float32."""
+        for batch in batches:
+            if self._forward is None:
+                # One trace for all batch sizes and widths.
+                self._forward = tf.function(self._logits, input_signature=[signature(batch)])
+            yield self._forward(batch).numpy()
+
+    def _logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.cast(self.model(inputs, training=False).logits, tf.float32)
+
+    def snapshot(self) -> list[NDArray]:
+        """A copy of the model's present weights."""
+        return [weight.numpy() for weight in self.model.weights]
+
+    def restore(self, snapshot: list[NDArray]) -> None:
+        """Put a snapshot's weights back."""
+        for weight, value in zip(self.model.weights, snapshot, strict=True):
+            weight.assign(value)
+
+
+class Trainee(tf_keras.Model):
+    """Gives `fit` the update of the recipe: weighted loss, accumulation, clipping by the true global norm."""
+
+    def __init__(self, model: tf_keras.Model, settings: Train):
+        super().__init__(name="trainee")
+        self.model, self.settings = model, settings
+
+    def train_step(self, update: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
+        parts, num_rows = self.settings.gradient_accumulation, tf.shape(update["labels"])[0]
+        loss, gradients = tf.constant(0.0), None
+        for i in range(parts):
+            start, end = num_rows * i // parts, num_rows * (i + 1) // parts
+            part_loss, part_gradients = self.gradients({key: value[start:end] for key, value in update.items()})
+            loss += part_loss
+            gradients = part_gradients if gradients is None else add_gradients(gradients, part_gradients)
+        gradients, grad_norm = clip_gradients(gradients, self.settings.max_grad_norm)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        return {"loss": loss, "grad_norm": grad_norm}
+
+    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """The loss of a micro-batch, and its gradients; None where the loss does not depend on a weight."""
+        with tf.GradientTape() as tape:
+            inputs = {key: value for key, value in batch.items() if key not in TARGETS}
+            logits = self.model(inputs, training=True).logits
+            loss = weighted_loss(logits, batch["labels"], batch["loss_weights"], self.settings.label_smoothing)
+        found = tape.gradient(loss, self.model.trainable_variables)
+        # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
+        return loss, [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+
+class Reports(tf_keras.callbacks.Callback):
+    """Hands what `fit` did to the run."""
+
+    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool]):
+        super().__init__()
+        self.on_update, self.on_epoch, self.step = on_update, on_epoch, 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        self.step += 1
+        self.on_update(Update(self.step, float(logs["loss"]), float(logs["grad_norm"])))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self.model.stop_training = self.on_epoch(epoch + 1)
+
+
+def weighted_loss(logits: tf.Tensor, labels: tf.Tensor, loss_weights: tf.Tensor, label_smoothing: float) -> tf.Tensor:
+    """Cross-entropy in fp32, summed with `loss_weights`; labels and weights have the logits' shape less classes."""
+    num_classes = logits.shape[-1]
+    targets = tf.one_hot(labels, num_classes, 1 - label_smoothing, 0.0) + label_smoothing / num_classes
+    losses = tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+    return tf.reduce_sum(losses * loss_weights)
+
+
+def clip_gradients(
+    gradients: list[tf.Tensor | None], max_grad_norm: float | None
+) -> tuple[list[tf.Tensor | None], tf.Tensor]:
+    """Scale all gradients so that their global norm is at most `max_grad_norm`; returns them and the norm before."""
+    grad_norm = tf.linalg.global_norm(gradients)
+    if max_grad_norm is None:
+        return gradients, grad_norm
+    scale = tf.minimum(max_grad_norm / (grad_norm + CLIP_EPSILON), 1.0)
+    return [gradient if gradient is None else gradient * scale for gradient in gradients], grad_norm
+
+
+def add_gradients(first: list[tf.Tensor | None], second: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """The sum of two micro-batches' gradients."""
+    return [a if a is None else a + b for a, b in zip(first, second, strict=True)]
+
+
+class AdamW(tf_keras.optimizers.Optimizer):
+    """AdamW with PyTorch's placing of epsilon and decay on matrices only.
+
+    Keras' own adds epsilon before the bias correction, so its first updates differ wherever a gradient is small, and
+    computes the correction in fp32, where 1 - 0.999 is off by 5e-5. Source: Loshchilov and Hutter 2019, algorithm 2.
+    """
+
+    def __init__(self, settings: Train, rates: NDArray):
+        super().__init__(name="AdamW", jit_compile=False)
+        self.settings = settings
+        step = np.arange(1, len(rates) + 1)
+        self._learning_rate = self._build_learning_rate(0.0)
+        self.rates = tf.constant(rates, tf.float32)
+        self.first_corrections = tf.constant(1 - settings.beta1**step, tf.float32)
+        self.second_corrections = tf.constant(np.sqrt(1 - settings.beta2**step), tf.float32)
+
+    def build(self, var_list: list[tf.Variable]) -> None:
+        """Make room for both moments of each variable."""
+        super().build(var_list)
+        if not getattr(self, "first_moments", None):
+            self.first_moments = [self.add_variable_from_reference(v, "m") for v in var_list]
+            self.second_moments = [self.add_variable_from_reference(v, "v") for v in var_list]
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        """Move one variable."""
+        s, index = self.settings, self._index_dict[self._var_key(variable)]
+        rate = self.rates[self.iterations]
+        first, second = self.first_moments[index], self.second_moments[index]
+        first.assign(s.beta1 * first + (1 - s.beta1) * gradient)
+        second.assign(s.beta2 * second + (1 - s.beta2) * tf.square(gradient))
+        size = tf.sqrt(second) / self.second_corrections[self.iterations] + s.epsilon
+        step = rate / self.first_corrections[self.iterations] * first / size
+        name = variable.name.removesuffix(":0")
+        decay = s.weight_decay if decays(name, variable.shape.rank) else 0.0
+        variable.assign(variable * (1 - rate * decay) - step)
+
+
+def signature(batch: Features) -> dict[str, tf.TensorSpec]:
+    """A batch's keys and types with every size left open."""
+    return {key: tf.TensorSpec([None] * value.ndim, value.dtype) for key, value in batch.items()}
