@@ -1,0 +1,168 @@
+"""The verbs of `python -m pipeline`; thin: each reads its options, calls one function and shows the result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.backend import set_environment
+from pipeline.errors import ProofError, UserError
+from pipeline.recipe import load_recipe, load_shipped, recipe_names
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fine-tune one recipe in PyTorch or TensorFlow, provably the same experiment.",
+)
+
+
+class FrameworkName(StrEnum):
+    """The frameworks that a run may use."""
+
+    torch = "torch"
+    tensorflow = "tensorflow"
+
+
+RecipeName = Annotated[str, typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.")]
+Framework = Annotated[FrameworkName, typer.Option(help="Who runs the experiment.")]
+Attention = Annotated[str, typer.Option(help="stock, handwritten, or module:Class of your own.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+HubCode = Annotated[bool, typer.Option("--allow-hub-code", help="Let hub:NAME@REVISION metrics run their code.")]
+
+
+@app.command()
+def finetune(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    attention: Attention = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")] = 0,
+    settings: Settings = (),
+    out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    allow_hub_code: HubCode = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a recipe and write its run directory."""
+    set_environment(framework.value)
+    resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
+    from pipeline import run
+    from pipeline.terminal import TerminalProgress
+
+    progress = TerminalProgress(f"{resolved.name} {framework.value}/{attention} seed {seed}")
+    try:
+        run.finetune(
+            resolved, framework.value, attention, seed, out, overwrite=overwrite, allow_hub_code=allow_hub_code,
+            shipped=shipped, progress=progress,
+        )  # fmt: skip
+    finally:
+        progress.close()
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    attention: Attention = "stock",
+    settings: Settings = (),
+    allow_hub_code: HubCode = False,
+    debug: Debug = False,
+) -> None:
+    """Validate recipe, data, checkpoint and metrics without training."""
+    set_environment(framework.value)
+    resolved = load_recipe(recipe, settings)
+    from pipeline import run
+
+    experiment = run.check(resolved, framework.value, attention, allow_hub_code)
+    for split, examples in experiment.examples.items():
+        print(
+            f"{split}: {len(examples.lengths)} rows, {examples.truncated} truncated, longest {examples.lengths.max()}"
+        )
+    print(f"labels: {', '.join(experiment.task.labels)}")
+    print(f"metrics: {', '.join(experiment.metric_names)}")
+    print(f"{resolved.name} is ready: make finetune RECIPE={recipe}")
+
+
+@app.command("list")
+def list_recipes(debug: Debug = False) -> None:
+    """Show every recipe: task, checkpoint and data."""
+    for name in recipe_names():
+        try:
+            recipe = load_shipped(name)
+        except UserError as error:
+            print(f"{name:<16} broken: {error}")
+            continue
+        local = Path(recipe.checkpoint)
+        checkpoint = f"embedded {local.name}" if local.is_absolute() else recipe.checkpoint
+        source = "embedded" if recipe.data.is_local else recipe.data.path
+        source += f" ({recipe.data.name})" if recipe.data.name else ""
+        print(f"{name:<16} {recipe.task:<26} {checkpoint:<32} {source}")
+
+
+@app.command()
+def lockstep(
+    recipe: RecipeName,
+    steps: Annotated[int, typer.Option(min=1, help="Updates to compare.")] = 50,
+    attention: Attention = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of the batch order and new weights.")] = 0,
+    settings: Settings = (),
+    debug: Debug = False,
+) -> None:
+    """Take the same updates in both frameworks and compare them one by one."""
+    set_environment()
+    from pipeline import lockstep as lockstep_module
+
+    report = lockstep_module.compare_frameworks(load_recipe(recipe, settings), steps, attention, seed)
+    print(report.as_text())
+    if not report.same:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a verb; a user's mistake becomes one message and exit code 2, anything else exit code 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    debug = "--debug" in sys.argv
+    sys.path.insert(0, os.getcwd())  # where --attention my_module:MyAttention is looked for
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _end(str(error), 2, debug)
+    except ProofError as error:
+        code = _end(str(error), 1, debug)
+    except typer.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = _end("stopped; nothing was written", 1, debug)
+    except Exception as error:
+        code = _end_of(error, debug)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Both frameworks hold threads that can take seconds to end, or crash, when Python waits for them.
+    os._exit(code if isinstance(code, int) else 0)
+
+
+def _end_of(error: Exception, debug: bool) -> int:
+    """Usage errors of the option parser keep their own words and code."""
+    if hasattr(error, "format_message"):
+        return _end(f"{error.format_message()} (see --help)", 2, debug)
+    cause = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return _end("stopped; nothing was written", 1, debug)
+        cause = cause.__cause__ or cause.__context__
+    return _end(f"{type(error).__name__}: {error}\nThis is not your input's fault; --debug shows where.", 1, debug)
+
+
+def _end(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,167 @@
+"""The same updates in both frameworks, compared one by one: are they the same experiment?
+
+Each framework runs in a process of its own, through the very code that a fine-tuning runs, with dropout 0 in fp32, and
+hands back a trace. Loss alone is blind to much (dropping weight decay moves it by 3e-5 in 50 updates), so gradient
+norms and every trained parameter are compared too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backend import FRAMEWORKS, Update, load_backend, set_environment
+from pipeline.parity import swap_with_proof
+from pipeline.recipe import Recipe
+from pipeline.run import prepare, start
+from pipeline.schedule import learning_rates
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The largest differences that still count as the same experiment."""
+
+    logits: float = 1e-4
+    loss: float = 1e-3
+    grad_norm: float = 1e-3
+    parameters: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one framework did: logits [rows, classes] of the probe before any update, then a value per update, the
+    parameters at the start and the end by name."""
+
+    logits: NDArray
+    loss: NDArray
+    grad_norm: NDArray
+    before: dict[str, NDArray]
+    after: dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Largest differences between two traces, their bounds, and where the parameters differ most."""
+
+    recipe: str
+    steps: int
+    differences: dict[str, float]
+    bounds: Bounds
+    worst_parameter: str
+    loss_by_step: NDArray
+
+    @property
+    def same(self) -> bool:
+        """Whether every difference is within its bound; a NaN is not."""
+        return all(value <= getattr(self.bounds, name) for name, value in self.differences.items())
+
+    def as_text(self) -> str:
+        """A line for each difference and a verdict."""
+        lines = [f"{self.recipe}: {self.steps} updates in PyTorch and TensorFlow, same start, same batches"]
+        for name, value in self.differences.items():
+            bound = getattr(self.bounds, name)
+            mark = "ok" if value <= bound else "OVER"
+            note = f"  ({self.worst_parameter})" if name == "parameters" else ""
+            lines.append(f"  {_TITLES[name]:<42} {value:.2e}  bound {bound:.0e}  {mark}{note}")
+        lines.append("the same experiment" if self.same else "NOT the same experiment")
+        return "\n".join(lines)
+
+
+_TITLES = {
+    "logits": "initial logits, largest difference",
+    "loss": "loss, largest difference of a step",
+    "grad_norm": "gradient norm, largest relative difference",
+    "parameters": "parameters at the end, relative to moves",
+}
+
+
+def compare_frameworks(
+    recipe: Recipe, steps: int = 50, attention: str = "stock", seed: int = 0, bounds: Bounds | None = None
+) -> Report:
+    """Take `steps` updates of the recipe in each framework, in a fresh process each, and compare."""
+    traces = []
+    for framework in FRAMEWORKS:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            traces.append(pool.submit(_record_alone, recipe, framework, steps, attention, seed).result())
+    return compare_traces(recipe.name, *traces, bounds or Bounds())
+
+
+def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock", seed: int = 0) -> Trace:
+    """Take the first `steps` updates of the recipe in one framework, dropout 0, fp32, and write nothing."""
+    still = recipe.override({"train.dropout": 0.0, "train.precision": "fp32"})
+    experiment, backend = prepare(still, attention), load_backend(framework)
+    model = start(experiment, backend, seed)
+    before = backend.get_weights(model)
+    if attention != "stock":
+        swap_with_proof(backend, model, attention, experiment.probe())
+    plan, epoch = [], 0
+    while len(plan) < steps:
+        plan += experiment.training_plan(epoch, seed)
+        epoch += 1
+    learner = backend.Learner(model, still.train, learning_rates(still.train, steps))
+    logits = next(learner.predict([experiment.probe()]))
+    updates: list[Update] = []
+    learner.fit([experiment.updates(plan[:steps])], updates.append, lambda epoch: False)
+    if attention != "stock":
+        backend.restore_attention(model)
+    return Trace(
+        logits,
+        np.array([update.loss for update in updates]),
+        np.array([update.grad_norm for update in updates]),
+        before,
+        backend.get_weights(model),
+    )
+
+
+def compare_traces(name: str, first: Trace, second: Trace, bounds: Bounds) -> Report:
+    """The largest differences of two traces.
+
+    Parameters are compared tensor by tensor: the distance between the two ends over the distance that training moved
+    the tensor; the worst tensor counts, so that a fault in the few biases is not drowned by the embeddings.
+    """
+    distances = parameter_distances(first, second)
+    worst = max(distances, key=distances.get)
+    differences = {
+        "logits": float(np.abs(first.logits - second.logits).max()),
+        "loss": float(np.abs(first.loss - second.loss).max()),
+        "grad_norm": float((np.abs(first.grad_norm - second.grad_norm) / first.grad_norm).max()),
+        "parameters": distances[worst],
+    }
+    return Report(name, len(first.loss), differences, bounds, worst, np.abs(first.loss - second.loss))
+
+
+def parameter_distances(first: Trace, second: Trace) -> dict[str, float]:
+    """For each trained tensor, ‖first − second‖ / ‖first − start‖ at the end.
+
+    Left out is the bias of attention's keys: it shifts all scores of a query alike, softmax forgets that, so its
+    gradient is rounding noise, which Adam scales up to whole updates.
+    """
+    distances = {}
+    for name, value in first.before.items():
+        ours, theirs, start_value = (
+            _without_key_bias(name, array).astype(np.float64)
+            for array in (first.after[name], second.after[name], value)
+        )
+        moved, apart = np.linalg.norm(ours - start_value), np.linalg.norm(ours - theirs)
+        if moved or apart:
+            distances[name] = float(apart / max(moved, 1e-12))
+    return distances
+
+
+def _without_key_bias(name: str, value: NDArray) -> NDArray:
+    if name.endswith("key.bias"):
+        return value[:0]
+    if name.endswith("c_attn.bias"):  # GPT-2 has the biases of query, key and value in one vector
+        query, _, values = np.split(value, 3)
+        return np.concatenate([query, values])
+    return value
+
+
+def _record_alone(recipe: Recipe, framework: str, steps: int, attention: str, seed: int) -> Trace:
+    """`record` in a process that knows one framework only."""
+    set_environment(framework)
+    return record(recipe, framework, steps, attention, seed)

@@ -1,0 +1,126 @@
+"""The run directory: where it is, whether it may be written, and that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and what metrics.json says."""
+
+    path: Path
+    report: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Run:
+        """Read a finished run's directory. Raises UserError if it is not one."""
+        try:
+            return cls(Path(path), json.loads((Path(path) / "metrics.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a finished run: {error}") from error
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Validation metrics by name."""
+        return self.report["metrics"]
+
+
+def default_folder(recipe: Recipe, shipped: Recipe, framework: str, attention: str, seed: int) -> Path:
+    """runs/<recipe>/<framework>-<attention>-seed<seed>, with the recipe's digest where it is not the shipped one."""
+    suffix = "" if recipe == shipped else f"-{recipe.digest()}"
+    return Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}"
+
+
+def finished(folder: Path, recipe: Recipe, identity: dict[str, Any], overwrite: bool) -> Run | None:
+    """The finished run of the same recipe in `folder`, or None where a new one may be written.
+
+    Raises UserError where the folder holds something else; `overwrite` replaces runs only, never other files.
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder for the run")
+    names = {entry.name for entry in folder.iterdir()}
+    if not names:
+        return None
+    if not {"recipe.yaml", "metrics.json"} <= names:
+        raise UserError(f"--out {folder} holds something that is not a run; name another folder")
+    if overwrite:
+        return None
+    run = Run.load(folder)
+    same_recipe = (folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+    different = [key for key, value in identity.items() if run.report.get(key) != value]
+    if same_recipe and not different:
+        return run
+    raise UserError(
+        f"--out {folder} holds a run of another {' and '.join(different) or 'setting of the recipe'}; "
+        "name another folder, or replace it with --overwrite"
+    )
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into; it takes the name when the block ends well, and vanishes when not."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):
+            if not _is_alive(int(abandoned.name.rpartition("-")[2])):
+                shutil.rmtree(abandoned)  # left by a run that was killed
+        staging = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+        staging.mkdir()
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}") from error
+    try:
+        yield staging
+        if folder.exists():
+            replaced = folder.parent / f".{folder.name}.replaced.partial-{os.getpid()}"
+            folder.rename(replaced)
+            staging.rename(folder)
+            shutil.rmtree(replaced)
+        else:
+            staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def model_card(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, float]) -> str:
+    """The model's README: what it is, from what, how well it does."""
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    base = Path(recipe.checkpoint).name if os.path.isabs(recipe.checkpoint) else recipe.checkpoint
+    start = "random weights of the architecture of" if recipe.weights == "random" else "the pretrained checkpoint"
+    source = recipe.data.path + (f" ({recipe.data.name})" if recipe.data.name else "")
+    return f"""# {recipe.name}
+
+A model for {recipe.task}, fine-tuned from {start} `{base}` on {source} in {identity["framework"]} with
+{identity["attention"]} attention, seed {identity["seed"]}. It loads with
+`AutoModelForSequenceClassification.from_pretrained` in PyTorch.
+
+| validation metric | value |
+|---|---|
+{scores}
+
+Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, learning rate
+{recipe.train.learning_rate:g} ({recipe.train.schedule}), precision {recipe.train.precision}. The whole recipe is
+`recipe.yaml` in the run's directory.
+"""
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,98 @@
+"""What a person sees: one progress line, then a short table; plain lines where the output is not a terminal."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.progress import Progress
+from pipeline.rundir import Run
+
+# Without a terminal, a line every tenth of the way.
+PLAIN_LINES = 10
+
+
+class TerminalProgress(Progress):
+    """Progress on the terminal, the same for both frameworks."""
+
+    def __init__(self, title: str, console: Console | None = None):
+        self.title, self.console = title, console or Console(highlight=False)
+        self.bar: Bar | None = None
+        self.task: TaskID | None = None
+        self.num_updates = self.num_epochs = 0
+        self.examples = 0
+
+    def started(self, num_updates: int, num_epochs: int) -> None:
+        self.num_updates, self.num_epochs, self.examples = num_updates, num_epochs, 0
+        if not self.console.is_terminal:
+            self._say(f"{self.title}: {num_updates} updates in {num_epochs} epochs")
+            return
+        self.bar = Bar(
+            TextColumn(self.title), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            console=self.console, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("train", total=num_updates, note="first step ...")
+        self.bar.start()
+
+    def update(self, line: dict[str, Any]) -> None:
+        self.examples += line["examples"]
+        note = f"loss {line['loss']:.4f}  {self.examples / max(line['seconds'], 1e-9):.0f} examples/s"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=line["step"], note=note)
+        elif line["step"] * PLAIN_LINES // self.num_updates > (line["step"] - 1) * PLAIN_LINES // self.num_updates:
+            left = line["seconds"] / line["step"] * (self.num_updates - line["step"])
+            self._say(f"  {line['step']}/{self.num_updates}  {note}  {left:.0f} s left")
+
+    def evaluated(self, epoch: int, metrics: dict[str, float]) -> None:
+        scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._say(f"  epoch {epoch}/{self.num_epochs}: {scores}")
+
+    def trained(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the progress line away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def finished(self, run: Run) -> None:
+        self._show(run)
+
+    def already_done(self, run: Run) -> None:
+        self._say("Already done: this is the finished run of the same recipe; --overwrite (OVERWRITE=1) repeats it.")
+        self._show(run)
+
+    def _show(self, run: Run) -> None:
+        report, train = run.report, run.report["train"]
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for split, metrics in (("validation", report["metrics"]), ("test", report.get("test", {}))):
+            for name, value in metrics.items():
+                table.add_row(f"{split} {name}", f"{value:.4f}")
+        table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
+        if report["attention_sites"]:
+            difference = f"{report['attention_max_difference']:.1e} from stock before training"
+            table.add_row("attention", f"{report['attention']} at {report['attention_sites']} sites, {difference}")
+        table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
+        truncated = {s: d["truncated"] for s, d in report["data"].items() if isinstance(d, dict) and d["truncated"]}
+        if truncated:
+            table.add_row("truncated rows", ", ".join(f"{split} {count}" for split, count in truncated.items()))
+        table.add_row("results", Text(os.path.relpath(run.path)))
+        self.console.print(table)
+        other = "tensorflow" if report["framework"] == "torch" else "torch"
+        self._say(f"Next: {_command(report, other)}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+def _command(report: dict[str, Any], framework: str) -> str:
+    seed = f" SEED={report['seed']}" if report["seed"] else ""
+    return f"make finetune RECIPE={report['recipe']} FRAMEWORK={framework}{seed}"

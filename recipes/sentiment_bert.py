@@ -1,0 +1,24 @@
+"""Sentiment of short English reviews, offline: our own grammar, a tiny BERT pretrained on it.
+
+make finetune
+"""
+
+from pathlib import Path
+
+from pipeline import Data, Files, Recipe, Train
+
+EMBEDDED = Path(__file__).parent / "embedded" / "sentiment"
+
+RECIPE = Recipe(
+    name="sentiment_bert",
+    task="sequence-classification",
+    checkpoint=str(EMBEDDED / "bert"),
+    data=Data(
+        path="json",
+        files=Files(train=str(EMBEDDED / "train.jsonl"), validation=str(EMBEDDED / "validation.jsonl")),
+        columns={"text": "text", "label": "label"},
+        max_length=64,
+    ),
+    train=Train(epochs=3, batch_size=32, learning_rate=5e-4, weight_decay=0.01, warmup_ratio=0.06),
+    metrics=("accuracy", "f1"),
+)
