@@ -127,26 +127,32 @@ def lockstep(
 
 
 def main() -> None:
-    """Run a verb; a user's mistake becomes one message and exit code 2, anything else exit code 1."""
+    """The console script: run the verb on the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    debug = "--debug" in sys.argv
     sys.path.insert(0, os.getcwd())  # where --attention my_module:MyAttention is looked for
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        code = _end(str(error), 2, debug)
-    except ProofError as error:
-        code = _end(str(error), 1, debug)
-    except typer.Exit as error:
-        code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        code = _end("stopped; nothing was written", 1, debug)
-    except Exception as error:
-        code = _end_of(error, debug)
+    code = execute(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
     # Both frameworks hold threads that can take seconds to end, or crash, when Python waits for them.
-    os._exit(code if isinstance(code, int) else 0)
+    os._exit(code)
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a verb; a user's mistake becomes one message and exit code 2, anything else that fails exit code 1."""
+    debug = "--debug" in arguments
+    try:
+        code = app(arguments, standalone_mode=False)
+    except UserError as error:
+        return _end(str(error), 2, debug)
+    except ProofError as error:
+        return _end(str(error), 1, debug)
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _end("stopped; nothing was written", 1, debug)
+    except Exception as error:
+        return _end_of(error, debug)
+    return code if isinstance(code, int) else 0
 
 
 def _end_of(error: Exception, debug: bool) -> int:

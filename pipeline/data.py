@@ -16,6 +16,7 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.hub import explain_hub_error
 from pipeline.recipe import FORMATS, SPLITS, Data, Recipe
 
+csv.field_size_limit(2**31 - 1)  # a document in a field is longer than the library's default allows
 datasets.disable_progress_bars()
 datasets.logging.set_verbosity_error()
 
@@ -126,7 +127,11 @@ def _read_local(data: Data, split: str) -> datasets.Dataset:
             split=wanted,
             **_reader_options(data, path),
         )
+    except UserError:
+        raise
     except Exception as error:  # pandas, pyarrow and datasets each have their own kinds
+        if "corresponds to no data" in str(error):
+            raise UserError(f"data.{split}: the {_source(data, split)} has no rows") from error
         raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
 
 
@@ -146,15 +151,16 @@ def _reader_options(data: Data, path: Path) -> dict[str, object]:
         "keep_default_na": False,
         "skip_blank_lines": False,
     }
-    if any(isinstance(column, int) for column in data.columns.values()):
-        options["column_names"] = [str(i) for i in range(_num_columns(path, options))]
-        options["header"] = None
-    return options
-
-
-def _num_columns(path: Path, options: dict[str, object]) -> int:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        return len(next(csv.reader(file, delimiter=str(options["sep"]), quoting=int(options["quoting"])), []))
+        rows = csv.reader(file, delimiter=options["sep"], quoting=options["quoting"], strict=quoting)
+        first, second = next(rows, []), next(rows, [])
+    if any(isinstance(column, int) for column in data.columns.values()):
+        options["column_names"] = [str(i) for i in range(len(first))]
+        options["header"] = None
+    elif len(second) > len(first):
+        # The reader would take the first fields of such rows for an index, and shift the rest.
+        raise UserError(f"{path} row 1 has {len(second)} fields, but the header names {len(first)}")
+    return options
 
 
 def _missing(field: str, column: str | int, rows: datasets.Dataset, split: str) -> str | None:
@@ -176,7 +182,7 @@ def _named(rows: datasets.Dataset, fields: dict[str, str | int]) -> datasets.Dat
 
 def _source(data: Data, split: str) -> str:
     if data.is_local:
-        return f"file {getattr(data.files, split)}"
+        return f"file {getattr(data.files, split)} (split {getattr(data, split)})"
     return f'split "{getattr(data, split)}" of {data.path}'
 
 

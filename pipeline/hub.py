@@ -1,11 +1,41 @@
-"""What went wrong with the Hub, in one sentence with the way out."""
+"""The Hub: whether it can be reached, and what went wrong with it, in one sentence with the way out."""
 
 from __future__ import annotations
 
+import os
+import urllib.error
+import urllib.request
+
+import datasets
+import huggingface_hub
+import transformers
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from pipeline.recipe import Recipe
+
+REACH_SECONDS = 3
 
 _OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
             "NameResolutionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError")  # fmt: skip
+
+
+def go_offline_if_unreachable(recipe: Recipe) -> None:
+    """Where the recipe names the Hub and it cannot be reached, use what is cached at once.
+
+    Without this the libraries ask again five times for each file, which takes minutes and fills the screen.
+    """
+    needs_hub = not os.path.isabs(recipe.checkpoint) or not recipe.data.is_local
+    if not needs_hub or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answered, and what it says to a real request is for the libraries to judge
+    except OSError:
+        # Each library read HF_HUB_OFFLINE when it was imported.
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        transformers.utils.hub._is_offline_mode = True
+        datasets.config.HF_HUB_OFFLINE = True
 
 
 def explain_hub_error(error: BaseException, key: str, repository: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import batches, checkpoint, data, metrics, rundir
+from pipeline import batches, checkpoint, data, hub, metrics, rundir
 from pipeline.backend import Backend, Learner, Update, load_backend, set_environment
 from pipeline.batches import Features
 from pipeline.errors import UserError
@@ -67,6 +67,7 @@ class Experiment:
 def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False) -> Experiment:
     """Load and check everything that the recipe names. Raises UserError with all that is wrong at once."""
     task, problems = load_task(recipe), []
+    hub.go_offline_if_unreachable(recipe)
 
     def attempt(load: Callable, *args: Any) -> Any:
         try:

@@ -69,10 +69,13 @@ def freeze(model: tf_keras.Model, patterns: Iterable[str]) -> list[str]:
         raise UserError("train.freeze leaves nothing to train")
     ids = {id(names[name]) for name in frozen}
     for layer in model.submodules:
-        # Keras freezes whole layers; a single weight is frozen by listing it with the layer's untrained ones.
-        for variable in [v for v in getattr(layer, "_trainable_weights", ()) if id(v) in ids]:
-            layer._trainable_weights = [v for v in layer._trainable_weights if v is not variable]
-            layer._non_trainable_weights = [*layer._non_trainable_weights, variable]
+        # Keras freezes whole layers; a single weight is frozen by listing it with the layer's untrained ones. In
+        # place, since Keras tracks what is assigned to a layer and would list it among the trained ones again.
+        trained = getattr(layer, "_trainable_weights", [])
+        layer_frozen = [variable for variable in trained if id(variable) in ids]
+        if layer_frozen:
+            trained[:] = [variable for variable in trained if id(variable) not in ids]
+            layer._non_trainable_weights.extend(layer_frozen)
     return sorted(frozen)
 
 

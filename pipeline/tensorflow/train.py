@@ -76,25 +76,36 @@ class Trainee(tf_keras.Model):
     def train_step(self, update: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
         parts, num_rows = self.settings.gradient_accumulation, tf.shape(update["labels"])[0]
-        loss, gradients = tf.constant(0.0), None
-        for i in range(parts):
+
+        def part(i: tf.Tensor | int) -> dict[str, tf.Tensor]:
             start, end = num_rows * i // parts, num_rows * (i + 1) // parts
-            part_loss, part_gradients = self.gradients({key: value[start:end] for key, value in update.items()})
-            loss += part_loss
-            gradients = part_gradients if gradients is None else add_gradients(gradients, part_gradients)
+            return {key: value[start:end] for key, value in update.items()}
+
+        def add_part(i: tf.Tensor, loss: tf.Tensor, sums: list[tf.Tensor]) -> tuple:
+            part_loss, found = self.gradients(part(i), variables)
+            return i + 1, loss + part_loss, [a + b for a, b in zip(sums, found, strict=True)]
+
+        loss, gradients = self.gradients(part(0), self.model.trainable_variables)
+        # Like PyTorch's, weights that the loss does not depend on have no gradient and are left alone.
+        pairs = zip(gradients, self.model.trainable_variables, strict=True)
+        variables = [variable for gradient, variable in pairs if gradient is not None]
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        if parts > 1:  # a loop in the graph: the model is traced for its first part and once for all others
+            _, loss, gradients = tf.while_loop(lambda i, *_: i < parts, add_part, (1, loss, gradients))
         gradients, grad_norm = clip_gradients(gradients, self.settings.max_grad_norm)
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {"loss": loss, "grad_norm": grad_norm}
 
-    def gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    def gradients(
+        self, batch: dict[str, tf.Tensor], variables: list[tf.Variable]
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """The loss of a micro-batch, and its gradients; None where the loss does not depend on a weight."""
         with tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
             logits = self.model(inputs, training=True).logits
             loss = weighted_loss(logits, batch["labels"], batch["loss_weights"], self.settings.label_smoothing)
-        found = tape.gradient(loss, self.model.trainable_variables)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
-        return loss, [gradient if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+        return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 
 
 class Reports(tf_keras.callbacks.Callback):
@@ -120,20 +131,13 @@ def weighted_loss(logits: tf.Tensor, labels: tf.Tensor, loss_weights: tf.Tensor,
     return tf.reduce_sum(losses * loss_weights)
 
 
-def clip_gradients(
-    gradients: list[tf.Tensor | None], max_grad_norm: float | None
-) -> tuple[list[tf.Tensor | None], tf.Tensor]:
+def clip_gradients(gradients: list[tf.Tensor], max_grad_norm: float | None) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Scale all gradients so that their global norm is at most `max_grad_norm`; returns them and the norm before."""
     grad_norm = tf.linalg.global_norm(gradients)
     if max_grad_norm is None:
         return gradients, grad_norm
     scale = tf.minimum(max_grad_norm / (grad_norm + CLIP_EPSILON), 1.0)
-    return [gradient if gradient is None else gradient * scale for gradient in gradients], grad_norm
-
-
-def add_gradients(first: list[tf.Tensor | None], second: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """The sum of two micro-batches' gradients."""
-    return [a if a is None else a + b for a, b in zip(first, second, strict=True)]
+    return [gradient * scale for gradient in gradients], grad_norm
 
 
 class AdamW(tf_keras.optimizers.Optimizer):

@@ -1,0 +1,50 @@
+"""Settings for the whole test run, and what several rooms' tests need. Both frameworks must be installed."""
+
+import os
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pipeline.backend import set_environment
+
+set_environment()
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.recipe import load_recipe
+
+FRAMEWORKS = ("torch", "tensorflow")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data sets and tokenizers, or None where this checkout has none beside it."""
+    folder = os.environ.get("PIPELINE_SHARED")
+    return Path(folder) if folder else None
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request):
+    """Each framework in turn; one that is missing fails, it is not skipped."""
+    return request.param
+
+
+@pytest.fixture
+def small():
+    """The embedded recipe on 96 rows: seconds instead of half a minute."""
+    return load_recipe("sentiment_bert", {"data.limit.train": 96, "data.limit.validation": 40, "train.epochs": 1})
+
+
+@pytest.fixture
+def rows_to_file(tmp_path):
+    """Writes rows as JSON lines and returns the path."""
+
+    def write(name, rows):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
