@@ -1,0 +1,115 @@
+"""Multi-head attention written out, to be read beside Vaswani et al. 2017, "Attention Is All You Need".
+
+    attend               equation 1      softmax(Q Kᵀ / √d_k) V
+    MultiHeadAttention   section 3.2.2   Concat(head_1, ..., head_h) Wᴼ, head_i = attend(Q Wᵢᵠ, K Wᵢᴷ, V Wᵢⱽ)
+
+`pipeline/pytorch/attention.py` has the same definitions in the same order.
+"""
+
+# B batch · T query tokens · S key tokens · H heads · K head width · D model width · N = H * K
+
+from __future__ import annotations
+
+import tensorflow as tf
+from tensorflow import Tensor
+from tf_keras import layers
+
+
+def attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS=None, scale=None, dropout=None):
+    """Mix values by query-key similarity; returns the mixture [B, H, T, K] and its weights [B, H, T, S].
+
+    `bias_BHTS` (anything that broadcasts to it) is added to the scores: 0 keeps a pair, a large finite
+    negative hides it. `scale` None means 1 / √K. `dropout` is applied to the weights.
+    Raises ValueError where keys and values differ in length.
+    Source: Vaswani et al. 2017, eq. 1; T5 passes scale=1 and its position bias.
+    """
+    if not k_BHSK.shape[2:3].is_compatible_with(v_BHSK.shape[2:3]):
+        raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; wanted as many")
+    scale = q_BHTK.shape[3] ** -0.5 if scale is None else scale
+    # Scaling the queries instead of the scores is the same sum over fewer numbers wherever K < S.
+    scores_BHTS = tf.matmul(q_BHTK * scale, k_BHSK, transpose_b=True)
+    # bfloat16 keeps 8 bits: too few to add a bias and normalise in.
+    scores_BHTS = tf.cast(scores_BHTS, tf.float32)
+    if bias_BHTS is not None:
+        scores_BHTS = scores_BHTS + tf.cast(bias_BHTS, tf.float32)
+    weights_BHTS = tf.cast(tf.nn.softmax(scores_BHTS, axis=3), v_BHSK.dtype)
+    if dropout is not None:
+        weights_BHTS = dropout(weights_BHTS)
+    return tf.matmul(weights_BHTS, v_BHSK), weights_BHTS  # [B, H, T, K], [B, H, T, S]
+
+
+def split_heads(x_BTN, num_heads):
+    """Cut the last dimension into heads: [B, T, H * K] -> [B, H, T, K]."""
+    x_BTHK = tf.reshape(x_BTN, [tf.shape(x_BTN)[0], -1, num_heads, x_BTN.shape[2] // num_heads])
+    return tf.transpose(x_BTHK, [0, 2, 1, 3])  # [B, H, T, K]
+
+
+def merge_heads(x_BHTK):
+    """Lay the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
+    x_BTHK = tf.transpose(x_BHTK, [0, 2, 1, 3])
+    return tf.reshape(x_BTHK, [tf.shape(x_BTHK)[0], -1, x_BTHK.shape[2] * x_BTHK.shape[3]])  # [B, T, N]
+
+
+class MultiHeadAttention(layers.Layer):
+    """Attention in `num_heads` subspaces at once, with its four projections (section 3.2.2).
+
+    `width` is D; `head_width` K defaults to D / H; `dropout` is the rate on the attention weights; `scale`
+    None means 1 / √K. Raises ValueError where D is not a multiple of H and no `head_width` is given.
+
+    >>> import tensorflow as tf
+    >>> attention = MultiHeadAttention(width=6, num_heads=2)
+    >>> tokens_BTD = tf.ones([1, 5, 6])
+    >>> output_BTD, weights_BHTS, (k_BHSK, v_BHSK) = attention(tokens_BTD, return_weights=True)
+    >>> list(output_BTD.shape), list(weights_BHTS.shape), list(k_BHSK.shape)
+    ([1, 5, 6], [1, 2, 5, 5], [1, 2, 5, 3])
+    >>> next_B1D, _, (k_BHSK, _) = attention(tokens_BTD[:, :1], past=(k_BHSK, v_BHSK))
+    >>> list(next_B1D.shape), list(k_BHSK.shape)
+    ([1, 1, 6], [1, 2, 6, 3])
+    """
+
+    def __init__(self, width, num_heads, head_width=None, use_bias=True, dropout=0.0, scale=None, **kwargs):
+        super().__init__(**kwargs)
+        if head_width is None and width % num_heads:
+            raise ValueError(f"MultiHeadAttention: width {width} is not a multiple of num_heads {num_heads}")
+        head_width = head_width or width // num_heads
+        self.num_heads = num_heads
+        self.scale = head_width**-0.5 if scale is None else scale
+        self.query = layers.Dense(num_heads * head_width, use_bias=use_bias, name="query")
+        self.key = layers.Dense(num_heads * head_width, use_bias=use_bias, name="key")
+        self.value = layers.Dense(num_heads * head_width, use_bias=use_bias, name="value")
+        self.out = layers.Dense(width, use_bias=use_bias, name="out")
+        self.dropout = layers.Dropout(dropout)
+
+    def call(
+        self,
+        queries_BTD: Tensor,
+        source_BSD: Tensor | None = None,
+        bias_BHTS: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+        return_weights: bool = False,
+        training: bool | None = None,
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
+        """Attend from `queries_BTD` to themselves, or to `source_BSD` where one is given (cross-attention).
+
+        `past` is the last element of an earlier result: keys and values [B, H, S, K] that need no second
+        projection. In self-attention the new ones are put behind them; a cross-attention's source does not
+        grow, so there they are used as they are.
+        Returns the output [B, T, D], the weights [B, H, T, S] (None unless asked for), and (keys, values).
+        """
+        q_BHTK = split_heads(self.query(queries_BTD), self.num_heads)
+        if source_BSD is not None and past is not None:
+            k_BHSK, v_BHSK = past
+        else:
+            source_BSD = queries_BTD if source_BSD is None else source_BSD
+            k_BHSK = split_heads(self.key(source_BSD), self.num_heads)
+            v_BHSK = split_heads(self.value(source_BSD), self.num_heads)
+            if past is not None:
+                k_BHSK = tf.concat([past[0], k_BHSK], axis=2)
+                v_BHSK = tf.concat([past[1], v_BHSK], axis=2)
+
+        def dropout(weights_BHTS):
+            return self.dropout(weights_BHTS, training=training)
+
+        mixed_BHTK, weights_BHTS = attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS, self.scale, dropout)
+        output_BTD = self.out(merge_heads(mixed_BHTK))
+        return output_BTD, weights_BHTS if return_weights else None, (k_BHSK, v_BHSK)
