@@ -7,16 +7,19 @@ SEED ?= 0
 STEPS ?= 50
 SET ?=
 OUT ?=
+RUN ?=
+TEXT ?=
+export TEXT
 
 VENV := .venv
-RUN := $(VENV)/bin/python -m pipeline
+PIPELINE := $(VENV)/bin/python -m pipeline
 SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
 FLAGS = $(if $(OUT),--out '$(OUT)') $(if $(OVERWRITE),--overwrite)
 CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code)
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune check list lockstep embedded test lint
+.PHONY: help finetune check list lockstep attention embedded test lint
 
 help:  ## show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -31,16 +34,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1
-	@$(RUN) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
+	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAMEWORK= ATTENTION= SET=
-	@$(RUN) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
+	@$(PIPELINE) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes
-	@$(RUN) list $(VERBOSE)
+	@$(PIPELINE) list $(VERBOSE)
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks and compare: RECIPE= STEPS=50 ATTENTION= SEED= SET=
-	@$(RUN) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+
+attention: $(VENV)/.installed  ## draw the attention maps of a finished run: RUN=runs/... TEXT="..." FRAMEWORK= OUT=
+	@$(PIPELINE) attention '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
 embedded: $(VENV)/.installed  ## rebuild the embedded text and its pretrained checkpoint
 	@$(VENV)/bin/python -m recipes.embedded.sentiment.grammar

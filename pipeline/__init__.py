@@ -7,21 +7,35 @@ run.metrics["accuracy"]
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.recipe import Data, Files, Limit, Recipe, Train, load_recipe
 
 if TYPE_CHECKING:
-    from pipeline.run import Run, finetune
+    from pipeline.maps import attention_maps
+    from pipeline.run import finetune
+    from pipeline.rundir import Run
 
-__all__ = ["Data", "Files", "Limit", "Recipe", "Run", "Train", "UserError", "finetune", "load_recipe"]
+__all__ = [
+    "Data",
+    "Files",
+    "Limit",
+    "Recipe",
+    "Run",
+    "Train",
+    "UserError",
+    "attention_maps",
+    "finetune",
+    "load_recipe",
+]
+
+# Running a recipe needs datasets and transformers; describing one must not pay for them.
+_LAZY = {"Run": "pipeline.rundir", "attention_maps": "pipeline.maps", "finetune": "pipeline.run"}
 
 
 def __getattr__(name: str) -> Any:
-    # Running a recipe needs datasets and transformers; describing one must not pay for them.
-    if name in ("Run", "finetune"):
-        from pipeline import run
-
-        return getattr(run, name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

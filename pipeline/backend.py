@@ -83,6 +83,9 @@ class Backend(Protocol):
     def logits(self, model: Any, batch: Features) -> NDArray:
         """Logits of one batch, eagerly, in evaluation mode, float32."""
 
+    def attention_weights(self, model: Any, batch: Features) -> NDArray:
+        """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
+
     def Learner(self, model: Any, settings: Any, rates: NDArray) -> Learner:
         """A learner with the recipe's `train` settings and the learning rate of every update."""
 

@@ -16,6 +16,10 @@ from pipeline.backend import set_environment
 from pipeline.errors import ProofError, UserError
 from pipeline.recipe import load_recipe, load_shipped, recipe_names
 
+# What the option parser makes of Ctrl-C, and what a person reads.
+INTERRUPTED = 130
+STOPPED = "stopped; nothing was written"
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -126,6 +130,30 @@ def lockstep(
         raise typer.Exit(1)
 
 
+@app.command()
+def attention(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    text: Annotated[str, typer.Option(help="The text to look into.")],
+    framework: Annotated[FrameworkName | None, typer.Option(help="By default the run's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG; by default attention.png in the run.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw who attends to whom in a text, a heat map for each layer and head."""
+    from pipeline.rundir import Run
+
+    finished = Run.load(run)
+    chosen = framework.value if framework else finished.report["framework"]
+    set_environment(chosen)
+    from pipeline.maps import draw_maps, maps_and_tokens
+
+    maps, tokens = maps_and_tokens(finished, text, framework=chosen)
+    path = out or run / "attention.png"
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
+    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {path}")
+
+
 def main() -> None:
     """The console script: run the verb on the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -149,9 +177,11 @@ def execute(arguments: list[str]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _end("stopped; nothing was written", 1, debug)
+        return _end(STOPPED, 1, debug)
     except Exception as error:
         return _end_of(error, debug)
+    if code == INTERRUPTED:
+        return _end(STOPPED, 1, debug)
     return code if isinstance(code, int) else 0
 
 
@@ -162,7 +192,7 @@ def _end_of(error: Exception, debug: bool) -> int:
     cause = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
-            return _end("stopped; nothing was written", 1, debug)
+            return _end(STOPPED, 1, debug)
         cause = cause.__cause__ or cause.__context__
     return _end(f"{type(error).__name__}: {error}\nThis is not your input's fault; --debug shows where.", 1, debug)
 

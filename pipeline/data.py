@@ -18,7 +18,7 @@ from pipeline.recipe import FORMATS, SPLITS, Data, Recipe
 
 csv.field_size_limit(2**31 - 1)  # a document in a field is longer than the library's default allows
 datasets.disable_progress_bars()
-datasets.logging.set_verbosity_error()
+datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it also raises
 
 
 def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, datasets.Dataset]:

@@ -14,8 +14,9 @@ from rich.text import Text
 from pipeline.progress import Progress
 from pipeline.rundir import Run
 
-# Without a terminal, a line every tenth of the way.
+# Without a terminal: a line after the first update, then every tenth of the way and every ten seconds.
 PLAIN_LINES = 10
+PLAIN_SECONDS = 10.0
 
 
 class TerminalProgress(Progress):
@@ -26,7 +27,8 @@ class TerminalProgress(Progress):
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.num_updates = self.num_epochs = 0
-        self.examples = 0
+        self.examples = self.last_part = 0
+        self.last_seconds = 0.0
 
     def started(self, num_updates: int, num_epochs: int) -> None:
         self.num_updates, self.num_epochs, self.examples = num_updates, num_epochs, 0
@@ -46,7 +48,10 @@ class TerminalProgress(Progress):
         note = f"loss {line['loss']:.4f}  {self.examples / max(line['seconds'], 1e-9):.0f} examples/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=line["step"], note=note)
-        elif line["step"] * PLAIN_LINES // self.num_updates > (line["step"] - 1) * PLAIN_LINES // self.num_updates:
+            return
+        part = line["step"] * PLAIN_LINES // self.num_updates
+        if line["step"] == 1 or part > self.last_part or line["seconds"] > self.last_seconds + PLAIN_SECONDS:
+            self.last_part, self.last_seconds = part, line["seconds"]
             left = line["seconds"] / line["step"] * (self.num_updates - line["step"])
             self._say(f"  {line['step']}/{self.num_updates}  {note}  {left:.0f} s left")
 

@@ -93,14 +93,10 @@ def test_token_by_token_with_the_past_is_the_whole_sequence_at_once(framework):
     attention = hand_written(framework, weights(rng))
     tokens = rng.normal(size=(B, S, D)).astype("f4")
     causal = np.triu(np.full((S, S), -1e9, "f4"), 1)[None, None]
-    whole, _, _ = framework.call_evaluating(
-        attention, framework.tensor(tokens), None, framework.tensor(causal)
-    )
+    whole, _, _ = framework.call_evaluating(attention, framework.tensor(tokens), None, framework.tensor(causal))
     past, steps = None, []
     for t in range(S):
-        step, _, past = framework.call_evaluating(
-            attention, framework.tensor(tokens[:, t : t + 1]), past=past
-        )
+        step, _, past = framework.call_evaluating(attention, framework.tensor(tokens[:, t : t + 1]), past=past)
         steps.append(framework.numpy(step))
     assert past[0].shape == (B, H, S, K) and past[1].shape == (B, H, S, K)
     assert relative(np.concatenate(steps, axis=1), framework.numpy(whole)) <= 1e-6
@@ -157,10 +153,7 @@ def assert_dropout_drops_at_its_rate(framework, rate=0.3):
     assert abs(deviation.mean()) < 6 / np.sqrt(deviation.size)
     assert abs(deviation.var() - 1) < 0.1
     # The output is mixed by what is left of the weights.
-    assert (
-        relative(framework.numpy(output), framework.numpy(framework.call_evaluating(attention, tokens)[0]))
-        > 0.01
-    )
+    assert relative(framework.numpy(output), framework.numpy(framework.call_evaluating(attention, tokens)[0])) > 0.01
 
 
 @both

@@ -413,3 +413,52 @@ def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_pa
         other = load_backend("tensorflow")
         found = other.logits(start(again, other, seed=0), experiment.probe())
     assert np.abs(found - expected).max() <= 1e-5
+
+
+def untied_gpt2(framework, config, weights=None, seed=3):
+    """A GPT-2 language model with an output matrix of its own, through our loader."""
+    backend = load_backend(framework)
+    model = backend.build_model("AutoModelForCausalLM", config, "fp32", seed)
+    shapes = backend.weight_shapes(model)
+    backend.set_weights(model, random_weights(shapes, config, seed) if weights is None else weights)
+    return backend, model
+
+
+def test_an_untied_output_matrix_is_applied_in_both_frameworks():
+    config = transformers.GPT2Config.from_dict(CONFIGS["gpt2"].to_dict() | {"tie_word_embeddings": False})
+    (torch_backend, ours), (tf_backend, theirs) = (untied_gpt2(framework, config) for framework in FRAMEWORKS)
+    assert torch_backend.weight_shapes(ours) == tf_backend.weight_shapes(theirs)
+    logits = [torch_backend.logits(ours, batch()), tf_backend.logits(theirs, batch())]
+    real = batch()["attention_mask"].astype(bool)
+    assert np.abs(logits[0] - logits[1])[real].max() <= 1e-5
+    weights = torch_backend.get_weights(ours)
+    assert not np.allclose(weights["lm_head.weight"], weights["transformer.wte.weight"])
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+def test_the_real_sorter_sorts(framework, attention, shared):
+    """minGPT's sorter, a real GPT-2 with an untied output; without it, a tiny one must do what stock PyTorch does."""
+    if shared is None:
+        config = transformers.GPT2Config.from_dict(
+            CONFIGS["gpt2"].to_dict() | {"tie_word_embeddings": False, "vocab_size": 3, "n_positions": 11}
+        )
+        reference = untied_gpt2("torch", config)[1]
+        weights = load_backend("torch").get_weights(reference)
+    else:
+        folder = shared / "checkpoints" / "mingpt_sort_gpt2"
+        config = transformers.GPT2Config.from_pretrained(folder)
+        weights, reference = load_file(folder / "model.safetensors"), None
+    backend, model = untied_gpt2(framework, config, weights)
+    if attention == "handwritten":
+        assert backend.swap_attention(model, attention) == config.n_layer
+    prompts = np.random.default_rng(29).integers(0, 3, (200, 6)).astype(np.int32)
+    settings = dict(max_new_tokens=6 if reference is None else 5, do_sample=False, eos_token_id=None, pad_token_id=0)
+
+    def generated(model, framework):
+        if framework == "torch":
+            model.eval()
+        ids, mask = tensor(framework, prompts), tensor(framework, np.ones_like(prompts))
+        return np.asarray(model.generate(ids, attention_mask=mask, **settings))[:, 6:]
+
+    expected = np.sort(prompts, axis=1) if reference is None else generated(reference, "torch")
+    assert (generated(model, framework) == expected).all(axis=1).sum() == 200

@@ -54,12 +54,7 @@ def test_swapped_model_gives_the_logits_of_stock_eager_attention(family, padding
 
 @pytest.mark.parametrize(
     ("framework", "family", "head"),
-    [
-        (framework, family, head)
-        for framework in FRAMEWORKS
-        for family in FAMILIES
-        for head in framework.heads(family)
-    ],
+    [(framework, family, head) for framework in FRAMEWORKS for family in FAMILIES for head in framework.heads(family)],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_every_head_of_the_library_can_be_swapped(framework, family, head):
@@ -547,9 +542,7 @@ def test_each_part_left_out_of_the_swap_is_noticed(framework, mutation, monkeypa
     if mutation == "scale":
         monkeypatch.setattr(module, "attend", lambda q, k, v, b, s, dropout: attend(q, k, v, b, 1.0, dropout))
     elif mutation == "mask":
-        monkeypatch.setattr(
-            module, "attend", lambda q, k, v, b, s, dropout: attend(q, k, v, None, s, dropout)
-        )
+        monkeypatch.setattr(module, "attend", lambda q, k, v, b, s, dropout: attend(q, k, v, None, s, dropout))
     elif mutation == "relative bias":
         monkeypatch.setattr(swap.T5Site, "_position_bias", lambda self, mask, *_: mask)
     else:

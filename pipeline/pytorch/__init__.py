@@ -1,6 +1,15 @@
 """PyTorch: the names of `pipeline.backend.Backend`."""
 
-from pipeline.pytorch.model import build_model, freeze, get_weights, logits, set_weights, versions, weight_shapes
+from pipeline.pytorch.model import (
+    attention_weights,
+    build_model,
+    freeze,
+    get_weights,
+    logits,
+    set_weights,
+    versions,
+    weight_shapes,
+)
 from pipeline.pytorch.swap import attention_calls, restore_attention, swap_attention
 from pipeline.pytorch.train import Learner
 
@@ -9,6 +18,7 @@ name = "torch"
 __all__ = [
     "Learner",
     "attention_calls",
+    "attention_weights",
     "build_model",
     "freeze",
     "get_weights",

@@ -66,6 +66,16 @@ def logits(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:
         return model(**inputs).logits.float().cpu().numpy()
 
 
+def attention_weights(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:
+    """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
+    model.eval()
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
+    with torch.inference_mode():
+        layers = reader(**inputs, output_attentions=True).attentions
+    return np.stack([weights[0].float().cpu().numpy() for weights in layers])
+
+
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     return {

@@ -193,9 +193,7 @@ class GPT2Site(Site):
         past = _cached(past_key_values, self.layer_idx)
         num_keys = hidden_states.shape[1] + (0 if past is None else past[0].shape[2])
         bias_BHTS = _causal_bias(attention_mask, hidden_states, num_keys)
-        output_BTD, weights_BHTS, present = self.attend(
-            hidden_states, None, bias_BHTS, past, output_attentions
-        )
+        output_BTD, weights_BHTS, present = self.attend(hidden_states, None, bias_BHTS, past, output_attentions)
         _extend(past_key_values, self.layer_idx, past, present, cache_position)
         return self.resid_dropout(output_BTD), weights_BHTS
 
@@ -300,9 +298,7 @@ def _refuse_shared(model, places):
         # BERT's and T5's projections move whole, whatever wraps them; GPT-2's have to be cut.
         merged = getattr(getattr(parent, name), "c_attn", None)
         if site is GPT2Site and type(merged) is not Conv1D:
-            raise UserError(
-                f"{type(parent).__name__}.{name}.c_attn is {type(merged).__name__}, wanted Conv1D"
-            )
+            raise UserError(f"{type(parent).__name__}.{name}.c_attn is {type(merged).__name__}, wanted Conv1D")
 
 
 def _transposed(weight):

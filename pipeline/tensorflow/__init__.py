@@ -1,6 +1,15 @@
 """TensorFlow: the names of `pipeline.backend.Backend`."""
 
-from pipeline.tensorflow.model import build_model, freeze, get_weights, logits, set_weights, versions, weight_shapes
+from pipeline.tensorflow.model import (
+    attention_weights,
+    build_model,
+    freeze,
+    get_weights,
+    logits,
+    set_weights,
+    versions,
+    weight_shapes,
+)
 from pipeline.tensorflow.swap import attention_calls, restore_attention, swap_attention
 from pipeline.tensorflow.train import Learner
 
@@ -9,6 +18,7 @@ name = "tensorflow"
 __all__ = [
     "Learner",
     "attention_calls",
+    "attention_weights",
     "build_model",
     "freeze",
     "get_weights",

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 import transformers
 from numpy.typing import NDArray
+from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_pytorch_utils import apply_transpose, convert_tf_weight_name_to_pt_weight_name
 
 from pipeline.batches import Features
@@ -34,7 +35,10 @@ def build_model(auto_class: str, config: Any, precision: str, seed: int) -> tf_k
     policy = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16" if precision == "bf16" else "float32")
     try:
-        model = getattr(transformers, f"TF{auto_class}").from_config(config)
+        if auto_class == "AutoModelForCausalLM" and config.model_type == "gpt2" and not config.tie_word_embeddings:
+            model = TFUntiedGPT2LMHeadModel(config, name="tfgpt2lm_head_model")
+        else:
+            model = getattr(transformers, f"TF{auto_class}").from_config(config)
         model.build_in_name_scope()
     except ValueError as error:
         raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in TensorFlow') from error
@@ -69,20 +73,33 @@ def freeze(model: tf_keras.Model, patterns: Iterable[str]) -> list[str]:
         raise UserError("train.freeze leaves nothing to train")
     ids = {id(names[name]) for name in frozen}
     for layer in model.submodules:
-        # Keras freezes whole layers; a single weight is frozen by listing it with the layer's untrained ones. In
-        # place, since Keras tracks what is assigned to a layer and would list it among the trained ones again.
-        trained = getattr(layer, "_trainable_weights", [])
-        layer_frozen = [variable for variable in trained if id(variable) in ids]
-        if layer_frozen:
-            trained[:] = [variable for variable in trained if id(variable) not in ids]
-            layer._non_trainable_weights.extend(layer_frozen)
+        freeze_variables(layer, [v for v in getattr(layer, "_trainable_weights", ()) if id(v) in ids])
     return sorted(frozen)
+
+
+def freeze_variables(layer: tf_keras.layers.Layer, variables: list[tf.Variable]) -> None:
+    """Exclude some of a layer's own variables from training; Keras itself can only freeze whole layers.
+
+    The lists change in place: Keras tracks what is assigned to a layer and would list it as trained again.
+    """
+    ids = {id(variable) for variable in variables}
+    if ids:
+        layer._trainable_weights[:] = [v for v in layer._trainable_weights if id(v) not in ids]
+        layer._non_trainable_weights.extend(variables)
 
 
 def logits(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
     """Logits of one batch, eagerly, in evaluation mode, float32."""
     inputs = {key: tf.constant(value) for key, value in batch.items()}
     return tf.cast(model(inputs, training=False).logits, tf.float32).numpy()
+
+
+def attention_weights(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
+    """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    inputs = {key: tf.constant(value) for key, value in batch.items()}
+    layers = reader(inputs, output_attentions=True, training=False).attentions
+    return np.stack([weights[0].numpy().astype(np.float32) for weights in layers])
 
 
 def versions() -> dict[str, str]:
@@ -108,3 +125,57 @@ def to_pytorch(variable: tf.Variable, transpose: Any) -> NDArray[np.float32]:
     value = apply_transpose(transpose, variable.numpy(), pt_to_tf=False)
     is_bias = variable.name.endswith("bias:0") and value.ndim == 2 and value.shape[0] == 1
     return np.array(value[0] if is_bias else value, dtype=np.float32)
+
+
+class TFUntiedGPT2LMHeadModel(transformers.TFGPT2LMHeadModel):
+    """GPT-2 with an output matrix of its own, which the library's TensorFlow class ignores.
+
+    That class takes the input embeddings for the output too whatever `tie_word_embeddings` says, so a checkpoint
+    with a trained `lm_head` would load without a word and give wrong logits.
+    """
+
+    def __init__(self, config: Any, *inputs: Any, **kwargs: Any):
+        super().__init__(config, *inputs, **kwargs)
+        self.lm_head = tf_keras.layers.Dense(config.vocab_size, use_bias=False, name="lm_head")
+
+    def build(self, input_shape: Any = None) -> None:
+        """Build the stock parts and the output matrix, under the name that PyTorch's has."""
+        if not self.lm_head.built:
+            with tf.name_scope(self.lm_head.name):
+                self.lm_head.build([None, None, self.config.n_embd])
+        super().build(input_shape)
+
+    def call(
+        self,
+        input_ids: Any = None,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool = False,
+    ) -> Any:
+        """The library's outputs with logits [B, T, vocabulary] from the output matrix."""
+        if isinstance(input_ids, dict):
+            return self.call(**input_ids, training=training)
+        outputs = self.transformer(
+            input_ids=input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            use_cache=self.config.use_cache if use_cache is None else use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            training=training,
+        )
+        return TFCausalLMOutputWithCrossAttentions(
+            logits=self.lm_head(outputs.last_hidden_state),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

@@ -28,6 +28,7 @@ from pipeline.attention_support import (
 )
 from pipeline.errors import UserError
 from pipeline.tensorflow.attention import MultiHeadAttention
+from pipeline.tensorflow.model import freeze_variables
 
 
 def swap_attention(model, attention="handwritten") -> int:
@@ -170,7 +171,11 @@ class GPT2Site(Site):
             dense.bias_initializer = _constant(bias)
             with tf.name_scope(f"{self.scope}/{dense.name}/"):
                 dense.build([None, None, self.stock.embed_dim])
-            dense.trainable = (projected if dense is attention.out else merged).trainable
+            source = projected if dense is attention.out else merged
+            dense.trainable = source.trainable
+            still = [id(variable) for variable in source._non_trainable_weights]
+            pairs = ((dense.kernel, source.weight), (dense.bias, source.bias))
+            freeze_variables(dense, [ours for ours, stock in pairs if id(stock) in still])
 
     def give_weights_back(self, parent):
         merged, projected = self.stock.c_attn, self.stock.c_proj
