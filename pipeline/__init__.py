@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.recipe import Data, Files, Limit, Recipe, Train, load_recipe
+from pipeline.loading import load_recipe
+from pipeline.recipe import Data, Files, Limit, Recipe, Train
 
 if TYPE_CHECKING:
     from pipeline.maps import attention_maps

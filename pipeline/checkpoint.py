@@ -72,9 +72,13 @@ def load_tokenizer(recipe: Recipe) -> Any:
     return tokenizer
 
 
-def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any) -> list[str]:
-    """Where the recipe, the checkpoint's configuration and its tokenizer contradict each other."""
+def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any, families: tuple[str, ...]) -> list[str]:
+    """Where the recipe, the checkpoint's configuration, its tokenizer and the task's families contradict each other."""
     problems = []
+    if config.model_type not in families:
+        problems.append(
+            f"checkpoint {recipe.checkpoint} is a {config.model_type}; {recipe.task} takes: {', '.join(families)}"
+        )
     positions = getattr(config, "max_position_embeddings", None) if config.model_type != "t5" else None
     multiple = recipe.data.pad_to_multiple_of
     width = -(-recipe.data.max_length // multiple) * multiple

@@ -14,7 +14,7 @@ import typer
 
 from pipeline.backend import set_environment
 from pipeline.errors import ProofError, UserError
-from pipeline.recipe import load_recipe, load_shipped, recipe_names
+from pipeline.loading import load_recipe, load_shipped, recipe_names
 
 # What the option parser makes of Ctrl-C, and what a person reads.
 INTERRUPTED = 130
@@ -83,9 +83,9 @@ def check(
     """Validate recipe, data, checkpoint and metrics without training."""
     set_environment(framework.value)
     resolved = load_recipe(recipe, settings)
-    from pipeline import run
+    from pipeline.experiment import check as check_recipe
 
-    experiment = run.check(resolved, framework.value, attention, allow_hub_code)
+    experiment = check_recipe(resolved, framework.value, attention, allow_hub_code)
     for split, examples in experiment.examples.items():
         print(
             f"{split}: {len(examples.lengths)} rows, {examples.truncated} truncated, longest {examples.lengths.max()}"

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import FRAMEWORKS, Update, load_backend, set_environment
+from pipeline.experiment import prepare, start
 from pipeline.parity import swap_with_proof
 from pipeline.recipe import Recipe
-from pipeline.run import prepare, start
 from pipeline.schedule import learning_rates
 
 

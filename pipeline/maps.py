@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Backend, load_backend, set_environment
 from pipeline.checkpoint import complete_weights, load_config, load_tokenizer, read_weights
 from pipeline.errors import UserError
-from pipeline.recipe import load_shipped
+from pipeline.loading import load_shipped
 from pipeline.rundir import Run
 from pipeline.tasks import load_task
 

@@ -7,12 +7,9 @@ not part of it: they say who runs the experiment, not which experiment it is.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import os
-import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -23,7 +20,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.errors import UserError, did_you_mean
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "text": "text",
            "txt": "text"}  # fmt: skip
 SPLITS = ("train", "validation", "test")
@@ -161,7 +157,7 @@ class Recipe(_Strict):
 
         Raises UserError naming an unknown key or a value of the wrong type.
         """
-        return _validated(_resolve_paths(_merged(self, changes), Path.cwd(), only=changes), self.name)
+        return validated(resolve_paths(_merged(self, changes), Path.cwd(), only=changes), self.name)
 
     def to_yaml(self) -> str:
         """The whole resolved recipe as YAML, itself a recipe."""
@@ -171,104 +167,6 @@ class Recipe(_Strict):
         """Eight hex digits that identify the resolved recipe."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
-
-
-def load_recipe(source: str | os.PathLike, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its name in `recipes/` or by the path of a .py or .yaml file.
-
-    `overrides` are a mapping of dotted keys or "key=value" texts. Relative paths in the recipe are taken from its
-    file's folder, those in overrides from the working directory. Raises UserError.
-    """
-    recipe = load_shipped(source)
-    changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return recipe.override(changes) if changes else recipe
-
-
-def load_shipped(source: str | os.PathLike) -> Recipe:
-    """The recipe as its file has it, paths made absolute."""
-    path = _find(str(source))
-    if path.suffix == ".py":
-        values, name = _from_python(path), path.stem
-    else:
-        values, name = _from_yaml(path), path.name
-    return _validated(_resolve_paths(values, path.resolve().parent), name)
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes in `recipes/`."""
-    return sorted(p.stem for p in RECIPES.iterdir() if p.suffix in (".py", ".yaml") and p.stem != "__init__")
-
-
-def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """Turn "train.epochs=1" texts into {"train.epochs": 1}; values are read as YAML. Raises UserError."""
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f'--set "{setting}": want KEY=VALUE, as in --set train.epochs=1')
-        try:
-            changes[key.strip()] = read_yaml(value)
-        except yaml.YAMLError as error:
-            raise UserError(f'--set "{setting}": the value is not YAML ({_one_line(error)})') from error
-    return changes
-
-
-def read_yaml(text: str) -> Any:
-    """Parse YAML safely, with 5e-4 a number as in YAML 1.2."""
-    return yaml.load(text, Loader=_Loader)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where 5e-4 is a string for want of a dot; this adds YAML 1.2's floats."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _find(source: str) -> Path:
-    path = Path(source).expanduser()
-    if path.suffix in (".py", ".yaml", ".yml"):
-        if not path.is_file():
-            raise UserError(f"recipe {source}: no such file. `make list` shows the recipes that are there.")
-        return path
-    for suffix in (".py", ".yaml"):
-        if os.sep not in source and (RECIPES / (source + suffix)).is_file():
-            return RECIPES / (source + suffix)
-    names = recipe_names()
-    raise UserError(
-        f'recipe "{source}" is neither a name in recipes/ ({", ".join(names)}) nor a .py or .yaml file.'
-        + did_you_mean(source, names)
-    )
-
-
-def _from_python(path: Path) -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise UserError(_explain(error, path.stem)) from error
-    except Exception as error:
-        raise UserError(f"recipe {path}: the file fails with {type(error).__name__}: {_one_line(error)}") from error
-    finally:
-        del sys.modules[spec.name]
-    recipe = getattr(module, "RECIPE", None)
-    if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe {path}: the file must set RECIPE = Recipe(...)")
-    return recipe.model_dump()
-
-
-def _from_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: the file cannot be read as YAML: {_one_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {path}: want a mapping with keys {', '.join(Recipe.model_fields)}")
-    return values
 
 
 def _merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,7 +194,7 @@ def _merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _resolve_paths(values: dict[str, Any], base: Path, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve_paths(values: dict[str, Any], base: Path, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Make the local paths in `values` absolute; with `only`, just those that its dotted keys name."""
 
     def mine(key: str) -> bool:
@@ -315,14 +213,15 @@ def _resolve_paths(values: dict[str, Any], base: Path, only: Mapping[str, Any] |
     return values
 
 
-def _validated(values: dict[str, Any], name: str) -> Recipe:
+def validated(values: dict[str, Any], name: str) -> Recipe:
+    """The recipe of these values. Raises UserError."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, str(values.get("name", name)))) from error
+        raise UserError(explain(error, str(values.get("name", name)))) from error
 
 
-def _explain(error: ValidationError, name: str) -> str:
+def explain(error: ValidationError, name: str) -> str:
     """Each of pydantic's errors as a line that names the key, what came, and what was wanted."""
     lines = {}
     for fault in error.errors():
@@ -363,7 +262,3 @@ def _shown(value: Any) -> str:
         return str(value)
     text = json.dumps(value, default=str, ensure_ascii=True)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

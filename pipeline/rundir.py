@@ -116,6 +116,18 @@ Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, le
 """
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one JSON object, readable by people."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Any) -> None:
+    """Write one JSON object a line."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

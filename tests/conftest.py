@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import load_recipe
+from pipeline.loading import load_recipe
 
 FRAMEWORKS = ("torch", "tensorflow")
 

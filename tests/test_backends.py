@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 from pipeline.backend import load_backend
 from pipeline.checkpoint import complete_weights, draw, load_config, random_weights, read_weights, save_checkpoint
 from pipeline.errors import UserError
+from pipeline.experiment import prepare, start
+from pipeline.loading import load_recipe
 from pipeline.optimisation import decays
-from pipeline.recipe import Train, load_recipe
-from pipeline.run import prepare, start
+from pipeline.recipe import Train
 
 FRAMEWORKS = ("torch", "tensorflow")
 CONFIGS = {

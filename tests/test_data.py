@@ -11,7 +11,7 @@ from pipeline.checkpoint import load_tokenizer
 from pipeline.data import fingerprint, read_splits
 from pipeline.errors import UserError
 from pipeline.hub import explain_hub_error
-from pipeline.recipe import load_recipe
+from pipeline.loading import load_recipe
 from pipeline.tasks import load_task
 
 TEXTS = ["a good film", 'he said "no" to it', "NA", "null", "plain, with comma"]

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import Data, Recipe, Train, UserError, load_recipe
-from pipeline.recipe import load_shipped, parse_overrides, read_yaml, recipe_names
+from pipeline.loading import load_shipped, parse_overrides, read_yaml, recipe_names
 
 
 def hub_recipe(**changes):

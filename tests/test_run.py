@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline import UserError, finetune, load_recipe
+from pipeline.experiment import check, prepare
+from pipeline.loading import load_shipped
 from pipeline.progress import Progress
-from pipeline.recipe import load_shipped
-from pipeline.run import check, prepare
 
 FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
 

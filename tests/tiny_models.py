@@ -94,9 +94,7 @@ def random_state(shapes, seed=7):
     state = {}
     for name in sorted(shapes):
         values = rng.normal(0.0, 0.2, shapes[name])
-        is_norm = name.endswith(
-            ("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")
-        )
+        is_norm = name.endswith(("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
         state[name] = (values + 1 if is_norm else values).astype(np.float32)
     return state
 
@@ -301,9 +299,7 @@ class TensorFlow:
     @staticmethod
     def state(model):
         # Without the model's own name, which counts the models made so far.
-        return {
-            variable.name.split("/", 1)[1]: variable.numpy().copy() for variable in model.trainable_variables
-        }
+        return {variable.name.split("/", 1)[1]: variable.numpy().copy() for variable in model.trainable_variables}
 
     @classmethod
     def gradients(cls, model, batch, swap_module):
@@ -337,9 +333,7 @@ class TensorFlow:
                 loss = cls.loss(model, batch)
             variables = model.trainable_variables
             gradients = tape.gradient(loss, variables)
-            optimizer.apply_gradients(
-                (g, v) for g, v in zip(gradients, variables, strict=True) if g is not None
-            )
+            optimizer.apply_gradients((g, v) for g, v in zip(gradients, variables, strict=True) if g is not None)
 
         for _ in range(steps):
             step()

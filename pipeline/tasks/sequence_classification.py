@@ -30,6 +30,7 @@ class Task:
     """The rules of the family for one recipe; `learn_labels` must have seen the splits before anything else."""
 
     auto_class = "AutoModelForSequenceClassification"
+    families = ("bert", "gpt2")
     required = ("text", "label")
     optional = ("text_pair",)
     default_metrics = ("accuracy",)

@@ -1,0 +1,125 @@
+"""A recipe made ready: everything that it names loaded and checked, and the model of step 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipeline import batches, checkpoint, data, hub, metrics
+from pipeline.backend import Backend, load_backend
+from pipeline.batches import Features
+from pipeline.errors import UserError
+from pipeline.parity import Proof, refuse_attention, swap_with_proof
+from pipeline.recipe import Recipe
+from pipeline.tasks import load_task
+
+PROBE_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with everything that it names loaded and checked, before any framework is."""
+
+    recipe: Recipe
+    task: Any
+    config: Any
+    tokenizer: Any
+    examples: dict[str, Any]
+    fingerprint: str
+    metric_names: tuple[str, ...]
+
+    def batch(self, split: str, rows: np.ndarray, width: int) -> Features:
+        """Inputs of the model for these rows of a split."""
+        return self.task.collate(self.examples[split], rows, width, self.tokenizer.pad_token_id)
+
+    def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
+        """The updates of an epoch, counted from 0."""
+        train = self.recipe.train
+        multiple = self.recipe.data.pad_to_multiple_of
+        return batches.training_batches(self.examples["train"].lengths, train.batch_size, seed, epoch, multiple)
+
+    def updates(self, plan: list[batches.Batch]) -> Iterator[Features]:
+        """Each update's global batch: inputs and targets."""
+        for batch in plan:
+            targets = self.task.targets(self.examples["train"], batch.rows)
+            yield self.batch("train", batch.rows, batch.width) | targets
+
+    def probe(self) -> Features:
+        """The first validation rows in file order, a fixed question put to every model."""
+        rows = np.arange(min(PROBE_ROWS, len(self.examples["validation"].lengths)))
+        return self.batch("validation", rows, int(self.examples["validation"].lengths[rows].max()))
+
+
+def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False) -> Experiment:
+    """Load and check everything that the recipe names. Raises UserError with all that is wrong at once."""
+    task, problems = load_task(recipe), []
+    hub.go_offline_if_unreachable(recipe)
+
+    def attempt(load: Callable, *args: Any) -> Any:
+        try:
+            return load(*args)
+        except UserError as error:
+            problems.append(str(error))
+
+    config = attempt(checkpoint.load_config, recipe)
+    tokenizer = attempt(checkpoint.load_tokenizer, recipe) if config is not None else None
+    if config is not None:
+        attempt(refuse_attention, recipe, config, attention)
+    splits = attempt(data.read_splits, recipe, task.required, task.optional)
+    if config is not None and tokenizer is not None:
+        found = checkpoint.fit_problems(recipe, config, tokenizer, task.families)
+        problems += [f"recipe {recipe.name}: {text}" for text in found]
+    if splits is not None:
+        attempt(task.learn_labels, splits, dict(getattr(config, "label2id", None) or {}))
+    names = recipe.metrics or task.default_metrics
+    found = metrics.metric_problems(recipe, names, len(task.labels), allow_hub_code)
+    problems += [f"recipe {recipe.name}: {text}" for text in found]
+    if problems:
+        raise UserError("\n".join(problems))
+    for key, value in task.config_changes().items():
+        setattr(config, key, value)
+    config.pad_token_id = tokenizer.pad_token_id
+    examples = {split: task.encode(rows, tokenizer) for split, rows in splits.items()}
+    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(splits), names)
+
+
+def start(experiment: Experiment, backend: Backend, seed: int) -> Any:
+    """The model of step 0: built, every weight set, frozen where the recipe says so. Raises UserError."""
+    recipe, config = experiment.recipe, experiment.config
+    model = backend.build_model(experiment.task.auto_class, config, recipe.train.precision, seed)
+    shapes = backend.weight_shapes(model)
+    if recipe.weights == "random":
+        weights = checkpoint.random_weights(shapes, config, seed)
+    else:
+        found = checkpoint.read_weights(recipe)
+        weights = checkpoint.complete_weights(recipe, found, shapes, model.base_model_prefix, config, seed)
+    backend.set_weights(model, weights)
+    backend.freeze(model, recipe.train.freeze)
+    return model
+
+
+def start_swapped(experiment: Experiment, backend: Backend, seed: int, attention: str) -> tuple[Any, Proof]:
+    """The model of step 0 with the attention that the run asks for, and the proof that it is in place."""
+    proof = Proof()
+    if attention != "stock" and experiment.recipe.train.precision != "fp32":
+        # The proof compares in fp32, which a model with bf16 layers cannot compute.
+        exact = replace(experiment, recipe=experiment.recipe.override({"train.precision": "fp32"}))
+        _, proof = start_swapped(exact, backend, seed, attention)
+    model = start(experiment, backend, seed)
+    if attention != "stock" and proof.sites:
+        backend.swap_attention(model, attention)
+    elif attention != "stock":
+        proof = swap_with_proof(backend, model, attention, experiment.probe())
+    return model, proof
+
+
+def check(
+    recipe: Recipe, framework: str = "torch", attention: str = "stock", allow_hub_code: bool = False
+) -> Experiment:
+    """Do all that a run does before its first step, and write nothing. Raises UserError."""
+    experiment = prepare(recipe, attention, allow_hub_code)
+    start_swapped(experiment, load_backend(framework), 0, attention)
+    return experiment
