@@ -21,7 +21,7 @@ def recipe():
         "sentiment_bert",
         {
             "data.limit.train": 32 * STEPS, "data.limit.validation": 8, "train.weight_decay": 0.1,
-            "train.max_grad_norm": 1.0, "train.warmup_ratio": 0.1, "train.gradient_accumulation": 2,
+            "train.max_grad_norm": 0.5, "train.warmup_ratio": 0.1, "train.gradient_accumulation": 2,
         },
     )  # fmt: skip
 
