@@ -23,12 +23,16 @@ from pipeline.schedule import learning_rates
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest differences that still count as the same experiment."""
+    """The largest differences that still count as the same experiment.
+
+    Measured over 50 updates of sentiment_bert: parameters of a clean pair differ by 2e-5, and the smallest of the
+    faults planted in the tests, weight decay dropped, makes 6e-2 of it; the bound stands between.
+    """
 
     logits: float = 1e-4
     loss: float = 1e-3
     grad_norm: float = 1e-3
-    parameters: float = 1e-2
+    parameters: float = 1e-3
 
 
 @dataclass(frozen=True)

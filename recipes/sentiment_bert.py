@@ -19,6 +19,6 @@ RECIPE = Recipe(
         columns={"text": "text", "label": "label"},
         max_length=64,
     ),
-    train=Train(epochs=4, batch_size=32, learning_rate=7e-4, dropout=0.05),
+    train=Train(epochs=3, batch_size=32, learning_rate=7e-4, dropout=0.05),
     metrics=("accuracy", "f1"),
 )
