@@ -89,8 +89,10 @@ def compare_frameworks(
     """Take `steps` updates of the recipe in each framework, in a fresh process each, and compare."""
     traces = []
     for framework in FRAMEWORKS:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            traces.append(pool.submit(_record_alone, recipe, framework, steps, attention, seed).result())
+        # The environment is set in the new process before anything heavy is imported there.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=set_environment, initargs=(framework,)) as pool:
+            traces.append(pool.submit(record, recipe, framework, steps, attention, seed).result())
     return compare_traces(recipe.name, *traces, bounds or Bounds())
 
 
@@ -163,9 +165,3 @@ def _without_key_bias(name: str, value: NDArray) -> NDArray:
         query, _, values = np.split(value, 3)
         return np.concatenate([query, values])
     return value
-
-
-def _record_alone(recipe: Recipe, framework: str, steps: int, attention: str, seed: int) -> Trace:
-    """`record` in a process that knows one framework only."""
-    set_environment(framework)
-    return record(recipe, framework, steps, attention, seed)
