@@ -83,8 +83,8 @@ class TerminalProgress(Progress):
                 table.add_row(f"{split} {name}", f"{value:.4f}")
         table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
         if report["attention_sites"]:
-            difference = f"{report['attention_max_difference']:.1e} from stock before training"
-            table.add_row("attention", f"{report['attention']} at {report['attention_sites']} sites, {difference}")
+            away = f"{report['attention_max_difference']:.1e} from stock at the start"
+            table.add_row("attention", f"{report['attention_sites']} sites, {away}")
         table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
         truncated = {s: d["truncated"] for s, d in report["data"].items() if isinstance(d, dict) and d["truncated"]}
         if truncated:
