@@ -105,7 +105,7 @@ def test_the_window_attention_of_the_readme_runs_and_is_reported(small, tmp_path
 
 def test_nothing_names_a_registry_or_a_machine():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    place = re.compile(r"(?<![\w.:/])/(?:home|root|Users)/\w|index-url|find-links")
+    place = re.compile(r"(?<![\w.:/])/(?:home|root|Users)/\w|index.url|find.links")
     texts = [ROOT / name for name in tracked if not name.endswith((".safetensors", ".jsonl", ".png"))]
     found = [
         str(p) for p in texts if p != Path(__file__) and place.search(p.read_text(encoding="utf-8", errors="replace"))
