@@ -9,6 +9,7 @@ SET ?=
 OUT ?=
 RUN ?=
 TEXT ?=
+INPUT ?=
 export TEXT
 
 VENV := .venv
@@ -19,7 +20,7 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code)
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune check list lockstep attention embedded test lint
+.PHONY: help finetune check list lockstep predict attention embedded test lint
 
 help:  ## show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -30,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  { echo "Python 3.11 or 3.12 is wanted; name one with PYTHON=python3.11"; exit 2; }
 	@echo "Installing into $(VENV), once; this takes a minute or two."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1
@@ -44,6 +45,9 @@ list: $(VENV)/.installed  ## show the recipes
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks and compare: RECIPE= STEPS=50 ATTENTION= SEED= SET=
 	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+
+predict: $(VENV)/.installed  ## ask a finished run: RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
+	@$(PIPELINE) predict '$(RUN)' $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input '$(INPUT)') $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
 attention: $(VENV)/.installed  ## draw the attention maps of a finished run: RUN=runs/... TEXT="..." FRAMEWORK= OUT=
 	@$(PIPELINE) attention '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)

@@ -50,8 +50,14 @@ class Learner(Protocol):
     ) -> None:
         """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
 
-    def predict(self, batches: Iterable[Features]) -> Iterator[NDArray]:
-        """Logits of each batch in evaluation mode, float32."""
+    def logits(self, inputs: Features) -> NDArray:
+        """Logits of one batch in evaluation mode, float32; those of spans are [B, 2, T], padding hidden."""
+
+    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray, NDArray]:
+        """Each label's cross-entropy in nats and each position's likeliest id, both [B, T], in evaluation mode."""
+
+    def generate(self, inputs: Features, settings: dict[str, Any]) -> NDArray:
+        """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
 
     def snapshot(self) -> list[NDArray]:
         """A copy of the model's present weights."""
@@ -86,8 +92,8 @@ class Backend(Protocol):
     def attention_weights(self, model: Any, batch: Features) -> NDArray:
         """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
 
-    def Learner(self, model: Any, settings: Any, rates: NDArray) -> Learner:
-        """A learner with the recipe's `train` settings and the learning rate of every update."""
+    def Learner(self, model: Any, settings: Any, rates: NDArray, loss: str = "cross_entropy") -> Learner:
+        """A learner with the recipe's `train` settings, the learning rate of every update, and the task's loss."""
 
     def swap_attention(self, model: Any, attention: str) -> int:
         """Replace the stock attention; returns the number of sites."""
@@ -123,6 +129,8 @@ def set_environment(framework: str | None = None) -> None:
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # transformers' TensorFlow classes are Keras 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow's own pool keeps what each step frees; the system would take it back and hand it out page by page.
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")

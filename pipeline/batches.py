@@ -6,7 +6,7 @@ same batches, and a run that resumes at update N needs no loader state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class Ragged:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: list[list[int]], dtype: type = np.int32) -> Ragged:
+    def of(cls, rows: Sequence[Sequence[int]], dtype: type = np.int32) -> Ragged:
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values = np.fromiter((value for row in rows for value in row), dtype=dtype, count=int(offsets[-1]))
@@ -39,20 +39,26 @@ class Ragged:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
     def padded(self, rows: Array, width: int, fill: int) -> Array:
         """The named rows as one array [len(rows), width], filled up on the right."""
         out = np.full((len(rows), width), fill, dtype=self.values.dtype)
         real = np.arange(width) < self.lengths[rows][:, None]
-        out[real] = np.concatenate([self.values[self.offsets[i] : self.offsets[i + 1]] for i in rows])
+        out[real] = np.concatenate([self[i] for i in rows])
         return out
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a split that go through the model together, and the width to which they are padded."""
+    """Rows of a split that go through the model together, and the widths to which they are padded.
+
+    There is a width for each of an example's sequences: one, or those of source and target.
+    """
 
     rows: NDArray[np.int64]
-    width: int
+    widths: tuple[int, ...]
 
 
 def training_batches(
@@ -60,24 +66,32 @@ def training_batches(
 ) -> list[Batch]:
     """One epoch's updates: each example once, of like length inside a batch, the batches in random order.
 
-    `lengths` [N] in tokens; the last, smaller batch is kept. Shuffle, cut into windows, sort by length inside each
-    window, cut into batches, shuffle the batches.
+    `lengths` in tokens, [N], or [N, 2] for sources and targets; the last, smaller batch is kept. Shuffle, cut into
+    windows, sort by length inside each window, cut into batches, shuffle the batches.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
+    order, totals = rng.permutation(len(lengths)), _totals(lengths)
     window = batch_size * WINDOW_BATCHES
     chunks: list[NDArray[np.int64]] = []
     for start in range(0, len(order), window):
         rows = order[start : start + window]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        rows = rows[np.argsort(totals[rows], kind="stable")]
         chunks += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return [_batch(chunks[i], lengths, pad_to_multiple_of) for i in rng.permutation(len(chunks))]
+    return [padded_batch(chunks[i], lengths, pad_to_multiple_of) for i in rng.permutation(len(chunks))]
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> list[Batch]:
     """Every example once, sorted by length; nothing random. The widest come first, so that too little memory shows."""
-    order = np.argsort(-lengths, kind="stable")
-    return [_batch(order[i : i + batch_size], lengths, pad_to_multiple_of) for i in range(0, len(order), batch_size)]
+    order = np.argsort(-_totals(lengths), kind="stable")
+    return [
+        padded_batch(order[i : i + batch_size], lengths, pad_to_multiple_of) for i in range(0, len(order), batch_size)
+    ]
+
+
+def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
+    """These rows together, padded to the longest, rounded up."""
+    longest = lengths[rows].reshape(len(rows), -1).max(axis=0)
+    return Batch(rows, tuple(int(-(-length // pad_to_multiple_of) * pad_to_multiple_of) for length in longest))
 
 
 def split_update(update: Features, parts: int) -> Iterator[Features]:
@@ -91,10 +105,9 @@ def split_update(update: Features, parts: int) -> Iterator[Features]:
 
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
     """The share of positions in these batches that hold padding."""
-    positions = sum(len(b.rows) * b.width for b in batches)
+    positions = sum(len(b.rows) * sum(b.widths) for b in batches)
     return 1 - sum(int(lengths[b.rows].sum()) for b in batches) / positions
 
 
-def _batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], multiple: int) -> Batch:
-    width = int(lengths[rows].max())
-    return Batch(rows, -(-width // multiple) * multiple)
+def _totals(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return lengths.reshape(len(lengths), -1).sum(axis=1)

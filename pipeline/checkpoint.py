@@ -39,6 +39,11 @@ _DROPOUT = {
 # Buffers that older checkpoints carry and the library recomputes.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|attn\.bias|attn\.masked_bias)$")
 _POOLER = re.compile(r"(^|\.)pooler\.")
+# T5's embeddings under the names of both stacks, and a bias that its authors' files have and no model reads.
+_T5_COPIES = re.compile(
+    r"^(encoder|decoder)\.embed_tokens\.weight$"
+    r"|^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"
+)
 
 
 def load_config(recipe: Recipe) -> PretrainedConfig:
@@ -123,7 +128,12 @@ def complete_weights(
     UserError naming body weights that are missing, unexpected or of another shape.
     """
     prefix = base_prefix + "."
-    if not any(name.startswith(prefix) for name in found):
+    if config.model_type == "t5":
+        found = {name: value for name, value in found.items() if not _T5_COPIES.search(name)}
+        if config.tie_word_embeddings:
+            found.pop("lm_head.weight", None)
+        prefix = ""  # every weight of T5 is pretrained
+    elif not any(name.startswith(prefix) for name in found):
         found = {prefix + name if prefix + name in expected else name: value for name, value in found.items()}
 
     def is_body(name: str) -> bool:

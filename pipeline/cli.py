@@ -14,7 +14,7 @@ import typer
 
 from pipeline.backend import set_environment
 from pipeline.errors import ProofError, UserError
-from pipeline.loading import load_recipe, load_shipped, recipe_names
+from pipeline.loading import load_recipe, load_shipped, parse_overrides, recipe_names
 
 # What the option parser makes of Ctrl-C, and what a person reads.
 INTERRUPTED = 130
@@ -87,10 +87,11 @@ def check(
 
     experiment = check_recipe(resolved, framework.value, attention, allow_hub_code)
     for split, examples in experiment.examples.items():
-        print(
-            f"{split}: {len(examples.lengths)} rows, {examples.truncated} truncated, longest {examples.lengths.max()}"
-        )
-    print(f"labels: {', '.join(experiment.task.labels)}")
+        counts = ", ".join(f"{count} {name}" for name, count in examples.counts.items())
+        longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
+        print(f"{split}: {counts}, longest {longest} tokens")
+    if experiment.task.labels:
+        print(f"labels: {', '.join(experiment.task.labels)}")
     print(f"metrics: {', '.join(experiment.metric_names)}")
     print(f"{resolved.name} is ready: make finetune RECIPE={recipe}")
 
@@ -152,6 +153,32 @@ def attention(
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
     print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {path}")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    text: Annotated[str | None, typer.Option(help="One text, or one JSON object.")] = None,
+    source: Annotated[str | None, typer.Option("--input", help="A file of JSON or text lines; - for stdin.")] = None,
+    framework: Annotated[FrameworkName | None, typer.Option(help="By default the run's own.")] = None,
+    settings: Settings = (),
+    out: Annotated[Path | None, typer.Option(help="Where JSON lines go; by default standard output.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Predict with a finished run: a JSON line for each text."""
+    if (text is None) == (source is None):
+        raise UserError("predict wants either --text or --input (TEXT= or INPUT=)")
+    from pipeline.rundir import Run
+
+    finished = Run.load(run)
+    chosen = framework.value if framework else finished.report["framework"]
+    set_environment(chosen)
+    from pipeline import prediction
+
+    trained = prediction.open_run(finished, chosen, parse_overrides(settings))
+    with prediction.lines_of(text, source) as lines, prediction.sink(out) as write:
+        for answer in prediction.predict_lines(trained, lines):
+            write(answer)
 
 
 def main() -> None:

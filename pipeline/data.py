@@ -8,12 +8,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from pipeline.errors import UserError, did_you_mean
 from pipeline.hub import explain_hub_error
+from pipeline.readers import READERS
 from pipeline.recipe import FORMATS, SPLITS, Data, Recipe
 
 csv.field_size_limit(2**31 - 1)  # a document in a field is longer than the library's default allows
@@ -49,21 +52,6 @@ def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, 
     return splits
 
 
-def empty_text_problems(split: str, field: str, texts: list, most: int = 3) -> list[str]:
-    """A line for each of the first rows whose text is null, blank or no text at all."""
-    wrong = []
-    for number, text in enumerate(texts, start=1):
-        if text is None:
-            wrong.append(f"{split} row {number}: {field} is null; mend or remove the row")
-        elif not isinstance(text, str):
-            wrong.append(f"{split} row {number}: {field} is {text!r}, want text")
-        elif not text.strip():
-            wrong.append(f"{split} row {number}: {field} is empty; mend or remove the row")
-        if len(wrong) > most:
-            return [*wrong[:most], f"{split}: more rows like these follow"]
-    return wrong
-
-
 def fingerprint(splits: dict[str, datasets.Dataset]) -> str:
     """Sixteen hex digits of the splits' contents: the same data on any machine has the same ones."""
     digest = hashlib.sha256()
@@ -83,8 +71,11 @@ def _mapping_problems(data: Data, required: tuple[str, ...], optional: tuple[str
         if field not in known
     ]
     positions = [field for field, column in data.columns.items() if isinstance(column, int)]
-    if positions and FORMATS.get(data.path) != "csv":
-        problems.append(f"data.columns.{positions[0]} is a position, which only csv and tsv files can have")
+    named = [field for field in {*required, *data.columns} if field not in positions]
+    if positions and FORMATS.get(data.path) not in ("csv", "conll"):
+        problems.append(f"data.columns.{positions[0]} is a position, which only csv, tsv and conll files can have")
+    elif named and data.path == "conll":
+        problems.append(f"data.columns.{named[0]} must be a position from 0, for conll files have no header")
     elif positions and set(positions) != {*required, *data.columns}:
         named = sorted({*required, *data.columns} - set(positions))
         problems.append(
@@ -121,6 +112,8 @@ def _read_local(data: Data, split: str) -> datasets.Dataset:
     wanted = getattr(data, split)
     label = wanted.partition("[")[0] or split
     try:
+        if FORMATS[data.path] in READERS:
+            return _slice(datasets.Dataset.from_list(READERS[FORMATS[data.path]](path)), wanted, label)
         return datasets.load_dataset(
             FORMATS[data.path],
             data_files={label: str(path)},
@@ -135,11 +128,22 @@ def _read_local(data: Data, split: str) -> datasets.Dataset:
         raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
 
 
+def _slice(rows: datasets.Dataset, wanted: str, label: str) -> datasets.Dataset:
+    """The part of a file that "train[:10%]" and the like name."""
+    if wanted == label:
+        return rows
+    read = datasets.ReadInstruction.from_spec(wanted).to_absolute({label: len(rows)})
+    parts = [rows.select(range(part.from_ or 0, len(rows) if part.to is None else part.to)) for part in read]
+    return datasets.concatenate_datasets(parts)
+
+
 def _reader_options(data: Data, path: Path) -> dict[str, object]:
     """What the reader must know that its defaults get wrong: byte-order marks, "NA" as a word, GLUE's quotes."""
     kind = FORMATS[data.path]
     if kind == "parquet":
         return {}
+    if kind == "text":
+        return {"encoding": "utf-8-sig", "keep_linebreaks": True}  # a language model may want them
     if kind != "csv":
         return {"encoding": "utf-8-sig"}
     is_tsv = path.suffix == ".tsv" or data.path == "tsv"
@@ -164,7 +168,7 @@ def _reader_options(data: Data, path: Path) -> dict[str, object]:
 
 
 def _missing(field: str, column: str | int, rows: datasets.Dataset, split: str) -> str | None:
-    if str(column) in rows.column_names:
+    if _inside(rows.features, str(column)) is not None:
         return None
     if isinstance(column, int):
         return f"data.columns.{field} is position {column}, but {split} has columns 0 to {len(rows.column_names) - 1}"
@@ -175,9 +179,28 @@ def _missing(field: str, column: str | int, rows: datasets.Dataset, split: str) 
 
 def _named(rows: datasets.Dataset, fields: dict[str, str | int]) -> datasets.Dataset:
     """Only the mapped columns, under the fields' names; one column may serve two fields."""
-    features = datasets.Features({field: rows.features[str(column)] for field, column in fields.items()})
-    columns = {field: rows[str(column)][:] for field, column in fields.items()}
+    features = datasets.Features({field: _inside(rows.features, str(column)) for field, column in fields.items()})
+    columns = {field: _values(rows, str(column)) for field, column in fields.items()}
     return datasets.Dataset.from_dict(columns, features=features)
+
+
+def _inside(features: Mapping[str, Any], column: str) -> Any:
+    """The type of a column; "translation.en" reaches into a nested one. None where there is no such column."""
+    if column in features:
+        return features[column]
+    outer, dot, inner = column.partition(".")
+    found = features.get(outer)
+    return _inside(found, inner) if dot and isinstance(found, Mapping) else None
+
+
+def _values(rows: datasets.Dataset, column: str) -> list[Any]:
+    if column in rows.column_names:
+        return rows[column][:]
+    outer, *path = column.split(".")
+    values = rows[outer][:]
+    for key in path:
+        values = [None if value is None else value[key] for value in values]
+    return values
 
 
 def _source(data: Data, split: str) -> str:

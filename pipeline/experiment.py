@@ -14,9 +14,11 @@ from pipeline.batches import Features
 from pipeline.errors import UserError
 from pipeline.parity import Proof, refuse_attention, swap_with_proof
 from pipeline.recipe import Recipe
-from pipeline.tasks import load_task
+from pipeline.tasks import Examples, Family, load_task
 
 PROBE_ROWS = 8
+PROBE_POSITIONS = 16
+_ONCE = 2**32  # the key of splits that are drawn once; no seed of a run
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,12 @@ class Experiment:
     """A recipe with everything that it names loaded and checked, before any framework is."""
 
     recipe: Recipe
-    task: Any
+    task: Family
     config: Any
     tokenizer: Any
-    examples: dict[str, Any]
+    examples: dict[str, Examples]
     fingerprint: str
     metric_names: tuple[str, ...]
-
-    def batch(self, split: str, rows: np.ndarray, width: int) -> Features:
-        """Inputs of the model for these rows of a split."""
-        return self.task.collate(self.examples[split], rows, width, self.tokenizer.pad_token_id)
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The updates of an epoch, counted from 0."""
@@ -41,16 +39,29 @@ class Experiment:
         multiple = self.recipe.data.pad_to_multiple_of
         return batches.training_batches(self.examples["train"].lengths, train.batch_size, seed, epoch, multiple)
 
-    def updates(self, plan: list[batches.Batch]) -> Iterator[Features]:
+    def updates(self, plan: list[batches.Batch], epoch: int, seed: int) -> Iterator[Features]:
         """Each update's global batch: inputs and targets."""
+        examples = self.task.for_epoch(self.examples["train"], [seed, epoch])
         for batch in plan:
-            targets = self.task.targets(self.examples["train"], batch.rows)
-            yield self.batch("train", batch.rows, batch.width) | targets
+            yield self.task.inputs(examples, batch) | self.task.targets(examples, batch)
 
     def probe(self) -> Features:
         """The first validation rows in file order, a fixed question put to every model."""
-        rows = np.arange(min(PROBE_ROWS, len(self.examples["validation"].lengths)))
-        return self.batch("validation", rows, int(self.examples["validation"].lengths[rows].max()))
+        examples = self.examples["validation"]
+        rows = np.arange(min(PROBE_ROWS, len(examples.lengths)))
+        return self.task.inputs(examples, batches.padded_batch(rows, examples.lengths))
+
+    def probe_logits(self, logits: np.ndarray) -> np.ndarray:
+        """What is kept of the probe's logits: [rows, classes], or [positions, ...] of evenly spaced real positions."""
+        if logits.ndim == 2:
+            return logits
+        inputs = self.probe()
+        real = self.task.real_positions(inputs)
+        if logits.shape[1:] == (2, real.shape[1]):  # of spans, a start and an end at each position
+            logits = logits.transpose(0, 2, 1)
+        at = np.argwhere(real)
+        chosen = at[np.linspace(0, len(at) - 1, min(PROBE_POSITIONS, len(at))).round().astype(int)]
+        return logits[chosen[:, 0], chosen[:, 1]]
 
 
 def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False) -> Experiment:
@@ -73,17 +84,31 @@ def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = Fal
         found = checkpoint.fit_problems(recipe, config, tokenizer, task.families)
         problems += [f"recipe {recipe.name}: {text}" for text in found]
     if splits is not None:
-        attempt(task.learn_labels, splits, dict(getattr(config, "label2id", None) or {}))
+        attempt(task.examine, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
-    found = metrics.metric_problems(recipe, names, len(task.labels), allow_hub_code)
+    found = metrics.metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code)
     problems += [f"recipe {recipe.name}: {text}" for text in found]
     if problems:
         raise UserError("\n".join(problems))
     for key, value in task.config_changes().items():
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
-    examples = {split: task.encode(rows, tokenizer) for split, rows in splits.items()}
+    task.bind(config, tokenizer)
+    examples = {split: task.encode(rows) for split, rows in splits.items()}
+    # What is drawn for training anew each epoch is drawn for the other splits once.
+    examples |= {split: task.for_epoch(e, [_ONCE]) for split, e in examples.items() if split != "train"}
+    for split, found in examples.items():
+        _refuse_without_targets(recipe, split, found)
     return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(splits), names)
+
+
+def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> None:
+    """A split in which nothing is to be predicted has no loss (0 / 0). Raises UserError."""
+    if examples.num_targets.sum() == 0:
+        raise UserError(
+            f"recipe {recipe.name}: data.{split}: no row has a target that counts: all are cut off, blank or masked; "
+            f"look at data.columns and data.max_length ({recipe.data.max_length})"
+        )
 
 
 def start(experiment: Experiment, backend: Backend, seed: int) -> Any:

@@ -7,7 +7,10 @@ norms and every trained parameter are compared too.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import re
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -37,8 +40,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one framework did: logits [rows, classes] of the probe before any update, then a value per update, the
-    parameters at the start and the end by name."""
+    """What one framework did: the probe's logits before any update, then a value per update, the parameters at the
+    start and the end by name."""
 
     logits: NDArray
     loss: NDArray
@@ -104,14 +107,12 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
     before = backend.get_weights(model)
     if attention != "stock":
         swap_with_proof(backend, model, attention, experiment.probe())
-    plan, epoch = [], 0
-    while len(plan) < steps:
-        plan += experiment.training_plan(epoch, seed)
-        epoch += 1
-    learner = backend.Learner(model, still.train, learning_rates(still.train, steps))
-    logits = next(learner.predict([experiment.probe()]))
+    plans = (experiment.updates(experiment.training_plan(epoch, seed), epoch, seed) for epoch in itertools.count())
+    batches = itertools.islice(itertools.chain.from_iterable(plans), steps)
+    learner = backend.Learner(model, still.train, learning_rates(still.train, steps), experiment.task.loss)
+    logits = experiment.probe_logits(learner.logits(experiment.probe()))
     updates: list[Update] = []
-    learner.fit([experiment.updates(plan[:steps])], updates.append, lambda epoch: False)
+    learner.fit([batches], updates.append, lambda epoch: False)
     if attention != "stock":
         backend.restore_attention(model)
     return Trace(
@@ -143,11 +144,15 @@ def compare_traces(name: str, first: Trace, second: Trace, bounds: Bounds) -> Re
 def parameter_distances(first: Trace, second: Trace) -> dict[str, float]:
     """For each trained tensor, ‖first − second‖ / ‖first − start‖ at the end.
 
-    Left out is the bias of attention's keys: it shifts all scores of a query alike, softmax forgets that, so its
-    gradient is rounding noise, which Adam scales up to whole updates.
+    Left out are weights that the loss does not depend on by the mathematics, so that their gradient is rounding noise,
+    which Adam scales up to whole updates: attention's key bias shifts all scores of a query alike, and softmax forgets
+    that; so it is with what a span head adds to every position alike.
     """
     distances = {}
+    without_effect = _span_constants(first.before)
     for name, value in first.before.items():
+        if name in without_effect:
+            continue
         ours, theirs, start_value = (
             _without_key_bias(name, array).astype(np.float64)
             for array in (first.after[name], second.after[name], value)
@@ -165,3 +170,12 @@ def _without_key_bias(name: str, value: NDArray) -> NDArray:
         query, _, values = np.split(value, 3)
         return np.concatenate([query, values])
     return value
+
+
+def _span_constants(names: Iterable[str]) -> set[str]:
+    """The biases that shift the logits of all positions: the span head's, and that of the LayerNorm before it."""
+    if "qa_outputs.bias" not in names:
+        return set()
+    layers = [name for name in names if re.search(r"encoder\.layer\.\d+\.output\.LayerNorm\.bias$", name)]
+    last = max(layers, key=lambda name: int(re.search(r"layer\.(\d+)\.", name).group(1)))
+    return {"qa_outputs.bias", last}

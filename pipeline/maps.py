@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Backend, load_backend, set_environment
-from pipeline.checkpoint import complete_weights, load_config, load_tokenizer, read_weights
+from pipeline.backend import load_backend
 from pipeline.errors import UserError
-from pipeline.loading import load_shipped
+from pipeline.prediction import open_run
 from pipeline.rundir import Run
-from pipeline.tasks import load_task
 
 
 def attention_maps(
@@ -35,7 +33,8 @@ def maps_and_tokens(
     """Maps as in `attention_maps`, with the text's tokens [T]."""
     if isinstance(run_or_model, Run | str | Path):
         run = run_or_model if isinstance(run_or_model, Run) else Run.load(run_or_model)
-        backend, model, tokenizer = open_run(run, framework)
+        trained = open_run(run, framework)
+        backend, model, tokenizer = trained.backend, trained.model, trained.tokenizer
     else:
         model, backend = run_or_model, load_backend(_framework_of(run_or_model))
         if tokenizer is None:
@@ -53,20 +52,6 @@ def maps_and_tokens(
         if swapped_here:
             backend.restore_attention(model)
     return maps, tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
-
-
-def open_run(run: Run, framework: str | None = None) -> tuple[Backend, Any, Any]:
-    """A finished run's model in either framework, with its tokenizer. Raises UserError."""
-    set_environment()
-    recipe = load_shipped(run.path / "recipe.yaml")
-    recipe = recipe.override({"checkpoint": str((run.path / "model").resolve()), "weights": "pretrained"})
-    config, tokenizer = load_config(recipe), load_tokenizer(recipe)
-    backend = load_backend(framework or run.report["framework"])
-    model = backend.build_model(load_task(recipe).auto_class, config, "fp32", seed=0)
-    shapes = backend.weight_shapes(model)
-    weights = complete_weights(recipe, read_weights(recipe), shapes, model.base_model_prefix, config, seed=0)
-    backend.set_weights(model, weights)
-    return backend, model, tokenizer
 
 
 def draw_maps(maps: NDArray, tokens: Sequence[str], path: Path, title: str = "") -> None:

@@ -6,6 +6,10 @@ from fnmatch import fnmatchcase
 
 # PyTorch's clip_grad_norm_ divides by (norm + this).
 CLIP_EPSILON = 1e-6
+# Added to the logits of positions that must not be chosen.
+HIDDEN = -1e9
+# What of a model's config generation must know.
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def decays(name: str, num_dimensions: int) -> bool:

@@ -16,12 +16,22 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import UserError, did_you_mean
+from pipeline.options import OPTIONS
 
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "text": "text",
-           "txt": "text"}  # fmt: skip
+           "txt": "text", "squad": "squad", "conll": "conll"}  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
 # YAML and JSON have lists where a recipe has tuples.
@@ -52,8 +62,9 @@ class Limit(_Strict):
 class Data(_Strict):
     """Where the examples come from and how columns become the task's fields.
 
-    `path` is a Hub id, or a format (csv, json, parquet, text) whose `files` are local. `columns` maps a field of the
-    task to a column's name, or to its position from 0 in a file without a header.
+    `path` is a Hub id, or a format (csv, json, parquet, text, squad, conll) whose `files` are local. `columns` maps a
+    field of the task to a column's name ("translation.en" reaches into a nested one), or to its position from 0 in a
+    file without a header.
     """
 
     path: str = Field(min_length=1)
@@ -127,6 +138,16 @@ class Train(_Strict):
     keep_metric: str | None = None
     early_stopping: int | None = Field(None, ge=1)
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no_fp16(cls, value: Any) -> Any:
+        if value == "fp16":
+            raise ValueError(
+                'is "fp16", but that overflows at 65504, which T5\'s activations exceed (the loss turns NaN), and its '
+                "gradients vanish without loss scaling; bf16 has the range of fp32: use that"
+            )
+        return value
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Train:
         if self.batch_size % self.gradient_accumulation:
@@ -151,6 +172,27 @@ class Recipe(_Strict):
     data: Data
     train: Train = Train()
     metrics: Names = ()
+    options: Any = Field(default=None, validate_default=True)
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: str) -> str:
+        if task not in OPTIONS:
+            raise ValueError(f'is "{task}", but the tasks are: {", ".join(OPTIONS)}.{did_you_mean(task, OPTIONS)}')
+        return task
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _options_of_the_task(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = OPTIONS.get(info.data.get("task"))
+        if kind is None or isinstance(value, kind):
+            return value
+        known = kind.model_fields
+        for key in value if isinstance(value, dict) else ():
+            if key not in known:
+                there = f"{info.data['task']} has: {', '.join(known)}" if known else f"{info.data['task']} has none"
+                raise ValueError(f'has no key "{key}"; {there}.{did_you_mean(key, known)}')
+        return kind.model_validate({} if value is None else value)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with dotted keys replaced, as `--set` does; relative paths are relative to the working directory.
@@ -184,6 +226,8 @@ def _merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
     if changes.get("data.path", recipe.data.path) != recipe.data.path:
         for key in ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting"):
             values["data"].pop(key, None)
+    if changes.get("task", recipe.task) != recipe.task:
+        values.pop("options")
     for key, value in changes.items():
         target, parts = values, key.split(".")
         for depth, part in enumerate(parts[:-1]):

@@ -67,7 +67,7 @@ def finetune(
         config = experiment.config
         config.architectures = [type(model).__name__.removeprefix("TF")]
         weights = backend.get_weights(model)
-        card = rundir.model_card(recipe, identity, report["metrics"])
+        card = rundir.model_card(recipe, experiment.task.auto_class, identity, report["metrics"])
         checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)
         write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
     run = Run.load(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def model_card(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, float]) -> str:
+def model_card(recipe: Recipe, auto_class: str, identity: dict[str, Any], metrics: dict[str, float]) -> str:
     """The model's README: what it is, from what, how well it does."""
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
     base = Path(recipe.checkpoint).name if os.path.isabs(recipe.checkpoint) else recipe.checkpoint
@@ -104,7 +105,7 @@ def model_card(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, floa
 
 A model for {recipe.task}, fine-tuned from {start} `{base}` on {source} in {identity["framework"]} with
 {identity["attention"]} attention, seed {identity["seed"]}. It loads with
-`AutoModelForSequenceClassification.from_pretrained` in PyTorch.
+`{auto_class}.from_pretrained` in PyTorch.
 
 | validation metric | value |
 |---|---|
@@ -118,14 +119,23 @@ Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, le
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, readable by people."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Any) -> None:
     """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for the numbers that JSON does not have: an undefined metric, an overflown perplexity."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_alive(pid: int) -> bool:

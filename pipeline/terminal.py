@@ -86,9 +86,8 @@ class TerminalProgress(Progress):
             away = f"{report['attention_max_difference']:.1e} from stock at the start"
             table.add_row("attention", f"{report['attention_sites']} sites, {away}")
         table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
-        truncated = {s: d["truncated"] for s, d in report["data"].items() if isinstance(d, dict) and d["truncated"]}
-        if truncated:
-            table.add_row("truncated rows", ", ".join(f"{split} {count}" for split, count in truncated.items()))
+        for name, counts in _losses(report["data"]).items():
+            table.add_row(name, ", ".join(f"{split} {count}" for split, count in counts.items()))
         table.add_row("results", Text(os.path.relpath(run.path)))
         self.console.print(table)
         other = "tensorflow" if report["framework"] == "torch" else "torch"
@@ -96,6 +95,16 @@ class TerminalProgress(Progress):
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
+
+
+def _losses(data: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """What preparing the data cost, such as truncated rows, by kind and split; kinds that cost nothing left out."""
+    found: dict[str, dict[str, int]] = {}
+    for split, counts in data.items():
+        for name, count in counts.items() if isinstance(counts, dict) else ():
+            if count and name not in ("rows", "windows", "tokens"):
+                found.setdefault("truncated rows" if name == "truncated" else name, {})[split] = count
+    return found
 
 
 def _command(report: dict[str, Any], framework: str) -> str:

@@ -18,6 +18,7 @@ from pipeline.experiment import Experiment
 from pipeline.progress import Progress
 from pipeline.rundir import write_lines
 from pipeline.schedule import learning_rates
+from pipeline.tasks import Judgement
 
 
 class Training:
@@ -31,8 +32,8 @@ class Training:
         self.plans = [experiment.training_plan(epoch, seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.plans for batch in plan]
         self.rates = learning_rates(train, len(self.plan))
-        self.learner: Learner = backend.Learner(model, train, self.rates)
-        self.clock = Clock()
+        self.learner: Learner = backend.Learner(model, train, self.rates, experiment.task.loss)
+        self.seed, self.clock = seed, Clock()
         self.history: list[dict[str, Any]] = []
         self.evaluations: list[Evaluation] = []
         self.best: Evaluation | None = None
@@ -41,18 +42,20 @@ class Training:
     def run(self, staging: Path) -> dict[str, Any]:
         """Train, score and write history, predictions and probe; returns the body of metrics.json."""
         experiment, probe = self.experiment, self.experiment.probe()
-        before = next(self.learner.predict([probe]))
+        before = self.learner.logits(probe)
         self.progress.started(len(self.plan), len(self.plans))
         self.clock.start()
-        self.learner.fit([experiment.updates(plan) for plan in self.plans], self.on_update, self.on_epoch)
+        epochs = [experiment.updates(plan, epoch, self.seed) for epoch, plan in enumerate(self.plans)]
+        self.learner.fit(epochs, self.on_update, self.on_epoch)
         self.progress.trained()
         kept = self.evaluations[-1]
         if experiment.recipe.train.keep == "best":
             kept = self.best
             self.learner.restore(self.best_weights)
-        np.savez(staging / "probe.npz", logits_before=before, logits_after=next(self.learner.predict([probe])))
+        before, after = (experiment.probe_logits(each) for each in (before, self.learner.logits(probe)))
+        np.savez(staging / "probe.npz", logits_before=before, logits_after=after)
         write_lines(staging / "history.jsonl", self.history)
-        write_lines(staging / "predictions.jsonl", kept.rows(experiment, "validation"))
+        write_lines(staging / "predictions.jsonl", kept.lines())
         report = {"metrics": kept.metrics, "kept_epoch": kept.epoch}
         if "test" in experiment.examples:
             report["test"] = self.evaluate("test", kept.epoch).metrics
@@ -91,24 +94,18 @@ class Training:
         return stop
 
     def evaluate(self, split: str, epoch: int) -> Evaluation:
-        """Score a split; predictions are streamed into the metrics, logits are not kept."""
-        experiment, recipe = self.experiment, self.experiment.recipe
-        examples = experiment.examples[split]
+        """Score a split batch by batch; what is kept of each is small, logits are not."""
+        task, recipe, examples = self.experiment.task, self.experiment.recipe, self.experiment.examples[split]
         size = 2 * recipe.train.batch_size // recipe.train.gradient_accumulation
-        plan = batches.evaluation_batches(examples.lengths, size, recipe.data.pad_to_multiple_of)
-        predicted = np.zeros(len(examples.lengths), dtype=np.int64)
-        scores = np.zeros(len(examples.lengths))
-        total = 0.0
-        outputs = self.learner.predict(experiment.batch(split, batch.rows, batch.width) for batch in plan)
-        for batch, logits in zip(plan, outputs, strict=True):
-            predicted[batch.rows], scores[batch.rows] = experiment.task.decode(logits)
-            total += float(experiment.task.losses(logits, examples, batch.rows).sum())
-            for scorer in self.scorers.values():
-                scorer.add_batch(predictions=predicted[batch.rows], references=examples.labels[batch.rows])
-        values = {}
-        for scorer in self.scorers.values():
-            values |= {key: float(value) for key, value in scorer.compute().items()}
-        return Evaluation(epoch, values | {"loss": total / len(predicted)}, predicted, scores)
+        found: list[Any] = [None] * len(examples.lengths)
+        for batch in batches.evaluation_batches(examples.lengths, size, recipe.data.pad_to_multiple_of):
+            inputs, targets = task.inputs(examples, batch), task.targets(examples, batch)
+            judged = task.judge(task.outputs(self.learner, inputs, targets), examples, batch.rows)
+            for row, judgement in zip(batch.rows, judged, strict=True):
+                found[row] = judgement
+        judgements = task.conclude(examples, found)
+        loss = sum(j.loss for j in judgements) / sum(j.num_targets for j in judgements)
+        return Evaluation(epoch, metrics.compute(self.scorers, judgements) | {"loss": loss}, judgements)
 
     def _costs(self) -> dict[str, Any]:
         seconds = self.history[-1]["seconds"]
@@ -124,26 +121,23 @@ class Training:
                 "first_step_seconds": self.history[0]["seconds"],
                 "peak_memory_bytes": peak_memory_bytes(),
             },
-            "data": {"fingerprint": self.experiment.fingerprint}
-            | {split: {"rows": len(e.lengths), "truncated": e.truncated} for split, e in examples.items()},
+            "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
             "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(self.experiment.recipe),
         }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a split after an epoch, with each example's prediction [N] and its score [N]."""
+    """Metrics of a split after an epoch, and what each example contributes to them."""
 
     epoch: int
     metrics: dict[str, float]
-    predicted: np.ndarray
-    scores: np.ndarray
+    judgements: list[Judgement]
 
-    def rows(self, experiment: Experiment, split: str) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
         """The lines of predictions.jsonl."""
-        labels = experiment.examples[split].labels
-        for index, (predicted, score, label) in enumerate(zip(self.predicted, self.scores, labels, strict=True)):
-            yield {"index": index} | experiment.task.describe(predicted, score, label)
+        for index, judgement in enumerate(self.judgements):
+            yield {"index": index} | judgement.line
 
 
 class Clock:

@@ -29,23 +29,23 @@ def test_batches_hold_examples_of_like_length_in_random_order():
     plain = np.array_split(np.random.default_rng(0).permutation(4099), 129)
     padded_plain = 1 - LENGTHS.sum() / sum(len(rows) * LENGTHS[rows].max() for rows in plain)
     assert padding_fraction(LENGTHS, plan) < 0.05 < 0.4 < padded_plain
-    widths = [batch.width for batch in plan]
+    widths = [batch.widths[0] for batch in plan]
     assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.3
-    assert all(batch.width == LENGTHS[rows].max() for batch, rows in zip(plan, shuffled, strict=True))
+    assert all(batch.widths[0] == LENGTHS[rows].max() for batch, rows in zip(plan, shuffled, strict=True))
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_widths_are_rounded_up(multiple):
     plan = training_batches(LENGTHS, 32, 0, 0, multiple)
-    assert all(batch.width % multiple == 0 and batch.width >= LENGTHS[batch.rows].max() for batch in plan)
-    assert all(batch.width - LENGTHS[batch.rows].max() < multiple for batch in plan)
+    assert all(batch.widths[0] % multiple == 0 and batch.widths[0] >= LENGTHS[batch.rows].max() for batch in plan)
+    assert all(batch.widths[0] - LENGTHS[batch.rows].max() < multiple for batch in plan)
 
 
 def test_evaluation_has_every_example_once_the_widest_first():
     plan = evaluation_batches(LENGTHS, 64)
     assert sorted(np.concatenate([batch.rows for batch in plan])) == list(range(4099))
-    assert plan[0].width == LENGTHS.max()
-    assert [batch.width for batch in plan] == sorted((batch.width for batch in plan), reverse=True)
+    assert plan[0].widths[0] == LENGTHS.max()
+    assert [batch.widths[0] for batch in plan] == sorted((batch.widths[0] for batch in plan), reverse=True)
 
 
 def test_ragged_rows_are_filled_up_on_the_right():

@@ -3,11 +3,13 @@
 import json
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.checkpoint import load_tokenizer
+from pipeline.batches import Batch, padded_batch
+from pipeline.checkpoint import load_config, load_tokenizer
 from pipeline.data import fingerprint, read_splits
 from pipeline.errors import UserError
 from pipeline.hub import explain_hub_error
@@ -99,7 +101,7 @@ def test_a_delimiter_and_quoting_of_ones_own(tmp_path):
         ("a.csv", "text,label\na,b\n", {"data.columns.txt": "text"}, 'has "txt", but the task knows'),
         ("a.csv", "a,b\n", {"data.columns": {"text": 0, "label": 5}}, "position 5, but train has columns 0 to 1"),
         ("a.csv", "a,b\n", {"data.columns.text": 0}, "mixes positions and names"),
-        ("a.jsonl", '{"text": "a"}\n', {"data.columns.text": 0}, "only csv and tsv"),
+        ("a.jsonl", '{"text": "a"}\n', {"data.columns.text": 0}, "only csv, tsv and conll"),
         ("a.csv", "text,label\na,b\n", {"data.files.train": "none.csv"}, "there is no such file"),
         ("a.csv", "text,label\na,b\n", {"data.train": "train[:0]"}, "has no rows"),
         ("a.csv", "text,label\na,b\n", {"data.train": "train[:x]"}, "cannot be read"),
@@ -116,7 +118,7 @@ def learned(train, validation=None, **changes):
     recipe = recipe_on(train, validation, **changes)
     task = load_task(recipe)
     splits = read_splits(recipe, task.required, task.optional)
-    task.learn_labels(splits, {})
+    task.examine(splits, {})
     return task, splits
 
 
@@ -135,7 +137,7 @@ def test_class_labels_keep_their_names():
         features=datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])),
     )
     task = load_task(load_recipe("sentiment_bert"))
-    task.learn_labels({"train": rows, "validation": rows}, {})
+    task.examine({"train": rows, "validation": rows}, {})
     assert task.labels == ("no", "yes")
     assert task.config_changes()["id2label"] == {0: "no", 1: "yes"}
 
@@ -144,7 +146,7 @@ def test_labels_follow_the_order_of_a_checkpoint_with_the_same_names(rows_to_fil
     path = rows_to_file("a.jsonl", [{"text": "x", "label": label} for label in ("a", "b")])
     recipe = recipe_on(path)
     task = load_task(recipe)
-    task.learn_labels(read_splits(recipe, task.required, task.optional), {"b": 0, "a": 1})
+    task.examine(read_splits(recipe, task.required, task.optional), {"b": 0, "a": 1})
     assert task.labels == ("b", "a")
 
 
@@ -191,8 +193,9 @@ def test_class_weights_must_fit_the_labels(rows_to_file, weights, message):
 def test_loss_weights_of_an_update_sum_to_one(rows_to_file, weights, expected):
     path = rows_to_file("a.jsonl", [{"text": "a film", "label": label} for label in "aaab"])
     task, splits = learned(path, **{"train.class_weights": weights})
-    examples = task.encode(splits["train"], load_tokenizer(task.recipe))
-    targets = task.targets(examples, [0, 1, 2, 3])
+    task.bind(load_config(task.recipe), load_tokenizer(task.recipe))
+    examples = task.encode(splits["train"])
+    targets = task.targets(examples, padded_batch(np.arange(4), examples.lengths))
     assert targets["labels"].tolist() == [0, 0, 0, 1]
     assert targets["loss_weights"] == pytest.approx(expected)
 
@@ -202,10 +205,11 @@ def test_pairs_are_encoded_together_and_truncated_rows_are_counted(rows_to_file)
     columns = {"data.columns": {"text": "a", "text_pair": "b", "label": "label"}, "data.max_length": 16}
     task, splits = learned(rows_to_file("a.jsonl", rows), **columns)
     tokenizer = load_tokenizer(task.recipe)
-    examples = task.encode(splits["train"], tokenizer)
-    assert examples.truncated == 1
+    task.bind(load_config(task.recipe), tokenizer)
+    examples = task.encode(splits["train"])
+    assert examples.counts == {"rows": 3, "truncated": 1}
     assert examples.lengths.max() == 16
-    batch = task.collate(examples, [0, 2], 16, tokenizer.pad_token_id)
+    batch = task.inputs(examples, Batch(np.array([0, 2]), (16,)))
     expected = tokenizer([rows[0]["a"], rows[2]["a"]], [rows[0]["b"], rows[2]["b"]],
                          truncation=True, max_length=16, padding="max_length", return_tensors="np")  # fmt: skip
     assert set(batch) == set(expected)

@@ -43,8 +43,8 @@ def plant(monkeypatch, framework, fault):
     learner = train.Learner
 
     def with_settings(**changes):
-        def make(model, settings, rates):
-            return learner(model, settings.model_copy(update=changes), rates)
+        def make(model, settings, rates, loss):
+            return learner(model, settings.model_copy(update=changes), rates, loss)
 
         monkeypatch.setattr(package, "Learner", make)
 
@@ -58,13 +58,15 @@ def plant(monkeypatch, framework, fault):
         monkeypatch.setattr(train, "decays", lambda name, num_dimensions: True)
     elif fault == "warm-up off by one step":
         monkeypatch.setattr(
-            package, "Learner", lambda model, settings, rates: learner(model, settings, np.append(rates[1:], 0.0))
+            package,
+            "Learner",
+            lambda model, settings, rates, loss: learner(model, settings, np.append(rates[1:], 0.0), loss),
         )
     elif fault == "accumulation averaged wrongly":
         # Each micro-batch by its own mean, then the mean of those: wrong where the parts differ in weight.
         right = train.weighted_loss
 
-        def wrong(logits, labels, loss_weights, label_smoothing):
+        def wrong(logits, labels, loss_weights, label_smoothing, loss):
             if framework == "torch":
                 return right(logits, labels, loss_weights / loss_weights.sum() / 2, label_smoothing)
             import tensorflow as tf

@@ -11,7 +11,9 @@ from pipeline.errors import UserError, did_you_mean
 from pipeline.recipe import Recipe
 
 # Metrics of which less is better; `keep: best` reads it.
-LOWER_IS_BETTER = {"loss"}
+LOWER_IS_BETTER = {"loss", "perplexity", "perplexity_floor", "bits_per_byte", "mse"}
+
+_PART = 4096
 
 
 def metric_names() -> list[str]:
@@ -19,8 +21,10 @@ def metric_names() -> list[str]:
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_"))
 
 
-def metric_problems(recipe: Recipe, names: tuple[str, ...], num_labels: int, allow_hub_code: bool) -> list[str]:
-    """What is wrong with the recipe's metrics, before anything heavy is loaded."""
+def metric_problems(
+    recipe: Recipe, names: tuple[str, ...], fitting: tuple[str, ...], num_labels: int, allow_hub_code: bool
+) -> list[str]:
+    """What is wrong with the recipe's metrics, before anything heavy is loaded; `fitting` are those of its task."""
     problems = []
     for name in names:
         if name.startswith("hub:"):
@@ -33,6 +37,8 @@ def metric_problems(recipe: Recipe, names: tuple[str, ...], num_labels: int, all
                 f'metrics: there is no "{name}"; there are: {", ".join(metric_names())}.'
                 + did_you_mean(name, metric_names())
             )
+        elif name not in fitting:
+            problems.append(f"metrics: {name} does not fit this {recipe.task}, which has: {', '.join(fitting)}")
         elif num_labels > 2 and name in ("f1", "precision", "recall"):
             problems.append(f"metrics: {name} is for two labels and there are {num_labels}; use f1_macro or accuracy")
     wanted = recipe.train.keep_metric
@@ -55,6 +61,24 @@ def load_metrics(names: tuple[str, ...]) -> dict[str, Any]:
         else:
             metrics[name] = importlib.import_module(f"pipeline.metrics.{name}").Metric(keep_in_memory=True)
     return metrics
+
+
+def compute(scorers: dict[str, Any], judgements: list[Any]) -> dict[str, float]:
+    """The value of each metric over the examples' columns, handed over in parts; a metric takes those it knows."""
+    values: dict[str, float] = {}
+    for scorer in scorers.values():
+        wanted = [name for name in read_columns(scorer) if name in judgements[0].columns]
+        for start in range(0, len(judgements), _PART):
+            part = judgements[start : start + _PART]
+            scorer.add_batch(**{name: [judgement.columns[name] for judgement in part] for name in wanted})
+        values |= {key: float(value) for key, value in scorer.compute().items()}
+    return values
+
+
+def read_columns(scorer: Any) -> list[str]:
+    """The columns that a metric reads; one with several kinds of input has the same ones in each."""
+    features = scorer.features
+    return list(features[0] if isinstance(features, list) else features)
 
 
 def _import_evaluate() -> Any:

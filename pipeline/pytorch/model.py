@@ -24,9 +24,11 @@ def build_model(auto_class: str, config: Any, precision: str, seed: int) -> torc
     torch.manual_seed(seed)
     try:
         with no_init_weights():
-            return getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in PyTorch') from error
+    model.tie_weights()  # without initialisation the library leaves output and input embeddings apart
+    return model
 
 
 def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -63,7 +65,14 @@ def logits(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:
     model.eval()
     inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
     with torch.inference_mode():
-        return model(**inputs).logits.float().cpu().numpy()
+        return head_logits(model(**inputs)).cpu().numpy()
+
+
+def head_logits(outputs: Any) -> torch.Tensor:
+    """What a head says, in fp32: [B, classes], [B, T, classes], or of spans the starts and ends, [B, 2, T]."""
+    if "start_logits" in outputs:
+        return torch.stack((outputs.start_logits, outputs.end_logits), dim=1).float()
+    return outputs.logits.float()
 
 
 def attention_weights(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:

@@ -91,7 +91,14 @@ def freeze_variables(layer: tf_keras.layers.Layer, variables: list[tf.Variable])
 def logits(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
     """Logits of one batch, eagerly, in evaluation mode, float32."""
     inputs = {key: tf.constant(value) for key, value in batch.items()}
-    return tf.cast(model(inputs, training=False).logits, tf.float32).numpy()
+    return head_logits(model(inputs, training=False)).numpy()
+
+
+def head_logits(outputs: Any) -> tf.Tensor:
+    """What a head says, in fp32: [B, classes], [B, T, classes], or of spans the starts and ends, [B, 2, T]."""
+    if "start_logits" in outputs:
+        return tf.cast(tf.stack((outputs.start_logits, outputs.end_logits), axis=1), tf.float32)
+    return tf.cast(outputs.logits, tf.float32)
 
 
 def attention_weights(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:

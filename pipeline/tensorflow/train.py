@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
+from transformers import GenerationConfig
 
 from pipeline.backend import Update
 from pipeline.batches import TARGETS, Features
-from pipeline.optimisation import CLIP_EPSILON, decays
+from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays
 from pipeline.recipe import Train
+from pipeline.tensorflow.model import head_logits
 
 
 class Learner:
     """A model in training; see `pipeline.backend.Learner`."""
 
-    def __init__(self, model: tf_keras.Model, settings: Train, rates: NDArray):
+    def __init__(self, model: tf_keras.Model, settings: Train, rates: NDArray, loss: str = "cross_entropy"):
         self.model, self.rates = model, rates
-        self.trainee = Trainee(model, settings)
+        self.trainee = Trainee(model, settings, loss)
         self.trainee.compile(optimizer=AdamW(settings, rates))
-        self._forward: Callable | None = None
+        self._traces: dict[str, Callable] = {}
 
     def fit(
         self,
@@ -45,16 +48,38 @@ class Learner:
             verbose=0,
         )
 
-    def predict(self, batches: Iterable[Features]) -> Iterator[NDArray[np.float32]]:
-        """Logits of each batch in evaluation mode, float32."""
-        for batch in batches:
-            if self._forward is None:
-                # One trace for all batch sizes and widths.
-                self._forward = tf.function(self._logits, input_signature=[signature(batch)])
-            yield self._forward(batch).numpy()
+    def logits(self, inputs: Features) -> NDArray[np.float32]:
+        """Logits of one batch in evaluation mode, float32; those of spans are [B, 2, T], padding hidden."""
+        return self._traced(self._logits, inputs)(inputs).numpy()
+
+    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Each label's cross-entropy in nats and each position's likeliest id, both [B, T], in evaluation mode."""
+        batch = inputs | {"labels": labels}
+        losses, predicted = self._traced(self._token_losses, batch)(batch)
+        return losses.numpy(), predicted.numpy()
+
+    def generate(self, inputs: Features, settings: dict[str, Any]) -> NDArray[np.int32]:
+        """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
+        config = self.model.config
+        special = {key: getattr(config, key) for key in SPECIAL_IDS if getattr(config, key, None) is not None}
+        chosen = GenerationConfig(**settings, **special, do_sample=False)
+        tensors = {key: tf.constant(value) for key, value in inputs.items()}
+        return self.model.generate(**tensors, generation_config=chosen).numpy()
+
+    def _traced(self, function: Callable, batch: Features) -> Callable:
+        """The function as a graph, traced once for all batch sizes and widths."""
+        if function.__name__ not in self._traces:
+            self._traces[function.__name__] = tf.function(function, input_signature=[signature(batch)])
+        return self._traces[function.__name__]
 
     def _logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        return tf.cast(self.model(inputs, training=False).logits, tf.float32)
+        return forward(self.model, inputs, training=False)
+
+    def _token_losses(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        logits = forward(self.model, inputs, training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+        return losses, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
     def snapshot(self) -> list[NDArray]:
         """A copy of the model's present weights."""
@@ -69,9 +94,9 @@ class Learner:
 class Trainee(tf_keras.Model):
     """Gives `fit` the update of the recipe: weighted loss, accumulation, clipping by the true global norm."""
 
-    def __init__(self, model: tf_keras.Model, settings: Train):
+    def __init__(self, model: tf_keras.Model, settings: Train, loss: str):
         super().__init__(name="trainee")
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.kind = model, settings, loss
 
     def train_step(self, update: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
@@ -102,8 +127,9 @@ class Trainee(tf_keras.Model):
         """The loss of a micro-batch, and its gradients; None where the loss does not depend on a weight."""
         with tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-            logits = self.model(inputs, training=True).logits
-            loss = weighted_loss(logits, batch["labels"], batch["loss_weights"], self.settings.label_smoothing)
+            logits = forward(self.model, inputs, training=True)
+            targets = (batch["labels"], batch["loss_weights"])
+            loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.kind)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 
@@ -123,11 +149,39 @@ class Reports(tf_keras.callbacks.Callback):
         self.model.stop_training = self.on_epoch(epoch + 1)
 
 
-def weighted_loss(logits: tf.Tensor, labels: tf.Tensor, loss_weights: tf.Tensor, label_smoothing: float) -> tf.Tensor:
-    """Cross-entropy in fp32, summed with `loss_weights`; labels and weights have the logits' shape less classes."""
-    num_classes = logits.shape[-1]
-    targets = tf.one_hot(labels, num_classes, 1 - label_smoothing, 0.0) + label_smoothing / num_classes
-    losses = tf.nn.softmax_cross_entropy_with_logits(targets, tf.cast(logits, tf.float32))
+def forward(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+    """The model's logits in fp32; a span must not lie in padding."""
+    outputs = model(inputs, training=training)
+    logits = head_logits(outputs)
+    if "start_logits" in outputs:
+        logits += tf.cast(1 - inputs["attention_mask"][:, None, :], tf.float32) * HIDDEN
+    return logits
+
+
+def weighted_loss(
+    logits: tf.Tensor,
+    labels: tf.Tensor,
+    loss_weights: tf.Tensor,
+    label_smoothing: float,
+    loss: str = "cross_entropy",
+) -> tf.Tensor:
+    """The loss in fp32, summed with `loss_weights`.
+
+    Labels and weights of cross-entropy have the logits' shape less classes, those of binary cross-entropy have their
+    shape, and those of squared error are [B].
+    """
+    logits = tf.cast(logits, tf.float32)
+    if loss == "squared_error":
+        losses = (logits[:, 0] - labels) ** 2
+    elif loss == "binary_cross_entropy":
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+    else:
+        counted = loss_weights > 0  # most positions of a language model's batch can be padding or not masked
+        logits, labels, loss_weights = (tf.boolean_mask(each, counted) for each in (logits, labels, loss_weights))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        if label_smoothing:
+            uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+            losses = (1 - label_smoothing) * losses + label_smoothing * uniform
     return tf.reduce_sum(losses * loss_weights)
 
 
