@@ -10,6 +10,8 @@ OUT ?=
 RUN ?=
 TEXT ?=
 INPUT ?=
+# As it is typed: a dollar sign in a text is no variable of make.
+override TEXT := $(value TEXT)
 export TEXT
 
 VENV := .venv
@@ -52,9 +54,9 @@ predict: $(VENV)/.installed  ## ask a finished run: RUN=runs/... TEXT="..." or I
 attention: $(VENV)/.installed  ## draw the attention maps of a finished run: RUN=runs/... TEXT="..." FRAMEWORK= OUT=
 	@$(PIPELINE) attention '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
-embedded: $(VENV)/.installed  ## rebuild the embedded text and its pretrained checkpoint
-	@$(VENV)/bin/python -m recipes.embedded.sentiment.grammar
-	@$(VENV)/bin/python -m recipes.embedded.sentiment.pretrain
+embedded: $(VENV)/.installed  ## rebuild the embedded texts and their pretrained checkpoints
+	@for set in sentiment dates stories; do \
+	  $(VENV)/bin/python -m recipes.embedded.$$set.grammar && $(VENV)/bin/python -m recipes.embedded.$$set.pretrain || exit; done
 
 test: $(VENV)/.installed  ## run the tests
 	@$(VENV)/bin/python -m pytest

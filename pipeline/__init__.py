@@ -16,6 +16,7 @@ from pipeline.recipe import Data, Files, Limit, Recipe, Train
 
 if TYPE_CHECKING:
     from pipeline.maps import attention_maps
+    from pipeline.prediction import predict
     from pipeline.run import finetune
     from pipeline.rundir import Run
 
@@ -30,10 +31,16 @@ __all__ = [
     "attention_maps",
     "finetune",
     "load_recipe",
+    "predict",
 ]
 
 # Running a recipe needs datasets and transformers; describing one must not pay for them.
-_LAZY = {"Run": "pipeline.rundir", "attention_maps": "pipeline.maps", "finetune": "pipeline.run"}
+_LAZY = {
+    "Run": "pipeline.rundir",
+    "attention_maps": "pipeline.maps",
+    "finetune": "pipeline.run",
+    "predict": "pipeline.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -103,13 +103,13 @@ def list_recipes(debug: Debug = False) -> None:
         try:
             recipe = load_shipped(name)
         except UserError as error:
-            print(f"{name:<16} broken: {error}")
+            print(f"{name:<20} broken: {error}")
             continue
         local = Path(recipe.checkpoint)
         checkpoint = f"embedded {local.name}" if local.is_absolute() else recipe.checkpoint
         source = "embedded" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
-        print(f"{name:<16} {recipe.task:<26} {checkpoint:<32} {source}")
+        print(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from pipeline.tasks import Examples, Family, load_task
 
 PROBE_ROWS = 8
 PROBE_POSITIONS = 16
-_ONCE = 2**32  # the key of splits that are drawn once; no seed of a run
+_ONCE = [2**32 - 1, 2**32 - 1, 1]  # the key of splits that are drawn once; a run's has a seed and an epoch
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = Fal
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
     task.bind(config, tokenizer)
-    examples = {split: task.encode(rows) for split, rows in splits.items()}
+    examples = {split: attempt(task.encode, rows) for split, rows in splits.items()}
+    if problems:
+        raise UserError("\n".join(problems))
     # What is drawn for training anew each epoch is drawn for the other splits once.
-    examples |= {split: task.for_epoch(e, [_ONCE]) for split, e in examples.items() if split != "train"}
+    examples |= {split: task.for_epoch(e, _ONCE) for split, e in examples.items() if split != "train"}
     for split, found in examples.items():
         _refuse_without_targets(recipe, split, found)
     return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(splits), names)

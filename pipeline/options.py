@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Options(BaseModel):
@@ -30,10 +30,34 @@ class QuestionAnswering(Options):
     unanswerable: bool = Field(False, description="whether a question may have no answer, as in SQuAD 2")
     null_threshold: float = Field(0.0, description="how much more the empty answer must score to be chosen")
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> QuestionAnswering:
+        if self.null_threshold and not self.unanswerable:
+            raise ValueError("null_threshold would be ignored: set unanswerable=true, or leave it out")
+        return self
+
 
 class _LanguageModelling(Options):
     packing: Literal["blocks", "rows"] = Field("blocks", description="fill blocks from end to end, or a text a row")
-    separator: Literal["eos", "none"] = Field("eos", description="what stands between the texts of a block")
+    separator: Literal["eos", "none"] | None = Field(None, description="between the texts of a block; by default eos")
+
+    @model_validator(mode="after")
+    def _texts_meet_in_blocks_only(self) -> _LanguageModelling:
+        if self.separator is not None and self.packing == "rows":
+            raise ValueError("separator would be ignored with packing=rows: leave it out")
+        return self
+
+
+class _Generation(Options):
+    max_new_tokens: int = Field(64, ge=1)
+    num_beams: int = Field(1, ge=1)
+    length_penalty: float = 1.0
+
+    @model_validator(mode="after")
+    def _beams_have_a_penalty(self) -> _Generation:
+        if self.length_penalty != 1 and self.num_beams == 1:
+            raise ValueError("length_penalty would be ignored with num_beams=1: it compares beams")
+        return self
 
 
 class MaskedLanguageModelling(_LanguageModelling):
@@ -44,22 +68,17 @@ class MaskedLanguageModelling(_LanguageModelling):
     top_k: int = Field(5, ge=1, description="fillings that a prediction gives for each mask")
 
 
-class CausalLanguageModelling(_LanguageModelling):
+class CausalLanguageModelling(_LanguageModelling, _Generation):
     """How texts become rows, and how a prediction goes on from a text."""
 
     max_new_tokens: int = Field(40, ge=1)
-    num_beams: int = Field(1, ge=1)
-    length_penalty: float = 1.0
 
 
-class SequenceToSequence(Options):
+class SequenceToSequence(_Generation):
     """What stands before each source, how long targets may be, and how they are generated."""
 
     prefix: str = ""
     max_target_length: int = Field(64, ge=2)
-    max_new_tokens: int = Field(64, ge=1)
-    num_beams: int = Field(1, ge=1)
-    length_penalty: float = 1.0
 
 
 OPTIONS: dict[str, type[Options]] = {

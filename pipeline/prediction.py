@@ -19,11 +19,12 @@ from pipeline import batches, checkpoint
 from pipeline.backend import Backend, load_backend, set_environment
 from pipeline.errors import UserError
 from pipeline.loading import load_shipped
-from pipeline.rundir import Run
+from pipeline.rundir import Run, finite
 from pipeline.tasks import Family, load_task
 
 # So many rows are read, predicted together, and written before the next are read.
 CHUNK_ROWS = 64
+_CHANGEABLE = ("data.max_length", "train.batch_size")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     set_environment()
     recipe = load_shipped(run.path / "recipe.yaml")
     recipe = recipe.override({"checkpoint": str((run.path / "model").resolve()), "weights": "pretrained"})
+    if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
+        raise UserError(f"--set {idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*")
     recipe = recipe.override({"train.precision": "fp32", **(changes or {})})
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
@@ -76,7 +79,13 @@ def predict_rows(
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
         asked = [_fields(task, row, number) for number, row in chunk]
-        examples = task.encode(datasets.Dataset.from_list(asked))
+        try:
+            examples = task.encode(datasets.Dataset.from_list(asked))
+        except UserError as error:
+            raise UserError(f"rows {chunk[0][0]} to {chunk[-1][0]}, counted among these: {error}") from error
+        read = examples.extra.get("sources", range(len(chunk)))
+        if missed := set(range(len(chunk))) - set(read):
+            raise UserError(f"row {chunk[min(missed)][0]} has no text that the tokenizer knows")
         cut = examples.extra.get("cut", np.zeros(len(chunk), dtype=bool))
         if cut.any() and not task.reads_beginnings:
             number, most = chunk[int(cut.argmax())][0], recipe.data.max_length
@@ -94,7 +103,8 @@ def predict_rows(
 def predict_lines(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Predictions for lines of text, each a JSON object or, where the task asks for one text, that text."""
     is_typed = getattr(lines, "isatty", lambda: False)()
-    rows = (_parsed(line, number) for number, line in enumerate(lines, start=1) if line.strip())
+    written = (line for line in lines if line.strip())
+    rows = (_parsed(line, number) for number, line in enumerate(written, start=1))
     return predict_rows(trained, rows, chunk_rows=1 if is_typed else CHUNK_ROWS)
 
 
@@ -130,7 +140,7 @@ def sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _write(file: TextIO, answer: dict[str, Any]) -> None:
-    file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    file.write(json.dumps(finite(answer), ensure_ascii=False) + "\n")
     file.flush()
 
 
@@ -144,21 +154,32 @@ def _parsed(line: str, number: int) -> dict[str, Any] | str:
         raise UserError(f"row {number} is not a JSON object: {error}") from error
 
 
+def _inside(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; "translation.en" reaches into a nested one."""
+    value: Any = row
+    for key in [column] if column in row else column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def _fields(task: Family, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
     """The task's fields of a row. Raises UserError naming the row."""
     row = task.as_row(row) if isinstance(row, str) else row
     columns, fields = task.recipe.data.columns, {}
     for field in task.asked_fields():
-        value = row.get(field, row.get(columns.get(field, field)))
+        value = row.get(field)
+        if value is None:
+            value = _inside(row, str(columns.get(field, field)))
         if value is None and field == "tokens" and isinstance(row.get("text"), str):
             value = task.as_row(row["text"])["tokens"]
         if value is None:
             wanted = ", ".join(task.asked_fields())
             raise UserError(f'row {number} has no "{field}"; {task.recipe.task} asks for: {wanted}')
-        if not isinstance(value, list if field == "tokens" else str):
+        words = value if field == "tokens" and isinstance(value, list) else [value]
+        if (field == "tokens" and words is not value) or not all(isinstance(word, str) for word in words):
             kind = "a list of words" if field == "tokens" else "text"
             raise UserError(f"row {number}: {field} is {str(value)[:60]!r}, want {kind}")
-        if not "".join(value).strip():
+        if not "".join(words).strip():
             raise UserError(f"row {number}: {field} is empty")
         fields[field] = value
     if "id" in task.optional and "id" in row:

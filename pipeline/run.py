@@ -65,7 +65,7 @@ def finetune(
         report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
         backend.restore_attention(model)
         config = experiment.config
-        config.architectures = [type(model).__name__.removeprefix("TF")]
+        config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
         weights = backend.get_weights(model)
         card = rundir.model_card(recipe, experiment.task.auto_class, identity, report["metrics"])
         checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)

@@ -32,8 +32,8 @@ class Run:
             raise UserError(f"{path} is not a finished run: {error}") from error
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Validation metrics by name."""
+    def metrics(self) -> dict[str, float | None]:
+        """Validation metrics by name; None for one that is undefined."""
         return self.report["metrics"]
 
 
@@ -119,22 +119,22 @@ Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, le
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, readable by people."""
-    path.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, rows: Any) -> None:
     """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(_finite(row), ensure_ascii=False) + "\n")
+            file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with null for the numbers that JSON does not have: an undefined metric, an overflown perplexity."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

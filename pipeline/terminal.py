@@ -80,7 +80,7 @@ class TerminalProgress(Progress):
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for split, metrics in (("validation", report["metrics"]), ("test", report.get("test", {}))):
             for name, value in metrics.items():
-                table.add_row(f"{split} {name}", f"{value:.4f}")
+                table.add_row(f"{split} {name}", "undefined" if value is None else f"{value:.4f}")
         table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
         if report["attention_sites"]:
             away = f"{report['attention_max_difference']:.1e} from stock at the start"

@@ -28,6 +28,8 @@ def read_documents(rows: datasets.Dataset, tokenizer: Any, keep_line_breaks: boo
     texts = rows["text"][:]
     texts = texts if keep_line_breaks else [text.rstrip("\r\n") for text in texts]
     kept = [i for i, text in enumerate(texts) if (text if keep_line_breaks else text.strip())]
+    if not kept:
+        return [], []
     encoded = tokenizer([texts[i] for i in kept], add_special_tokens=False, return_attention_mask=False)
     documents, sources = [], []
     for i, encoding in zip(kept, encoded.encodings, strict=True):

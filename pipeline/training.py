@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -35,7 +36,8 @@ class Training:
         self.learner: Learner = backend.Learner(model, train, self.rates, experiment.task.loss)
         self.seed, self.clock = seed, Clock()
         self.history: list[dict[str, Any]] = []
-        self.evaluations: list[Evaluation] = []
+        self.scores: list[dict[str, Any]] = []
+        self.last: Evaluation | None = None
         self.best: Evaluation | None = None
         self.best_weights: list | None = None
 
@@ -48,7 +50,7 @@ class Training:
         epochs = [experiment.updates(plan, epoch, self.seed) for epoch, plan in enumerate(self.plans)]
         self.learner.fit(epochs, self.on_update, self.on_epoch)
         self.progress.trained()
-        kept = self.evaluations[-1]
+        kept = self.last
         if experiment.recipe.train.keep == "best":
             kept = self.best
             self.learner.restore(self.best_weights)
@@ -59,8 +61,7 @@ class Training:
         report = {"metrics": kept.metrics, "kept_epoch": kept.epoch}
         if "test" in experiment.examples:
             report["test"] = self.evaluate("test", kept.epoch).metrics
-        report["evaluations"] = [{"epoch": e.epoch, **e.metrics} for e in self.evaluations]
-        return report | self._costs()
+        return report | {"evaluations": self.scores} | self._costs()
 
     def on_update(self, update: Update) -> None:
         """Note one optimiser update."""
@@ -82,14 +83,18 @@ class Training:
         """Score validation after an epoch; returns True where early stopping ends the training."""
         self.clock.pause()
         evaluation = self.evaluate("validation", epoch)
-        self.evaluations.append(evaluation)
+        self.last = evaluation
+        self.scores.append({"epoch": epoch, **evaluation.metrics})
+        self.progress.evaluated(epoch, evaluation.metrics)
         train = self.experiment.recipe.train
+        if train.keep == "last" and train.early_stopping is None:
+            self.clock.start()
+            return False
         wanted = train.keep_metric or self.experiment.metric_names[0]
         if self.best is None or _better(evaluation.metrics[wanted], self.best.metrics[wanted], wanted):
             self.best = evaluation
             self.best_weights = self.learner.snapshot() if train.keep == "best" else None
         stop = train.early_stopping is not None and epoch - self.best.epoch >= train.early_stopping
-        self.progress.evaluated(epoch, evaluation.metrics)
         self.clock.start()
         return stop
 
@@ -163,4 +168,4 @@ def peak_memory_bytes() -> int:
 
 
 def _better(value: float, than: float, metric: str) -> bool:
-    return value < than if metric in metrics.LOWER_IS_BETTER else value > than
+    return math.isnan(than) or (value < than if metric in metrics.LOWER_IS_BETTER else value > than)

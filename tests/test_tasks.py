@@ -13,7 +13,7 @@ from pipeline import UserError, finetune
 from pipeline.batches import padded_batch
 from pipeline.experiment import prepare
 from pipeline.lockstep import Bounds, compare_traces, record
-from pipeline.prediction import predict
+from pipeline.prediction import open_run, predict
 from pipeline.tasks.masked_language_modelling import choose
 from pipeline.tasks.token_classification import spans
 from tests.families import KINDS, recipe_of, rows_of, sentences
@@ -326,6 +326,9 @@ REFUSED = [
     ("sequence-to-sequence", {"source": "a", "target": " "}, "row 2: target is empty"),
     ("sequence-to-sequence", {"source": None, "target": "a"}, "row 2: source is null"),
     ("pairs", {"text": "a", "text_pair": None, "label": 1}, "row 2: text_pair is null"),
+    ("question-answering", QA | {"answers": answers("Bob", None)}, "row 2: .*want a text and a whole number"),
+    ("token-classification", {"tokens": ["a"], "tags": ["PER"]}, "tags must be .* but train has: PER"),
+    ("multi-label", {"text": "a", "label": ["0", "1", "1"]}, "row 2: label is .* names a label twice"),
     ("regression", {"text": "a", "label": None}, "row 2: label is None, want a number"),
     ("multi-label", {"text": "a", "label": None}, "row 2: label is None, want a list of labels"),
     ("causal rows", {"text": None, "floor_nats": 1.0}, "row 2: text is null"),
@@ -367,6 +370,10 @@ def test_a_split_without_any_target_is_refused(tmp_path):
         ("question-answering", {"train.class_weights": "balanced"}, "train.class_weights does not apply"),
         ("question-answering", {"options.strid": 3}, 'options: has no key "strid".*Did you mean "stride"'),
         ("sequence-to-sequence", {"train.precision": "fp16"}, "use that"),
+        ("causal rows", {"options.separator": "none"}, "separator would be ignored with packing=rows"),
+        ("causal rows", {"data.max_length": 16}, "floor is of whole texts, but 48 are longer than data.max_length=16"),
+        ("sequence-to-sequence", {"options.length_penalty": 2.0}, "length_penalty would be ignored with num_beams=1"),
+        ("question-answering", {"options.null_threshold": 2.0}, "null_threshold would be ignored"),
         ("causal blocks", {"metrics": ["perplexity_floor"]}, "perplexity_floor wants data.columns.floor"),
         ("causal blocks", {"data.columns": {"text": "text", "floor": "floor_nats"}}, "options.packing must be rows"),
     ],
@@ -374,3 +381,71 @@ def test_a_split_without_any_target_is_refused(tmp_path):
 def test_a_setting_that_would_be_ignored_is_refused(kind, changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         prepare(recipe_of(kind, tmp_path, changes=changes))
+
+
+def test_a_pair_for_a_tokenizer_that_puts_nothing_between_is_refused(tmp_path):
+    recipe = recipe_of("pairs", tmp_path, changes={"checkpoint": recipe_of("causal rows", tmp_path).checkpoint})
+    (tmp_path / "pairs").mkdir()
+    recipe = recipe_of("pairs", tmp_path / "pairs", changes={"checkpoint": recipe.checkpoint})
+    with pytest.raises(UserError, match="puts nothing between the texts of a pair"):
+        prepare(recipe)
+
+
+def test_generation_follows_the_recipe_and_not_the_checkpoint(framework, tmp_path):
+    """The library fills a setting that equals its own default from the checkpoint's config."""
+    from pipeline.backend import load_backend
+    from pipeline.experiment import start
+
+    experiment = prepare(recipe_of("sequence-to-sequence", tmp_path))
+    experiment.config.min_length, experiment.config.num_beams = 12, 3
+    backend = load_backend(framework)
+    learner = backend.Learner(start(experiment, backend, 0), experiment.recipe.train, np.ones(1))
+    asked = {key: experiment.probe()[key] for key in ("input_ids", "attention_mask")}
+    found = learner.generate(asked, {"max_new_tokens": 13, "num_beams": 1, "length_penalty": 1.0})
+    for prompt, mask, written in zip(asked["input_ids"], asked["attention_mask"], found, strict=True):
+        read, start_id = prompt[mask != 0][None], experiment.config.decoder_start_token_id
+        reading = {"input_ids": read, "attention_mask": np.ones_like(read)}
+        ids = [start_id]
+        while len(ids) < 14 and ids[-1] != experiment.config.eos_token_id:  # the definition of greedy, without a cache
+            logits = learner.logits(reading | {"decoder_input_ids": np.array([ids], np.int32)})
+            ids.append(int(logits[0, -1].argmax()))
+        assert written[: len(ids)].tolist() == ids
+        assert (written[len(ids) :] == experiment.config.pad_token_id).all()
+
+
+def test_a_prediction_names_the_row_that_is_wrong(tmp_path):
+    recipe = recipe_of("masked words", tmp_path)
+    run = finetune(recipe, out=tmp_path / "run")
+    good = {"text": "The [MASK] was good."}
+    for rows, message in (
+        ([good, {"text": " "}], "row 2: text is empty"),
+        ([good, {"text": "\u200b"}, good], "row 2 has no text that the tokenizer knows"),
+        ([{"txt": "a"}], 'row 1 has no "text"'),
+        ([good, {"text": 3}], "row 2: text is '3', want text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(predict(run, rows))
+    (answer,) = predict(run, [{"text": "good " * 60 + "[MASK]"}])
+    assert answer["truncated"] is True and answer["masks"] == []
+    with pytest.raises(UserError, match="train.epochs would be ignored"):
+        open_run(run, changes={"train.epochs": 3})
+
+
+def test_answers_with_white_space_around_them_do_not_cover_the_next_word(tmp_path):
+    row = {
+        "id": "1",
+        "question": "Whom?",
+        "context": "Ann saw Bob today",
+        "answers": {"text": [" Bob "], "answer_start": [7]},
+    }
+    _, _, examples = prepared(of_rows("question-answering", tmp_path, [row]))
+    start, end = examples.extra["spans"][0]
+    assert row["context"][examples.extra["starts"][0][start] : examples.extra["ends"][0][end]] == "Bob"
+
+
+def test_special_tokens_spelt_out_in_a_text_are_nothing_to_predict(tmp_path):
+    rows = [{"text": "good [SEP] film [MASK] good ☃"}] * 3
+    experiment, task, examples = prepared(of_rows("masked words", tmp_path, rows))
+    for epoch in range(20):
+        labels = task.for_epoch(examples, [0, epoch]).extra["labels"].values
+        assert not set(labels[labels >= 0]) & set(experiment.tokenizer.all_special_ids)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import UserError, did_you_mean
 from pipeline.recipe import Recipe
 
@@ -42,6 +44,9 @@ def metric_problems(
         elif num_labels > 2 and name in ("f1", "precision", "recall"):
             problems.append(f"metrics: {name} is for two labels and there are {num_labels}; use f1_macro or accuracy")
     wanted = recipe.train.keep_metric
+    is_chosen = recipe.train.keep == "best" or recipe.train.early_stopping is not None
+    if wanted is None and is_chosen and (names[0].startswith("hub:") or names[0] == "perplexity_floor"):
+        problems.append(f"metrics: {names[0]} comes first, but cannot choose an epoch; set train.keep_metric")
     if wanted is not None and wanted not in (*names, "loss"):
         problems.append(f'train.keep_metric is "{wanted}", but the recipe scores: {", ".join((*names, "loss"))}')
     return problems
@@ -71,7 +76,8 @@ def compute(scorers: dict[str, Any], judgements: list[Any]) -> dict[str, float]:
         for start in range(0, len(judgements), _PART):
             part = judgements[start : start + _PART]
             scorer.add_batch(**{name: [judgement.columns[name] for judgement in part] for name in wanted})
-        values |= {key: float(value) for key, value in scorer.compute().items()}
+        # Metrics from the Hub may add lists and tables to their figures.
+        values |= {key: float(value) for key, value in scorer.compute().items() if np.isscalar(value)}
     return values
 
 

@@ -1,6 +1,6 @@
 """The plain mean of every class's F1, 0 to 1; with lists of 0 and 1, of every label's.
 
-A class or label that is neither predicted nor true has an F1 of 0.
+A label that is neither predicted nor true has an F1 of 0; a class of which that holds is left out.
 """
 
 from __future__ import annotations

@@ -31,6 +31,8 @@ class Metric(evaluate.Metric):
 
     def _compute(self, scores: list[list[float]], references: Classes) -> dict[str, float]:
         scores_NC, truth_NC = np.array(scores), np.array(references)
+        if not np.isfinite(scores_NC).all():
+            return {"roc_auc": float("nan")}  # a model that diverged
         if not is_multi_label(references):
             truth_NC = np.eye(scores_NC.shape[1], dtype=int)[truth_NC]
             if scores_NC.shape[1] == 2:  # class 0 has the same curve, mirrored

@@ -95,7 +95,9 @@ class Learner:
         special = {key: getattr(config, key) for key in SPECIAL_IDS if getattr(config, key, None) is not None}
         chosen = GenerationConfig(**settings, **special, do_sample=False)
         with self.accelerator.autocast():
-            return self.model.generate(**self.to_device(inputs), generation_config=chosen).int().cpu().numpy()
+            # Else the library takes beams and lengths of the checkpoint's config for those that equal its own default.
+            options = {"generation_config": chosen, "use_model_defaults": False}
+            return self.model.generate(**self.to_device(inputs), **options).int().cpu().numpy()
 
     def to_device(self, batch: Features) -> dict[str, torch.Tensor]:
         """Arrays as tensors; indices as int64, which PyTorch's embedding and loss want."""

@@ -64,8 +64,13 @@ class Task(Family):
             counts["truncated"] = int(cut.sum())
         inputs, labels, num_bytes = (Ragged.of([row[i] for row in layout]) for i in range(3))
         counts["tokens"] = len(labels.values)
-        extra = {"labels": labels, "bytes": num_bytes} | ({} if is_packed else {"cut": cut})
+        extra = {"sources": sources, "labels": labels, "bytes": num_bytes} | ({} if is_packed else {"cut": cut})
         if "floor" in rows.column_names:
+            if counts.get("truncated"):
+                raise UserError(
+                    f"recipe {self.recipe.name}: data.columns.floor is of whole texts, but {counts['truncated']} are "
+                    f"longer than data.max_length={self.recipe.data.max_length}; raise it, or leave the column out"
+                )
             extra["floor"] = np.array(rows["floor"][:], np.float64)[sources]
         return Examples({"input_ids": inputs}, inputs.lengths, labels.lengths, counts, extra)
 
@@ -122,7 +127,8 @@ class Task(Family):
                 f"options.max_new_tokens is {self.options.max_new_tokens}, which leaves no room for a text in the "
                 f"model's {config.n_positions} positions"
             )
-        return {"options.packing": "rows", "data.max_length": room}
+        room = min(room, self.recipe.data.max_length)
+        return {"options.packing": "rows", "options.separator": None, "data.max_length": room}
 
     def _blocks(self, documents: list[Document]) -> list[tuple[NDArray, NDArray, NDArray]]:
         """(inputs, labels, bytes of the labels) of each block: all texts end to end, cut every max_length tokens."""
@@ -132,7 +138,7 @@ class Task(Family):
         for document in documents:
             ids.append(document.ids)
             num_bytes.append(document.num_bytes)
-            if self.options.separator == "eos":
+            if self.options.separator != "none":
                 ids.append(eos)
                 num_bytes.append(nothing)
         stream, sizes, length = np.concatenate(ids), np.concatenate(num_bytes), self.recipe.data.max_length

@@ -49,16 +49,18 @@ class Task(Family):
     def encode(self, rows: datasets.Dataset) -> Examples:
         """Lay texts between [CLS] and [SEP], in blocks or rows of at most `data.max_length` tokens."""
         room = self.recipe.data.max_length - 2
-        documents, _ = read_documents(rows, self.tokenizer, keep_line_breaks=False)
+        documents, sources = read_documents(rows, self.tokenizer, keep_line_breaks=False)
         counts = {"rows": len(rows), "blank rows dropped": len(rows) - len(documents)}
         ids = [document.ids for document in documents]
         # A word is a run of equal numbers; numbers of different texts never meet.
-        words = [document.words for document in documents]
+        # A special token that a text spells out, or one for what the vocabulary lacks, is nothing to predict.
+        special = self.tokenizer.all_special_ids
+        words = [np.where(np.isin(document.ids, special), -1, document.words) for document in documents]
         cut = np.array([len(row) > room for row in ids], dtype=bool)
         if self.options.packing == "rows":
             counts["truncated"] = int(cut.sum())
         else:
-            if self.options.separator == "eos":
+            if self.options.separator != "none":
                 ids = [np.append(row, np.int32(self.tokenizer.sep_token_id)) for row in ids]
                 words = [np.append(row, -1) for row in words]
             num_words = np.cumsum([0] + [row.max(initial=0) + 1 for row in words])
@@ -67,7 +69,8 @@ class Task(Family):
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         features = {"input_ids": Ragged.of([np.concatenate([[cls], row[:room], [sep]]) for row in ids])}
         extra: dict[str, Any] = {
-            "words": Ragged.of([np.concatenate([[-1], row[:room], [-1]]) for row in words], np.int64)
+            "sources": sources,
+            "words": Ragged.of([np.concatenate([[-1], row[:room], [-1]]) for row in words], np.int64),
         }
         extra |= {"cut": cut} if self.options.packing == "rows" else {}
         lengths = features["input_ids"].lengths
@@ -141,7 +144,7 @@ class Task(Family):
 
     def prediction_changes(self, config: Any) -> dict[str, Any]:
         """A text is a row of its own."""
-        return {"options.packing": "rows"}
+        return {"options.packing": "rows", "options.separator": None}
 
 
 def choose(

@@ -134,7 +134,7 @@ class Task(Family):
         return found
 
     def answers(self, examples: Examples, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """For each question its best answer, the probability among the n best, and those themselves."""
+        """For each question its answer, the softmax of its logit among the n best, and those, likeliest first."""
         windows = defaultdict(list)
         for owner, window in zip(examples.extra["owners"], found, strict=True):
             windows[owner].append(window)
@@ -143,18 +143,18 @@ class Task(Family):
             for score, start, end in sorted((c for w in windows[owner] for c in w["candidates"]), reverse=True):
                 best.setdefault(context[start:end], score)
             ranked = list(best.items())[: self.options.n_best]
-            null = min(window["null"] for window in windows[owner])
+            null, top = min(window["null"] for window in windows[owner]), ranked[0][1] if ranked else -np.inf
+            is_null = not ranked or (self.options.unanswerable and null > top + self.options.null_threshold)
+            chosen = "" if is_null else ranked[0][0]
             if self.options.unanswerable or not ranked:
-                top = ranked[0][1] if ranked else -np.inf
-                place = 0 if null > top + self.options.null_threshold else len(ranked)
-                ranked.insert(place, ("", null))
+                ranked = sorted([*ranked, ("", null)], key=lambda each: -each[1])
             probabilities = np.exp(log_softmax(np.array([score for _, score in ranked])))
             n_best = [
                 {"answer": text, "score": round(float(p), 6)}
                 for (text, _), p in zip(ranked, probabilities, strict=True)
             ]
             named = {} if examples.extra["ids"] is None else {"id": examples.extra["ids"][owner]}
-            yield named | n_best[0] | {"n_best": n_best}
+            yield named | next(each for each in n_best if each["answer"] == chosen) | {"n_best": n_best}
 
     def _answer_problem(self, context: str, answers: Any) -> str | None:
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
@@ -165,8 +165,10 @@ class Task(Family):
         if not texts and not self.options.unanswerable:
             return "answers is empty; set options.unanswerable=true if questions may have no answer"
         for text, start in zip(texts, starts, strict=True):
-            if not text or context[start : start + len(text)] != text:
-                elsewhere = context.find(text) if text else -1
+            if not isinstance(text, str) or not isinstance(start, int):
+                return f"answers has {text!r} at {start!r}, want a text and a whole number"
+            if not text.strip() or context[start : start + len(text)] != text:
+                elsewhere = context.find(text) if text.strip() else -1
                 hint = f"; it is at {elsewhere}" if elsewhere >= 0 else "; the context does not have it"
                 return f'answer "{text[:60]}" is not in the context at character {start}{hint}'
         return None
@@ -193,8 +195,9 @@ def _span(answers: dict[str, list], offsets: NDArray, context_range: NDArray) ->
     """The first and last token of the first accepted answer in a window, or [CLS] twice where it is not all there."""
     if not answers["text"]:
         return NO_ANSWER, NO_ANSWER
-    begin = answers["answer_start"][0]
-    end = begin + len(answers["text"][0])
+    text = answers["text"][0]
+    begin = answers["answer_start"][0] + len(text) - len(text.lstrip())
+    end = begin + len(text.strip())
     first, last = context_range
     starts, ends = offsets[first:last, 0], offsets[first:last, 1]
     if not len(starts) or starts[0] > begin or ends[-1] < end:

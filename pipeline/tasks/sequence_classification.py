@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.batches import Batch, Features, Ragged
-from pipeline.errors import did_you_mean
+from pipeline.errors import UserError, did_you_mean
 from pipeline.tasks import (
     Examples,
     Family,
@@ -50,6 +50,8 @@ class Task(Family):
         self.loss = _LOSSES[self.problem_type]
         self.metrics = _METRICS[self.problem_type]
         self.default_metrics = self.metrics[:1]
+        # Every class's probability of every example is much to keep for metrics that do not ask for it.
+        self.keeps_scores = any(name == "roc_auc" or name.startswith("hub:") for name in recipe.metrics)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are missing, and labels of the wrong kind."""
@@ -85,8 +87,13 @@ class Task(Family):
         return labels | {"problem_type": self.problem_type}
 
     def bind(self, config: Any, tokenizer: Any) -> None:
-        """Take config and tokenizer, and the labels of a model that has learned them."""
+        """Take config and tokenizer, and the labels of a model that has learned them. Raises UserError."""
         super().bind(config, tokenizer)
+        if "text_pair" in self.recipe.data.columns and tokenizer.num_special_tokens_to_add(pair=True) == 0:
+            raise UserError(
+                f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} puts nothing between the texts "
+                "of a pair, so that a model could not tell them apart; use a BERT, or join the texts in one column"
+            )
         if not self.labels and self.problem_type != NUMBER:
             self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
 
@@ -142,21 +149,17 @@ class Task(Family):
     def _judge_class(self, logits: NDArray, response: dict, reference: int) -> Judgement:
         log_probabilities = log_softmax(logits)
         line = {"prediction": response["prediction"], "reference": self.labels[reference], "score": response["score"]}
-        columns = {
-            "predictions": int(logits.argmax()),
-            "references": int(reference),
-            "scores": np.exp(log_probabilities).tolist(),
-        }
+        columns = {"predictions": int(logits.argmax()), "references": int(reference)}
+        if self.keeps_scores:
+            columns["scores"] = np.exp(log_probabilities).tolist()
         return Judgement(line, columns, -float(log_probabilities[reference]), 1)
 
     def _judge_classes(self, logits: NDArray, response: dict, reference: NDArray) -> Judgement:
         names = [name for name, is_set in zip(self.labels, reference, strict=True) if is_set]
         line = {"prediction": response["prediction"], "reference": names, "score": response["score"]}
-        columns = {
-            "predictions": (logits > 0).astype(int).tolist(),
-            "references": reference.astype(int).tolist(),
-            "scores": list(response["score"].values()),
-        }
+        columns = {"predictions": (logits > 0).astype(int).tolist(), "references": reference.astype(int).tolist()}
+        if self.keeps_scores:
+            columns["scores"] = (1 / (1 + np.exp(-logits.astype(np.float64)))).tolist()
         exact = logits.astype(np.float64)
         losses = np.logaddexp(0.0, exact) - exact * reference
         return Judgement(line, columns, float(losses.sum()), len(losses))
@@ -175,6 +178,8 @@ class Task(Family):
     def _list_problem(self, value: Any, is_class_label: bool) -> str | None:
         if not isinstance(value, list):
             return f"is {value!r}, want a list of labels (json, jsonl or parquet files can hold one)"
+        if len(set(map(str, value))) != len(value):
+            return f"is {str(value)[:60]}, which names a label twice; want the labels that apply, not a 0 or 1 for each"
         return next((text for item in value if (text := self._class_problem(item, is_class_label))), None)
 
     def _weight_problems(self) -> list[str]:
@@ -216,9 +221,11 @@ def _judge_number(logits: NDArray, response: dict, reference: float) -> Judgemen
 
 
 def _number_problem(value: Any, is_class_label: bool) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return f"is {value!r}, want a number"
-    return None
+    try:  # one blank field makes a whole column of a csv file text
+        number = math.nan if value is None or isinstance(value, bool | list) else float(value)
+    except ValueError:
+        number = math.nan
+    return None if math.isfinite(number) else f"is {value!r}, want a number"
 
 
 def _unknown_labels(split: str, rows: datasets.Dataset, known: set[str]) -> list[str]:

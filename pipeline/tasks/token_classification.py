@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -76,9 +77,11 @@ class Task(Family):
                 if tag not in known
             )
             problems += first_problems(split, unknown)
+        names = class_names(splits["train"], "tags") or tuple(sorted(known))
+        if wrong := [name for name in names if name != OUTSIDE and not re.fullmatch(r"[BI]-.+", name)]:
+            problems.append(f'tags must be "O", "B-..." or "I-..." (IOB2), but train has: {listed(wrong)}')
         if not problems and len(known) < 2:
             problems.append(f'train has the one tag "{listed(known)}"; is data.columns.tags the right column?')
-        names = class_names(splits["train"], "tags") or tuple(sorted(known))
         self.labels = in_checkpoint_order(names, checkpoint_labels)
         return problems + self.setting_problems(("label_smoothing",))
 

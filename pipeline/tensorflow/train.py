@@ -60,13 +60,56 @@ class Learner:
 
     def generate(self, inputs: Features, settings: dict[str, Any]) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
+        if settings["num_beams"] == 1:
+            return self._greedy(inputs, settings["max_new_tokens"])
         config = self.model.config
         special = {key: getattr(config, key) for key in SPECIAL_IDS if getattr(config, key, None) is not None}
         chosen = GenerationConfig(**settings, **special, do_sample=False)
         tensors = {key: tf.constant(value) for key, value in inputs.items()}
         return self.model.generate(**tensors, generation_config=chosen).numpy()
 
-    def _traced(self, function: Callable, batch: Features) -> Callable:
+    def _greedy(self, inputs: Features, max_new_tokens: int) -> NDArray[np.int32]:
+        """The likeliest token each time, as the library writes it, which runs every operation of a step by itself.
+
+        Here the first step is one graph, and each that follows from the cached keys and values is another.
+        """
+        config = self.model.config
+        batch, rows = dict(inputs), len(inputs["input_ids"])
+        if config.is_encoder_decoder:
+            batch["decoder_input_ids"] = np.full((rows, 1), config.decoder_start_token_id, np.int32)
+        written = [batch.get("decoder_input_ids", batch["input_ids"])]
+        state = self._traced(self._first_step, batch)(batch)
+        is_done = np.zeros(rows, bool)
+        for step in range(max_new_tokens):
+            token = np.where(is_done, config.pad_token_id, state.pop("token").numpy()).astype(np.int32)
+            written.append(token[:, None])
+            is_done |= token == config.eos_token_id
+            if is_done.all() or step == max_new_tokens - 1:
+                break
+            state |= {"input_ids": tf.constant(token[:, None])}
+            state = self._traced(self._next_step, state)(state)
+        return np.concatenate(written, axis=1)
+
+    def _first_step(self, batch: dict[str, tf.Tensor]) -> dict[str, Any]:
+        outputs = self.model(batch, use_cache=True, training=False)
+        state = {"token": likeliest(outputs), "past": outputs.past_key_values, "mask": batch["attention_mask"]}
+        if self.model.config.is_encoder_decoder:
+            return state | {"encoded": outputs.encoder_last_hidden_state}
+        return state
+
+    def _next_step(self, state: dict[str, Any]) -> dict[str, Any]:
+        token, mask, past = state["input_ids"], state["mask"], state["past"]
+        if self.model.config.is_encoder_decoder:
+            inputs = {"input_ids": None, "decoder_input_ids": token, "encoder_outputs": (state["encoded"],)}
+        else:
+            mask = tf.concat([mask, tf.ones_like(token)], axis=1)
+            inputs = {"input_ids": token}
+        inputs |= {"attention_mask": mask, "past_key_values": past}
+        outputs = self.model(**inputs, use_cache=True, training=False)
+        kept = {key: state[key] for key in ("encoded",) if key in state}
+        return kept | {"token": likeliest(outputs), "past": outputs.past_key_values, "mask": mask}
+
+    def _traced(self, function: Callable, batch: Any) -> Callable:
         """The function as a graph, traced once for all batch sizes and widths."""
         if function.__name__ not in self._traces:
             self._traces[function.__name__] = tf.function(function, input_signature=[signature(batch)])
@@ -231,6 +274,18 @@ class AdamW(tf_keras.optimizers.Optimizer):
         variable.assign(variable * (1 - rate * decay) - step)
 
 
-def signature(batch: Features) -> dict[str, tf.TensorSpec]:
-    """A batch's keys and types with every size left open."""
-    return {key: tf.TensorSpec([None] * value.ndim, value.dtype) for key, value in batch.items()}
+def likeliest(outputs: Any) -> tf.Tensor:
+    """The token with the largest logit at the last position, [B]."""
+    return tf.argmax(outputs.logits[:, -1], axis=-1, output_type=tf.int32)
+
+
+def signature(batch: Any) -> Any:
+    """A batch's keys and types with every size left open but the last of floats, which is a width of the model."""
+
+    def spec(value: Any) -> tf.TensorSpec:
+        sizes = [None] * len(value.shape)
+        if len(sizes) > 2:
+            sizes[-1] = value.shape[-1]
+        return tf.TensorSpec(sizes, value.dtype)
+
+    return tf.nest.map_structure(spec, batch)
