@@ -22,7 +22,7 @@ def read_json(path: Path) -> list[dict[str, Any]]:
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from error
+                raise ValueError(f"line {number}: {error}") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is {str(row)[:40]!r}, want an object with the columns as keys")
@@ -43,7 +43,7 @@ def read_squad(path: Path) -> list[dict[str, Any]]:
         try:
             rows += _questions(article)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"article {article_number} has no {error}") from error
+            raise ValueError(f"article {article_number} has no {error}") from None
     return rows
 
 

@@ -1,7 +1,9 @@
 """Fairy tales from a grammar of our own, offline: a tiny GPT-2 pretrained on the grammar's general stories.
 
-make finetune RECIPE=stories_gpt2
+    make finetune RECIPE=stories_gpt2
 
+Measured, seed 0, one run each: perplexity 2.187 in PyTorch (training 9.6 s) and in TensorFlow (21.9 s), on a slow day
+of 2 cores of an AMD EPYC. From random weights, best of three learning rates in a plain PyTorch loop: 2.636.
 The perplexity has a known floor, that of the grammar itself: `perplexity_floor`, see embedded/stories/README.md.
 """
 
