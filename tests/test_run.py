@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import UserError, finetune, load_recipe
+from pipeline.batches import padded_batch
 from pipeline.experiment import check, prepare
 from pipeline.loading import load_shipped
 from pipeline.progress import Progress
@@ -172,11 +173,10 @@ def check_loss(run, small):
     experiment = prepare(small.override({"checkpoint": str(run.path / "model")}))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(run.path / "model").eval()
     examples = experiment.examples["validation"]
-    batch = experiment.batch("validation", np.arange(40), int(examples.lengths.max()))
+    batch = experiment.task.inputs(examples, padded_batch(np.arange(40), examples.lengths))
+    labels = torch.tensor(examples.extra["labels"]).long()
     with torch.no_grad():
-        output = model(
-            **{k: torch.tensor(v).long() for k, v in batch.items()}, labels=torch.tensor(examples.labels).long()
-        )
+        output = model(**{k: torch.tensor(v).long() for k, v in batch.items()}, labels=labels)
     return float(output.loss)
 
 
