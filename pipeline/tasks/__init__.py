@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,7 @@ def cut_rows(encoded: Any) -> NDArray[np.bool_]:
     return np.array([bool(encoding.overflowing) for encoding in encoded.encodings], dtype=bool)
 
 
-class Family:
+class Family(ABC):
     """What every task family offers. A file of this folder completes it in a class named `Task`.
 
     The order of calls: `examine` the splits, change the config, `bind` config and tokenizer, `encode` each split; then
@@ -81,9 +82,9 @@ class Family:
         if problems:
             raise UserError("\n".join(f"recipe {self.recipe.name}: {text}" for text in problems))
 
+    @abstractmethod
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """What is wrong with a split's rows, each by its number."""
-        raise NotImplementedError
 
     def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take what the task must know from rows that are sound; returns problems. By default there is nothing."""
@@ -107,9 +108,9 @@ class Family:
         """Take the final config and the tokenizer. Raises UserError where the tokenizer lacks what the task needs."""
         self.config, self.tokenizer = config, tokenizer
 
+    @abstractmethod
     def encode(self, rows: datasets.Dataset) -> Examples:
         """Tokenise rows; without their targets where they have none, as when they are to be predicted."""
-        raise NotImplementedError
 
     def for_epoch(self, examples: Examples, key: list[int]) -> Examples:
         """The split as an epoch sees it, a pure function of `key`, such as [seed, epoch]; by default as it is."""
@@ -125,29 +126,29 @@ class Family:
         real = np.arange(width) < examples.lengths[batch.rows][:, None]
         return filled | {"attention_mask": real.astype(np.int32)}
 
+    @abstractmethod
     def targets(self, examples: Examples, batch: Batch) -> Features:
         """`labels` and `loss_weights` of the same shape, the weights summing to 1 over these rows: one whole update.
 
         The loss of an update is the weighted sum of its targets' losses, so splitting the update into micro-batches
         or among processes cannot change it.
         """
-        raise NotImplementedError
 
     def outputs(self, learner: Any, inputs: Features, targets: Features | None) -> Any:
         """Ask the model for what `judge`, or without targets `respond`, reads; by default its logits."""
         return learner.logits(inputs)
 
+    @abstractmethod
     def judge(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
         """What the model's output says of each row; `conclude` reads it."""
-        raise NotImplementedError
 
     def conclude(self, examples: Examples, found: list[Any]) -> list[Judgement]:
         """One judgement for each example in file order; by default a row is an example and is judged already."""
         return found
 
+    @abstractmethod
     def respond(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
         """What is predicted for rows without targets; `answers` reads it."""
-        raise NotImplementedError
 
     def answers(self, examples: Examples, found: list[Any]) -> Iterator[dict[str, Any]]:
         """One prediction for each row asked, in order, as `make predict` writes it."""
