@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
+from tf_keras.src.engine.base_layer import BaseRandomLayer
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
@@ -26,6 +27,11 @@ class Learner:
         self.model, self.rates = model, rates
         self.trainee = Trainee(model, settings, loss)
         self.trainee.compile(optimizer=AdamW(settings, rates))
+        # Variables that are made while a graph is traced make TensorFlow trace it twice.
+        self.trainee.optimizer.build(model.trainable_variables)
+        for layer in model._flatten_layers():
+            if isinstance(layer, BaseRandomLayer):
+                layer._random_generator._maybe_init()
         self._traces: dict[str, Callable] = {}
 
     def fit(
@@ -112,7 +118,9 @@ class Learner:
     def _traced(self, function: Callable, batch: Any) -> Callable:
         """The function as a graph, traced once for all batch sizes and widths."""
         if function.__name__ not in self._traces:
-            self._traces[function.__name__] = tf.function(function, input_signature=[signature(batch)])
+            self._traces[function.__name__] = tf.function(
+                function, input_signature=[signature(batch)], autograph=False
+            )
         return self._traces[function.__name__]
 
     def _logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -141,6 +149,7 @@ class Trainee(tf_keras.Model):
         super().__init__(name="trainee")
         self.model, self.settings, self.kind = model, settings, loss
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, update: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
         parts, num_rows = self.settings.gradient_accumulation, tf.shape(update["labels"])[0]
@@ -245,33 +254,40 @@ class AdamW(tf_keras.optimizers.Optimizer):
     """
 
     def __init__(self, settings: Train, rates: NDArray):
-        super().__init__(name="AdamW", jit_compile=False)
-        self.settings = settings
+        super().__init__(name="AdamW", weight_decay=None, jit_compile=False)  # Keras decays by 0 where it is not None
+        self.settings, self._built = settings, False
         step = np.arange(1, len(rates) + 1)
         self._learning_rate = self._build_learning_rate(0.0)
         self.rates = tf.constant(rates, tf.float32)
-        self.first_corrections = tf.constant(1 - settings.beta1**step, tf.float32)
-        self.second_corrections = tf.constant(np.sqrt(1 - settings.beta2**step), tf.float32)
+        # The kernel has 1 - β in fp32, which for 0.999 is off by 1e-5; the correction is that of the β it has.
+        beta1, beta2 = (1 - float(np.float32(1) - np.float32(beta)) for beta in (settings.beta1, settings.beta2))
+        correction = np.sqrt(1 - beta2**step)
+        self.corrected_rates = tf.constant(rates * correction / (1 - beta1**step), tf.float32)
+        self.corrected_epsilons = tf.constant(settings.epsilon * correction, tf.float32)
 
     def build(self, var_list: list[tf.Variable]) -> None:
-        """Make room for both moments of each variable."""
-        super().build(var_list)
-        if not getattr(self, "first_moments", None):
+        """Make room for both moments of each variable; a later call finds it made."""
+        if not self._built:
+            super().build(var_list)
             self.first_moments = [self.add_variable_from_reference(v, "m") for v in var_list]
             self.second_moments = [self.add_variable_from_reference(v, "v") for v in var_list]
+            self._built = True
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Move one variable."""
+        """Move one variable: shrink it where it decays, then TensorFlow's fused Adam.
+
+        That kernel computes rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε) in fp32; given β₁ᵗ = β₂ᵗ = 0, the corrections
+        come in through its rate and its ε, computed in float64, and ε stands where PyTorch has it.
+        """
         s, index = self.settings, self._index_dict[self._var_key(variable)]
-        rate = self.rates[self.iterations]
-        first, second = self.first_moments[index], self.second_moments[index]
-        first.assign(s.beta1 * first + (1 - s.beta1) * gradient)
-        second.assign(s.beta2 * second + (1 - s.beta2) * tf.square(gradient))
-        size = tf.sqrt(second) / self.second_corrections[self.iterations] + s.epsilon
-        step = rate / self.first_corrections[self.iterations] * first / size
-        name = variable.name.removesuffix(":0")
-        decay = s.weight_decay if decays(name, variable.shape.rank) else 0.0
-        variable.assign(variable * (1 - rate * decay) - step)
+        step = self.iterations
+        if s.weight_decay and decays(variable.name.removesuffix(":0"), variable.shape.rank):
+            variable.assign(variable * (1 - self.rates[step] * s.weight_decay))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle, m=self.first_moments[index].handle, v=self.second_moments[index].handle,
+            beta1_power=0.0, beta2_power=0.0, lr=self.corrected_rates[step], beta1=s.beta1, beta2=s.beta2,
+            epsilon=self.corrected_epsilons[step], grad=gradient,
+        )  # fmt: skip
 
 
 def likeliest(outputs: Any) -> tf.Tensor:
