@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import batches, checkpoint, data, hub, metrics
+from pipeline import batches, cache, checkpoint, data, hub, metrics
 from pipeline.backend import Backend, load_backend
 from pipeline.batches import Features
 from pipeline.errors import UserError
@@ -94,14 +94,15 @@ def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = Fal
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
     task.bind(config, tokenizer)
-    examples = {split: attempt(task.encode, rows) for split, rows in splits.items()}
+    contents = {split: data.content_digest(rows) for split, rows in splits.items()}
+    examples = {split: attempt(cache.encoded, task, rows, contents[split]) for split, rows in splits.items()}
     if problems:
         raise UserError("\n".join(problems))
     # What is drawn for training anew each epoch is drawn for the other splits once.
     examples |= {split: task.for_epoch(e, _ONCE) for split, e in examples.items() if split != "train"}
     for split, found in examples.items():
         _refuse_without_targets(recipe, split, found)
-    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(splits), names)
+    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(contents), names)
 
 
 def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> None:

@@ -1,9 +1,14 @@
 """Settings for the whole test run, and what several rooms' tests need. Both frameworks must be installed."""
 
 import os
+import tempfile
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests run beside one another: each process computes with one thread, and none reads what another has cached.
+os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+CACHE = tempfile.TemporaryDirectory(prefix="twinstep-tests-")
+os.environ["HF_DATASETS_CACHE"] = CACHE.name
 
 from pipeline.backend import set_environment
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.batches import Batch, padded_batch
 from pipeline.checkpoint import load_config, load_tokenizer
-from pipeline.data import fingerprint, read_splits
+from pipeline.data import content_digest, fingerprint, read_splits
 from pipeline.errors import UserError
 from pipeline.hub import explain_hub_error
 from pipeline.loading import load_recipe
@@ -220,9 +220,12 @@ def test_pairs_are_encoded_together_and_truncated_rows_are_counted(rows_to_file)
 def test_the_fingerprint_is_of_the_contents(tmp_path):
     one = write(tmp_path / "a.csv", csv_text(",", quote=True), False)
     two = write(tmp_path / "b.tsv", csv_text("\t", quote=False), True)
-    prints = [fingerprint({"train": read(recipe_on(path))}) for path in (one, two)]
-    assert prints[0] == prints[1]
-    assert prints[0] != fingerprint({"train": read(recipe_on(one, **{"data.limit.train": 4}))})
+    digests = [content_digest(read(recipe_on(path))) for path in (one, two)]
+    assert digests[0] == digests[1]
+    shorter = content_digest(read(recipe_on(one, **{"data.limit.train": 4})))
+    assert shorter != digests[0]
+    assert fingerprint({"train": digests[0]}) != fingerprint({"train": shorter})
+    assert fingerprint({"train": digests[0]}) != fingerprint({"validation": digests[0]})
 
 
 @pytest.mark.parametrize(

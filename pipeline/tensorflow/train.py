@@ -118,9 +118,7 @@ class Learner:
     def _traced(self, function: Callable, batch: Any) -> Callable:
         """The function as a graph, traced once for all batch sizes and widths."""
         if function.__name__ not in self._traces:
-            self._traces[function.__name__] = tf.function(
-                function, input_signature=[signature(batch)], autograph=False
-            )
+            self._traces[function.__name__] = tf.function(function, input_signature=[signature(batch)], autograph=False)
         return self._traces[function.__name__]
 
     def _logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
