@@ -10,6 +10,12 @@ OUT ?=
 RUN ?=
 TEXT ?=
 INPUT ?=
+DATA ?=
+REPEATS ?= 3
+ROWS ?= 8192
+ONLY ?=
+CONTESTANTS ?=
+QUICK ?=
 # As it is typed: a dollar sign in a text is no variable of make.
 override TEXT := $(value TEXT)
 export TEXT
@@ -22,7 +28,7 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code)
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune check list lockstep predict attention embedded test lint
+.PHONY: help finetune check list lockstep predict attention embedded test lint bench
 
 help:  ## show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -63,3 +69,6 @@ test: $(VENV)/.installed  ## run the tests
 
 lint: $(VENV)/.installed  ## check style and the rooms' borders
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit: DATA=../shared/data REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
+	@$(VENV)/bin/python -m tests.benchmarks.bench --repeats '$(REPEATS)' --rows '$(ROWS)' $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(CONTESTANTS),--contestants '$(CONTESTANTS)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')

@@ -1,0 +1,59 @@
+"""What this machine can do at most: matrix products of the shapes that a workload uses, in GFLOP/s.
+
+    python -m tests.benchmarks.ceiling SPEC.json
+
+A training step is such products and all that stands between them; the share of the ceiling that a contestant reaches
+on real tokens says how much is lost to padding, small operations, the optimiser and Python.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+SECONDS = 0.4
+BURSTS = 5
+
+
+def products(workload):
+    """(M, K, N, how often) of the products [M, K] x [K, N] of a step's forward pass over real tokens."""
+    from tests.benchmarks.workloads import INNER, LAYERS, WIDTH
+
+    tokens = max(1, round(workload["tokens"] / workload["rows"] * workload["batch_size"]))
+    shapes = [(tokens, WIDTH, WIDTH, 4 * LAYERS), (tokens, WIDTH, INNER, LAYERS), (tokens, INNER, WIDTH, LAYERS)]
+    if workload["name"] != "classification":
+        shapes.append((tokens, WIDTH, workload["vocabulary"], 1))
+    return shapes
+
+
+def measure(workload):
+    """GFLOP/s of these products by precision, each product at the fastest of some bursts."""
+    import torch
+
+    found = {}
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        flops = seconds = 0.0
+        for m, k, n, times in products(workload):
+            inputs, weight = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+            flops += 2 * m * k * n * times
+            seconds += _fastest(lambda a=inputs, w=weight: torch.nn.functional.linear(a, w)) * times
+        found[precision] = flops / seconds / 1e9
+    return found
+
+
+def _fastest(product):
+    """Seconds of one product in the fastest of several bursts, after one to warm up."""
+    bursts = []
+    for _ in range(BURSTS + 1):
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < SECONDS / BURSTS or count < 3:
+            product()
+            count += 1
+        bursts.append((time.perf_counter() - began) / count)
+    return min(bursts[1:])
+
+
+if __name__ == "__main__":
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    workload = json.loads((Path(spec["folder"]) / "workload.json").read_text(encoding="utf-8"))
+    Path(spec["result"]).write_text(json.dumps({"gflops": measure(workload)}), encoding="utf-8")

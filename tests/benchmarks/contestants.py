@@ -1,0 +1,244 @@
+"""One contestant of `make bench`, in a process of its own: trains, scores, writes what it measured.
+
+    python -m tests.benchmarks.contestants SPEC.json
+
+Time is taken alike for everyone: from just before the first batch is fetched to the end of the last update, first
+step included, evaluation excluded. For Trainer that is on_train_begin to the last on_step_end, for Keras' fit
+on_train_begin to the last on_train_batch_end, for this pipeline `train.seconds` of metrics.json.
+"""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+# Name: who runs it, and how.
+CONTESTANTS = {
+    f"{who}-{precision}": (kind, options | {"precision": precision})
+    for precision in ("fp32", "bf16")
+    for who, (kind, options) in {
+        "trainer": ("trainer", {}),
+        "trainer-grouped": ("trainer", {"group_by_length": True}),
+        "keras": ("keras", {}),
+        "ours-torch": ("ours", {"framework": "torch", "attention": "stock"}),
+        "ours-torch-handwritten": ("ours", {"framework": "torch", "attention": "handwritten"}),
+        "ours-tensorflow": ("ours", {"framework": "tensorflow", "attention": "stock"}),
+        "ours-tensorflow-handwritten": ("ours", {"framework": "tensorflow", "attention": "handwritten"}),
+    }.items()
+    if precision == "fp32" or not (who.endswith("handwritten") or who == "keras")
+}
+WARMUP_RATIO, WEIGHT_DECAY, MAX_GRAD_NORM = 0.06, 0.01, 1.0
+
+
+class Stopwatch:
+    """Training time, and memory, of one contestant."""
+
+    def __init__(self):
+        self.began = self.first = self.last = None
+        self.steps = self.peak = 0
+
+    def begin(self):
+        self.began = time.time()
+
+    def step(self):
+        self.last = time.time()
+        self.first = self.first or self.last
+        self.steps += 1
+        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def report(self, launched):
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        return {
+            "seconds": self.last - self.began,
+            "startup_seconds": self.first - launched,
+            "peak_memory_bytes": self.peak * unit,
+            "steps": self.steps,
+        }
+
+
+class CountedCollator:
+    """A collator that counts the real tokens and the positions of the batches that it makes."""
+
+    def __init__(self, collator):
+        self.collator, self.real, self.positions = collator, 0, 0
+
+    def __call__(self, features):
+        batch = self.collator(features)
+        for key in ("attention_mask", "labels"):
+            if key in batch and len(batch[key].shape) == 2:
+                values = batch[key]
+                values = values.numpy() if hasattr(values, "numpy") else values
+                self.real += int((values > 0).sum() if key == "attention_mask" else (values != -100).sum())
+                self.positions += values.size
+        return batch
+
+
+def tokenised(workload, folder, tokenizer):
+    """The training rows as Hugging Face's guides for the task prepare them."""
+    from datasets import load_dataset
+
+    rows = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
+    length = workload["max_length"]
+    if workload["name"] == "classification":
+        return rows.map(lambda r: tokenizer(r["text"], truncation=True, max_length=length), batched=True)
+    if workload["name"] == "seq2seq":
+        return rows.map(
+            lambda r: tokenizer(r["source"], text_target=r["target"], truncation=True, max_length=length),
+            batched=True,
+            remove_columns=rows.column_names,
+        )
+
+    def in_blocks(examples):
+        joined = [token for text in examples["input_ids"] for token in text]
+        starts = range(0, len(joined) // length * length, length)
+        return {
+            "input_ids": [joined[i : i + length] for i in starts],
+            "attention_mask": [[1] * length for _ in starts],
+        }
+
+    rows = rows.map(lambda r: tokenizer(r["text"]), batched=True, remove_columns=rows.column_names)
+    return rows.map(in_blocks, batched=True, batch_size=len(rows))
+
+
+def collator(workload, tokenizer, model, kind):
+    """The data collator that the guides name; kind is pt or tf."""
+    import transformers
+
+    if workload["name"] == "classification":
+        return transformers.DataCollatorWithPadding(tokenizer, return_tensors=kind)
+    if workload["name"] == "seq2seq":
+        return transformers.DataCollatorForSeq2Seq(tokenizer, model=model, return_tensors=kind)
+    tokenizer.pad_token = tokenizer.eos_token
+    return transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False, return_tensors=kind)
+
+
+def trainer(workload, folder, seed, watch, precision, group_by_length=False):
+    """Hugging Face's Trainer; returns (share of real tokens, a function to logits)."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    rows = tokenised(workload, folder, tokenizer)
+    model = getattr(transformers, workload["auto_class"]).from_pretrained(folder / "model")
+    collate = CountedCollator(collator(workload, tokenizer, model, "pt"))
+    seq2seq = workload["name"] == "seq2seq"
+    arguments = (transformers.Seq2SeqTrainingArguments if seq2seq else transformers.TrainingArguments)(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=workload["batch_size"],
+        num_train_epochs=workload["epochs"], learning_rate=workload["learning_rate"], warmup_ratio=WARMUP_RATIO,
+        weight_decay=WEIGHT_DECAY, seed=seed, bf16=precision == "bf16", group_by_length=group_by_length,
+        save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
+    )  # fmt: skip
+
+    class Watch(transformers.TrainerCallback):
+        def on_train_begin(self, *_, **__):
+            watch.begin()
+
+        def on_step_end(self, *_, **__):
+            watch.step()
+
+    (transformers.Seq2SeqTrainer if seq2seq else transformers.Trainer)(
+        model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Watch()]
+    ).train()
+    model.eval()
+
+    def logits(batch):
+        with torch.inference_mode():
+            return model(**{key: torch.from_numpy(value) for key, value in batch.items()}).logits.float().numpy()
+
+    return collate.real / collate.positions, logits
+
+
+def keras(workload, folder, seed, watch, precision):
+    """Hugging Face's TensorFlow way: prepare_tf_dataset, create_optimizer, compile, fit."""
+    import tensorflow as tf
+    import transformers
+
+    transformers.set_seed(seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tf_model")
+    rows = tokenised(workload, folder, tokenizer)
+    model = getattr(transformers, "TF" + workload["auto_class"]).from_pretrained(folder / "tf_model")
+    collate = CountedCollator(collator(workload, tokenizer, model, "tf"))
+    batches = model.prepare_tf_dataset(
+        rows, batch_size=workload["batch_size"], shuffle=True, collate_fn=collate, drop_remainder=False
+    )
+    collate.real = collate.positions = 0  # prepare_tf_dataset tries the collator to learn the shapes
+    optimizer, _ = transformers.create_optimizer(
+        workload["learning_rate"], num_train_steps=workload["steps"], weight_decay_rate=WEIGHT_DECAY,
+        num_warmup_steps=math.ceil(WARMUP_RATIO * workload["steps"]), adam_global_clipnorm=MAX_GRAD_NORM,
+    )  # fmt: skip
+
+    class Watch(tf.keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            watch.begin()
+
+        def on_train_batch_end(self, batch, logs=None):
+            watch.step()
+
+    model.compile(optimizer=optimizer)
+    model.fit(batches, epochs=workload["epochs"], verbose=2, callbacks=[Watch()])
+    return collate.real / collate.positions, lambda batch: model(batch, training=False).logits.numpy()
+
+
+def ours(workload, folder, seed, watch, precision, framework, attention):
+    """This pipeline, through its Python API; returns (share of real tokens, the run)."""
+    from pipeline.backend import set_environment
+
+    set_environment(framework)
+    from pipeline import Data, Files, Recipe, Train, finetune
+    from pipeline.progress import Progress
+
+    class Watch(Progress):
+        def started(self, num_updates, num_epochs):
+            watch.begin()
+
+        def update(self, line):
+            watch.step()
+
+    options = {
+        "causal": {"packing": "blocks", "separator": "none"},
+        "seq2seq": {"max_target_length": workload["max_length"], "max_new_tokens": 24},
+    }
+    fields = {"classification": ("text", "label"), "causal": ("text",), "seq2seq": ("source", "target")}
+    recipe = Recipe(
+        name="bench", task=workload["task"], checkpoint=str(folder / "model"),
+        data=Data(
+            path="json", columns={field: field for field in fields[workload["name"]]},
+            files=Files(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
+            max_length=workload["max_length"],
+        ),
+        train=Train(
+            epochs=workload["epochs"], batch_size=workload["batch_size"], learning_rate=workload["learning_rate"],
+            weight_decay=WEIGHT_DECAY, warmup_ratio=WARMUP_RATIO, max_grad_norm=MAX_GRAD_NORM, precision=precision,
+        ),
+        options=options.get(workload["name"]),
+    )  # fmt: skip
+    run = finetune(recipe, framework, attention, seed, folder / "run", overwrite=True, progress=Watch())
+    return 1 - run.report["train"]["padding_fraction"], run
+
+
+def main(spec):
+    """Run the contestant that the spec names and write its result."""
+    folder = Path(spec["folder"])
+    workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
+    kind, options = CONTESTANTS[spec["contestant"]]
+    watch = Stopwatch()
+    real, found = {"trainer": trainer, "keras": keras, "ours": ours}[kind](
+        workload, folder, spec["seed"], watch, **options
+    )
+    result = watch.report(spec["launched"]) | {"real_token_share": real}
+    if kind == "ours":
+        result |= {"score": found.metrics[workload["score"]], "seconds": found.report["train"]["seconds"]}
+    else:
+        from tests.benchmarks.scoring import score
+
+        result["score"] = score(workload, folder, found)
+    Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    sys.stdout.flush()
+    os._exit(0)  # both frameworks hold threads that can take seconds to end

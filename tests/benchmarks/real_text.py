@@ -1,0 +1,189 @@
+"""Every task family on real text, in both frameworks with both attentions: scores, speeds, and lock-step differences.
+
+    python -m tests.benchmarks.real_text --data ../shared [--only "sst2 mrpc"] [--out reports/real_text]
+        [--small] [--no-lockstep] [--proofs]
+
+`--data` has data/ and tokenizers/. Each run is the finetune verb in a process of its own; one that is finished is used
+again, so a stop loses nothing. Writes report.md and results.json after every run. `--proofs` adds our BLEU and SQuAD
+F1 against others' and the texts that both frameworks write with one model; it needs the sets tatoeba and xquad.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.backend import set_environment
+from tests.benchmarks import real_proofs
+from tests.benchmarks.real_sets import as_arguments, overrides, sets, write_starts
+
+VARIANTS = [(framework, attention) for framework in ("torch", "tensorflow") for attention in ("stock", "handwritten")]
+STEPS, SMALL_STEPS, LOG_LINES = 50, 3, 10
+
+
+def parsed(arguments):
+    """The command line's settings."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with data/ and tokenizers/")
+    parser.add_argument("--only", default="", help="sets; by default all")
+    parser.add_argument("--out", type=Path, default=Path("reports/real_text"))
+    parser.add_argument("--small", action="store_true", help="a few rows and updates, to see that all sets run")
+    parser.add_argument("--no-lockstep", action="store_true")
+    parser.add_argument("--proofs", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def main(arguments):
+    """Run what is not there yet and show the table; returns 1 where something failed."""
+    settings = parsed(arguments)
+    settings.data, work = settings.data.resolve(), settings.out.resolve() / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    write_starts(settings.data, work)
+    every = sets(settings.data, work)
+    names = settings.only.split() or list(every)
+    if unknown := set(names) - set(every):
+        sys.exit(f"--only {', '.join(sorted(unknown))}: no such set; there are {', '.join(every)}")
+    results = {name: {} for name in names}
+    for name in names:
+        changes = overrides(every[name], work, settings.small)
+        for framework, attention in VARIANTS:
+            variant = f"{framework}/{attention}"
+            out = settings.out.resolve() / "runs" / name / f"{framework}-{attention}"
+            results[name][variant] = trained(every[name][0], changes, framework, attention, out)
+            show(results, name, variant, settings.out)
+        if not settings.no_lockstep:
+            steps = SMALL_STEPS if settings.small else STEPS
+            results[name]["lockstep"] = compared(every[name][0], changes, steps, work / f"{name}.lockstep.json")
+            show(results, name, "lockstep", settings.out)
+    if settings.proofs:
+        results["proofs"] = proofs(settings.out.resolve() / "runs", work, settings.data)
+        write(results, settings.out)
+    print((settings.out / "report.md").read_text(encoding="utf-8"))
+    return int("failed" in json.dumps(results))
+
+
+def trained(recipe, changes, framework, attention, out):
+    """One run of the finetune verb: its metrics, speed and wall time, or how it failed."""
+    began = time.time()
+    command = [sys.executable, "-m", "pipeline", "finetune", recipe, "--framework", framework, "--attention", attention]
+    failed = run_child([*command, "--out", str(out), *as_arguments(changes)], out.with_suffix(".log"))
+    if failed:
+        return {"failed": failed}
+    report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    # The recipe's first metric comes first there.
+    return {
+        "metrics": report["metrics"],
+        "examples_per_second": report["train"]["examples_per_second"],
+        "train_seconds": report["train"]["seconds"],
+        "wall_seconds": round(time.time() - began, 1),
+    }
+
+
+def compared(recipe, changes, steps, path):
+    """Lock-step differences of the recipe, kept in `path` with the recipe that they are of."""
+    from pipeline import load_recipe
+    from pipeline.lockstep import Bounds, compare_frameworks
+
+    resolved = load_recipe(recipe, changes)
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (known.get("digest"), known.get("steps")) != (resolved.digest(), steps):
+        try:
+            found = compare_frameworks(resolved, steps)
+        except Exception as error:  # one set's failure is shown, and the others go on
+            return {"failed": f"{type(error).__name__}: {error}"}
+        known = {"digest": resolved.digest(), "steps": found.steps, "same": found.same, "bounds": asdict(Bounds())}
+        known |= {"differences": found.differences, "worst_parameter": found.worst_parameter}
+        path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    return known
+
+
+def proofs(runs, work, shared):
+    """A line for each proof, or how it failed."""
+    lines = (shared / "data" / "tatoeba_eng_fra" / "eng-fra.txt").read_text(encoding="utf-8").splitlines()
+    asked = [{"source": line.split("\t")[0]} for line in lines[-real_proofs.ROWS :]]
+    translated, answered = runs / "tatoeba" / "torch-stock", runs / "xquad" / "torch-stock"
+    found = []
+    for proof in (
+        lambda: real_proofs.sacrebleu(translated, work),
+        lambda: real_proofs.squad(answered, work),
+        lambda: real_proofs.generators(translated, work, asked, environment()),
+    ):
+        try:
+            found.append(proof())
+        except (OSError, subprocess.CalledProcessError) as error:
+            found.append(f"failed: {type(error).__name__}: {error}")
+    return found
+
+
+def environment():
+    return os.environ | {"HF_HUB_OFFLINE": "1"}
+
+
+def run_child(command, log):
+    """Run a command; returns the end of its log where it failed, else nothing."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return None if done.returncode == 0 else "\n".join([*lines[-LOG_LINES:], f"exit code {done.returncode}"])
+
+
+def show(results, name, variant, folder):
+    """One line to the terminal, and the report as far as it goes."""
+    write(results, folder)
+    print(f"{name} {variant}: {cell(results[name][variant])}", flush=True)
+
+
+def write(results, folder):
+    """results.json and report.md, each whole or not at all."""
+    for file, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("report.md", table(results))):
+        partial = folder / f".{file}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / file)
+
+
+def table(results):
+    """Markdown: a row a set, then failures and proofs."""
+    columns = [f"{framework}/{attention}" for framework, attention in VARIANTS]
+    lines = [
+        "| set | metric | " + " | ".join(columns) + " | lock-step: loss | gradient norm | parameters | same |",
+        "|---" * (len(columns) + 6) + "|",
+    ]
+    failures = []
+    for name, found in results.items():
+        if name == "proofs":
+            continue
+        metric = next((next(iter(found[c]["metrics"])) for c in columns if "metrics" in found.get(c, {})), "")
+        lockstep = found.get("lockstep", {})
+        values = lockstep.get("differences", {})
+        shown = [f"{values[key]:.1e}" if values else "" for key in ("loss", "grad_norm", "parameters")]
+        verdict = {True: "yes", False: "NO"}.get(lockstep.get("same"), "failed" if lockstep else "")
+        cells = [name, metric, *(cell(found.get(column, {})) for column in columns), *shown, verdict]
+        lines.append("| " + " | ".join(cells) + " |")
+        failures += [f"{name} {key}:\n\n```\n{v['failed']}\n```\n" for key, v in found.items() if "failed" in v]
+    lines += ["", "Each cell: the metric (loss in nats of a target), training examples a second."]
+    for title, found in (("Failed", failures), ("Proofs", [f"- {text}" for text in results.get("proofs", [])])):
+        lines += ["", f"## {title}", "", *found] if found else []
+    return "\n".join(lines) + "\n"
+
+
+def cell(found):
+    """A run or a comparison in a few words."""
+    if "failed" in found:
+        return "failed"
+    if "differences" in found:
+        shown = ", ".join(f"{key} {value:.1e}" for key, value in found["differences"].items())
+        return f"{shown} ({'the same' if found['same'] else 'NOT the same'} over {found['steps']} updates)"
+    if not found:
+        return ""
+    metrics = {key: value if value is not None else float("nan") for key, value in found["metrics"].items()}
+    return f"{next(iter(metrics.values())):.3f} ({metrics['loss']:.3f}), {found['examples_per_second']:.0f}/s"
+
+
+if __name__ == "__main__":
+    set_environment()
+    sys.exit(main(sys.argv[1:]))

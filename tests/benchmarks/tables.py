@@ -1,0 +1,125 @@
+"""The tables of `make bench`, computed from its results: medians, ranges, ratios to Trainer's defaults."""
+
+import statistics
+
+BASELINE = "trainer-fp32"
+
+
+def rows(runs, workload, ceilings, baseline=BASELINE):
+    """A dict for each contestant in order of appearance.
+
+    `runs` are the workload's runs: contestant, repeat, and either what was measured or "failed". A speed's ratio is
+    taken in each repeat against the baseline of that repeat, whose machine was the most alike; of those the median
+    counts. `ceilings` are GFLOP/s by precision.
+    """
+    names = list(dict.fromkeys(run["contestant"] for run in runs))
+    speeds = {(run["contestant"], run["repeat"]): _speed(run, workload) for run in runs if "failed" not in run}
+    return [_row(name, runs, workload, ceilings, speeds, baseline) for name in names]
+
+
+def _row(name, runs, workload, ceilings, speeds, baseline):
+    whole = [run for run in runs if run["contestant"] == name and "failed" not in run]
+    row = {"contestant": name, "runs": len(whole), "failed": sum(r["contestant"] == name for r in runs) - len(whole)}
+    if not whole:
+        return row
+    pairs = [(speeds[name, r["repeat"]], speeds.get((baseline, r["repeat"]))) for r in whole]
+    ratios = [mine / theirs for mine, theirs in pairs if theirs]
+    ceiling = ceilings.get(name.rpartition("-")[2])
+    seconds = statistics.median(run["seconds"] for run in whole)
+    return row | {
+        "examples_per_second": spread([mine for mine, _ in pairs]),
+        "ratio": spread(ratios) if ratios else None,
+        "score": spread([run["score"] for run in whole]),
+        "real_token_share": statistics.median(run["real_token_share"] for run in whole),
+        "peak_memory_bytes": spread([run["peak_memory_bytes"] for run in whole]),
+        "startup_seconds": spread([run["startup_seconds"] for run in whole]),
+        "steps": sorted({run["steps"] for run in whole}),
+        "share_of_ceiling": workload["training_flops"] / seconds / 1e9 / ceiling if ceiling else None,
+    }
+
+
+def _speed(run, workload):
+    return workload["rows"] * workload["epochs"] / run["seconds"]
+
+
+def spread(values):
+    """Median and range."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def report(results):
+    """The whole report.md."""
+    settings, machine = results["settings"], results["machine"]
+    lines = [
+        "# This pipeline beside what a person would use instead",
+        "",
+        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}; {results['began']}. "
+        f"Repeats: {settings['repeats']}, repeat r with seed r; each run in a process of its own.",
+        "Training time is from the first batch to the last update, first step included, evaluation excluded. Ratios "
+        f"are to {BASELINE} of the same repeat. Each cell has the median, then the range over repeats. Peak memory is "
+        "the process's, from its launch to the last update. The share of the ceiling is that of matrix products on "
+        "real tokens alone, in the precision's own ceiling.",
+        "",
+    ]
+    for name, workload in results["workloads"].items():
+        lines += _section(name, workload, [run for run in results["runs"] if run["workload"] == name])
+    failures = [run for run in results["runs"] if "failed" in run]
+    if failures:
+        lines += ["## Failed", ""]
+        for run in failures:
+            lines += [f"{run['workload']} {run['contestant']} repeat {run['repeat']}:", "", "```"]
+            lines += [*run["failed"].splitlines(), "```", ""]
+    return "\n".join(lines)
+
+
+def _section(name, workload, runs):
+    ceilings = ceiling_of(runs)
+    shown = ", ".join(f"{precision} {gflops:.0f} GFLOP/s" for precision, gflops in ceilings.items())
+    score = {"accuracy": "accuracy", "loss": "validation loss, nats a token"}[workload["score"]]
+    lines = [
+        f"## {name}: {workload['source']}",
+        "",
+        f"{workload['rows']} examples of {workload['tokens'] / workload['rows']:.1f} real tokens, "
+        f"{workload['steps']} updates of {workload['batch_size']}, learning rate {workload['learning_rate']:g}, "
+        f"vocabulary {workload['vocabulary']}. The ceiling, matrix products of these shapes: {shown or 'unknown'}.",
+        "",
+        f"| who | runs | examples/s | to {BASELINE} | {score} | real tokens | of the ceiling | peak memory, MB "
+        "| launch to first update, s | updates |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows([run for run in runs if run["contestant"] != "ceiling"], workload, ceilings):
+        lines.append("| " + " | ".join(_cells(row)) + " |")
+    return [*lines, ""]
+
+
+def ceiling_of(runs):
+    """GFLOP/s by precision, the most of any repeat: a ceiling is what was reached at best."""
+    found = {}
+    for run in runs:
+        for precision, gflops in run.get("gflops", {}).items():
+            found[precision] = max(gflops, found.get(precision, 0.0))
+    return found
+
+
+def _cells(row):
+    runs = f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else "")
+    if not row["runs"]:
+        return [row["contestant"], runs, *["failed"] * 8]
+    memory = {key: value / 1e6 for key, value in row["peak_memory_bytes"].items()}
+    return [
+        row["contestant"],
+        runs,
+        _shown(row["examples_per_second"], 0),
+        _shown(row["ratio"], 2) if row["ratio"] else "",
+        _shown(row["score"], 3),
+        f"{row['real_token_share']:.0%}",
+        f"{row['share_of_ceiling']:.0%}" if row["share_of_ceiling"] else "",
+        _shown(memory, 0),
+        _shown(row["startup_seconds"], 1),
+        " or ".join(map(str, row["steps"])),
+    ]
+
+
+def _shown(found, digits):
+    low, median, high = (f"{found[key]:.{digits}f}" for key in ("low", "median", "high"))
+    return median if low == high else f"{median} ({low} to {high})"
