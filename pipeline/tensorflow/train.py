@@ -33,8 +33,25 @@ class Learner:
         epochs: Sequence[Iterable[Features]],
         on_update: Callable[[Update], None],
         on_epoch: Callable[[int], bool],
+        start: tuple[int, int] = (0, 0),
     ) -> None:
-        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
+
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. `fit` counts
+        whole epochs only, so the rest of one that was broken off is a `fit` of its own.
+        """
+        step, epochs_done = start
+        steps_per_epoch = len(self.rates) // (epochs_done + len(epochs))
+        reports, broken_off = Reports(on_update, on_epoch, step), step % steps_per_epoch
+        if broken_off:
+            self._fit(epochs[:1], epochs_done, steps_per_epoch - broken_off, reports)
+            epochs, epochs_done = epochs[1:], epochs_done + 1
+        if epochs and not (broken_off and self.trainee.stop_training):
+            self._fit(epochs, epochs_done, steps_per_epoch, reports)
+
+    def _fit(
+        self, epochs: Sequence[Iterable[Features]], epochs_done: int, steps_per_epoch: int, reports: Reports
+    ) -> None:
         updates = itertools.chain.from_iterable(epochs)
         first = next(updates)
         dataset = tf.data.Dataset.from_generator(
@@ -42,9 +59,10 @@ class Learner:
         )
         self.trainee.fit(
             dataset.prefetch(2),
-            epochs=len(epochs),
-            steps_per_epoch=len(self.rates) // len(epochs),
-            callbacks=[Reports(on_update, on_epoch)],
+            initial_epoch=epochs_done,
+            epochs=epochs_done + len(epochs),
+            steps_per_epoch=steps_per_epoch,
+            callbacks=[reports],
             verbose=0,
         )
 
@@ -133,6 +151,38 @@ class Learner:
         for weight, value in zip(self.model.weights, snapshot, strict=True):
             weight.assign(value)
 
+    def state(self) -> dict[str, NDArray]:
+        """All that the next update depends on: weights, the optimiser's moments and count, random generators."""
+        arrays = {f"weights.{i}": value for i, value in enumerate(self.snapshot())}
+        optimizer = self.trainee.optimizer
+        for i, variable in enumerate(self.model.trainable_variables):
+            index = getattr(optimizer, "_index_dict", {}).get(optimizer._var_key(variable))
+            if index is not None:
+                arrays[f"optimizer.{i}.first"] = optimizer.first_moments[index].numpy()
+                arrays[f"optimizer.{i}.second"] = optimizer.second_moments[index].numpy()
+        arrays |= {f"random.{i}": generator.state.numpy() for i, generator in enumerate(self._generators())}
+        return arrays | {"step": np.array(optimizer.iterations)}
+
+    def load_state(self, arrays: dict[str, NDArray]) -> None:
+        """Put back what `state` gave."""
+        self.restore([arrays[f"weights.{i}"] for i in range(len(self.model.weights))])
+        optimizer = self.trainee.optimizer
+        updated = [(i, v) for i, v in enumerate(self.model.trainable_variables) if f"optimizer.{i}.first" in arrays]
+        optimizer.build([variable for _, variable in updated])
+        for index, (i, _) in enumerate(updated):
+            optimizer.first_moments[index].assign(arrays[f"optimizer.{i}.first"])
+            optimizer.second_moments[index].assign(arrays[f"optimizer.{i}.second"])
+        optimizer.iterations.assign(arrays["step"])
+        for i, generator in enumerate(self._generators()):
+            generator.state.assign(arrays[f"random.{i}"])
+
+    def _generators(self) -> list[tf.random.Generator]:
+        """The random generator that each dropout layer keeps, which Keras lists among no model's variables."""
+        found = [layer._random_generator for layer in self.model.submodules if hasattr(layer, "_random_generator")]
+        for generator in found:
+            generator._maybe_init()
+        return [generator._generator for generator in found]
+
 
 class Trainee(tf_keras.Model):
     """Gives `fit` the update of the recipe: weighted loss, accumulation, clipping by the true global norm."""
@@ -180,9 +230,9 @@ class Trainee(tf_keras.Model):
 class Reports(tf_keras.callbacks.Callback):
     """Hands what `fit` did to the run."""
 
-    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool]):
+    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool], step: int = 0):
         super().__init__()
-        self.on_update, self.on_epoch, self.step = on_update, on_epoch, 0
+        self.on_update, self.on_epoch, self.step = on_update, on_epoch, step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self.step += 1
