@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
 from pipeline.errors import UserError
-from pipeline.hub import explain_hub_error
+from pipeline.hub import explain_hub_error, persistently
 from pipeline.recipe import Recipe
 
 Weights = dict[str, NDArray]
@@ -51,7 +51,7 @@ _T5_COPIES = re.compile(
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The checkpoint's configuration, with the recipe's dropout in it. Raises UserError."""
     try:
-        config = AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False)
+        config = persistently(lambda: AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False))
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and the Hub's own kinds here
         raise UserError(f"recipe {recipe.name}: {_explain(error, recipe.checkpoint)}") from error
     if config.model_type not in FAMILIES:
@@ -63,17 +63,21 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         for key in _DROPOUT[config.model_type]:
             setattr(config, key, recipe.train.dropout)
     config.dtype = "float32"
+    vars(config).pop("auto_map", None)  # names code of the checkpoint's own, which a saved model must not hand on
     return config
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
     """The checkpoint's fast tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.checkpoint, use_fast=True, trust_remote_code=False)
+        tokenizer = persistently(
+            lambda: AutoTokenizer.from_pretrained(recipe.checkpoint, use_fast=True, trust_remote_code=False)
+        )
     except Exception as error:  # as in load_config
         raise UserError(f"recipe {recipe.name}: tokenizer: {_explain(error, recipe.checkpoint)}") from error
     if not tokenizer.is_fast:
         raise UserError(f"recipe {recipe.name}: checkpoint {recipe.checkpoint} has no fast tokenizer (tokenizer.json)")
+    tokenizer.init_kwargs.pop("auto_map", None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -244,12 +248,17 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
 def _cached(checkpoint: str, name: str, where: str) -> str | None:
     """The path of a checkpoint's file, downloaded where need be; None where it has none of that name."""
     try:
-        return cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
+        return persistently(lambda: cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False))
     except Exception as error:  # as in load_config
         raise UserError(f"{where}: {_explain(error, checkpoint)}") from error
 
 
 def _explain(error: Exception, checkpoint: str) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"checkpoint {checkpoint} wants code of its own to be run (auto_map in its config.json), which never is; "
+            f"supported are models of transformers' own: {', '.join(FAMILIES)}"
+        )
     if os.path.isdir(checkpoint):
         return f"the folder {checkpoint} cannot be read as a checkpoint: {' '.join(str(error).split())[:300]}"
     if os.path.isabs(checkpoint):

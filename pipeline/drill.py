@@ -46,6 +46,7 @@ class Part:
 
     resumed_at: int | None = None
     update: int = 0
+    phase: str = "start-up"
     killed: Moment | None = None
 
 
@@ -69,7 +70,7 @@ class Report:
         for i, part in enumerate(killed):
             reached = max(part.update, reached if part.resumed_at is None else part.resumed_at)
             onward = next(after.resumed_at for after in self.parts[i + 1 :] if after.resumed_at is not None)
-            told = f"killed in {part.killed.phase} after update {reached}"
+            told = f"killed in {part.phase} after update {reached}"
             lines.append(f"  {i + 1:>2}  {told:<42} went on from {onward}, {reached - onward} done again")
             reached = onward
         lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.same.items()]
@@ -153,6 +154,8 @@ class Watch:
         ends = {"started": "start-up", "update": "training", "evaluated": "evaluation", "saved": "saving"}
         if over := ends.get(event):
             self.seconds[over] = now - (self.began if over == "start-up" else self.since)
+            self.part.phase = "training"
+        self.part.phase = phase or self.part.phase
         self.since = now
         if event == "resumed":
             self.part.resumed_at = value

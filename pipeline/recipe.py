@@ -281,6 +281,8 @@ def explain(error: ValidationError, name: str) -> str:
     lines = {}
     for fault in error.errors():
         location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        if fault["type"] == "extra_forbidden":  # such a key can be any text
+            location = [*(part for part in location if part != fault["loc"][-1]), fault["loc"][-1]]
         key = ".".join(map(str, location)) or error.title.lower()
         if fault["type"] == "extra_forbidden":
             parent = _model_at(error.title, location[:-1])

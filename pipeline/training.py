@@ -90,8 +90,9 @@ class Training:
     def on_update(self, update: Update) -> None:
         """Note one optimiser update, and save it where that is due or asked for."""
         batch = self.plan[update.step - 1]
-        if not (math.isfinite(update.loss) and math.isfinite(update.grad_norm)):
-            raise RunFailure(self._diverged(update, batch))
+        for what, value in (("loss", update.loss), ("gradient norm", update.grad_norm)):
+            if not math.isfinite(value):
+                raise RunFailure(self._diverged(update.step, f"the {what} of update {update.step} is {value}"))
         line = {
             "step": update.step,
             "epoch": (update.step - 1) // len(self.plans[0]) + 1,
@@ -138,6 +139,8 @@ class Training:
             self.progress.saving(step)
             arrays = self.learner.state()
             assert arrays["step"] == step, (arrays["step"], step)  # else the updates are reported late
+            if not all(np.isfinite(value).all() for key, value in arrays.items() if key.startswith("weights.")):
+                raise RunFailure(self._diverged(step, f"weights are no longer finite after update {step}"))
             if course.is_over:  # what only a next update would need is left out
                 arrays = {key: value for key, value in arrays.items() if key.startswith("weights.")}
             arrays |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
@@ -200,16 +203,15 @@ class Training:
             return "There is no checkpoint; train.save_every makes them on the way"
         return f"{found.path} is whole: make room, then --resume (RESUME=1) goes on from there"
 
-    def _diverged(self, update: Update, batch: batches.Batch) -> str:
+    def _diverged(self, step: int, what: str) -> str:
         found, _ = self.snapshots.newest()
-        kept = f"The last good checkpoint is {found.path}." if found else "There is no checkpoint before it."
-        rows = ", ".join(str(row + 1) for row in batch.rows)
-        what = "loss" if not math.isfinite(update.loss) else "gradient norm"
-        value = update.loss if what == "loss" else update.grad_norm
+        kept = f"The last good checkpoint is {found.path}" if found else "There is no checkpoint before it"
+        rows = ", ".join(str(row) for row in self.plan[step - 1].rows + 1)
+        train = self.experiment.recipe.train
         return (
-            f"the {what} of update {update.step} is {value}, so the run stops. The batch had the training examples "
-            f"{rows} (from 1). Lower train.learning_rate ({self.experiment.recipe.train.learning_rate:g}), lengthen "
-            f"train.warmup_ratio or set train.max_grad_norm; then look at these examples. {kept}"
+            f"{what}, so the run stops. Its batch had the training examples {rows} (from 1). Lower train.learning_rate "
+            f"({train.learning_rate:g}), lengthen train.warmup_ratio ({train.warmup_ratio:g}) or lower "
+            f"train.max_grad_norm ({train.max_grad_norm}); if that does not help, look at these examples. {kept}"
         )
 
     def evaluate(self, split: str, epoch: int) -> Evaluation:
