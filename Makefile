@@ -5,6 +5,7 @@ FRAMEWORK ?= torch
 ATTENTION ?= stock
 SEED ?= 0
 STEPS ?= 50
+KILLS ?= 5
 SET ?=
 OUT ?=
 RUN ?=
@@ -23,12 +24,12 @@ export TEXT
 VENV := .venv
 PIPELINE := $(VENV)/bin/python -m pipeline
 SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
-FLAGS = $(if $(OUT),--out '$(OUT)') $(if $(OVERWRITE),--overwrite)
-CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code)
+FLAGS = $(if $(OUT),--out '$(OUT)') $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume)
+CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pickle)
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune check list lockstep predict attention embedded test lint bench
+.PHONY: help finetune check list drill lockstep predict attention embedded test lint bench
 
 help:  ## show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -42,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1
+finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
 	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAMEWORK= ATTENTION= SET=
@@ -50,6 +51,9 @@ check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAM
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
+
+drill: $(VENV)/.installed  ## kill a run again and again, resume it, compare it: RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
+	@$(PIPELINE) drill '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks and compare: RECIPE= STEPS=50 ATTENTION= SEED= SET=
 	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)

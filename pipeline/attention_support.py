@@ -66,7 +66,8 @@ def attention_class(attention, handwritten: type) -> type:
     if attention == "handwritten":
         return handwritten
     module_name, colon, class_name = str(attention).partition(":")
-    if not (colon and module_name and class_name):
+    is_a_name = all(part.isidentifier() for part in module_name.split("."))
+    if not (colon and is_a_name and class_name):
         wanted = '"handwritten" or "package.module:ClassName"'
         hint = did_you_mean(attention, ["handwritten"])
         raise UserError(f'attention is "{attention}", wanted {wanted}.{hint}')

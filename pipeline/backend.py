@@ -47,8 +47,13 @@ class Learner(Protocol):
         epochs: Iterable[Iterable[Features]],
         on_update: Callable[[Update], None],
         on_epoch: Callable[[int], bool],
+        start: tuple[int, int] = (0, 0),
     ) -> None:
-        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
+
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. While `on_update`
+        or `on_epoch` is called, `state` is that of the update just reported.
+        """
 
     def logits(self, inputs: Features) -> NDArray:
         """Logits of one batch in evaluation mode, float32; those of spans are [B, 2, T], padding hidden."""
@@ -64,6 +69,12 @@ class Learner(Protocol):
 
     def restore(self, snapshot: list[NDArray]) -> None:
         """Put a snapshot's weights back."""
+
+    def state(self) -> dict[str, NDArray]:
+        """All that the next update depends on: weights, the optimiser's moments and "step", random generators."""
+
+    def load_state(self, arrays: dict[str, NDArray]) -> None:
+        """Put back what `state` gave: what follows is bit-identical to what would have followed."""
 
 
 class Backend(Protocol):
@@ -85,6 +96,9 @@ class Backend(Protocol):
 
     def freeze(self, model: Any, patterns: Iterable[str]) -> list[str]:
         """Exclude the stock weights whose names match a shell-style pattern from training; returns their names."""
+
+    def read_pickle(self, file: str) -> dict[str, NDArray]:
+        """The tensors of a checkpoint pickled by PyTorch, and nothing else of it. Raises UserError."""
 
     def logits(self, model: Any, batch: Features) -> NDArray:
         """Logits of one batch, eagerly, in evaluation mode, float32."""

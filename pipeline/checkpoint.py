@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
 from pipeline.errors import UserError
-from pipeline.hub import explain_hub_error
+from pipeline.hub import explain_hub_error, persistently
 from pipeline.recipe import Recipe
 
 Weights = dict[str, NDArray]
@@ -39,6 +40,7 @@ _DROPOUT = {
 # Buffers that older checkpoints carry and the library recomputes.
 _BUFFERS = re.compile(r"(^|\.)(position_ids|attn\.bias|attn\.masked_bias)$")
 _POOLER = re.compile(r"(^|\.)pooler\.")
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # T5's embeddings under the names of both stacks, and a bias that its authors' files have and no model reads.
 _T5_COPIES = re.compile(
     r"^(encoder|decoder)\.embed_tokens\.weight$"
@@ -49,7 +51,7 @@ _T5_COPIES = re.compile(
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The checkpoint's configuration, with the recipe's dropout in it. Raises UserError."""
     try:
-        config = AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False)
+        config = persistently(lambda: AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False))
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and the Hub's own kinds here
         raise UserError(f"recipe {recipe.name}: {_explain(error, recipe.checkpoint)}") from error
     if config.model_type not in FAMILIES:
@@ -61,17 +63,21 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         for key in _DROPOUT[config.model_type]:
             setattr(config, key, recipe.train.dropout)
     config.dtype = "float32"
+    vars(config).pop("auto_map", None)  # names code of the checkpoint's own, which a saved model must not hand on
     return config
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
     """The checkpoint's fast tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.checkpoint, use_fast=True, trust_remote_code=False)
+        tokenizer = persistently(
+            lambda: AutoTokenizer.from_pretrained(recipe.checkpoint, use_fast=True, trust_remote_code=False)
+        )
     except Exception as error:  # as in load_config
         raise UserError(f"recipe {recipe.name}: tokenizer: {_explain(error, recipe.checkpoint)}") from error
     if not tokenizer.is_fast:
         raise UserError(f"recipe {recipe.name}: checkpoint {recipe.checkpoint} has no fast tokenizer (tokenizer.json)")
+    tokenizer.init_kwargs.pop("auto_map", None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -101,17 +107,17 @@ def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any, famil
     return problems
 
 
-def read_weights(recipe: Recipe) -> Weights:
+def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = None) -> Weights:
     """All weights of the checkpoint as float32, under today's names. Raises UserError.
 
-    Only safetensors are read: a pickle can run code.
+    A pickle can run code: it is read with `read_pickle` where one is given and there are no safetensors.
     """
     where = f"recipe {recipe.name}: checkpoint {recipe.checkpoint}"
-    files = _weight_files(recipe.checkpoint, where)
+    files = _weight_files(recipe.checkpoint, where, read_pickle is not None)
     weights: Weights = {}
     for file in files:
         try:
-            weights |= load_file(file)
+            weights |= load_file(file) if str(file).endswith(".safetensors") else read_pickle(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{where}: {Path(file).name} cannot be read: {' '.join(str(error).split())}") from error
     # Checkpoints of 2018 name LayerNorm's weights after the paper: gamma and beta.
@@ -194,12 +200,12 @@ def save_checkpoint(folder: Path, weights: Weights, config: PretrainedConfig, to
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def checkpoint_fingerprint(recipe: Recipe) -> str | None:
+def checkpoint_fingerprint(recipe: Recipe, allow_pickle: bool = False) -> str | None:
     """Sixteen hex digits of the checkpoint's weights, or None for random ones."""
     if recipe.weights == "random":
         return None
     digest = hashlib.sha256()
-    for file in _weight_files(recipe.checkpoint, recipe.name):
+    for file in _weight_files(recipe.checkpoint, recipe.name, allow_pickle):
         with open(file, "rb") as stream:
             shutil.copyfileobj(stream, _Hasher(digest))
     return digest.hexdigest()[:16]
@@ -210,25 +216,49 @@ class _Hasher:
         self.write = digest.update
 
 
-def _weight_files(checkpoint: str, where: str) -> list[str]:
-    """The safetensors files of a local folder or a Hub repository, shards in their index's order."""
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        try:
-            file = cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False)
-        except Exception as error:  # as in load_config
-            raise UserError(f"{where}: {_explain(error, checkpoint)}") from error
-        if file is not None and name.endswith(".safetensors"):
+def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> list[str]:
+    """The safetensors files of a local folder or a Hub repository, shards in their index's order; else its pickles."""
+    for name in ("model.safetensors", "model.safetensors.index.json", *(_PICKLES if allow_pickle else ())):
+        file = _cached(checkpoint, name, where)
+        if file is not None and not name.endswith(".json"):
             return [file]
         if file is not None:
-            shards = json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values()
-            return [cached_file(checkpoint, shard) for shard in dict.fromkeys(shards)]
+            try:
+                shards = dict.fromkeys(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{where}: {name} is no index of weights") from error
+            if any(Path(str(shard)).suffix != Path(name.removesuffix(".index.json")).suffix for shard in shards):
+                raise UserError(f"{where}: {name} names files that are not {Path(name).name.split('.')[1]}")
+            found = {shard: _cached(checkpoint, shard, where) for shard in shards}
+            if missing := [shard for shard, path in found.items() if path is None]:
+                raise UserError(f"{where}: {name} names {missing[0]}, which is not there")
+            return list(found.values())
+    pickles = any(_cached(checkpoint, name, where) for name in _PICKLES)
     raise UserError(
-        f"{where}: there is no model.safetensors (pickled weights are not read: they can run code); "
-        "convert it, or train from scratch with weights=random"
+        f"{where}: there is no model.safetensors"
+        + (
+            ", and pickled weights are not read unasked: loading a pickle can run code. If you trust its maker, "
+            "--allow-pickle (ALLOW_PICKLE=1) lets PyTorch read its tensors and nothing else"
+            if pickles
+            else "; train from scratch with weights=random, or name another"
+        )
     )
 
 
+def _cached(checkpoint: str, name: str, where: str) -> str | None:
+    """The path of a checkpoint's file, downloaded where need be; None where it has none of that name."""
+    try:
+        return persistently(lambda: cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False))
+    except Exception as error:  # as in load_config
+        raise UserError(f"{where}: {_explain(error, checkpoint)}") from error
+
+
 def _explain(error: Exception, checkpoint: str) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"checkpoint {checkpoint} wants code of its own to be run (auto_map in its config.json), which never is; "
+            f"supported are models of transformers' own: {', '.join(FAMILIES)}"
+        )
     if os.path.isdir(checkpoint):
         return f"the folder {checkpoint} cannot be read as a checkpoint: {' '.join(str(error).split())[:300]}"
     if os.path.isabs(checkpoint):

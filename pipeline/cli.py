@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from pipeline.backend import set_environment
-from pipeline.errors import ProofError, UserError
+from pipeline.errors import ProofError, RunFailure, Stopped, UserError
 from pipeline.loading import load_recipe, load_shipped, parse_overrides, recipe_names
+from pipeline.printing import visible
 
 # What the option parser makes of Ctrl-C, and what a person reads.
 INTERRUPTED = 130
@@ -42,6 +43,8 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help=
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 HubCode = Annotated[bool, typer.Option("--allow-hub-code", help="Let hub:NAME@REVISION metrics run their code.")]
 
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Let PyTorch read the tensors of pickled weights.")]
+
 
 @app.command()
 def finetune(
@@ -51,8 +54,10 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")] = 0,
     settings: Settings = (),
     out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run, finished or not.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
     allow_hub_code: HubCode = False,
+    allow_pickle: Pickle = False,
     debug: Debug = False,
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
@@ -64,8 +69,8 @@ def finetune(
     progress = TerminalProgress(f"{resolved.name} {framework.value}/{attention} seed {seed}")
     try:
         run.finetune(
-            resolved, framework.value, attention, seed, out, overwrite=overwrite, allow_hub_code=allow_hub_code,
-            shipped=shipped, progress=progress,
+            resolved, framework.value, attention, seed, out, overwrite=overwrite, resume=resume,
+            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, shipped=shipped, progress=progress,
         )  # fmt: skip
     finally:
         progress.close()
@@ -78,6 +83,7 @@ def check(
     attention: Attention = "stock",
     settings: Settings = (),
     allow_hub_code: HubCode = False,
+    allow_pickle: Pickle = False,
     debug: Debug = False,
 ) -> None:
     """Validate recipe, data, checkpoint and metrics without training."""
@@ -85,15 +91,15 @@ def check(
     resolved = load_recipe(recipe, settings)
     from pipeline.experiment import check as check_recipe
 
-    experiment = check_recipe(resolved, framework.value, attention, allow_hub_code)
+    experiment = check_recipe(resolved, framework.value, attention, allow_hub_code, allow_pickle)
     for split, examples in experiment.examples.items():
         counts = ", ".join(f"{count} {name}" for name, count in examples.counts.items())
         longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
         print(f"{split}: {counts}, longest {longest} tokens")
     if experiment.task.labels:
-        print(f"labels: {', '.join(experiment.task.labels)}")
-    print(f"metrics: {', '.join(experiment.metric_names)}")
-    print(f"{resolved.name} is ready: make finetune RECIPE={recipe}")
+        print(visible(f"labels: {', '.join(experiment.task.labels)}"))
+    print(visible(f"metrics: {', '.join(experiment.metric_names)}"))
+    print(visible(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
 
 
 @app.command("list")
@@ -103,13 +109,13 @@ def list_recipes(debug: Debug = False) -> None:
         try:
             recipe = load_shipped(name)
         except UserError as error:
-            print(f"{name:<20} broken: {error}")
+            print(visible(f"{name:<20} broken: {error}"))
             continue
         local = Path(recipe.checkpoint)
         checkpoint = f"embedded {local.name}" if local.is_absolute() else recipe.checkpoint
         source = "embedded" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
-        print(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}")
+        print(visible(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
 
 
 @app.command()
@@ -128,6 +134,26 @@ def lockstep(
     report = lockstep_module.compare_frameworks(load_recipe(recipe, settings), steps, attention, seed)
     print(report.as_text())
     if not report.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def drill(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 5,
+    attention: Attention = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of the run and of the moments.")] = 0,
+    settings: Settings = (),
+    debug: Debug = False,
+) -> None:
+    """Kill a run again and again, resume it, and compare it with one that never stopped."""
+    set_environment()
+    from pipeline import drill as drill_module
+
+    report = drill_module.drill(load_recipe(recipe, settings), framework.value, kills, attention, seed)
+    print(report.as_text())
+    if not report.passed:
         raise typer.Exit(1)
 
 
@@ -152,7 +178,7 @@ def attention(
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
-    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {path}")
+    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {visible(str(path))}")
 
 
 @app.command()
@@ -199,7 +225,7 @@ def execute(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False)
     except UserError as error:
         return _end(str(error), 2, debug)
-    except ProofError as error:
+    except (ProofError, RunFailure, Stopped) as error:
         return _end(str(error), 1, debug)
     except typer.Exit as error:
         return error.exit_code
@@ -226,6 +252,6 @@ def _end_of(error: Exception, debug: bool) -> int:
 
 def _end(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    print(message, file=sys.stderr)
+        print(visible(traceback.format_exc()), file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     return code

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 
 from pipeline.errors import UserError, did_you_mean
-from pipeline.hub import explain_hub_error
+from pipeline.hub import explain_hub_error, persistently
 from pipeline.readers import READERS
 from pipeline.recipe import FORMATS, SPLITS, Data, Recipe
 
@@ -99,7 +99,7 @@ def _read(data: Data, split: str) -> datasets.Dataset:
 def _read_hub(data: Data, split: str) -> datasets.Dataset:
     wanted = getattr(data, split)
     try:
-        return datasets.load_dataset(data.path, data.name, revision=data.revision, split=wanted)
+        return persistently(lambda: datasets.load_dataset(data.path, data.name, revision=data.revision, split=wanted))
     except Exception as error:  # the library raises many kinds here; each is explained, none swallowed
         raise UserError(explain_hub_error(error, "data.path", data.path)) from error
 

@@ -32,6 +32,7 @@ class Experiment:
     examples: dict[str, Examples]
     fingerprint: str
     metric_names: tuple[str, ...]
+    allow_pickle: bool = False
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The updates of an epoch, counted from 0."""
@@ -64,7 +65,9 @@ class Experiment:
         return logits[chosen[:, 0], chosen[:, 1]]
 
 
-def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False) -> Experiment:
+def prepare(
+    recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False, allow_pickle: bool = False
+) -> Experiment:
     """Load and check everything that the recipe names. Raises UserError with all that is wrong at once."""
     task, problems = load_task(recipe), []
     hub.go_offline_if_unreachable(recipe)
@@ -102,7 +105,8 @@ def prepare(recipe: Recipe, attention: str = "stock", allow_hub_code: bool = Fal
     examples |= {split: task.for_epoch(e, _ONCE) for split, e in examples.items() if split != "train"}
     for split, found in examples.items():
         _refuse_without_targets(recipe, split, found)
-    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(contents), names)
+    fingerprint = data.fingerprint(contents)
+    return Experiment(recipe, task, config, tokenizer, examples, fingerprint, names, allow_pickle)
 
 
 def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> None:
@@ -122,7 +126,7 @@ def start(experiment: Experiment, backend: Backend, seed: int) -> Any:
     if recipe.weights == "random":
         weights = checkpoint.random_weights(shapes, config, seed)
     else:
-        found = checkpoint.read_weights(recipe)
+        found = checkpoint.read_weights(recipe, backend.read_pickle if experiment.allow_pickle else None)
         weights = checkpoint.complete_weights(recipe, found, shapes, model.base_model_prefix, config, seed)
     backend.set_weights(model, weights)
     backend.freeze(model, recipe.train.freeze)
@@ -145,9 +149,13 @@ def start_swapped(experiment: Experiment, backend: Backend, seed: int, attention
 
 
 def check(
-    recipe: Recipe, framework: str = "torch", attention: str = "stock", allow_hub_code: bool = False
+    recipe: Recipe,
+    framework: str = "torch",
+    attention: str = "stock",
+    allow_hub_code: bool = False,
+    allow_pickle: bool = False,
 ) -> Experiment:
     """Do all that a run does before its first step, and write nothing. Raises UserError."""
-    experiment = prepare(recipe, attention, allow_hub_code)
+    experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     start_swapped(experiment, load_backend(framework), 0, attention)
     return experiment

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from pipeline.errors import UserError, did_you_mean
 from pipeline.recipe import Recipe, explain, resolve_paths, validated
 
+# A recipe is a page of text: more is a mistake or an attack.
+MOST_CHARACTERS, MOST_VALUES = 1_000_000, 10_000
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
@@ -60,12 +62,40 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML safely, with 5e-4 a number as in YAML 1.2."""
-    return yaml.load(text, Loader=_Loader)
+    """Parse YAML safely, with 5e-4 a number as in YAML 1.2. Raises YAMLError, also where it is too large."""
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text)} characters, but a recipe has at most {MOST_CHARACTERS}")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # PyYAML's own for a date like 2001-99-99 or a number of a mile
+        raise yaml.YAMLError(str(error)) from error
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML follows YAML 1.1, where 5e-4 is a string for want of a dot; this adds YAML 1.2's floats."""
+    """Reads YAML safely, and little of it.
+
+    PyYAML follows YAML 1.1, where 5e-4 is a string for want of a dot; this adds YAML 1.2's floats. Aliases let a few
+    lines stand for billions of values, and for values that hold themselves; what they stand for is counted.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document's tree. Raises YAMLError where it stands for too many values."""
+        root = super().get_single_node()
+        if root is not None and _size(root, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"with its aliases written out it has more than {MOST_VALUES} values")
+        return root
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes a node stands for; one that holds itself stands for endlessly many."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # until it is known
+        children = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = isinstance(node, yaml.MappingNode)
+        known[id(node)] = 1 + sum(_size(each, known) for child in children for each in (child if pairs else (child,)))
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver(

@@ -33,6 +33,8 @@ from pipeline.options import OPTIONS
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "text": "text",
            "txt": "text", "squad": "squad", "conll": "conll"}  # fmt: skip
 SPLITS = ("train", "validation", "test")
+# Keys of `train` that say how a run is saved on its way, and change nothing of what comes out.
+SAVING = ("save_every", "keep_checkpoints")
 
 # YAML and JSON have lists where a recipe has tuples.
 _tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
@@ -137,6 +139,8 @@ class Train(_Strict):
     keep: Literal["last", "best"] = "last"
     keep_metric: str | None = None
     early_stopping: int | None = Field(None, ge=1)
+    save_every: int | None = Field(None, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -205,9 +209,16 @@ class Recipe(_Strict):
         """The whole resolved recipe as YAML, itself a recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
+    def experiment(self) -> dict[str, Any]:
+        """What decides the outcome: every value but how often a run saves itself."""
+        values = self.model_dump(mode="json")
+        for key in SAVING:
+            del values["train"][key]
+        return values
+
     def digest(self) -> str:
-        """Eight hex digits that identify the resolved recipe."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Eight hex digits that identify the experiment of the resolved recipe."""
+        canonical = json.dumps(self.experiment(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
@@ -270,6 +281,8 @@ def explain(error: ValidationError, name: str) -> str:
     lines = {}
     for fault in error.errors():
         location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+        if fault["type"] == "extra_forbidden":  # such a key can be any text
+            location = [*(part for part in location if part != fault["loc"][-1]), fault["loc"][-1]]
         key = ".".join(map(str, location)) or error.title.lower()
         if fault["type"] == "extra_forbidden":
             parent = _model_at(error.title, location[:-1])

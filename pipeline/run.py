@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pipeline import checkpoint, metrics, rundir
 from pipeline.backend import Backend, load_backend, set_environment
-from pipeline.errors import UserError
-from pipeline.experiment import prepare, start_swapped
+from pipeline.errors import RunFailure, Stopped, UserError
+from pipeline.experiment import Experiment, prepare, start_swapped
 from pipeline.loading import load_shipped, recipe_names
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.rundir import Run, write_json
+from pipeline.snapshot import Snapshot, Snapshots, reason, refuse_foreign
 from pipeline.training import Training
 
 
@@ -29,20 +34,26 @@ def finetune(
     out: str | os.PathLike | None = None,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     allow_hub_code: bool = False,
+    allow_pickle: bool = False,
     shipped: Recipe | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
-    A finished run of the same recipe is returned as it is unless `overwrite`. `shipped` is the recipe before
-    overrides, from which the default directory's name is made; by default the one of that name in recipes/.
-    Raises UserError before the first step for anything that is wrong with the input.
+    A finished run of the same recipe is returned as it is unless `overwrite`. `resume` goes on from the newest whole
+    checkpoint of an unfinished one, to the bit as if it had never stopped, or from the beginning where there is none.
+    `shipped` is the recipe before overrides, from which the default directory's name is made; by default the one of
+    that name in recipes/. Raises UserError before the first step for anything that is wrong with the input, RunFailure
+    where a run cannot go on, and Stopped where SIGINT or SIGTERM ended it after it had saved itself.
     """
     set_environment()
     launched = time.perf_counter()
     if seed < 0 or seed >= 2**32:
         raise UserError(f"seed is {seed}, want a whole number from 0 to 2^32 - 1")
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite drops it; give one of them")
     if shipped is None:
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
     progress = progress or Progress()
@@ -52,27 +63,75 @@ def finetune(
     if finished is not None:
         progress.already_done(finished)
         return finished
-    experiment = prepare(recipe, attention, allow_hub_code)
+    rundir.refuse_taken(folder)
+    snapshots = Snapshots(folder, recipe.train.keep_checkpoints)
+    begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
+    experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = metrics.load_metrics(experiment.metric_names)
     model, proof = start_swapped(experiment, backend, seed, attention)
-    with rundir.staged(folder) as staging:
-        (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    with rundir.locked(folder):
+        training = Training(experiment, backend, model, identity, scorers, progress, snapshots)
+        if resume:
+            training.resume(*begin_from)
+        else:
+            snapshots.remove()
         environment = _environment(backend) | {"startup_seconds": round(time.perf_counter() - launched, 3)}
-        write_json(staging / "environment.json", environment)
-        training = Training(experiment, backend, model, seed, scorers, progress)
-        report = training.run(staging)
-        report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
-        backend.restore_attention(model)
-        config = experiment.config
-        config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
-        weights = backend.get_weights(model)
-        card = rundir.model_card(recipe, experiment.task.auto_class, identity, report["metrics"])
-        checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)
-        write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
+        with _last_words(training, folder), rundir.staged(folder) as staging:
+            (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            write_json(staging / "environment.json", environment)
+            with training.stop.listening(progress.stopping):
+                training.train()
+                report = training.write(staging)
+                report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
+                _write_model(experiment, backend, model, identity, report, staging)
+            write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
+        snapshots.remove()
     run = Run.load(folder)
     progress.finished(run)
     return run
+
+
+def _begin_from(
+    snapshots: Snapshots, recipe: Recipe, identity: dict[str, Any], resume: bool, overwrite: bool
+) -> tuple[Snapshot | None, list[str]]:
+    """The checkpoint to go on from, and what is said of those passed over. Raises UserError."""
+    if not resume:
+        if snapshots.names() and not overwrite:
+            raise UserError(
+                f"{snapshots.folder} holds checkpoints of an unfinished run; go on with --resume (RESUME=1), or begin "
+                "anew with --overwrite (OVERWRITE=1), which drops them"
+            )
+        return None, []
+    newest, passed_over = snapshots.newest()
+    if newest is not None:
+        refuse_foreign(newest, identity, recipe.experiment())
+    return newest, passed_over
+
+
+@contextlib.contextmanager
+def _last_words(training: Training, folder: Path) -> Iterator[None]:
+    """Say what is left of a run that is broken off or cannot be written. Raises Stopped, RunFailure."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        found, _ = training.snapshots.newest()
+        kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
+        raise Stopped(f"stopped{kept}") from error
+    except (OSError, SafetensorError) as error:
+        raise RunFailure(f"{folder} cannot be written: {reason(error)}. {training.rescued()}") from error
+
+
+def _write_model(
+    experiment: Experiment, backend: Backend, model: Any, identity: dict[str, Any], report: dict, staging: Path
+) -> None:
+    """Write the trained model as a stock checkpoint."""
+    backend.restore_attention(model)
+    config = experiment.config
+    config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
+    weights = backend.get_weights(model)
+    card = rundir.model_card(experiment.recipe, experiment.task.auto_class, identity, report["metrics"])
+    checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)
 
 
 def _environment(backend: Backend) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.loading import load_shipped
 from pipeline.recipe import Recipe
 
 
@@ -39,7 +41,7 @@ class Run:
 
 def default_folder(recipe: Recipe, shipped: Recipe, framework: str, attention: str, seed: int) -> Path:
     """runs/<recipe>/<framework>-<attention>-seed<seed>, with the recipe's digest where it is not the shipped one."""
-    suffix = "" if recipe == shipped else f"-{recipe.digest()}"
+    suffix = "" if recipe.experiment() == shipped.experiment() else f"-{recipe.digest()}"
     return Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}"
 
 
@@ -60,7 +62,7 @@ def finished(folder: Path, recipe: Recipe, identity: dict[str, Any], overwrite: 
     if overwrite:
         return None
     run = Run.load(folder)
-    same_recipe = (folder / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+    same_recipe = load_shipped(folder / "recipe.yaml").experiment() == recipe.experiment()
     different = [key for key, value in identity.items() if run.report.get(key) != value]
     if same_recipe and not different:
         return run
@@ -68,6 +70,55 @@ def finished(folder: Path, recipe: Recipe, identity: dict[str, Any], overwrite: 
         f"--out {folder} holds a run of another {' and '.join(different) or 'setting of the recipe'}; "
         "name another folder, or replace it with --overwrite"
     )
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise UserError at once, before anything is loaded, where the folder cannot be written or another run does."""
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {folder} cannot be written: {there} is no folder that can be written to")
+    if _lock_file(folder).exists():
+        with locked(folder):
+            pass
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a run's folder; the lock dies with its process, however that ends.
+
+    Raises UserError where another process has it.
+    """
+    path = _lock_file(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the file between the two calls.
+            is_ours = path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+        except BlockingIOError:
+            is_ours = False
+        if not is_ours:
+            holder = os.pread(handle, 20, 0).decode() or "just starting"
+            raise UserError(
+                f"--out {folder} is being written by another process ({holder}); wait for it, stop it, or name "
+                "another folder"
+            )
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        os.ftruncate(handle, len(str(os.getpid())))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
 
 
 @contextlib.contextmanager

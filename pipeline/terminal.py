@@ -11,6 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.printing import visible
 from pipeline.progress import Progress
 from pipeline.rundir import Run
 
@@ -23,7 +24,7 @@ class TerminalProgress(Progress):
     """Progress on the terminal, the same for both frameworks."""
 
     def __init__(self, title: str, console: Console | None = None):
-        self.title, self.console = title, console or Console(highlight=False)
+        self.title, self.console = visible(title), console or Console(highlight=False)
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.num_updates = self.num_epochs = 0
@@ -36,12 +37,17 @@ class TerminalProgress(Progress):
             self._say(f"{self.title}: {num_updates} updates in {num_epochs} epochs")
             return
         self.bar = Bar(
-            TextColumn(self.title), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),
+            TextColumn(self.title, markup=False), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
             console=self.console, transient=True,
         )  # fmt: skip
         self.task = self.bar.add_task("train", total=num_updates, note="first step ...")
         self.bar.start()
+
+    def resumed(self, step: int, notes: list[str]) -> None:
+        for note in notes:
+            self._say(note)
+        self._say(f"Going on after update {step}." if step else "There is no whole checkpoint: from the beginning.")
 
     def update(self, line: dict[str, Any]) -> None:
         self.examples += line["examples"]
@@ -58,6 +64,10 @@ class TerminalProgress(Progress):
     def evaluated(self, epoch: int, metrics: dict[str, float]) -> None:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._say(f"  epoch {epoch}/{self.num_epochs}: {scores}")
+
+    def stopping(self) -> None:
+        # Straight to the descriptor: a signal may come while Python is printing.
+        os.write(2, b"\nstopping: saving after the present update; once more stops without saving\n")
 
     def trained(self) -> None:
         self.close()
@@ -80,21 +90,21 @@ class TerminalProgress(Progress):
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for split, metrics in (("validation", report["metrics"]), ("test", report.get("test", {}))):
             for name, value in metrics.items():
-                table.add_row(f"{split} {name}", "undefined" if value is None else f"{value:.4f}")
+                table.add_row(Text(visible(f"{split} {name}")), "undefined" if value is None else f"{value:.4f}")
         table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
         if report["attention_sites"]:
             away = f"{report['attention_max_difference']:.1e} from stock at the start"
             table.add_row("attention", f"{report['attention_sites']} sites, {away}")
         table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
         for name, counts in _losses(report["data"]).items():
-            table.add_row(name, ", ".join(f"{split} {count}" for split, count in counts.items()))
-        table.add_row("results", Text(os.path.relpath(run.path)))
+            table.add_row(Text(visible(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
+        table.add_row("results", Text(visible(os.path.relpath(run.path))))
         self.console.print(table)
         other = "tensorflow" if report["framework"] == "torch" else "torch"
         self._say(f"Next: {_command(report, other)}")
 
     def _say(self, text: str) -> None:
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(visible(text)), soft_wrap=True)
 
 
 def _losses(data: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +16,83 @@ import numpy as np
 
 from pipeline import batches, checkpoint, metrics
 from pipeline.backend import Backend, Learner, Update
+from pipeline.errors import RunFailure, Stopped, UserError
 from pipeline.experiment import Experiment
 from pipeline.progress import Progress
 from pipeline.rundir import write_lines
 from pipeline.schedule import learning_rates
-from pipeline.tasks import Judgement
+from pipeline.snapshot import Snapshot, Snapshots
+from pipeline.stopping import Stop
 
 
 class Training:
     """The course of one run: updates, evaluations, the kept weights, and what they leave in the run directory."""
 
     def __init__(
-        self, experiment: Experiment, backend: Backend, model: Any, seed: int, scorers: dict, progress: Progress
+        self,
+        experiment: Experiment,
+        backend: Backend,
+        model: Any,
+        identity: dict[str, Any],
+        scorers: dict,
+        progress: Progress,
+        snapshots: Snapshots,
     ):
         self.experiment, self.scorers, self.progress = experiment, scorers, progress
-        train = experiment.recipe.train
-        self.plans = [experiment.training_plan(epoch, seed) for epoch in range(train.epochs)]
+        train, self.seed = experiment.recipe.train, identity["seed"]
+        self.plans = [experiment.training_plan(epoch, self.seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.plans for batch in plan]
         self.rates = learning_rates(train, len(self.plan))
         self.learner: Learner = backend.Learner(model, train, self.rates, experiment.task.loss)
-        self.seed, self.clock = seed, Clock()
-        self.history: list[dict[str, Any]] = []
-        self.scores: list[dict[str, Any]] = []
-        self.last: Evaluation | None = None
-        self.best: Evaluation | None = None
+        self.identity, self.versions = identity, backend.versions()
+        self.clock, self.stop, self.snapshots = Clock(), Stop(), snapshots
+        self.course = Course()
         self.best_weights: list | None = None
+        self.logits_before = self.learner.logits(experiment.probe())
 
-    def run(self, staging: Path) -> dict[str, Any]:
-        """Train, score and write history, predictions and probe; returns the body of metrics.json."""
-        experiment, probe = self.experiment, self.experiment.probe()
-        before = self.learner.logits(probe)
+    def train(self) -> None:
+        """All updates and evaluations that remain. Raises Stopped and RunFailure."""
+        course, per_epoch = self.course, len(self.plans[0])
         self.progress.started(len(self.plan), len(self.plans))
         self.clock.start()
-        epochs = [experiment.updates(plan, epoch, self.seed) for epoch, plan in enumerate(self.plans)]
-        self.learner.fit(epochs, self.on_update, self.on_epoch)
+        step, epochs_done = len(course.history), len(course.scores)
+        if step == (epochs_done + 1) * per_epoch:  # saved between the last update of an epoch and its evaluation
+            course.is_over = self.on_epoch(epochs_done + 1)
+            epochs_done += 1
+        if not course.is_over:
+            done = [max(0, step - epoch * per_epoch) for epoch in range(len(self.plans))]
+            epochs = [
+                self.experiment.updates(self.plans[epoch][done[epoch] :], epoch, self.seed)
+                for epoch in range(epochs_done, len(self.plans))
+            ]
+            self.learner.fit(epochs, self.on_update, self.on_epoch, (step, epochs_done))
+        self.clock.pause()
         self.progress.trained()
-        kept = self.last
+        self.stop_if_asked()
+
+    def write(self, staging: Path) -> dict[str, Any]:
+        """Write history, predictions and probe of the kept weights; returns the body of metrics.json."""
+        experiment, course = self.experiment, self.course
+        kept = course.last
         if experiment.recipe.train.keep == "best":
-            kept = self.best
+            kept = course.best
             self.learner.restore(self.best_weights)
-        before, after = (experiment.probe_logits(each) for each in (before, self.learner.logits(probe)))
+        logits = (self.logits_before, self.learner.logits(experiment.probe()))
+        before, after = (experiment.probe_logits(each) for each in logits)
         np.savez(staging / "probe.npz", logits_before=before, logits_after=after)
-        write_lines(staging / "history.jsonl", self.history)
-        write_lines(staging / "predictions.jsonl", kept.lines())
+        write_lines(staging / "history.jsonl", course.history)
+        write_lines(staging / "predictions.jsonl", kept.rows)
         report = {"metrics": kept.metrics, "kept_epoch": kept.epoch}
         if "test" in experiment.examples:
             report["test"] = self.evaluate("test", kept.epoch).metrics
-        return report | {"evaluations": self.scores} | self._costs()
+        return report | {"evaluations": course.scores} | self._costs()
 
     def on_update(self, update: Update) -> None:
-        """Note one optimiser update."""
+        """Note one optimiser update, and save it where that is due or asked for."""
         batch = self.plan[update.step - 1]
+        for what, value in (("loss", update.loss), ("gradient norm", update.grad_norm)):
+            if not math.isfinite(value):
+                raise RunFailure(self._diverged(update.step, f"the {what} of update {update.step} is {value}"))
         line = {
             "step": update.step,
             "epoch": (update.step - 1) // len(self.plans[0]) + 1,
@@ -76,27 +103,116 @@ class Training:
             "tokens": int(self.experiment.examples["train"].lengths[batch.rows].sum()),
             "seconds": round(self.clock.seconds(), 6),
         }
-        self.history.append(line)
+        self.course.history.append(line)
         self.progress.update(line)
+        self.stop_if_asked()
+        every = self.experiment.recipe.train.save_every
+        if every is not None and update.step % every == 0:
+            self.save()
 
     def on_epoch(self, epoch: int) -> bool:
         """Score validation after an epoch; returns True where early stopping ends the training."""
-        self.clock.pause()
-        evaluation = self.evaluate("validation", epoch)
-        self.last = evaluation
-        self.scores.append({"epoch": epoch, **evaluation.metrics})
-        self.progress.evaluated(epoch, evaluation.metrics)
+        with self.clock.paused():
+            self.progress.evaluating(epoch)
+            evaluation = self.evaluate("validation", epoch)
+            course, train = self.course, self.experiment.recipe.train
+            course.last = evaluation
+            course.scores.append({"epoch": epoch, **evaluation.metrics})
+            self.progress.evaluated(epoch, evaluation.metrics)
+            if train.keep == "best" or train.early_stopping is not None:
+                wanted = train.keep_metric or self.experiment.metric_names[0]
+                if course.best is None or _better(evaluation.metrics[wanted], course.best.metrics[wanted], wanted):
+                    course.best = evaluation
+                    self.best_weights = self.learner.snapshot() if train.keep == "best" else None
+            patience = train.early_stopping
+            stops = patience is not None and epoch - course.best.epoch >= patience
+            course.is_over = stops or epoch == len(self.plans)
+            if train.save_every is not None:
+                self.save()
+        return stops
+
+    def save(self) -> str:
+        """Write a checkpoint of the present state; returns its path. Raises RunFailure."""
+        course = self.course
+        step = len(course.history)
+        with self.clock.paused():
+            self.progress.saving(step)
+            arrays = self.learner.state()
+            assert arrays["step"] == step, (arrays["step"], step)  # else the updates are reported late
+            if not all(np.isfinite(value).all() for key, value in arrays.items() if key.startswith("weights.")):
+                raise RunFailure(self._diverged(step, f"weights are no longer finite after update {step}"))
+            if course.is_over:  # what only a next update would need is left out
+                arrays = {key: value for key, value in arrays.items() if key.startswith("weights.")}
+            arrays |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
+            rest = course.as_json() | {
+                "step": step,
+                "identity": self.identity,
+                "experiment": self.experiment.recipe.experiment(),
+                "data": self.experiment.fingerprint,
+                "versions": self.versions,
+                "seconds": self.clock.total,
+                "peak_memory_bytes": max(course.peak_memory_bytes, peak_memory_bytes()),
+            }
+            evaluated = "-evaluated" if len(course.scores) * len(self.plans[0]) == step else ""
+            name = f"step-{step:08d}{evaluated}"
+            self.snapshots.save(name, arrays, rest)
+            self.progress.saved(step)
+        return str(self.snapshots.folder / name)
+
+    def resume(self, snapshot: Snapshot | None, passed_over: list[str]) -> None:
+        """Take up the course of a checkpoint of this very run. Raises UserError where the data are others."""
+        if snapshot is None:
+            self.progress.resumed(0, passed_over)
+            return
+        rest, notes = snapshot.rest, list(passed_over)
+        if rest["data"] != self.experiment.fingerprint:
+            raise UserError(
+                f"the data have changed since {snapshot.path} was written (fingerprint {rest['data']}, now "
+                f"{self.experiment.fingerprint}); bring the old data back, or begin anew with --overwrite"
+            )
+        notes += [
+            f"{key} was {rest['versions'].get(key)} and is {value}: the end may differ in the last digits"
+            for key, value in self.versions.items()
+            if rest["versions"].get(key) != value
+        ]
+        arrays = snapshot.arrays()
+        self.course, self.clock.total = Course.from_json(rest), rest["seconds"]
+        self.best_weights = _listed(arrays, "best") or None
+        if self.course.is_over:
+            self.learner.restore(_listed(arrays, "weights"))
+        else:
+            self.learner.load_state(arrays)
+        self.course.resumed_at.append(snapshot.step)
+        self.progress.resumed(snapshot.step, notes)
+
+    def stop_if_asked(self) -> None:
+        """Save and raise Stopped where somebody has asked the run to stop."""
+        if self.stop.requested:
+            where = self.save()
+            raise Stopped(f"stopped; {where} is saved; --resume (RESUME=1) goes on from there")
+
+    def rescued(self) -> str:
+        """After the run could not be written: what is left of it, saved now where that can be done."""
+        found, _ = self.snapshots.newest()
+        if found is None and self.course.is_over:
+            try:
+                return f"{self.save()} is saved: make room, then --resume (RESUME=1) goes on from there"
+            except RunFailure:
+                return "There is no checkpoint, and none could be written; train.save_every makes them on the way"
+        if found is None:
+            return "There is no checkpoint; train.save_every makes them on the way"
+        return f"{found.path} is whole: make room, then --resume (RESUME=1) goes on from there"
+
+    def _diverged(self, step: int, what: str) -> str:
+        found, _ = self.snapshots.newest()
+        kept = f"The last good checkpoint is {found.path}" if found else "There is no checkpoint before it"
+        rows = ", ".join(str(row) for row in self.plan[step - 1].rows + 1)
         train = self.experiment.recipe.train
-        if train.keep == "last" and train.early_stopping is None:
-            self.clock.start()
-            return False
-        wanted = train.keep_metric or self.experiment.metric_names[0]
-        if self.best is None or _better(evaluation.metrics[wanted], self.best.metrics[wanted], wanted):
-            self.best = evaluation
-            self.best_weights = self.learner.snapshot() if train.keep == "best" else None
-        stop = train.early_stopping is not None and epoch - self.best.epoch >= train.early_stopping
-        self.clock.start()
-        return stop
+        return (
+            f"{what}, so the run stops. Its batch had the training examples {rows} (from 1). Lower train.learning_rate "
+            f"({train.learning_rate:g}), lengthen train.warmup_ratio ({train.warmup_ratio:g}) or lower "
+            f"train.max_grad_norm ({train.max_grad_norm}); if that does not help, look at these examples. {kept}"
+        )
 
     def evaluate(self, split: str, epoch: int) -> Evaluation:
         """Score a split batch by batch; what is kept of each is small, logits are not."""
@@ -104,45 +220,70 @@ class Training:
         size = 2 * recipe.train.batch_size // recipe.train.gradient_accumulation
         found: list[Any] = [None] * len(examples.lengths)
         for batch in batches.evaluation_batches(examples.lengths, size, recipe.data.pad_to_multiple_of):
+            self.stop_if_asked()
             inputs, targets = task.inputs(examples, batch), task.targets(examples, batch)
             judged = task.judge(task.outputs(self.learner, inputs, targets), examples, batch.rows)
             for row, judgement in zip(batch.rows, judged, strict=True):
                 found[row] = judgement
         judgements = task.conclude(examples, found)
         loss = sum(j.loss for j in judgements) / sum(j.num_targets for j in judgements)
-        return Evaluation(epoch, metrics.compute(self.scorers, judgements) | {"loss": loss}, judgements)
+        rows = [{"index": index} | judgement.line for index, judgement in enumerate(judgements)]
+        return Evaluation(epoch, metrics.compute(self.scorers, judgements) | {"loss": loss}, rows)
 
     def _costs(self) -> dict[str, Any]:
-        seconds = self.history[-1]["seconds"]
-        done = self.plan[: len(self.history)]
+        history = self.course.history
+        seconds, done = history[-1]["seconds"], self.plan[: len(history)]
         examples = self.experiment.examples
         return {
             "train": {
-                "steps": len(self.history),
+                "steps": len(history),
                 "seconds": seconds,
-                "examples_per_second": sum(line["examples"] for line in self.history) / seconds,
-                "tokens_per_second": sum(line["tokens"] for line in self.history) / seconds,
+                "examples_per_second": sum(line["examples"] for line in history) / seconds,
+                "tokens_per_second": sum(line["tokens"] for line in history) / seconds,
                 "padding_fraction": batches.padding_fraction(examples["train"].lengths, done),
-                "first_step_seconds": self.history[0]["seconds"],
-                "peak_memory_bytes": peak_memory_bytes(),
+                "first_step_seconds": history[0]["seconds"],
+                "peak_memory_bytes": max(self.course.peak_memory_bytes, peak_memory_bytes()),
+                "resumed_at": self.course.resumed_at,
             },
             "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
-            "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(self.experiment.recipe),
+            "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(
+                self.experiment.recipe, self.experiment.allow_pickle
+            ),
         }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a split after an epoch, and what each example contributes to them."""
+    """Metrics of a split after an epoch, and the lines of predictions.jsonl."""
 
     epoch: int
     metrics: dict[str, float]
-    judgements: list[Judgement]
+    rows: list[dict[str, Any]]
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines of predictions.jsonl."""
-        for index, judgement in enumerate(self.judgements):
-            yield {"index": index} | judgement.line
+
+@dataclass
+class Course:
+    """What a run has done so far, all but its arrays."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    last: Evaluation | None = None
+    best: Evaluation | None = None
+    is_over: bool = False
+    resumed_at: list[int] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The course as JSON; a last evaluation that the next will replace is left out."""
+        return asdict(self) | ({} if self.is_over else {"last": None})
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Course:
+        """The course that `as_json` gave; other keys are passed by."""
+        values = {each.name: found[each.name] for each in fields(cls)}
+        for key in ("last", "best"):
+            values[key] = None if values[key] is None else Evaluation(**values[key])
+        return cls(**values)
 
 
 class Clock:
@@ -157,8 +298,22 @@ class Clock:
     def pause(self) -> None:
         self.total, self.since = self.seconds(), None
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What the block takes is no training time."""
+        was_running = self.since is not None
+        self.pause()
+        yield
+        if was_running:
+            self.start()
+
     def seconds(self) -> float:
         return self.total + (0.0 if self.since is None else time.perf_counter() - self.since)
+
+
+def _listed(arrays: dict[str, Any], name: str) -> list[Any]:
+    """The arrays "name.0", "name.1", ..."""
+    return [arrays[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in arrays))]
 
 
 def peak_memory_bytes() -> int:

@@ -163,7 +163,7 @@ def test_check_needs_no_training(framework):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_ends_a_run_at_once_with_one_line(framework, tmp_path, stop):
+def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     process = start("finetune", "sentiment_bert", "--framework", framework, "--set", "train.epochs=50",
                     "--out", str(tmp_path / "r"))  # fmt: skip
     while "left" not in process.stdout.readline():
@@ -173,8 +173,12 @@ def test_stopping_ends_a_run_at_once_with_one_line(framework, tmp_path, stop):
     _, error = process.communicate(timeout=30)
     assert time.monotonic() - began < 10
     assert process.returncode == 1
-    assert error == "stopped; nothing was written\n"
-    assert list(tmp_path.iterdir()) == []
+    first, second = error.strip().splitlines()
+    assert first == "stopping: saving after the present update; once more stops without saving"
+    assert re.fullmatch(
+        r"stopped; .*r\.checkpoints/step-\d{8} is saved; --resume \(RESUME=1\) goes on from there", second
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.checkpoints"]
 
 
 def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,6 +59,16 @@ def freeze(model: torch.nn.Module, patterns: Iterable[str]) -> list[str]:
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in frozen)
     return sorted(frozen)
+
+
+def read_pickle(file: str) -> dict[str, NDArray[np.float32]]:
+    """The tensors of a pickled checkpoint; anything else in it is refused, not run. Raises UserError."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {name: tensor.float().numpy() for name, tensor in state.items()}
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError, KeyError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} holds something else than tensors, or is torn, and was not run: {cause}") from error
 
 
 def logits(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:

@@ -38,10 +38,14 @@ class Learner:
         epochs: Sequence[Iterable[Features]],
         on_update: Callable[[Update], None],
         on_epoch: Callable[[int], bool],
+        start: tuple[int, int] = (0, 0),
     ) -> None:
-        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
-        step = 0
-        for epoch, updates in enumerate(epochs, start=1):
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
+
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains.
+        """
+        step, epochs_done = start
+        for epoch, updates in enumerate(epochs, start=epochs_done + 1):
             for update in updates:
                 self.model.train()
                 loss, grad_norm = self.train_step(update, self.rates[step])
@@ -117,6 +121,33 @@ class Learner:
         with torch.no_grad():
             for weight, value in zip(self.model.parameters(), snapshot, strict=True):
                 weight.copy_(torch.from_numpy(value))
+
+    def state(self) -> dict[str, NDArray]:
+        """All that the next update depends on: weights, the optimiser's moments and count, random generators."""
+        arrays = {f"weights.{i}": value for i, value in enumerate(self.snapshot())}
+        step = 0
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            arrays |= {f"optimizer.{index}.{name}": value.cpu().numpy().copy() for name, value in moments.items()}
+            step = int(moments["step"])
+        arrays["random.cpu"] = torch.get_rng_state().numpy().copy()
+        for i, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ()):
+            arrays[f"random.cuda.{i}"] = state.numpy().copy()
+        return arrays | {"step": np.array(step)}
+
+    def load_state(self, arrays: dict[str, NDArray]) -> None:
+        """Put back what `state` gave."""
+        # Copies: the arrays are a file's, which the library may hold at any alignment.
+        tensors = {key: torch.tensor(value) for key, value in arrays.items()}
+        self.restore([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        torch.set_rng_state(tensors["random.cpu"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([tensors[k] for k in sorted(tensors) if k.startswith("random.cuda.")])
 
 
 def forward(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -88,6 +88,14 @@ def freeze_variables(layer: tf_keras.layers.Layer, variables: list[tf.Variable])
         layer._non_trainable_weights.extend(variables)
 
 
+def read_pickle(file: str) -> dict[str, NDArray[np.float32]]:
+    """Pickled weights are PyTorch's own format, which nothing here reads. Raises UserError."""
+    raise UserError(
+        f"{file} is a pickle, which only PyTorch can read safely: use --framework torch, or convert it once with "
+        "save_pretrained, which writes model.safetensors"
+    )
+
+
 def logits(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
     """Logits of one batch, eagerly, in evaluation mode, float32."""
     inputs = {key: tf.constant(value) for key, value in batch.items()}

@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
-from tf_keras.src.engine.base_layer import BaseRandomLayer
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
@@ -29,9 +28,7 @@ class Learner:
         self.trainee.compile(optimizer=AdamW(settings, rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
         self.trainee.optimizer.build(model.trainable_variables)
-        for layer in model._flatten_layers():
-            if isinstance(layer, BaseRandomLayer):
-                layer._random_generator._maybe_init()
+        self.generators = dropout_generators(model)
         self._traces: dict[str, Callable] = {}
 
     def fit(
@@ -39,8 +36,25 @@ class Learner:
         epochs: Sequence[Iterable[Features]],
         on_update: Callable[[Update], None],
         on_epoch: Callable[[int], bool],
+        start: tuple[int, int] = (0, 0),
     ) -> None:
-        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop."""
+        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
+
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. `fit` counts
+        whole epochs only, so the rest of one that was broken off is a `fit` of its own.
+        """
+        step, epochs_done = start
+        steps_per_epoch = len(self.rates) // (epochs_done + len(epochs))
+        reports, broken_off = Reports(on_update, on_epoch, step), step % steps_per_epoch
+        if broken_off:
+            self._fit(epochs[:1], epochs_done, steps_per_epoch - broken_off, reports)
+            epochs, epochs_done = epochs[1:], epochs_done + 1
+        if epochs and not (broken_off and self.trainee.stop_training):
+            self._fit(epochs, epochs_done, steps_per_epoch, reports)
+
+    def _fit(
+        self, epochs: Sequence[Iterable[Features]], epochs_done: int, steps_per_epoch: int, reports: Reports
+    ) -> None:
         updates = itertools.chain.from_iterable(epochs)
         first = next(updates)
         dataset = tf.data.Dataset.from_generator(
@@ -48,9 +62,10 @@ class Learner:
         )
         self.trainee.fit(
             dataset.prefetch(2),
-            epochs=len(epochs),
-            steps_per_epoch=len(self.rates) // len(epochs),
-            callbacks=[Reports(on_update, on_epoch)],
+            initial_epoch=epochs_done,
+            epochs=epochs_done + len(epochs),
+            steps_per_epoch=steps_per_epoch,
+            callbacks=[reports],
             verbose=0,
         )
 
@@ -139,6 +154,26 @@ class Learner:
         for weight, value in zip(self.model.weights, snapshot, strict=True):
             weight.assign(value)
 
+    def state(self) -> dict[str, NDArray]:
+        """All that the next update depends on: weights, the optimiser's moments and count, random generators."""
+        arrays = {f"weights.{i}": value for i, value in enumerate(self.snapshot())}
+        optimizer = self.trainee.optimizer
+        for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
+            arrays |= {f"optimizer.{i}.{name}": m.numpy() for name, m in zip(("first", "second"), moments, strict=True)}
+        arrays |= {f"random.{i}": generator.state.numpy() for i, generator in enumerate(self.generators)}
+        return arrays | {"step": np.array(optimizer.iterations)}
+
+    def load_state(self, arrays: dict[str, NDArray]) -> None:
+        """Put back what `state` gave."""
+        self.restore([arrays[f"weights.{i}"] for i in range(len(self.model.weights))])
+        optimizer = self.trainee.optimizer
+        for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
+            for name, moment in zip(("first", "second"), moments, strict=True):
+                moment.assign(arrays[f"optimizer.{i}.{name}"])
+        optimizer.iterations.assign(arrays["step"])
+        for i, generator in enumerate(self.generators):
+            generator.state.assign(arrays[f"random.{i}"])
+
 
 class Trainee(tf_keras.Model):
     """Gives `fit` the update of the recipe: weighted loss, accumulation, clipping by the true global norm."""
@@ -187,9 +222,9 @@ class Trainee(tf_keras.Model):
 class Reports(tf_keras.callbacks.Callback):
     """Hands what `fit` did to the run."""
 
-    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool]):
+    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool], step: int = 0):
         super().__init__()
-        self.on_update, self.on_epoch, self.step = on_update, on_epoch, 0
+        self.on_update, self.on_epoch, self.step = on_update, on_epoch, step
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self.step += 1
@@ -286,6 +321,14 @@ class AdamW(tf_keras.optimizers.Optimizer):
             beta1_power=0.0, beta2_power=0.0, lr=self.corrected_rates[step], beta1=s.beta1, beta2=s.beta2,
             epsilon=self.corrected_epsilons[step], grad=gradient,
         )  # fmt: skip
+
+
+def dropout_generators(model: tf_keras.Model) -> list[tf.random.Generator]:
+    """The random generator that each dropout layer keeps, made if need be; `model.variables` does not list them."""
+    found = [layer._random_generator for layer in model.submodules if hasattr(layer, "_random_generator")]
+    for generator in found:
+        generator._maybe_init()
+    return [generator._generator for generator in found]
 
 
 def likeliest(outputs: Any) -> tf.Tensor:
