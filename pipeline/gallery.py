@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from pipeline.errors import UserError
 from pipeline.findings import Finding, answers
-from pipeline.report import date, environment
-from pipeline.wording import shortened
+from pipeline.report import environment
+from pipeline.wording import date, shortened
 
 MAX_SENTENCE = 160
 MARK = '<meta name="generator" content="twinstep gallery">'

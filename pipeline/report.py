@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.figures import pictures
 from pipeline.findings import answers, notices
 from pipeline.rundir import staged, write_json
 from pipeline.sections import facts, sections
-from pipeline.wording import visible, visible_lines
+from pipeline.wording import date, visible, visible_lines
 
 Results = dict[str, Any]
 FILES = {"report.html", "report.md", "results.json", "figures"}
@@ -61,16 +60,6 @@ def html(results: Results) -> str:
 def markdown(results: Results) -> str:
     """The report's answers and tables for a pull request."""
     return _markdown(results, pictures(results))
-
-
-def date(created: Any) -> str:
-    """'24 November 2026, 06:40 UTC'; what is no ISO time stays as it is."""
-    try:
-        moment = datetime.datetime.fromisoformat(created)
-    except (TypeError, ValueError):
-        return str(created)
-    zone = f" {moment.tzname()}" if moment.tzinfo else ""
-    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
 
 
 @cache

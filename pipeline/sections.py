@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import tables
 from pipeline.findings import Finding, Table
-from pipeline.wording import shortened, times, value
+from pipeline.wording import date, shortened, times, value
 
 Results = dict[str, Any]
 MAX_TEXT = 600  # characters of an example's field; the whole is in results.json
@@ -65,9 +65,13 @@ def sections(results: Results) -> list[Section]:
         Section(
             "reproduce",
             "How to do it again",
-            f"The same recipe and seeds on the same kind of machine give the same scores. Data fingerprint: "
-            f"{value(results['data']['fingerprint'])}.",
+            "The same command on the same kind of machine with the same versions gives the same scores; speeds vary.",
             code=[shlex.join(map(str, results["command"]))],
+            points={
+                "Data": f"{value(results['data']['source'])}, fingerprint {value(results['data']['fingerprint'])}",
+                "To cite": f"twinstep, comparison of {results['recipe']}, {date(results['created'])}, "
+                f"data {value(results['data']['fingerprint'])}",
+            },
         ),
         Section("method", "How it was computed", points=_METHOD),
         Section("limits", "What this does not show", points=_limits(results)),
@@ -174,7 +178,7 @@ def _limits(results: Results) -> dict[str, str]:
         "Dropout": "The frameworks draw dropout from generators of their own. Runs of one seed share start and "
         "batches, not these draws, so their scores differ by as much as two seeds may.",
         "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
-        "Not settled": "No proof of equivalence is not proof of a difference, and the reverse.",
+        "Not settled": "Where equivalence could not be shown, a difference has not been shown either.",
         "Machine": "Speed and memory hold for this machine, these versions and this size of model.",
     }
     if len(results["machine"]) > 1:

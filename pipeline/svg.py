@@ -52,6 +52,8 @@ def any_script() -> Iterator[None]:
 
 def _for_the_page(tag: str, name: str) -> str:
     """One tag with ids of its own, the page's font and colours, and two decimals; texts stay as they are."""
+    if tag.startswith(("<g ", "<image ")):  # nothing refers to these, and equal images would have equal ids
+        tag = re.sub(r' id="[^"]*"', "", tag)
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
     tag = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', tag).replace("url(#", f"url(#{name}-").replace("xlink:", "")
     tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import unicodedata
 from typing import Any
@@ -102,3 +103,13 @@ def ratio(number: float | None) -> str:
 def times(count: int, noun: str) -> str:
     """'1 seed', '3 seeds'."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def date(created: Any) -> str:
+    """'24 November 2026, 06:40 UTC'; what is no ISO time stays as it is."""
+    try:
+        moment = datetime.datetime.fromisoformat(created)
+    except (TypeError, ValueError):
+        return str(created)
+    zone = f" {moment.tzname()}" if moment.tzinfo else ""
+    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
