@@ -133,7 +133,9 @@ def legend(axis: Axes) -> None:
     """Above the plot, in two columns, so that it hides nothing."""
     found = axis.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
     for text in found.get_texts():
-        text.set_color(svg.INK)
+        text.set(color=svg.INK, text=shortened(text.get_text(), 23))
+    rows = math.ceil(len(found.get_texts()) / 2)
+    axis.figure.set_figheight(axis.figure.get_figheight() + 0.2 * max(0, rows - 2))
 
 
 def _gaps(values: Iterable[float | None]) -> list[float]:

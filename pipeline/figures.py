@@ -215,18 +215,24 @@ def _attention(results: Results) -> Iterable[Picture]:
             f"attention-{number}", "attention", f"{found['variant']}: layer {layer}, mean of its heads",
             "Rows: the token that looks. Columns: the token looked at." + _cropped(found), _gaze(top, found), figure,
         )  # fmt: skip
+    brightest = max((max(map(max, head)) for found in maps for layer in found["weights"] for head in layer), default=1)
     for number, found in enumerate(maps, start=1):
-        layers = _spread(len(found["weights"]))
-        heads = _spread(len(found["weights"][0]))
-        figure, axes = new_figure(0.5 + 4.4 / len(heads) * len(layers), len(layers), len(heads))
-        for axis, (layer, head) in zip(axes.flat, ((la, he) for la in layers for he in heads), strict=True):
-            heat_map(axis, _cut(found["weights"][layer][head]), 1, None)
-            axis.set_title(f"{layer + 1}.{head + 1}", fontsize=8, pad=2)
-        shown = f"{len(layers)} of {len(found['weights'])} layers, {len(heads)} of {len(found['weights'][0])} heads"
-        yield Picture(
-            f"attention-heads-{number}", "attention", f"{found['variant']}: every head",
-            f"Titled layer.head; dark 0, bright 1; {shown}." + _cropped(found), f"Heat maps: {shown}.", figure,
-        )  # fmt: skip
+        yield _head_by_head(number, found, brightest)
+
+
+def _head_by_head(number: int, found: dict, brightest: float) -> Picture:
+    layers, heads = _spread(len(found["weights"])), _spread(len(found["weights"][0]))
+    figure, axes = new_figure(0.5 + 4.4 / len(heads) * len(layers), len(layers), len(heads))
+    places = [(layer, head) for layer in layers for head in heads]
+    for axis, (layer, head) in zip(axes.flat if len(places) > 1 else [axes], places, strict=True):
+        heat_map(axis, _cut(found["weights"][layer][head]), brightest, None)
+        axis.set_title(f"{layer + 1}.{head + 1}", fontsize=8, pad=2)
+    shown = f"{len(layers)} of {len(found['weights'])} layers, {len(heads)} of {len(found['weights'][0])} heads"
+    return Picture(
+        f"attention-heads-{number}", "attention", f"{found['variant']}: head by head",
+        f"Titled layer.head; dark 0, bright {brightest:.2f}; {shown}." + _cropped(found),
+        f"Heat maps: {shown}.", figure,
+    )  # fmt: skip
 
 
 def _gaze(top: list[list[float]], found: dict) -> str:

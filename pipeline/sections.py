@@ -101,7 +101,7 @@ def examples(results: Results) -> list[Example]:
     return [
         Example(
             {name: shortened(value(text), MAX_TEXT) for name, text in row["fields"].items()},
-            shortened(value(row["reference"]), MAX_TEXT),
+            shortened(_reference(row), MAX_TEXT),
             {name: _judged(prediction, row["reference"]) for name, prediction in row["predictions"].items()},
             f"validation row {row['index']}, seed {row['seed']}",
         )
@@ -118,22 +118,34 @@ def failures(results: Results) -> list[Log]:
     ]
 
 
+def _reference(row: dict) -> str:
+    found = row["reference"]
+    several = found and all(_alternatives(prediction, found) for prediction in row["predictions"].values())
+    return " / ".join(map(value, found)) if several else value(found)
+
+
 def _judged(prediction: Any, reference: Any) -> Finding | str:
+    """Right or wrong where that can be told: a number is near or far, and several references are alternatives."""
     shown = shortened(value(prediction), MAX_TEXT)
-    if reference is None or isinstance(reference, list | dict):
+    if reference is None or isinstance(reference, float | dict):
         return shown
-    return Finding("good", shown) if prediction == reference else Finding("bad", shown)
+    right = prediction in reference if _alternatives(prediction, reference) else prediction == reference
+    return Finding("good" if right else "bad", shown)
+
+
+def _alternatives(prediction: Any, reference: Any) -> bool:
+    return isinstance(reference, list) and isinstance(prediction, str)
 
 
 def _sameness(results: Results) -> Section:
     found = [tables.evidence(results), tables.lockstep(results), tables.recipe_differences(results)]
-    return Section(
-        "sameness",
-        "Is it the same experiment?",
-        "Scores alone cannot tell: two different trainings can score alike. So the start, every batch and every "
-        "update were compared.",
-        tables=found,
-    )
+    compared = "the start and the batches of every update were compared"
+    if results["sameness"]["lockstep"]:
+        compared += ", and the updates themselves one by one with dropout off"
+    lead = f"Scores alone cannot tell: two different trainings can score alike. So {compared}."
+    if not results["comparisons"]:
+        lead = "There are no two variants to compare."
+    return Section("sameness", "Is it the same experiment?", lead, tables=found)
 
 
 def _agreement(results: Results) -> Section | None:

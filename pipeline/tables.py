@@ -244,15 +244,13 @@ def map_differences(results: Results) -> Table:
     maps = results["attention_maps"]
     if len(maps) < 2 or any(other["tokens"] != maps[0]["tokens"] for other in maps):
         return Table("", [], {})
-    rows = []
+    groups: dict[str, list] = {}
     for other in maps[1:]:
+        rows = groups.setdefault(f"{maps[0]['variant']} and {other['variant']}", [])
         for layer, (ours, theirs) in enumerate(zip(maps[0]["weights"], other["weights"], strict=True), start=1):
             apart = [abs(a - b) for a, b in zip(_flat(ours), _flat(theirs), strict=True)]
-            name = f"{maps[0]['variant']}, {other['variant']}"
-            rows.append([name, str(layer), f"{max(apart):.3f}", f"{sum(apart) / len(apart):.4f}"])
-    return Table(
-        "How far the maps are apart", ["Pair", "Layer", "Largest difference of a weight", "Mean difference"], {"": rows}
-    )
+            rows.append([str(layer), f"{max(apart):.3f}", f"{sum(apart) / len(apart):.4f}"])
+    return Table("How far the maps are apart", ["Layer", "Largest difference of a weight", "Mean difference"], groups)
 
 
 def pair_name(pair: dict[str, str]) -> str:

@@ -46,9 +46,11 @@ def shortened(text: str, length: int) -> str:
 
 
 def value(found: Any) -> str:
-    """A prediction, label or setting as a person would write it."""
+    """A prediction, label or setting as a person would write it; tags in a row, none as (none)."""
     if isinstance(found, str):
         return found
+    if isinstance(found, list) and all(isinstance(each, str) for each in found):
+        return " ".join(found) or "(none)"
     return NOTHING if found is None else json.dumps(found, ensure_ascii=False)
 
 

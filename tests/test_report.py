@@ -11,6 +11,7 @@ import pytest
 from pipeline import UserError
 from pipeline.gallery import write_gallery
 from pipeline.report import html, markdown, write_report
+from pipeline.sections import examples
 from pipeline.wording import shortened, visible, visible_lines
 from tests.browser import browser, program
 from tests.comparison_example import example
@@ -283,6 +284,25 @@ def test_controls_are_visible(text, shown):
 def test_logs_keep_their_lines():
     assert visible_lines("a\tb\r\nc\x1b[0m\n") == "a\tb\nc␛[0m"
     assert shortened("one two three", 9) == "one two…" and shortened("one", 3) == "one"
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "shown", "state"),
+    [
+        ("negative", "negative", "negative", "good"),
+        ("negative", "positive", "negative", "bad"),
+        (["O", "B-PER"], ["O", "O"], "O B-PER", "bad"),
+        (["Paris", "in Paris"], "in Paris", "Paris / in Paris", "good"),
+        ([], "Paris", "(none)", "bad"),
+        (2.5, 2.4999, "2.5", None),
+        (None, "a text", "–", None),
+    ],
+)
+def test_a_prediction_is_called_right_only_where_that_can_be_told(results, reference, prediction, shown, state):
+    row = {"index": 1, "seed": 0, "fields": {}, "reference": reference, "predictions": {"a/b": prediction}}
+    (example,) = examples(results | {"disagreements": [row]})
+    assert example.reference == shown
+    assert getattr(example.predictions["a/b"], "state", None) == state
 
 
 def test_the_gallery_has_a_line_for_each_report_the_newest_first_and_names_a_broken_one(results, page, tmp_path):
