@@ -125,7 +125,7 @@ def _lockstep(results: Results) -> Iterable[Picture]:
 
 
 _CURVES = {
-    "loss": ("loss_mean", "Training loss", "loss (nats)", "Line: mean over seeds. Band: lowest to highest seed."),
+    "loss": ("loss_mean", "Training loss", "training loss", "Line: mean over seeds. Band: lowest to highest seed."),
     "learning-rate": ("learning_rate", "Learning rate applied", "learning rate", "One line where all are alike."),
     "gradient-norm": ("grad_norm", "Gradient norm before clipping", "global L2 norm", "Mean over seeds."),
 }  # fmt: skip

@@ -167,18 +167,21 @@ def _attention(results: Results) -> Section | None:
 _METHOD = {
     "Scores": "Mean and sample standard deviation over seeds of the validation metric; 95% interval of the mean by "
     "Student's t.",
-    "Equivalence": "Two one-sided tests (TOST) of the paired differences against the recipe's margin, each at 5%; "
-    "equivalent where the 90% interval lies inside the margin. With too few seeds for a test over seeds the "
-    "paired bootstrap over validation examples stands in for it, and the column “Basis” says so.",
-    "Interval over examples": "Percentiles of the paired bootstrap: the same resampled validation examples for both "
-    "variants.",
-    "Agreement": "The share of examples on which both predict the same, Cohen's κ, and McNemar's test of the "
-    "examples that only one of the two gets right.",
-    "Same experiment": "Logits of the same probe rows before training; examples and tokens of every update; learning "
-    "rates as applied; and, in lock-step without dropout, loss, gradient norm and every parameter.",
+    "Equivalence": "Two one-sided paired t tests over seeds (TOST), each at 5%, against the recipe's margin: "
+    "equivalent where the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% interval is "
+    "that of the bootstrap over examples, and the column “Basis” says so.",
+    "Difference": "Called different only where the 95% intervals over seeds and over examples both leave out zero.",
+    "Over examples": "Percentiles of a paired bootstrap: the same resampled validation examples for both variants and "
+    "all seeds.",
+    "Agreement": "Counted over all seeds together: the share of examples on which both predict the same, Cohen's κ, "
+    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest times the number of "
+    "seeds.",
+    "Same experiment": "Logits of the same probe rows before training, relative to the largest; the number of examples "
+    "and tokens of every update; learning rates as applied; and, update by update with dropout off, loss, gradient "
+    "norm and every parameter.",
     "Cost": "Each run is a process of its own. Throughput counts training examples over the wall time from the first "
-    "batch to the last update, first step included, evaluation and saving excluded. Memory is the process's peak. "
-    "Median and range over seeds; ratios are of medians.",
+    "batch to the last update, first update included, evaluation and saving excluded. Memory is the process's peak. "
+    "Ratios are of medians.",
 }
 
 

@@ -113,9 +113,9 @@ def evidence(results: Results) -> Table:
         "The same start, the same batches, the same rates",
         ["Pair", "Logits before training", "Batches", "Learning rate, largest difference", "Gradient norm, ratio"],
         {"": rows},
-        f"Logits: the largest difference on the probe rows over all seeds (tolerance {' or '.join(tolerances)}). "
-        "Batches: the examples and tokens of every update. Gradient norm: the median over updates of first divided by "
-        "second, lowest to highest seed.",
+        "Logits: the largest difference on the probe rows, relative to the largest logit, over all seeds "
+        f"(tolerance {' or '.join(tolerances)}). Batches: the number of examples and tokens of every update. "
+        "Gradient norm: the median over updates of first divided by second, lowest to highest seed.",
         texts=3,
     )
 
