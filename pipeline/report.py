@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from pipeline.errors import UserError
 from pipeline.figures import pictures
 from pipeline.findings import answers, notices
-from pipeline.rundir import staged, write_json
+from pipeline.rundir import finite, staged, write_json
 from pipeline.sections import facts, sections
 from pipeline.wording import date, visible, visible_lines
 
@@ -27,6 +27,7 @@ def write_report(results: Results, folder: Path) -> None:
     An older report there is replaced. Raises UserError where the folder holds something else.
     """
     refuse_unless_report(folder)
+    results = finite(results)
     with staged(folder) as staging:
         (staging / "figures").mkdir()
         drawn = pictures(results)
@@ -54,11 +55,13 @@ def refuse_unless_report(folder: Path) -> None:
 
 def html(results: Results) -> str:
     """The whole report as one page that needs neither network nor scripts."""
+    results = finite(results)
     return _page(results, pictures(results))
 
 
 def markdown(results: Results) -> str:
     """The report's answers and tables for a pull request."""
+    results = finite(results)
     return _markdown(results, pictures(results))
 
 

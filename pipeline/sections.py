@@ -168,14 +168,14 @@ _METHOD = {
     "Scores": "Mean and sample standard deviation over seeds of the validation metric; 95% interval of the mean by "
     "Student's t.",
     "Equivalence": "Two one-sided paired t tests over seeds (TOST), each at 5%, against the recipe's margin: "
-    "equivalent where the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% interval is "
-    "that of the bootstrap over examples, and the column “Basis” says so.",
+    "equivalent where the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% "
+    "interval is that of the bootstrap over examples, and the column “Basis” says so.",
     "Difference": "Called different only where the 95% intervals over seeds and over examples both leave out zero.",
     "Over examples": "Percentiles of a paired bootstrap: the same resampled validation examples for both variants and "
     "all seeds.",
     "Agreement": "Counted over all seeds together: the share of examples on which both predict the same, Cohen's κ, "
-    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest times the number of "
-    "seeds.",
+    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest times the "
+    "number of seeds.",
     "Same experiment": "Logits of the same probe rows before training, relative to the largest; the number of examples "
     "and tokens of every update; learning rates as applied; and, update by update with dropout off, loss, gradient "
     "norm and every parameter.",

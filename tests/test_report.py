@@ -237,6 +237,16 @@ def test_what_is_undefined_is_a_dash(results):
     assert "| – |" in markdown(bare)
 
 
+def test_a_number_that_json_does_not_have_is_null_and_a_dash(results, tmp_path):
+    broken = blank(copy.deepcopy(results))
+    row = next(iter(broken["metrics"]["loss"]["variants"].values()))
+    row.update(n=2, mean=float("inf"), sd=float("nan"), values={"0": float("inf"), "1": 1.0})
+    write_report(broken, tmp_path / "report")
+    told = json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert next(iter(told["metrics"]["loss"]["variants"].values()))["mean"] is None
+    assert not re.search(r"\b(nan|inf)\b", (tmp_path / "report" / "report.html").read_text(), flags=re.I)
+
+
 def blank(results):
     """As after runs that all failed: nothing was measured."""
     for found in results["metrics"].values():
