@@ -15,7 +15,7 @@ from pipeline.figures import pictures
 from pipeline.findings import answers, notices
 from pipeline.rundir import finite, staged, write_json
 from pipeline.sections import facts, sections
-from pipeline.wording import date, visible, visible_lines
+from pipeline.wording import date, shortened, visible, visible_lines
 
 Results = dict[str, Any]
 FILES = {"report.html", "report.md", "results.json", "figures"}
@@ -80,6 +80,7 @@ def environment(escaping: str) -> Environment:
     )
     made.filters["lines"] = lambda text: Markup(escape(visible_lines(text)))
     made.filters["fenced"] = _fenced
+    made.filters["brief"] = lambda text: shortened(text, 200)
     made.filters["raw"] = Markup
     made.globals["css"] = Markup(made.loader.get_source(made, "style.css")[0])
     return made

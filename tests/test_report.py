@@ -4,9 +4,11 @@ import copy
 import json
 import re
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 
 from pipeline import UserError
 from pipeline.gallery import write_gallery
@@ -16,7 +18,7 @@ from pipeline.wording import shortened, visible, visible_lines
 from tests.browser import browser, program
 from tests.comparison_example import example
 
-HOSTILE = "<script>alert(1)</script>\"'&`|\n\x1b[31m\u202e{{ 7*7 }}$x$ ]]> -->"
+HOSTILE = "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ ]]> --> `a` *b* _c_ [d](http://x) ~~e~~ \\|"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +188,8 @@ def test_hostile_texts_stay_texts(results, page, tmp_path):
     )
     runs = [run | {"log_tail": HOSTILE, "path": HOSTILE, "status": "failed"} for run in results["runs"]]
     maps = [
-        found | {"text": HOSTILE, "tokens": [HOSTILE] * len(found["tokens"])} for found in results["attention_maps"]
+        found | {"variant": HOSTILE, "text": HOSTILE, "tokens": [HOSTILE] * len(found["tokens"])}
+        for found in results["attention_maps"]
     ]
     text = html(copy.deepcopy(results) | bad | {"runs": runs, "attention_maps": maps})
     outline = Outline(text)
@@ -205,17 +208,23 @@ def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
     bad = hostile({key: results[key] for key in ("recipe", "checkpoint", "command", "disagreements", "machine")})
     runs = [run | {"log_tail": f"```\n{HOSTILE}", "status": "failed"} for run in results["runs"]]
     text = markdown(copy.deepcopy(results) | bad | {"runs": runs})
-    prose, fenced = (
-        re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.M | re.S),
-        re.findall(r"^`{4,}text$", text, flags=re.M),
-    )
-    assert fenced and "<script>" not in prose and "\x1b" not in text
-    assert re.findall(r"(?<!\\)`", prose.replace("`results.json`", "")) == []
-    columns = [len(re.findall(r"(?<!\\)\|", line)) for line in prose.splitlines()]
-    rule = [re.fullmatch(r"\|( -+:? \|)+", line) is not None for line in prose.splitlines()]
-    for number, count in enumerate(columns):
-        if count and columns[number - 1] and not rule[number]:
-            assert count == columns[number - 1], prose.splitlines()[number]
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    outline = Outline(rendered)
+    assert set(outline.tags) <= {
+        "h1", "h2", "p", "strong", "em", "ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td",
+        "pre", "code", "a",
+    }  # fmt: skip
+    assert all(re.fullmatch(r"figures/[a-z0-9-]+\.png", target) for target in outline.targets)
+    shown = unescape(rendered)
+    assert f"<h1>{visible(HOSTILE)}: comparison</h1>" in shown
+    assert f"<td>{visible(HOSTILE)}</td>" in shown
+    assert f"```\n{visible_lines(HOSTILE)}\n</code></pre>" in shown
+    assert cells(rendered) == cells(MarkdownIt("commonmark").enable("table").render(markdown(results | {"runs": runs})))
+
+
+def cells(rendered):
+    """How many cells each row of each table has."""
+    return [len(re.findall("<t[hd]", row)) for row in re.findall("<tr>.*?</tr>", rendered, flags=re.S)]
 
 
 def test_markdown_says_what_the_page_says(results):
