@@ -90,7 +90,7 @@ def facts(results: Results) -> str:
         results["task"],
         f"{results['checkpoint']}{start}",
         f"{rows} rows" if rows else results["data"]["source"],
-        ", ".join(variant["name"] for variant in results["variants"]),
+        times(len(results["variants"]), "variant"),
         times(len(seeds), "seed"),
     ]
     return " · ".join(map(str, parts))
