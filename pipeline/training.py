@@ -164,10 +164,10 @@ class Clock:
 def peak_memory_bytes() -> int:
     """The most memory that this process has held at once."""
     status = Path("/proc/self/status")
-    if status.exists():
-        # Counted from this program's start; getrusage counts what the process was before it became this program, too.
-        (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak) * 1024
+    # Counted from this program's start; getrusage counts what the process was before it became this program, too.
+    lines = status.read_text().splitlines() if status.exists() else []
+    for line in (line for line in lines if line.startswith("VmHWM")):
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
