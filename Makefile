@@ -4,11 +4,15 @@ RECIPE ?= sentiment_bert
 FRAMEWORK ?= torch
 ATTENTION ?= stock
 SEED ?= 0
+FRAMEWORKS ?= torch tensorflow
+ATTENTIONS ?= stock handwritten
+SEEDS ?= 0 1 2
 STEPS ?= 50
 KILLS ?= 5
 SET ?=
 OUT ?=
 RUN ?=
+RUNS ?=
 TEXT ?=
 INPUT ?=
 DATA ?=
@@ -29,7 +33,7 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pic
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune check list drill lockstep predict attention embedded test lint bench
+.PHONY: help finetune compare report gallery check list drill lockstep predict attention embedded test lint bench
 
 help:  ## show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -45,6 +49,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
 	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
+
+compare: $(VENV)/.installed  ## run every framework, attention and seed, and compare: RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" SET= OUT= RERUN=1
+	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(CODE) $(VERBOSE)
+
+report: $(VENV)/.installed  ## compare finished runs of any machine: RUNS="dir dir" OUT=
+	@$(PIPELINE) report $(foreach run,$(RUNS),'$(run)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
+
+gallery: $(VENV)/.installed  ## write one page over all reports: OUT=reports
+	@$(PIPELINE) gallery $(if $(OUT),'$(OUT)') $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAMEWORK= ATTENTION= SET=
 	@$(PIPELINE) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)

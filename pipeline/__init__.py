@@ -15,12 +15,14 @@ from pipeline.loading import load_recipe
 from pipeline.recipe import Data, Files, Limit, Recipe, Train
 
 if TYPE_CHECKING:
+    from pipeline.comparison import Comparison, compare, compare_runs
     from pipeline.maps import attention_maps
     from pipeline.prediction import predict
     from pipeline.run import finetune
     from pipeline.rundir import Run
 
 __all__ = [
+    "Comparison",
     "Data",
     "Files",
     "Limit",
@@ -29,6 +31,8 @@ __all__ = [
     "Train",
     "UserError",
     "attention_maps",
+    "compare",
+    "compare_runs",
     "finetune",
     "load_recipe",
     "predict",
@@ -36,8 +40,11 @@ __all__ = [
 
 # Running a recipe needs datasets and transformers; describing one must not pay for them.
 _LAZY = {
+    "Comparison": "pipeline.comparison",
     "Run": "pipeline.rundir",
     "attention_maps": "pipeline.maps",
+    "compare": "pipeline.comparison",
+    "compare_runs": "pipeline.comparison",
     "finetune": "pipeline.run",
     "predict": "pipeline.prediction",
 }

@@ -207,6 +207,80 @@ def predict(
             write(answer)
 
 
+@app.command()
+def compare(
+    recipe: RecipeName,
+    frameworks: Annotated[str, typer.Option(help="Who runs it, separated by spaces.")] = "torch tensorflow",
+    attentions: Annotated[str, typer.Option(help="With which attentions.")] = "stock handwritten",
+    seeds: Annotated[str, typer.Option(help="With which seeds.")] = "0 1 2",
+    settings: Settings = (),
+    out: Annotated[Path | None, typer.Option(help="The report's folder; by default reports/<recipe>.")] = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Repeat finished runs.")] = False,
+    allow_hub_code: HubCode = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe with each framework, attention and seed, and write a report that compares them."""
+    set_environment()
+    numbers = _whole_numbers(seeds)
+    resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
+    from pipeline import comparison
+    from pipeline.comparison_terminal import ComparisonProgress
+
+    # The margin is the comparison's: runs do not depend on it, and are found again whatever it is.
+    kept = [setting for setting in settings if setting.partition("=")[0].strip() != "margin"]
+    arguments = [recipe, *(part for setting in kept for part in ("--set", setting))]
+    progress = ComparisonProgress(resolved.name)
+    try:
+        found = comparison.compare(
+            resolved, frameworks.split(), attentions.split(), numbers, out, rerun=rerun,
+            allow_hub_code=allow_hub_code, shipped=shipped, arguments=arguments, watcher=progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped; finished runs are kept, and the same command goes on from them", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        progress.close()
+    progress.show(found)
+    if any(run["status"] == "failed" for run in found.results["runs"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of finished runs.")],
+    out: Annotated[Path | None, typer.Option(help="The report's folder; by default reports/<recipe>.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare finished runs, made on any machine at any time, and write the report."""
+    set_environment()
+    from pipeline import comparison
+    from pipeline.comparison_terminal import ComparisonProgress
+
+    ComparisonProgress("").show(comparison.compare_runs(runs, out))
+
+
+@app.command()
+def gallery(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the reports' folders.")] = Path("reports"),
+    debug: Debug = False,
+) -> None:
+    """Write one page over all reports."""
+    from pipeline.gallery import write_gallery
+
+    print(write_gallery(folder))
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """ "0 1 2" as numbers. Raises UserError."""
+    numbers = []
+    for word in text.split():
+        if not (word.isascii() and word.isdecimal()):
+            raise UserError(f'--seeds has "{word}", want whole numbers separated by spaces, as in "0 1 2"')
+        numbers.append(int(word))
+    return numbers
+
+
 def main() -> None:
     """The console script: run the verb on the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -176,6 +176,9 @@ class Recipe(_Strict):
     data: Data
     train: Train = Train()
     metrics: Names = ()
+    # How far apart two variants may score and still be called equivalent: of 1, that is 0.01 for one point; of a metric
+    # without a scale, such as perplexity, the share of its value. Comparisons read it, runs do not.
+    margin: float = Field(0.01, gt=0, lt=1)
     options: Any = Field(default=None, validate_default=True)
 
     @field_validator("task")

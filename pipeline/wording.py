@@ -1,0 +1,117 @@
+"""How a report writes numbers and texts: the same in HTML, in Markdown and in the figures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import unicodedata
+from typing import Any
+
+NOTHING = "–"
+MINUS = "\N{MINUS SIGN}"
+# Controls that make no mark of their own, or turn the direction of what follows: a reader could not see them.
+_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
+_KEPT_SPACES = "\u00a0\u202f"
+
+
+def visible(text: Any) -> str:
+    """The text on one line with every control character shown as a picture (␤) or a code (⟨U+202E⟩)."""
+    return "".join(_shown(char) for char in str(text))
+
+
+def visible_lines(text: Any) -> str:
+    """As `visible`, but line breaks and tabs keep their meaning: for logs."""
+    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in str(text).splitlines())
+
+
+def _shown(char: str) -> str:
+    code = ord(char)
+    if code in _PICTURES:
+        return _PICTURES[code]
+    if code < 0x7F or char in _KEPT_SPACES:
+        return char
+    category = unicodedata.category(char)
+    if category in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"):
+        return f"⟨U+{code:04X}⟩"
+    return char
+
+
+def shortened(text: str, length: int) -> str:
+    """At most `length` characters, to the end of a word where one is near; an ellipsis says that there was more."""
+    if len(text) <= length:
+        return text
+    kept = text[: length - 1]
+    whole = kept if text[length - 1].isspace() else kept.rpartition(" ")[0]
+    return (whole if len(whole) > length // 2 else kept).rstrip() + "…"
+
+
+def value(found: Any) -> str:
+    """A prediction, label or setting as a person would write it; tags in a row, none as (none)."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, list) and all(isinstance(each, str) for each in found):
+        return " ".join(found) or "(none)"
+    return NOTHING if found is None else json.dumps(found, ensure_ascii=False)
+
+
+def score(number: float | None, scale: int | None, signed: bool = False) -> str:
+    """A metric: four decimals of 1, two of 100, and four significant figures where it has no scale."""
+    if number is None:
+        return NOTHING
+    sign = "+" if signed and number > 0 else ""
+    if scale is None:
+        digits = f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.4g}"
+        digits = f"{number:.4f}" if "e" in digits and abs(number) < 1 else digits
+    else:
+        digits = f"{number:.2f}" if scale == 100 else f"{number:.4f}"
+    return (sign + digits).replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, scale: int | None, signed: bool = False) -> str:
+    """'0.8981 to 0.9153'."""
+    if low is None or high is None:
+        return NOTHING
+    return f"{score(low, scale, signed)} to {score(high, scale, signed)}"
+
+
+def small(number: float | None) -> str:
+    """A difference of rounding's size: 3.0e-08; exactly none is 0."""
+    if number is None:
+        return NOTHING
+    return "0" if number == 0 else f"{number:.1e}"
+
+
+def probability(p: float | None) -> str:
+    """A p value to three decimals."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def measured(number: float | None, unit: str) -> tuple[str, str]:
+    """A cost with three figures, and its unit; bytes become MiB."""
+    if unit == "bytes":
+        number, unit = None if number is None else number / 2**20, "MiB"
+    if number is None:
+        return NOTHING, unit
+    return (f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"), unit
+
+
+def ratio(number: float | None) -> str:
+    """'1.94 ×'."""
+    return NOTHING if number is None else f"{number:.2f} ×"
+
+
+def times(count: int, noun: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def date(created: Any) -> str:
+    """'24 November 2026, 06:40 UTC'; what is no ISO time stays as it is."""
+    try:
+        moment = datetime.datetime.fromisoformat(created)
+    except (TypeError, ValueError):
+        return str(created)
+    zone = f" {moment.tzname()}" if moment.tzinfo else ""
+    return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
