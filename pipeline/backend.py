@@ -32,11 +32,15 @@ _NATIVE_NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimiser update reports: `step` from 1, the global batch's loss, the gradient norm before clipping."""
+    """What one optimiser update reports: `step` from 1, the global batch's loss, the gradient norm before clipping.
+
+    `parts` is into how many micro-batches it was split: gradient_accumulation, or more where memory was short.
+    """
 
     step: int
     loss: float
     grad_norm: float
+    parts: int
 
 
 class Learner(Protocol):
@@ -52,7 +56,9 @@ class Learner(Protocol):
         """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
 
         `start` counts the updates and whole epochs that are done already; `epochs` has what remains. While `on_update`
-        or `on_epoch` is called, `state` is that of the update just reported.
+        or `on_epoch` is called, `state` is that of the update just reported. An update for which memory is short is
+        done again in twice as many micro-batches, and so are those that follow. Raises RunFailure where one example
+        is too much.
         """
 
     def logits(self, inputs: Features) -> NDArray:
@@ -71,7 +77,7 @@ class Learner(Protocol):
         """Put a snapshot's weights back."""
 
     def state(self) -> dict[str, NDArray]:
-        """All that the next update depends on: weights, the optimiser's moments and "step", random generators."""
+        """All that the next update depends on: weights, the optimiser's moments, random generators, "step", "parts"."""
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave: what follows is bit-identical to what would have followed."""

@@ -6,7 +6,9 @@ same batches, and a run that resumes at update N needs no loader state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import collections
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +103,40 @@ def split_update(update: Features, parts: int) -> Iterator[Features]:
     for start, end in zip(bounds, bounds[1:], strict=False):
         if end > start:
             yield {key: value[start:end] for key, value in update.items()}
+
+
+class Pending:
+    """Updates on their way to a reader that takes some ahead; those not yet done can be handed out again."""
+
+    def __init__(self, updates: Iterable[Features]):
+        self.updates, self.waiting, self.lock = iter(updates), collections.deque(), threading.Lock()
+        self.reader = 0
+
+    def first(self) -> Features:
+        """The next update to be done."""
+        with self.lock:
+            if not self.waiting:
+                self.waiting.append(next(self.updates))
+            return self.waiting[0]
+
+    def again(self) -> Iterator[Features]:
+        """All updates that are not done; an earlier reader, whose thread may still run, gets no more."""
+        with self.lock:
+            self.reader += 1
+            reader, waiting = self.reader, list(self.waiting)
+        yield from waiting
+        while True:
+            with self.lock:
+                update = next(self.updates, None) if reader == self.reader else None
+                if update is None:
+                    return
+                self.waiting.append(update)
+            yield update
+
+    def done(self) -> None:
+        """The first one is done."""
+        with self.lock:
+            self.waiting.popleft()
 
 
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from pipeline.errors import RunFailure
+
 # PyTorch's clip_grad_norm_ divides by (norm + this).
 CLIP_EPSILON = 1e-6
 # Added to the logits of positions that must not be chosen.
 HIDDEN = -1e9
 # What of a model's config generation must know.
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def more_parts(parts: int, num_rows: int, error: Exception) -> int:
+    """Into how many micro-batches to split an update of `num_rows` for which memory was short. Raises RunFailure."""
+    if parts >= num_rows:
+        raise RunFailure(
+            "memory does not hold the model's gradients for one example; lower data.max_length, or take a smaller model"
+        ) from error
+    return 2 * parts
 
 
 def decays(name: str, num_dimensions: int) -> bool:

@@ -20,6 +20,9 @@ class Progress:
     def update(self, line: dict[str, Any]) -> None:
         """One optimiser update is done; `line` is its line of history.jsonl."""
 
+    def split(self, step: int, parts: int) -> None:
+        """Memory was short at update `step`, so it and all that follow are split into `parts` micro-batches."""
+
     def evaluating(self, epoch: int) -> None:
         """Validation is about to be scored after an epoch."""
 

@@ -61,6 +61,12 @@ class TerminalProgress(Progress):
             left = line["seconds"] / line["step"] * (self.num_updates - line["step"])
             self._say(f"  {line['step']}/{self.num_updates}  {note}  {left:.0f} s left")
 
+    def split(self, step: int, parts: int) -> None:
+        self._say(
+            f"  memory was short at update {step}: from here on in {parts} micro-batches, the update is the same; "
+            f"train.gradient_accumulation={parts} says so from the start"
+        )
+
     def evaluated(self, epoch: int, metrics: dict[str, float]) -> None:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._say(f"  epoch {epoch}/{self.num_epochs}: {scores}")

@@ -46,7 +46,7 @@ class Training:
         self.learner: Learner = backend.Learner(model, train, self.rates, experiment.task.loss)
         self.identity, self.versions = identity, backend.versions()
         self.clock, self.stop, self.snapshots = Clock(), Stop(), snapshots
-        self.course = Course()
+        self.course = Course(parts=train.gradient_accumulation)
         self.best_weights: list | None = None
         self.logits_before = self.learner.logits(experiment.probe())
 
@@ -103,7 +103,10 @@ class Training:
             "tokens": int(self.experiment.examples["train"].lengths[batch.rows].sum()),
             "seconds": round(self.clock.seconds(), 6),
         }
+        if update.parts != self.course.parts:
+            self.progress.split(update.step, update.parts)
         self.course.history.append(line)
+        self.course.parts = update.parts
         self.progress.update(line)
         self.stop_if_asked()
         every = self.experiment.recipe.train.save_every
@@ -244,6 +247,7 @@ class Training:
                 "first_step_seconds": history[0]["seconds"],
                 "peak_memory_bytes": max(self.course.peak_memory_bytes, peak_memory_bytes()),
                 "resumed_at": self.course.resumed_at,
+                "gradient_accumulation": self.course.parts,
             },
             "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
             "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(
@@ -272,6 +276,7 @@ class Course:
     is_over: bool = False
     resumed_at: list[int] = field(default_factory=list)
     peak_memory_bytes: int = 0
+    parts: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """The course as JSON; a last evaluation that the next will replace is left out."""

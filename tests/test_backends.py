@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.backend import load_backend
 from pipeline.checkpoint import complete_weights, draw, load_config, random_weights, read_weights, save_checkpoint
-from pipeline.errors import UserError
+from pipeline.errors import RunFailure, UserError
 from pipeline.experiment import prepare, start
 from pipeline.loading import load_recipe
 from pipeline.optimisation import decays
@@ -222,6 +222,51 @@ def test_more_parts_than_rows_is_no_fault(framework):
     many, seen = trained(framework, "bert", Train(batch_size=8, gradient_accumulation=8), updates, **NO_DROPOUT["bert"])
     assert np.isfinite(seen[0].loss)
     assert one["classifier.weight"] == pytest.approx(many["classifier.weight"], abs=1e-6)
+
+
+@pytest.fixture
+def short_memory(framework, monkeypatch):
+    """Memory runs out where more than `most_rows` go through the model in training."""
+    module, state = train_module(framework), {"most_rows": 2}
+    real = module.forward
+
+    def fail(num_rows):
+        if num_rows > state["most_rows"]:
+            raise MemoryError
+        return np.int32(0)
+
+    def torch_forward(model, inputs):
+        import torch
+
+        if model.training and len(inputs["input_ids"]) > state["most_rows"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(model, inputs)
+
+    def tensorflow_forward(model, inputs, training):
+        import tensorflow as tf
+
+        if training:
+            with tf.control_dependencies([tf.numpy_function(fail, [tf.shape(inputs["input_ids"])[0]], tf.int32)]):
+                inputs = {key: tf.identity(value) for key, value in inputs.items()}
+        return real(model, inputs, training)
+
+    monkeypatch.setattr(module, "forward", torch_forward if framework == "torch" else tensorflow_forward)
+    return state
+
+
+def test_an_update_for_which_memory_is_short_is_split_and_stays_the_same(framework, short_memory):
+    updates = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(4)]
+    wanted, _ = trained(framework, "bert", Train(batch_size=8, gradient_accumulation=4), updates, **NO_DROPOUT["bert"])
+    found, seen = trained(framework, "bert", Train(batch_size=8), updates, **NO_DROPOUT["bert"])
+    assert [update.parts for update in seen] == [4] * 4
+    assert [update.step for update in seen] == [1, 2, 3, 4]
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_model_too_large_for_one_example_ends_with_one_message(framework, short_memory):
+    short_memory["most_rows"] = 0
+    with pytest.raises(RunFailure, match="one example"):
+        trained(framework, "bert", Train(batch_size=8), [with_targets(batch(rows=3))], **NO_DROPOUT["bert"])
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import GenerationConfig
@@ -16,7 +17,7 @@ from transformers import GenerationConfig
 from pipeline.backend import Update
 from pipeline.batches import TARGETS, Features, split_update
 from pipeline.errors import UserError
-from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays
+from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.pytorch.model import head_logits
 from pipeline.recipe import Train
 
@@ -30,6 +31,7 @@ class Learner:
         if self.accelerator.num_processes > 1:
             raise UserError("more than one process is not supported yet; start without `accelerate launch`")
         self.settings, self.rates, self.loss = settings, rates, loss
+        self.parts = settings.gradient_accumulation
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, settings))
 
@@ -50,28 +52,41 @@ class Learner:
                 self.model.train()
                 loss, grad_norm = self.train_step(update, self.rates[step])
                 step += 1
-                on_update(Update(step, float(loss), float(grad_norm)))
+                on_update(Update(step, float(loss), float(grad_norm), self.parts))
             if on_epoch(epoch):
                 return
 
     def train_step(self, update: Features, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
-        loss = torch.zeros((), device=self.accelerator.device)
-        for part in split_update(update, self.settings.gradient_accumulation):
-            batch = self.to_device(part)
-            inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-            with self.accelerator.autocast():
-                logits = forward(self.model, inputs)
-            targets = (batch["labels"], batch["loss_weights"])
-            part_loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.loss)
-            self.accelerator.backward(part_loss)
-            loss += part_loss.detach()
+        while (loss := self.gradients(update)) is None:
+            self.optimizer.zero_grad()
+            clear_device_cache()
         grad_norm = clip_gradients(self.weights, self.settings.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = float(rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss, grad_norm
+
+    def gradients(self, update: Features) -> torch.Tensor | None:
+        """Sum an update's gradients and return its loss; None where memory was short: then there are more parts."""
+        loss = torch.zeros((), device=self.accelerator.device)
+        try:
+            for part in split_update(update, self.parts):
+                batch = self.to_device(part)
+                inputs = {key: value for key, value in batch.items() if key not in TARGETS}
+                with self.accelerator.autocast():
+                    logits = forward(self.model, inputs)
+                targets = (batch["labels"], batch["loss_weights"])
+                part_loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.loss)
+                self.accelerator.backward(part_loss)
+                loss += part_loss.detach()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            self.parts = more_parts(self.parts, len(update["labels"]), error)
+            return None
+        return loss
 
     @torch.inference_mode()
     def logits(self, inputs: Features) -> NDArray[np.float32]:
@@ -132,7 +147,7 @@ class Learner:
         arrays["random.cpu"] = torch.get_rng_state().numpy().copy()
         for i, state in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ()):
             arrays[f"random.cuda.{i}"] = state.numpy().copy()
-        return arrays | {"step": np.array(step)}
+        return arrays | {"step": np.array(step), "parts": np.array(self.parts)}
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave."""
@@ -144,6 +159,7 @@ class Learner:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
+        self.parts = int(arrays["parts"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available():

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
-from pipeline.batches import TARGETS, Features
-from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays
+from pipeline.batches import TARGETS, Features, Pending
+from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.recipe import Train
 from pipeline.tensorflow.model import head_logits
 
@@ -40,31 +40,30 @@ class Learner:
     ) -> None:
         """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
 
-        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. `fit` counts
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. Keras counts
         whole epochs only, so the rest of one that was broken off is a `fit` of its own.
         """
         step, epochs_done = start
         steps_per_epoch = len(self.rates) // (epochs_done + len(epochs))
-        reports, broken_off = Reports(on_update, on_epoch, step), step % steps_per_epoch
-        if broken_off:
-            self._fit(epochs[:1], epochs_done, steps_per_epoch - broken_off, reports)
-            epochs, epochs_done = epochs[1:], epochs_done + 1
-        if epochs and not (broken_off and self.trainee.stop_training):
-            self._fit(epochs, epochs_done, steps_per_epoch, reports)
+        reports = Reports(on_update, on_epoch, step, Pending(itertools.chain.from_iterable(epochs)), self.trainee)
+        while reports.step < len(self.rates) and not self.trainee.stop_training:
+            try:
+                self._fit(reports, steps_per_epoch)
+            except tf.errors.ResourceExhaustedError as error:
+                if reports.is_scoring:
+                    raise
+                self.trainee.split_further(len(reports.pending.first()["labels"]), error)
 
-    def _fit(
-        self, epochs: Sequence[Iterable[Features]], epochs_done: int, steps_per_epoch: int, reports: Reports
-    ) -> None:
-        updates = itertools.chain.from_iterable(epochs)
-        first = next(updates)
-        dataset = tf.data.Dataset.from_generator(
-            lambda: itertools.chain([first], updates), output_signature=signature(first)
-        )
+    def _fit(self, reports: Reports, steps_per_epoch: int) -> None:
+        epochs_done, broken_off = divmod(reports.step, steps_per_epoch)
+        num_epochs = len(self.rates) // steps_per_epoch
         self.trainee.fit(
-            dataset.prefetch(2),
+            tf.data.Dataset.from_generator(
+                reports.pending.again, output_signature=signature(reports.pending.first())
+            ).prefetch(2),
             initial_epoch=epochs_done,
-            epochs=epochs_done + len(epochs),
-            steps_per_epoch=steps_per_epoch,
+            epochs=epochs_done + 1 if broken_off else num_epochs,
+            steps_per_epoch=steps_per_epoch - broken_off,
             callbacks=[reports],
             verbose=0,
         )
@@ -161,7 +160,7 @@ class Learner:
         for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
             arrays |= {f"optimizer.{i}.{name}": m.numpy() for name, m in zip(("first", "second"), moments, strict=True)}
         arrays |= {f"random.{i}": generator.state.numpy() for i, generator in enumerate(self.generators)}
-        return arrays | {"step": np.array(optimizer.iterations)}
+        return arrays | {"step": np.array(optimizer.iterations), "parts": np.array(self.trainee.parts)}
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave."""
@@ -170,6 +169,7 @@ class Learner:
         for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
             for name, moment in zip(("first", "second"), moments, strict=True):
                 moment.assign(arrays[f"optimizer.{i}.{name}"])
+        self.trainee.parts = int(arrays["parts"])
         optimizer.iterations.assign(arrays["step"])
         for i, generator in enumerate(self.generators):
             generator.state.assign(arrays[f"random.{i}"])
@@ -181,11 +181,18 @@ class Trainee(tf_keras.Model):
     def __init__(self, model: tf_keras.Model, settings: Train, loss: str):
         super().__init__(name="trainee")
         self.model, self.settings, self.kind = model, settings, loss
+        self.parts = settings.gradient_accumulation
+        self.stop_training = False
+
+    def split_further(self, num_rows: int, error: Exception) -> None:
+        """Split updates into twice as many parts from now on. Raises RunFailure where they are single rows already."""
+        self.parts = more_parts(self.parts, num_rows, error)
+        self.train_function = None  # traced anew by the next fit
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, update: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimiser update on a global batch; returns its loss and the gradient norm before clipping."""
-        parts, num_rows = self.settings.gradient_accumulation, tf.shape(update["labels"])[0]
+        parts, num_rows = self.parts, tf.shape(update["labels"])[0]
 
         def part(i: tf.Tensor | int) -> dict[str, tf.Tensor]:
             start, end = num_rows * i // parts, num_rows * (i + 1) // parts
@@ -203,7 +210,9 @@ class Trainee(tf_keras.Model):
         if parts > 1:  # a loop in the graph: the model is traced for its first part and once for all others
             _, loss, gradients = tf.while_loop(lambda i, *_: i < parts, add_part, (1, loss, gradients))
         gradients, grad_norm = clip_gradients(gradients, self.settings.max_grad_norm)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        # Nothing moves before every gradient is there, so that an update for which memory is short left no trace.
+        with tf.control_dependencies([grad_norm]):
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {"loss": loss, "grad_norm": grad_norm}
 
     def gradients(
@@ -220,18 +229,29 @@ class Trainee(tf_keras.Model):
 
 
 class Reports(tf_keras.callbacks.Callback):
-    """Hands what `fit` did to the run."""
+    """Hands what `fit` did to the run; `step` counts the updates that are done."""
 
-    def __init__(self, on_update: Callable[[Update], None], on_epoch: Callable[[int], bool], step: int = 0):
+    def __init__(
+        self,
+        on_update: Callable[[Update], None],
+        on_epoch: Callable[[int], bool],
+        step: int,
+        pending: Pending,
+        trainee: Trainee,
+    ):
         super().__init__()
         self.on_update, self.on_epoch, self.step = on_update, on_epoch, step
+        self.pending, self.trainee, self.is_scoring = pending, trainee, False
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self.step += 1
-        self.on_update(Update(self.step, float(logs["loss"]), float(logs["grad_norm"])))
+        self.pending.done()
+        self.on_update(Update(self.step, float(logs["loss"]), float(logs["grad_norm"]), self.trainee.parts))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self.model.stop_training = self.on_epoch(epoch + 1)
+        self.is_scoring = True
+        self.trainee.stop_training = self.on_epoch(epoch + 1)
+        self.is_scoring = False
 
 
 def forward(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
