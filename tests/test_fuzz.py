@@ -10,7 +10,9 @@ from pipeline.cli import execute
 from pipeline.recipe import Data, Recipe, Train
 
 KEYS = [
-    *Recipe.model_fields, *(f"data.{key}" for key in Data.model_fields), *(f"train.{key}" for key in Train.model_fields),
+    *Recipe.model_fields,
+    *(f"data.{key}" for key in Data.model_fields),
+    *(f"train.{key}" for key in Train.model_fields),
     "data.files.train", "data.limit.train", "data.columns.text", "options.problem_type", "data.files.train.x", "a.b.c",
 ]  # fmt: skip
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-5, 2**70), st.floats(), st.text(max_size=12))

@@ -161,7 +161,7 @@ class Learner:
                 arrays[f"optimizer.{i}.first"] = optimizer.first_moments[index].numpy()
                 arrays[f"optimizer.{i}.second"] = optimizer.second_moments[index].numpy()
         arrays |= {f"random.{i}": generator.state.numpy() for i, generator in enumerate(self._generators())}
-        return arrays | {"step": np.array(optimizer.iterations)}
+        return arrays | {"step": np.array(optimizer.iterations.numpy())}
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave."""
