@@ -92,6 +92,8 @@ class Snapshots:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # an empty folder would say that there is something to go on from
+                self.folder.rmdir()
 
     def _drop(self, written: str) -> None:
         """Keep the last ones up to the one just written; later ones belong to a course that was given up."""

@@ -160,7 +160,7 @@ class Learner:
         for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
             arrays |= {f"optimizer.{i}.{name}": m.numpy() for name, m in zip(("first", "second"), moments, strict=True)}
         arrays |= {f"random.{i}": generator.state.numpy() for i, generator in enumerate(self.generators)}
-        return arrays | {"step": np.array(optimizer.iterations), "parts": np.array(self.trainee.parts)}
+        return arrays | {"step": np.array(optimizer.iterations.numpy()), "parts": np.array(self.trainee.parts)}
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave."""
