@@ -13,6 +13,7 @@ import json
 import os
 import zipfile
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,18 @@ def _key(task: Family, content: str) -> str:
 def _rules(tokenizer: Any) -> dict[str, Any]:
     """A tokenizer's own definition, without the truncation and padding that its last call left behind."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    settings = ("truncation_side", "model_input_names", "special_tokens_map", "all_special_ids", "split_special_tokens")
+    return rules | {key: getattr(tokenizer, key, None) for key in settings}
 
 
 @cache
 def _code() -> str:
-    """A digest of the source of every task family and of the tokenizer library's version."""
+    """A digest of the source of every task family and of the libraries' versions."""
     here = Path(__file__).parent
     sources = [*sorted((here / "tasks").glob("*.py")), here / "texts.py", here / "batches.py", Path(__file__)]
-    digest = hashlib.sha256(datasets.__version__.encode())
+    versions = [metadata.version(name) for name in ("datasets", "tokenizers", "transformers", "numpy")]
+    digest = hashlib.sha256(" ".join(versions).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()

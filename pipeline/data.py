@@ -56,7 +56,8 @@ def content_digest(rows: datasets.Dataset) -> str:
     """A SHA-256 of a split's contents: the same rows on any machine have the same one."""
     digest = hashlib.sha256()
     for column in sorted(rows.column_names):
-        digest.update(f"{column}:{len(rows)}\n".encode())
+        kind = repr(rows.features[column])  # the names of labels that are stored as numbers
+        digest.update(f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode())
         digest.update(json.dumps(rows[column][:], ensure_ascii=False, default=str).encode())
     return digest.hexdigest()
 

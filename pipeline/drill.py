@@ -55,13 +55,14 @@ class Report:
     """The kills and the comparison."""
 
     title: str
+    kills: int
     parts: list[Part]
     same: dict[str, bool]
 
     @property
     def passed(self) -> bool:
-        """Whether the killed run ended as the other one."""
-        return all(self.same.values())
+        """Whether every kill fell and the killed run ended as the other one."""
+        return all(self.same.values()) and sum(part.killed is not None for part in self.parts) == self.kills
 
     def as_text(self) -> str:
         """A line for each kill, one for each thing compared, and a verdict."""
@@ -74,7 +75,9 @@ class Report:
             lines.append(f"  {i + 1:>2}  {told:<42} went on from {onward}, {reached - onward} done again")
             reached = onward
         lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.same.items()]
-        verdict = "the same to the bit" if self.passed else "NOT the same"
+        verdict = "the same to the bit" if all(self.same.values()) else "NOT the same"
+        if len(killed) < self.kills:
+            verdict += f", but the run ended before {self.kills} kills had fallen; give it more rows, or fewer KILLS"
         return "\n".join([*lines, f"killed {len(killed)} times: {verdict}"])
 
 
@@ -97,7 +100,7 @@ def drill(recipe: Recipe, framework: str, kills: int = 5, attention: str = "stoc
                 break
         title = f"{recipe.name} {framework}/{attention} seed {seed}: {started.num_updates} updates in "
         title += f"{recipe.train.epochs} epochs, a checkpoint every {every}"
-        return Report(title, parts, compare(folder / "undisturbed", folder / "killed"))
+        return Report(title, kills, parts, compare(folder / "undisturbed", folder / "killed"))
 
 
 def moments(kills: int, seed: int, num_updates: int, num_epochs: int) -> list[Moment]:

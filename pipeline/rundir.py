@@ -126,9 +126,13 @@ def staged(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into; it takes the name when the block ends well, and vanishes when not."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.parent.glob(f".{folder.name}.partial-*"):
-            if not _is_alive(int(abandoned.name.rpartition("-")[2])):
-                shutil.rmtree(abandoned)  # left by a run that was killed
+        for abandoned in sorted(folder.parent.glob(f".{folder.name}.*partial-*"), reverse=True):
+            if _is_alive(int(abandoned.name.rpartition("-")[2])):
+                continue  # else it was left by a run that was killed
+            if ".replaced." in abandoned.name and not folder.exists():
+                abandoned.rename(folder)
+            else:
+                shutil.rmtree(abandoned)
         staging = folder.parent / f".{folder.name}.partial-{os.getpid()}"
         staging.mkdir()
     except OSError as error:

@@ -77,9 +77,11 @@ class Snapshots:
             (partial / _MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2), encoding="utf-8")
             for path in (*sorted(partial.iterdir()), partial):
                 _sync(path)
+            replaced = self.folder / f".{name}.replaced.partial"
             if (self.folder / name).exists():  # torn or given up, and reached anew
-                shutil.rmtree(self.folder / name)
+                (self.folder / name).rename(replaced)
             partial.rename(self.folder / name)
+            shutil.rmtree(replaced, ignore_errors=True)
             _sync(self.folder)
             _sync(self.folder.parent)
             self._drop(name)

@@ -48,6 +48,10 @@ class Training:
         self.clock, self.stop, self.snapshots = Clock(), Stop(), snapshots
         self.course = Course(parts=train.gradient_accumulation)
         self.best_weights: list | None = None
+        self.fingerprints = {
+            "data": experiment.fingerprint,
+            "checkpoint": checkpoint.checkpoint_fingerprint(experiment.recipe, experiment.allow_pickle),
+        }
         self.logits_before = self.learner.logits(experiment.probe())
 
     def train(self) -> None:
@@ -57,7 +61,7 @@ class Training:
         self.clock.start()
         step, epochs_done = len(course.history), len(course.scores)
         if step == (epochs_done + 1) * per_epoch:  # saved between the last update of an epoch and its evaluation
-            course.is_over = self.on_epoch(epochs_done + 1)
+            self.on_epoch(epochs_done + 1)
             epochs_done += 1
         if not course.is_over:
             done = [max(0, step - epoch * per_epoch) for epoch in range(len(self.plans))]
@@ -151,7 +155,7 @@ class Training:
                 "step": step,
                 "identity": self.identity,
                 "experiment": self.experiment.recipe.experiment(),
-                "data": self.experiment.fingerprint,
+                "fingerprints": self.fingerprints,
                 "versions": self.versions,
                 "seconds": self.clock.total,
                 "peak_memory_bytes": max(course.peak_memory_bytes, peak_memory_bytes()),
@@ -168,11 +172,12 @@ class Training:
             self.progress.resumed(0, passed_over)
             return
         rest, notes = snapshot.rest, list(passed_over)
-        if rest["data"] != self.experiment.fingerprint:
-            raise UserError(
-                f"the data have changed since {snapshot.path} was written (fingerprint {rest['data']}, now "
-                f"{self.experiment.fingerprint}); bring the old data back, or begin anew with --overwrite"
-            )
+        for what, now in self.fingerprints.items():
+            if rest["fingerprints"][what] != now:
+                raise UserError(
+                    f"the {what} changed since {snapshot.path} was written (fingerprint {rest['fingerprints'][what]}, "
+                    f"now {now}); bring the old {what} back, or begin anew with --overwrite"
+                )
         notes += [
             f"{key} was {rest['versions'].get(key)} and is {value}: the end may differ in the last digits"
             for key, value in self.versions.items()
@@ -220,7 +225,7 @@ class Training:
     def evaluate(self, split: str, epoch: int) -> Evaluation:
         """Score a split batch by batch; what is kept of each is small, logits are not."""
         task, recipe, examples = self.experiment.task, self.experiment.recipe, self.experiment.examples[split]
-        size = 2 * recipe.train.batch_size // recipe.train.gradient_accumulation
+        size = max(1, 2 * recipe.train.batch_size // self.course.parts)
         found: list[Any] = [None] * len(examples.lengths)
         for batch in batches.evaluation_batches(examples.lengths, size, recipe.data.pad_to_multiple_of):
             self.stop_if_asked()
@@ -250,9 +255,7 @@ class Training:
                 "gradient_accumulation": self.course.parts,
             },
             "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
-            "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(
-                self.experiment.recipe, self.experiment.allow_pickle
-            ),
+            "checkpoint_fingerprint": self.fingerprints["checkpoint"],
         }
 
 

@@ -134,8 +134,10 @@ def test_changed_data_are_not_gone_on_with(tiny, tmp_path, monkeypatch):
     )
     snapshots = Snapshots(tmp_path / "run", 2)
     identity = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
-    snapshots.save("step-00000001", {}, {"step": 1, "identity": identity, "experiment": tiny.experiment(), "data": "0"})
-    with pytest.raises(UserError, match="the data have changed since .*step-00000001 was written"):
+    prints = {"data": "0", "checkpoint": None}
+    rest = {"step": 1, "identity": identity, "experiment": tiny.experiment(), "fingerprints": prints}
+    snapshots.save("step-00000001", {}, rest)
+    with pytest.raises(UserError, match="the data changed since .*step-00000001 was written"):
         finetune(tiny, out=tmp_path / "run", resume=True)
     assert snapshots.newest()[0].step == 1
 

@@ -107,6 +107,14 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".jsonl") == ["killed", "straight"]
 
 
+def test_a_run_resumed_at_its_last_update_can_be_stopped_once_more(tmp_path):
+    recipe = recipe_of("single-label", tmp_path, changes={"train.save_every": 3})
+    straight = finetune(recipe.override({"train.save_every": None}), out=tmp_path / "straight")
+    killed(("evaluating", 1), recipe, out=tmp_path / "run")  # after the last update, before its evaluation
+    assert killed(("saved", 3), recipe, out=tmp_path / "run", resume=True) == 3  # evaluated and saved, nothing written
+    assert_same(straight.path, finetune(recipe, out=tmp_path / "run", resume=True).path)
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """A PyTorch run killed after its checkpoints of updates 1 and 2, and its recipe."""

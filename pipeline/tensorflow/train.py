@@ -50,7 +50,7 @@ class Learner:
             try:
                 self._fit(reports, steps_per_epoch)
             except tf.errors.ResourceExhaustedError as error:
-                if reports.is_scoring:
+                if reports.is_scoring or self.trainee.optimizer.iterations.numpy() != reports.step:
                     raise
                 self.trainee.split_further(len(reports.pending.first()["labels"]), error)
 
@@ -208,10 +208,12 @@ class Trainee(tf_keras.Model):
         variables = [variable for gradient, variable in pairs if gradient is not None]
         gradients = [gradient for gradient in gradients if gradient is not None]
         if parts > 1:  # a loop in the graph: the model is traced for its first part and once for all others
-            _, loss, gradients = tf.while_loop(lambda i, *_: i < parts, add_part, (1, loss, gradients))
+            _, loss, gradients = tf.while_loop(
+                lambda i, *_: i < parts, add_part, (1, loss, gradients), parallel_iterations=1
+            )
         gradients, grad_norm = clip_gradients(gradients, self.settings.max_grad_norm)
-        # Nothing moves before every gradient is there, so that an update for which memory is short left no trace.
-        with tf.control_dependencies([grad_norm]):
+        # Nothing moves before every gradient is there, so that an update for which memory was short can be done again.
+        with tf.control_dependencies([grad_norm, *gradients]):
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {"loss": loss, "grad_norm": grad_norm}
 
