@@ -149,6 +149,7 @@ def _comparison(
     shared = shared_seeds(outcomes, *pair)
     if not shared:
         return None
+    same_predictions = all(evidence.same_predictions(*both) for both in shared)
     found = {}
     for name, metric in metrics.items():
         if not any(name in run.metrics for both in shared for run in both):
@@ -166,6 +167,7 @@ def _comparison(
             statistics.margin_of(name, margin, reference),
             difference,
             len(shared[0][0].predictions),
+            same_predictions,
         )
     agreement = None
     if shared[0][0].recipe.task == "sequence-classification" and not _is_regression(shared[0][0]):
