@@ -70,7 +70,8 @@ def validation_rows(run: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
         splits = data.read_splits(run.recipe, task.required, task.optional)
     except UserError:
         return [], fields
-    if data.fingerprint(splits) != run.report["data"]["fingerprint"]:
+    fingerprint = data.fingerprint({split: data.content_digest(rows) for split, rows in splits.items()})
+    if fingerprint != run.report["data"]["fingerprint"]:
         return [], fields
     rows = splits["validation"]
     columns = [rows[name][:] for name in fields]
@@ -197,7 +198,9 @@ def _resampled(completed: list[Outcome], notes: Notes) -> dict[tuple[str, str], 
                 continue
             value = bootstrap.on_the_full_set(of_counts, num_examples)
             if _is_another(value, recorded):
-                sentence = f"{name} of {run.label} is {recorded:.4g}, but its predictions.jsonl gives {value:.4g}"
+                sentence = (
+                    f"the recorded {name} of {run.label} is {recorded:.4g}, but its predictions.jsonl gives {value:.4g}"
+                )
                 notes.append({"state": "bad", "sentence": sentence})
             keys.append((run.label, name))
             found.append((value, of_counts))

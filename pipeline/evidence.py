@@ -40,12 +40,18 @@ def probe(pairs: list[tuple[str, str]], outcomes: list[Outcome]) -> list[dict[st
 
 
 def batches(pairs: list[tuple[str, str]], outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Examples and tokens of every update, equal step by step for the same seed."""
+    """The batches of the same seed: examples and tokens of every update, and where both runs say them the rows.
+
+    The basis is "rows" or "sizes". Which update was the first of other rows is not known where the sizes are equal.
+    """
     found = []
     for first, second, a, b in _each(pairs, outcomes):
-        step = _first_difference(_sizes(a), _sizes(b))
+        step = _first_difference(_sizes(a), _sizes(b), a.recipe.train.early_stopping is not None)
+        basis = "rows" if a.batches and b.batches else "sizes"
+        same = step is None and all(x == y for x, y in zip(a.batches, b.batches, strict=False))
         found.append(
-            {"first": first, "second": second, "seed": a.seed, "same": step is None, "first_different_step": step}
+            {"first": first, "second": second, "seed": a.seed}
+            | {"same": same, "first_different_step": step, "basis": basis}
         )
     return found
 
@@ -76,7 +82,12 @@ def telling_sizes(outcomes: Iterable[Outcome]) -> bool:
 def order_of_another_seed(run: Outcome, outcomes: Iterable[Outcome]) -> int | None:
     """The seed of another run whose batches this run's are, where they are not those of its own seed's runs."""
     others = [other for other in outcomes if other.completed and other.seed != run.seed]
-    matches = {other.seed for other in others if _first_difference(_sizes(run), _sizes(other)) is None}
+    if all(other.batches for other in (run, *others)):
+        matches = {other.seed for other in others if other.batches == run.batches}
+    elif telling_sizes([run]):
+        matches = {other.seed for other in others if _first_difference(_sizes(run), _sizes(other)) is None}
+    else:
+        return None
     return min(matches) if matches else None
 
 
@@ -182,13 +193,13 @@ def _sizes(run: Outcome) -> NDArray:
     return np.stack([run.column("examples"), run.column("tokens")], axis=1)
 
 
-def _first_difference(a: NDArray, b: NDArray) -> int | None:
-    """The first step, from 1, at which two records differ, or one has ended."""
+def _first_difference(a: NDArray, b: NDArray, may_end: bool = False) -> int | None:
+    """The first step, from 1, at which two records differ, or one has ended where it may not."""
     length = min(len(a), len(b))
     apart = np.flatnonzero((a[:length] != b[:length]).any(axis=1))
     if len(apart):
         return int(apart[0]) + 1
-    return None if len(a) == len(b) else length + 1
+    return None if len(a) == len(b) or may_end else length + 1
 
 
 def _listed(values: NDArray) -> list[float]:

@@ -245,6 +245,7 @@ class Training:
                 "peak_memory_bytes": max(self.course.peak_memory_bytes, peak_memory_bytes()),
                 "resumed_at": self.course.resumed_at,
             },
+            "batches": [batches.digest(plan) for plan in self.plans[: len(self.course.scores)]],
             "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
             "checkpoint_fingerprint": checkpoint.checkpoint_fingerprint(
                 self.experiment.recipe, self.experiment.allow_pickle
