@@ -118,11 +118,12 @@ def compare(
             watcher.ended(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
     order = {(f, a): i for i, (f, a) in enumerate((f, a) for f in frameworks for a in attentions)}
     outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
-    watcher.writing()
     locksteps, notes = [], []
     if len(frameworks) > 1:
+        watcher.stepping(LOCKSTEP_UPDATES)
         beside = planned[0].folder.parent
         locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun)
+    watcher.writing()
     return _written(named(outcomes), recipe.margin, locksteps, notes, folder)
 
 

@@ -51,8 +51,11 @@ class Watcher:
     def ended(self, run: Planned, outcome: Outcome, seconds: float) -> None:
         """A run is done, was done before (0 seconds), or failed."""
 
+    def stepping(self, updates: int) -> None:
+        """All runs are done; both frameworks take updates in lock-step, or what they did is read."""
+
     def writing(self) -> None:
-        """All runs are done; the report is being made."""
+        """The report is being made."""
 
 
 def plan(

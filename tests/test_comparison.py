@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import compare, comparison, isolated, load_recipe, runner
+from pipeline import UserError, compare, comparison, isolated, load_recipe, runner
 from pipeline.backend import THREADS
 from pipeline.cli import execute
 from pipeline.loading import load_shipped
@@ -121,6 +122,39 @@ def test_finished_runs_are_planned_as_done_and_again_with_rerun(of_both):
         ("torch", 0, True), ("tensorflow", 0, True), ("tensorflow", 1, False), ("torch", 1, False),
     ]  # fmt: skip
     assert not any(run.done for run in runner.plan(recipe, shipped, *choice, rerun=True))
+
+
+def test_a_run_of_a_time_before_margins_is_found_again(of_both):
+    (folder,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text("".join(f"{line}\n" for line in text.splitlines() if "margin:" not in line))
+    recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.07})
+    (run,) = runner.plan(recipe, load_shipped("sentiment_bert"), ["torch"], ["stock"], [0], rerun=False)
+    assert run.done and run.folder == folder
+    (folder / "recipe.yaml").write_text(text)
+
+
+def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
+    shipped = load_shipped("sentiment_bert")
+
+    def planned(seed, rerun=False):
+        (run,) = runner.plan(shipped, shipped, ["torch"], ["stock"], [seed], rerun)
+        return run
+
+    torn = planned(21).folder
+    torn.mkdir(parents=True)
+    (torn / "recipe.yaml").write_text(shipped.to_yaml())
+    (torn / "metrics.json").write_text('{"recipe": "sent')
+    assert not planned(21).done
+    (torn / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a finished run"):
+        planned(21)
+    other = write_run(planned(22).folder, seed=22, settings={"train.learning_rate": 1e-3})
+    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* --rerun \(RERUN=1\)"):
+        planned(22)
+    assert not planned(22, rerun=True).done
+    for folder in (torn, other):
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
