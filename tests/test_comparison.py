@@ -170,7 +170,6 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
         (["--seeds", "4294967296"], "seed is 4294967296, want a whole number from 0 to 2^32 - 1"),
         (["--seeds", ""], "no seed is given"),
         (["--set", "train.epoch=1"], 'Did you mean "epochs"'),
-        (["--set", "data.files.validation=none.jsonl"], "none.jsonl"),
         (["--out", "mine.py"], "mine.py"),
         (["--out", "."], "holds something that is not a report"),
     ],
