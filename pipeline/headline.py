@@ -193,7 +193,7 @@ def _machine_notices(machines: list[dict[str, Any]], runs: list[Outcome]) -> lis
         mixed = [f"{name} {version}" for name, version in machine["versions"].items() if " and " in version]
         if mixed:
             found.append(f"versions differ between the runs: {', '.join(mixed)}")
-    # TensorFlow's own choice of threads is one for each core.
+    # So older runs recorded TensorFlow's own choice, which was one for each core.
     threads = {
         str(
             run.environment.get("cores")
