@@ -147,8 +147,11 @@ def test_the_difference_is_paired_over_seeds_as_scipy_has_it():
     assert found["high"] - found["low"] < 0.05
 
 
-def test_the_equivalence_test_is_the_larger_of_two_one_sided_tests():
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_equivalence_test_is_the_larger_of_two_one_sided_tests(turned):
     first, second, margin = np.array([0.71, 0.92, 0.83, 0.64]), np.array([0.70, 0.90, 0.82, 0.65]), 0.03
+    if turned:  # either side is the larger once
+        first, second = second, first
     found = equivalence(first, second, margin, None)
     differences = first - second
     above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
