@@ -70,7 +70,8 @@ def validation_rows(run: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
         splits = data.read_splits(run.recipe, task.required, task.optional)
     except UserError:
         return [], fields
-    if data.fingerprint(splits) != run.report["data"]["fingerprint"]:
+    fingerprint = data.fingerprint({split: data.content_digest(rows) for split, rows in splits.items()})
+    if fingerprint != run.report["data"]["fingerprint"]:
         return [], fields
     rows = splits["validation"]
     columns = [rows[name][:] for name in fields]
@@ -149,6 +150,7 @@ def _comparison(
     shared = shared_seeds(outcomes, *pair)
     if not shared:
         return None
+    same_predictions = all(evidence.same_predictions(*both) for both in shared)
     found = {}
     for name, metric in metrics.items():
         if not any(name in run.metrics for both in shared for run in both):
@@ -166,6 +168,7 @@ def _comparison(
             statistics.margin_of(name, margin, reference),
             difference,
             len(shared[0][0].predictions),
+            same_predictions,
         )
     agreement = None
     if shared[0][0].recipe.task == "sequence-classification" and not _is_regression(shared[0][0]):
@@ -195,7 +198,9 @@ def _resampled(completed: list[Outcome], notes: Notes) -> dict[tuple[str, str], 
                 continue
             value = bootstrap.on_the_full_set(of_counts, num_examples)
             if _is_another(value, recorded):
-                sentence = f"{name} of {run.label} is {recorded:.4g}, but its predictions.jsonl gives {value:.4g}"
+                sentence = (
+                    f"the recorded {name} of {run.label} is {recorded:.4g}, but its predictions.jsonl gives {value:.4g}"
+                )
                 notes.append({"state": "bad", "sentence": sentence})
             keys.append((run.label, name))
             found.append((value, of_counts))

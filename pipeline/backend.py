@@ -24,6 +24,8 @@ from pipeline.errors import UserError, did_you_mean
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
+# How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 # What TensorFlow's C++ says while it is imported, before any log level of its own holds.
 _NATIVE_NOISE = re.compile(
     rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
@@ -159,6 +161,11 @@ def set_environment(framework: str | None = None) -> None:
     if framework is not None:
         os.environ["USE_TORCH"] = "1" if framework == "torch" else "0"
         os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

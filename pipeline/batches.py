@@ -7,6 +7,7 @@ same batches, and a run that resumes at update N needs no loader state.
 from __future__ import annotations
 
 import collections
+import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,6 +144,12 @@ def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
     """The share of positions in these batches that hold padding."""
     positions = sum(len(b.rows) * sum(b.widths) for b in batches)
     return 1 - sum(int(lengths[b.rows].sum()) for b in batches) / positions
+
+
+def digest(batches: list[Batch]) -> str:
+    """Sixteen hex digits of the rows of every batch, in order: which examples went together, and when."""
+    counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
+    return hashlib.sha256(np.concatenate(counted).astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def _totals(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

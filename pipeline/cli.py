@@ -226,9 +226,7 @@ def compare(
     from pipeline import comparison
     from pipeline.comparison_terminal import ComparisonProgress
 
-    # The margin is the comparison's: runs do not depend on it, and are found again whatever it is.
-    kept = [setting for setting in settings if setting.partition("=")[0].strip() != "margin"]
-    arguments = [recipe, *(part for setting in kept for part in ("--set", setting))]
+    arguments = [recipe, *(part for setting in settings for part in ("--set", setting))]
     progress = ComparisonProgress(resolved.name)
     try:
         found = comparison.compare(

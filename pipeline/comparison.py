@@ -100,30 +100,30 @@ def compare(
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
     folder = Path(out) if out is not None else Path("reports") / recipe.name
     report.refuse_unless_report(folder)
-    trained = recipe.model_copy(update={"margin": shipped.margin})  # runs do not depend on it
-    planned = runner.plan(trained, shipped, frameworks, attentions, seeds, rerun)
+    planned = runner.plan(recipe, shipped, frameworks, attentions, seeds, rerun)
     watcher.checking(planned)
-    runner.check(planned, trained, allow_hub_code)
+    runner.check(planned, recipe, allow_hub_code)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="twinstep-") as scratch:
         if arguments is None:
             written = Path(scratch) / "recipe.yaml"
-            written.write_text(trained.to_yaml(), encoding="utf-8")
+            written.write_text(recipe.to_yaml(), encoding="utf-8")
             arguments = [str(written)]
         if allow_hub_code:
             arguments = [*arguments, "--allow-hub-code"]
         for run in planned:
             watcher.started(run)
             begun = time.perf_counter()
-            outcomes.append(runner.execute(run, trained, arguments))
+            outcomes.append(runner.execute(run, recipe, arguments))
             watcher.ended(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
     order = {(f, a): i for i, (f, a) in enumerate((f, a) for f in frameworks for a in attentions)}
     outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
-    watcher.writing()
     locksteps, notes = [], []
     if len(frameworks) > 1:
+        watcher.stepping(LOCKSTEP_UPDATES)
         beside = planned[0].folder.parent
-        locksteps, notes = lockstep_records(trained, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun)
+        locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun)
+    watcher.writing()
     return _written(named(outcomes), recipe.margin, locksteps, notes, folder)
 
 

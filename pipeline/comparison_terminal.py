@@ -59,6 +59,9 @@ class ComparisonProgress(Watcher):
         if self.bar is not None:
             self.bar.update(self.task, completed=self.ended_runs)
 
+    def stepping(self, updates: int) -> None:
+        self._note(f"{updates} updates in lock-step ...")
+
     def writing(self) -> None:
         self._note("comparing ...")
 

@@ -12,6 +12,7 @@ from pipeline.outcomes import Outcome, variants
 # name, title, unit, whether more is better
 KINDS = (
     ("examples_per_second", "Training speed", "examples/s", True),
+    ("steady_examples_per_second", "Training speed after the first update", "examples/s", True),
     ("tokens_per_second", "Training speed in tokens", "tokens/s", True),
     ("first_step_seconds", "First update", "s", False),
     ("startup_seconds", "Start-up until training", "s", False),
@@ -19,8 +20,9 @@ KINDS = (
     ("peak_memory_bytes", "Peak memory of the process", "bytes", False),
 )
 FEWEST_RUNS = 3
-# From here on the first update, in which TensorFlow traces its graph, is worth a word beside the speed.
-MUCH_OF_TRAINING = 0.1
+# Where the first update, in which TensorFlow traces its graph, took more of the training than this, speeds are compared
+# without it: a longer training would dilute it.
+MUCH_OF_TRAINING = 0.2
 
 
 def costs(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -46,7 +48,17 @@ def cost_of(run: Outcome, name: str) -> float | None:
     """One figure of one run; None where it failed or does not say."""
     if name == "startup_seconds":
         return run.environment.get(name)
+    if name == "steady_examples_per_second":
+        return _steady(run)
     return run.report.get("train", {}).get("seconds" if name == "train_seconds" else name)
+
+
+def _steady(run: Outcome) -> float | None:
+    """Examples a second in all updates but the first."""
+    seconds, examples = run.column("seconds"), run.column("examples")
+    if len(seconds) < 2 or not seconds[-1] > seconds[0]:
+        return None
+    return float(examples[1:].sum() / (seconds[-1] - seconds[0]))
 
 
 def machines(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -84,60 +96,65 @@ def _threads(group: list[Outcome]) -> str:
 
 
 def speed(found: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, str]:
-    """Which variant was faster, and by how much."""
-    best, other = "the fastest with {:,.0f} examples/s", "ran at {:.2f} of it"
-    return _headline(found, outcomes, "examples_per_second", best, other)
+    """Which variant was faster, and by how much; without the first update where that was much of the training."""
+    who, share = _first_update(outcomes)
+    if share <= MUCH_OF_TRAINING or not _enough(found, "steady_examples_per_second"):
+        return _headline(found, outcomes, "examples_per_second", "fastest was {} with {:,.0f} examples/s")
+    best = "after the first update, fastest was {} with {:,.0f} examples/s"
+    note = f"The first update took {share:.0%} of {who}'s training."
+    return _headline(found, outcomes, "steady_examples_per_second", best, note=note)
 
 
 def memory(found: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, str]:
     """What it cost in memory."""
-    best, other = "the smallest with {:,.0f} MiB at its peak", "took {:.2f} times that"
-    return _headline(found, outcomes, "peak_memory_bytes", best, other, 2**20)
+    return _headline(found, outcomes, "peak_memory_bytes", "smallest was {} with {:,.0f} MiB at its peak", 2**20)
 
 
 def _headline(
-    found: list[dict[str, Any]], outcomes: list[Outcome], name: str, best_is: str, other_is: str, unit: int = 1
+    found: list[dict[str, Any]], outcomes: list[Outcome], name: str, best_is: str, unit: int = 1, note: str = ""
 ) -> dict[str, str]:
-    (kind,) = (each for each in found if each["name"] == name)
-    rows = {variant: row for variant, row in kind["variants"].items() if row["median"] is not None}
-    if len(rows) < 2:
+    if not _enough(found, name):
         return {"state": "unknown", "sentence": "Fewer than two variants finished, so there is nothing to compare."}
-    sign = -1 if kind["higher_is_better"] else 1
+    rows, sign = _measured(found, name)
     best, *others = sorted(rows, key=lambda variant: sign * rows[variant]["median"])
     top = rows[best]
-    sentence = f"{best} was {best_is.format(top['median'] / unit)}; "
-    sentence += ", ".join(f"{other} {other_is.format(rows[other]['median'] / top['median'])}" for other in others)
+    ratios = ", ".join(f"{other} {rows[other]['median'] / top['median']:.2f} × that" for other in others)
+    sentence = f"{best_is.format(best, top['median'] / unit)}; {ratios}."
     if len(machines(outcomes)) > 1:
-        return {
-            "state": "bad",
-            "sentence": f"The runs were made on different machines, so this compares those: {sentence}.",
-        }
-    notes = _notes(rows, best, outcomes, is_speed=kind["higher_is_better"])
+        different = "The runs were made on different machines, so this compares those"
+        return {"state": "bad", "sentence": " ".join([f"{different}: {sentence}", note]).strip()}
+    notes = [note] if note else []
     fewest = min(
         sum(run.completed for run in group) for group in variants(outcomes).values() if group[0].variant in rows
     )
     if fewest < FEWEST_RUNS:
-        notes.append(f"with {fewest} run{'' if fewest == 1 else 's'} of a variant, chance is not ruled out")
+        notes.append(f"With {fewest} run{'' if fewest == 1 else 's'} of a variant, chance is not ruled out.")
     level = [other for other in others if _overlap(top, rows[other])]
     if level:
-        notes.append(f"ranges overlap, so no order is shown between {best} and {' or '.join(level)}")
+        notes.append(f"The ranges of {best} and {' and '.join(level)} overlap, so their order is not shown.")
     is_settled = fewest >= FEWEST_RUNS and len(level) < len(others)
-    return {"state": "good" if is_settled else "unknown", "sentence": "; ".join([sentence, *notes]) + "."}
+    sentence = sentence[0].upper() + sentence[1:]
+    return {"state": "good" if is_settled else "unknown", "sentence": " ".join([sentence, *notes])}
 
 
-def _notes(rows: dict[str, Any], best: str, outcomes: list[Outcome], is_speed: bool) -> list[str]:
-    """How much of the time the first update was."""
-    if not is_speed:
-        return []
-    shares = {}
-    for variant, group in variants(run for run in outcomes if run.completed).items():
-        shares[variant] = float(
-            np.median([cost_of(r, "first_step_seconds") / cost_of(r, "train_seconds") for r in group])
-        )
-    largest = max(shares, key=shares.get)
-    if shares[largest] < MUCH_OF_TRAINING:
-        return []
-    return [f"the first update is {shares[largest]:.0%} of {largest}'s training, which a longer one would dilute"]
+def _measured(found: list[dict[str, Any]], name: str) -> tuple[dict[str, Any], int]:
+    """The variants that have a figure of this kind, and the sign that brings the best to the front."""
+    (kind,) = (each for each in found if each["name"] == name)
+    rows = {variant: row for variant, row in kind["variants"].items() if row["median"] is not None}
+    return rows, -1 if kind["higher_is_better"] else 1
+
+
+def _enough(found: list[dict[str, Any]], name: str) -> bool:
+    return len(_measured(found, name)[0]) > 1
+
+
+def _first_update(outcomes: list[Outcome]) -> tuple[str, float]:
+    """The variant in whose training the first update was most of the time, and how much."""
+    shares = {
+        variant: float(np.median([cost_of(r, "first_step_seconds") / cost_of(r, "train_seconds") for r in group]))
+        for variant, group in variants(run for run in outcomes if run.completed).items()
+    }
+    return max(shares.items(), key=lambda item: item[1], default=("", 0.0))
 
 
 def _overlap(a: dict[str, float], b: dict[str, float]) -> bool:

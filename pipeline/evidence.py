@@ -17,6 +17,8 @@ from pipeline.parity import TOLERANCE
 BF16_TOLERANCE = 5e-2
 # Dropout draws differ between the frameworks, so gradient norms do; their median over a run does not go this far.
 USUAL_GRAD_NORM_RATIO = (0.5, 2.0)
+# Predicted numbers closer than this, to their size or to 1, are the same: other orders of sums leave less in fp32.
+ROUNDING = 1e-3
 CURVE_POINTS = 400
 MOST_DISAGREEMENTS = 20
 
@@ -38,12 +40,18 @@ def probe(pairs: list[tuple[str, str]], outcomes: list[Outcome]) -> list[dict[st
 
 
 def batches(pairs: list[tuple[str, str]], outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Examples and tokens of every update, equal step by step for the same seed."""
+    """The batches of the same seed: examples and tokens of every update, and where both runs say them the rows.
+
+    The basis is "rows" or "sizes". Which update was the first of other rows is not known where the sizes are equal.
+    """
     found = []
     for first, second, a, b in _each(pairs, outcomes):
-        step = _first_difference(_sizes(a), _sizes(b))
+        step = _first_difference(_sizes(a), _sizes(b), a.recipe.train.early_stopping is not None)
+        basis = "rows" if a.batches and b.batches else "sizes"
+        same = step is None and all(x == y for x, y in zip(a.batches, b.batches, strict=False))
         found.append(
-            {"first": first, "second": second, "seed": a.seed, "same": step is None, "first_different_step": step}
+            {"first": first, "second": second, "seed": a.seed}
+            | {"same": same, "first_different_step": step, "basis": basis}
         )
     return found
 
@@ -74,7 +82,12 @@ def telling_sizes(outcomes: Iterable[Outcome]) -> bool:
 def order_of_another_seed(run: Outcome, outcomes: Iterable[Outcome]) -> int | None:
     """The seed of another run whose batches this run's are, where they are not those of its own seed's runs."""
     others = [other for other in outcomes if other.completed and other.seed != run.seed]
-    matches = {other.seed for other in others if _first_difference(_sizes(run), _sizes(other)) is None}
+    if all(other.batches for other in (run, *others)):
+        matches = {other.seed for other in others if other.batches == run.batches}
+    elif telling_sizes([run]):
+        matches = {other.seed for other in others if _first_difference(_sizes(run), _sizes(other)) is None}
+    else:
+        return None
     return min(matches) if matches else None
 
 
@@ -118,27 +131,55 @@ def recipe_differences(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 def disagreements(outcomes: list[Outcome], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Examples of the first seed on which variants differ, those first on which one is right and another wrong.
 
+    Numbers differ where they are further apart than rounding takes them.
+
     `rows` are the validation split's, by index; empty where the data cannot be read.
     """
     seeds = {run.seed for run in outcomes if run.completed}
     for seed in sorted(seeds):
         group = [run for run in outcomes if run.completed and run.seed == seed]
-        if len(group) < 2 or any("prediction" not in line for run in group for line in run.predictions[:1]):
+        if len(group) < 2 or not all(_predicts(run) for run in group):
             continue
         found = []
         for index, lines in enumerate(zip(*(run.predictions for run in group), strict=False)):
-            answers = [json.dumps(line["prediction"]) for line in lines]
-            if len(set(answers)) == 1:
-                continue
-            truth = json.dumps(lines[0]["reference"])
-            is_settled = sum(answer == truth for answer in answers) in (0, len(answers))
-            predictions = {run.variant: line["prediction"] for run, line in zip(group, lines, strict=True)}
-            fields = rows[index] if index < len(rows) else {}
-            found.append((is_settled, index, fields, lines[0]["reference"], predictions))
+            place = _disagreement([line["prediction"] for line in lines], lines[0]["reference"])
+            if place is not None:
+                found.append((place, index, lines))
         found.sort(key=lambda each: each[:2])
-        names = ("index", "fields", "reference", "predictions")
-        return [{"seed": seed} | dict(zip(names, each[1:], strict=True)) for each in found[:MOST_DISAGREEMENTS]]
+        return [
+            {
+                "index": index,
+                "seed": seed,
+                "fields": rows[index] if index < len(rows) else {},
+                "reference": lines[0]["reference"],
+                "predictions": {run.variant: line["prediction"] for run, line in zip(group, lines, strict=True)},
+            }
+            for _, index, lines in found[:MOST_DISAGREEMENTS]
+        ]
     return []
+
+
+def same_predictions(a: Outcome, b: Outcome) -> bool:
+    """Whether two runs predict the same for every example; not said of language models, which predict no one thing."""
+    if not (_predicts(a) and _predicts(b)):
+        return False
+    return [line["prediction"] for line in a.predictions] == [line["prediction"] for line in b.predictions]
+
+
+def _predicts(run: Outcome) -> bool:
+    return bool(run.predictions) and "prediction" in run.predictions[0]
+
+
+def _disagreement(predictions: list[Any], reference: Any) -> float | None:
+    """Where an example stands among those on which variants disagree, the smallest first; None where they agree."""
+    if isinstance(reference, float) and None not in predictions:  # of numbers the widest apart come first
+        apart = max(predictions) - min(predictions)
+        return -apart if apart > ROUNDING * max(1.0, *map(abs, predictions)) else None
+    answers = [json.dumps(prediction) for prediction in predictions]
+    if len(set(answers)) == 1:
+        return None
+    truth = json.dumps(reference)
+    return float(sum(answer == truth for answer in answers) in (0, len(answers)))
 
 
 def _each(pairs: list[tuple[str, str]], outcomes: list[Outcome]) -> Iterable[tuple[str, str, Outcome, Outcome]]:
@@ -152,13 +193,13 @@ def _sizes(run: Outcome) -> NDArray:
     return np.stack([run.column("examples"), run.column("tokens")], axis=1)
 
 
-def _first_difference(a: NDArray, b: NDArray) -> int | None:
-    """The first step, from 1, at which two records differ, or one has ended."""
+def _first_difference(a: NDArray, b: NDArray, may_end: bool = False) -> int | None:
+    """The first step, from 1, at which two records differ, or one has ended where it may not."""
     length = min(len(a), len(b))
     apart = np.flatnonzero((a[:length] != b[:length]).any(axis=1))
     if len(apart):
         return int(apart[0]) + 1
-    return None if len(a) == len(b) else length + 1
+    return None if len(a) == len(b) or may_end else length + 1
 
 
 def _listed(values: NDArray) -> list[float]:

@@ -25,6 +25,7 @@ def headline(results: dict[str, Any], runs: list[Outcome], notes: list[Said]) ->
     ]
     notices = [_said("bad", fault) for fault in faults] + _failures(runs) + notes
     notices += _doubts(results, runs) + _machine_notices(results["machine"], runs)
+    notices = [_said(notice["state"], _capital(notice["sentence"])) for notice in notices]
     return {
         "same": _same(results, runs, faults),
         "speed": cost.speed(results["cost"], runs),
@@ -42,47 +43,51 @@ def _same(results: dict[str, Any], runs: list[Outcome], faults: list[str]) -> Sa
     if not results["comparisons"]:
         return _said("unknown", "Fewer than two variants finished, so there is nothing to compare.")
     metric = next(iter(results["metrics"]))
-    verdicts = [(pair["first"], pair["second"], pair["metrics"][metric]["verdict"]) for pair in results["comparisons"]]
-    records = _records(results["sameness"])
-    bad, unknown = ([v for v in verdicts if v[2]["state"] == state] for state in ("bad", "unknown"))
-    of = f"in {len(bad or unknown)} of {len(verdicts)} pairs" if len(verdicts) > 1 else "in the pair"
-    if bad:
-        first, second, verdict = bad[0]
-        return _said("bad", f"{records}, but {metric} differs {of}: {first} and {second} are {verdict['sentence']}.")
-    if unknown:
-        first, second, verdict = unknown[0]
-        why = (
-            f"{first} and {second} are {verdict['sentence']}"
-            if len(verdicts) > 1
-            else f"they are {verdict['sentence']}"
-        )
-        return _said("unknown", f"{records}. {metric} is not settled {of}: {why}.")
+    widest_first = sorted(results["comparisons"], key=lambda pair: -_apart(pair["metrics"][metric]))
+    verdicts = [(pair["first"], pair["second"], pair["metrics"][metric]["verdict"]) for pair in widest_first]
+    records = _records(results)
+    for state, opening in (("bad", f"{records}. But the {metric} differs"), ("unknown", f"{records}. The {metric} is")):
+        found = [verdict for verdict in verdicts if verdict[2]["state"] == state]
+        if found:
+            return _said(state, opening + _of_one_pair(found, len(verdicts)))
     sentence = verdicts[0][2]["sentence"]
     if len(verdicts) > 1:
-        text = f"{records}. In all {len(verdicts)} pairs {metric} is {sentence.partition(' (')[0]}."
+        text = f"{records}. In all {len(verdicts)} pairs the {metric} is {sentence.partition(' (')[0]}."
     else:
-        text = f"{records}. {metric} is {sentence}."
+        text = f"{records}. The {metric} is {sentence}."
     if any(not run.completed for run in runs):
         return _said("unknown", f"{text} But some runs failed.")
     return _said("good", text)
 
 
-def _records(sameness: dict[str, Any]) -> str:
+def _of_one_pair(found: list[tuple[str, str, Said]], num_pairs: int) -> str:
+    """The verdict of the pair that is widest apart, in how many pairs it is such, and which pair it is."""
+    first, second, verdict = found[0]
+    said, _, why = verdict["sentence"].partition(": ")
+    said = "" if said == "different" else f" {said}"
+    where = f" in {len(found)} of {num_pairs} pairs, such as {first} and {second}" if num_pairs > 1 else ""
+    return f"{said}{where}: {why}."
+
+
+def _apart(found: dict[str, Any]) -> float:
+    return abs(found["seeds"]["mean_difference"] or 0.0)
+
+
+def _records(results: dict[str, Any]) -> str:
     """What the records were found to agree in; only what was looked at."""
-    found = []
+    found, sameness = [], results["sameness"]
     largest = [row["max_difference"] for row in sameness["probe"]]
     if largest:
-        found.append(f"the same start (logits within {max(largest):.0e})")
+        found.append(f"same start (logits within {max(largest):.0e})")
     if sameness["batches"]:
-        found.append("batches and learning rates of the same size in every update")
+        by_rows = all(row["basis"] == "rows" for row in sameness["batches"])
+        found.append(("same batches" if by_rows else "batches of the same sizes") + ", same learning rates")
     if sameness["lockstep"]:
         steps = min(run["steps"] for run in sameness["lockstep"])
-        names = " and ".join(run["attention"] for run in sameness["lockstep"])
-        found.append(f"{steps} updates in lock-step within bounds ({names})")
-    if not found:
-        return "No seed was completed by two variants, so no records were compared"
-    text = ", ".join(found)
-    return text[0].upper() + text[1:]
+        names = [run["attention"] for run in sameness["lockstep"]]
+        of = "" if {run["attention"] for run in results["variants"]} <= set(names) else f" ({' and '.join(names)})"
+        found.append(f"{steps} updates in lock-step within bounds{of}")
+    return _capital(", ".join(found))
 
 
 def _recipe_faults(differences: list[dict[str, Any]]) -> list[str]:
@@ -92,7 +97,7 @@ def _recipe_faults(differences: list[dict[str, Any]]) -> list[str]:
         for label, value in difference["values"].items():
             by_value[json.dumps(value, ensure_ascii=False)].append(label)
         values = "; ".join(f"{value} in {_listed(labels)}" for value, labels in by_value.items())
-        faults.append(f"{difference['key']} differs: {values}")
+        faults.append(f"the setting {difference['key']} differs: {values}")
     return faults
 
 
@@ -104,7 +109,7 @@ def _probe_faults(rows: list[dict[str, Any]]) -> list[str]:
         seeds = f"seed {', '.join(str(row['seed']) for row in several)}"
         tolerance = f"{several[0]['tolerance']:.0e}"
         faults.append(
-            f"{first} and {second} did not start as the same function: their logits before training {size} "
+            f"the start of {first} and {second} is not the same function: the logits before training {size} "
             f"(tolerance {tolerance}, {seeds})"
         )
     return faults
@@ -114,8 +119,8 @@ def _batch_faults(rows: list[dict[str, Any]], runs: list[Outcome]) -> list[str]:
     faults = []
     by_label = {(run.variant, run.seed): run for run in runs if run.completed}
     for (first, second), several in _by_pair(row for row in rows if not row["same"]).items():
-        seeds = ", ".join(f"seed {row['seed']} from update {row['first_different_step']} on" for row in several)
-        text = f"{first} and {second} were not trained on the same batches: {seeds}"
+        seeds = ", ".join(f"seed {row['seed']}{_since(row['first_different_step'])}" for row in several)
+        text = f"the batches of {first} and {second} are not the same: {seeds}"
         for row in several:
             for variant in (first, second):
                 other = evidence.order_of_another_seed(by_label[variant, row["seed"]], runs)
@@ -123,6 +128,10 @@ def _batch_faults(rows: list[dict[str, Any]], runs: list[Outcome]) -> list[str]:
                     text += f"; the batches of {variant} seed {row['seed']} are those of seed {other}"
         faults.append(text)
     return faults
+
+
+def _since(step: int | None) -> str:
+    return ", of equal sizes but other rows" if step is None else f" from update {step} on"
 
 
 def _rate_faults(rows: list[dict[str, Any]]) -> list[str]:
@@ -148,7 +157,9 @@ def _lockstep_faults(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _failures(runs: list[Outcome]) -> list[Said]:
-    return [_said("bad", f"{run.label} failed; the end of its log is below") for run in runs if not run.completed]
+    return [
+        _said("bad", f"the run {run.label} failed; the end of its log is below") for run in runs if not run.completed
+    ]
 
 
 def _doubts(results: dict[str, Any], runs: list[Outcome]) -> list[Said]:
@@ -163,9 +174,13 @@ def _doubts(results: dict[str, Any], runs: list[Outcome]) -> list[Said]:
     for run in runs:
         undefined = [name for name, value in run.metrics.items() if value is None or not math.isfinite(value)]
         if undefined:
-            found.append(f"{', '.join(undefined)} of {run.label} is undefined; the run may have diverged")
-    if results["sameness"]["batches"] and not evidence.telling_sizes(runs):
-        found.append("all updates have about the same size, so equal sizes do not show that the order was the same")
+            found.append(f"undefined in {run.label}: {', '.join(undefined)}; the run may have diverged")
+    by_size = any(row["basis"] == "sizes" for row in results["sameness"]["batches"])
+    if by_size and not evidence.telling_sizes(runs):
+        found.append(
+            "all updates have about the same size, and not all runs say which rows they had, so the order of the data "
+            "is not shown to be the same"
+        )
     return [_said("unknown", text) for text in found]
 
 
@@ -178,7 +193,7 @@ def _machine_notices(machines: list[dict[str, Any]], runs: list[Outcome]) -> lis
         mixed = [f"{name} {version}" for name, version in machine["versions"].items() if " and " in version]
         if mixed:
             found.append(f"versions differ between the runs: {', '.join(mixed)}")
-    # TensorFlow's own choice of threads is one for each core.
+    # So older runs recorded TensorFlow's own choice, which was one for each core.
     threads = {
         str(
             run.environment.get("cores")
@@ -208,6 +223,10 @@ def _listed(labels: list[str]) -> str:
 
 def _number(value: float | None) -> str:
     return "no number" if value is None else f"{value:.2g}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _said(state: str, sentence: str) -> Said:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.backend import THREADS, usable_cores
+
 # How long a process has to end by itself once it is told to.
 GRACE_SECONDS = 1.0
 _BODY = """
@@ -93,7 +95,13 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, with the modules that it finds found there too, and free to choose a framework."""
+    """This process's environment, with the modules that it finds found there too, and free to choose a framework.
+
+    Both frameworks get as many threads; left alone, each chooses by a rule of its own. Where the user has set some of
+    the variables, the first one decides for those that are not set.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "USE_TF")}
     places = dict.fromkeys(str(Path(place).resolve()) for place in sys.path if place)
+    threads = next((os.environ[name] for name in THREADS if os.environ.get(name)), str(usable_cores()))
+    kept |= {name: threads for name in THREADS if not os.environ.get(name)}
     return kept | {"PYTHONPATH": os.pathsep.join(places)}

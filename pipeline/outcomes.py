@@ -55,6 +55,11 @@ class Outcome:
     def metrics(self) -> dict[str, float | None]:
         return self.report.get("metrics", {})
 
+    @property
+    def batches(self) -> list[str]:
+        """A digest of the rows of every update for each epoch; none of runs made before there were any."""
+        return self.report.get("batches", [])
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The recipe's settings by dotted key, without places and what no run reads."""

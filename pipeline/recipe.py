@@ -213,8 +213,9 @@ class Recipe(_Strict):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def experiment(self) -> dict[str, Any]:
-        """What decides the outcome: every value but how often a run saves itself."""
+        """What decides the outcome: every value but how often a run saves itself, and the margin of comparisons."""
         values = self.model_dump(mode="json")
+        del values["margin"]
         for key in SAVING:
             del values["train"][key]
         return values

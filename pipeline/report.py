@@ -31,9 +31,10 @@ def write_report(results: Results, folder: Path) -> None:
     with staged(folder) as staging:
         (staging / "figures").mkdir()
         drawn = pictures(results)
+        # The page first: its figures are then those that `html` draws, laid out once.
+        (staging / "report.html").write_text(_page(results, drawn), encoding="utf-8")
         for picture in drawn:
             picture.save_png(staging / "figures")
-        (staging / "report.html").write_text(_page(results, drawn), encoding="utf-8")
         (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
         write_json(staging / "results.json", results)
 

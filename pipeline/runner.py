@@ -51,8 +51,11 @@ class Watcher:
     def ended(self, run: Planned, outcome: Outcome, seconds: float) -> None:
         """A run is done, was done before (0 seconds), or failed."""
 
+    def stepping(self, updates: int) -> None:
+        """All runs are done; both frameworks take updates in lock-step, or what they did is read."""
+
     def writing(self) -> None:
-        """All runs are done; the report is being made."""
+        """The report is being made."""
 
 
 def plan(
@@ -114,6 +117,9 @@ def check_attentions(recipe: Recipe, framework: str, attentions: list[str], allo
             problems += str(error).split("\n")
         except ProofError:
             pass  # no fault of the input: the run itself will stop on it, and be shown as failed with its log
+        except Exception:
+            if ":" not in attention:  # so it is with a class of one's own that breaks
+                raise
     return problems
 
 

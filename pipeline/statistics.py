@@ -18,6 +18,7 @@ from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from pipeline.bootstrap import RESAMPLES, Difference
 from pipeline.metrics import LOWER_IS_BETTER, metric_names
+from pipeline.wording import MINUS
 
 # With two seeds the t distribution has one degree of freedom, and scores of a small split coincide by chance.
 FEWEST_SEEDS = 3
@@ -39,7 +40,7 @@ class Margin:
         """A difference in points or percent, with a decimal more than the margin has."""
         digits = max(1, 1 - math.floor(math.log10(self.value / self.unit) + 1e-9)) if self.value else 1
         text = f"{number / self.unit:{'+' if signed else ''}.{digits}f}"
-        return text if float(text) else f"{0:.{digits}f}"
+        return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
 
     @property
     def text(self) -> str:
@@ -87,9 +88,12 @@ def interval(values: np.ndarray, alpha: float) -> tuple[float, float]:
 
 def compare_metric(
     metric: str, pair: tuple[str, str], first: list[float], second: list[float], margin: Margin,
-    example_difference: Difference | None, num_examples: int,
+    example_difference: Difference | None, num_examples: int, same_predictions: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """All that is said of a metric of two variants; `first` and `second` have a value for each shared seed."""
+    """All that is said of a metric of two variants; `first` and `second` have a value for each shared seed.
+
+    `same_predictions` says that each example was predicted alike in every seed.
+    """
     finite = [(a, b) for a, b in zip(first, second, strict=True) if _is_number(a) and _is_number(b)]
     a, b = np.array(finite, dtype=np.float64).reshape(-1, 2).T
     seeds = {"n": len(a), "mean_difference": float((a - b).mean()) if len(a) else None, "low": None, "high": None}
@@ -106,7 +110,10 @@ def compare_metric(
     if metric in _CONSTANTS and len(a) and np.array_equal(a, b):
         tested["equivalent"] = True
     found = {"seeds": seeds, "equivalence": tested, "bootstrap": bootstrap}
-    return found | {"verdict": verdict(metric, pair, found, margin, len(first) - len(a))}
+    alike = None
+    if len(a) == len(first) and np.array_equal(a, b):
+        alike = "the predictions are the same" if same_predictions else "no difference in any seed"
+    return found | {"verdict": verdict(metric, pair, found, margin, len(first) - len(a), alike)}
 
 
 def equivalence(a: np.ndarray, b: np.ndarray, margin: float | None, examples: Difference | None) -> dict[str, Any]:
@@ -129,8 +136,10 @@ def equivalence(a: np.ndarray, b: np.ndarray, margin: float | None, examples: Di
     return found | {"basis": None}
 
 
-def verdict(metric: str, pair: tuple[str, str], found: dict[str, Any], margin: Margin, undefined: int) -> dict:
-    """A state and a sentence that claims no more than the numbers bear."""
+def verdict(
+    metric: str, pair: tuple[str, str], found: dict[str, Any], margin: Margin, undefined: int, alike: str | None = None
+) -> dict[str, str]:
+    """A state and a sentence that claims no more than the numbers bear; `alike` is said in place of zeros."""
     seeds, tested, bootstrap = found["seeds"], found["equivalence"], found["bootstrap"]
     num = seeds["n"] + undefined
     if metric in _CONSTANTS and tested["equivalent"]:
@@ -140,11 +149,11 @@ def verdict(metric: str, pair: tuple[str, str], found: dict[str, Any], margin: M
         return _said("unknown", f"not shown to be equivalent: {why if undefined or not num else 'no margin of a zero'}")
     if num < FEWEST_SEEDS:
         sentence = f"not shown to be equivalent: {_count(num, 'seed')} {'is' if num == 1 else 'are'} too few"
-        return _said("unknown", f"{sentence} (difference {_difference(seeds, bootstrap, margin)})")
+        return _said("unknown", f"{sentence} ({alike or 'difference ' + _difference(seeds, bootstrap, margin)})")
     ninety = f"90% interval {margin.shown(tested['low'])} to {margin.shown(tested['high'])}"
     over = f"over {_count(num, 'seed')}"
     if tested["equivalent"]:
-        sentence = f"equivalent within {margin.text} {over} ({ninety})"
+        sentence = f"equivalent within {margin.text} {over} ({alike or ninety})"
         if bootstrap and not -margin.value <= bootstrap["low"] <= bootstrap["high"] <= margin.value:
             sentence += f"; on other examples it could be {_range(bootstrap, margin)}"
         return _said("good", sentence)

@@ -34,6 +34,9 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
     box, body = re.search(r'<svg[^>]*? viewBox="([^"]*)"[^>]*>(.*)</svg>', drawn, flags=re.S).groups()
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
     body = re.sub(r"<[^>]*>", lambda tag: _for_the_page(tag[0], name), body)
+    # matplotlib names these by addresses in memory: the same results would not give the same page.
+    for number, clip in enumerate(re.findall(r'<clipPath id="([^"]*)"', body)):
+        body = body.replace(clip, f"{name}-clip{number}")
     body = re.sub(r"\s*\n\s*", "\n", body).strip()
     return (
         f'<svg viewBox="{box}" role="img" aria-labelledby="{name}-title {name}-desc">'

@@ -254,6 +254,7 @@ class Training:
                 "resumed_at": self.course.resumed_at,
                 "gradient_accumulation": self.course.parts,
             },
+            "batches": [batches.digest(plan) for plan in self.plans[: len(self.course.scores)]],
             "data": {"fingerprint": self.experiment.fingerprint} | {split: e.counts for split, e in examples.items()},
             "checkpoint_fingerprint": self.fingerprints["checkpoint"],
         }

@@ -87,6 +87,7 @@ def example():
         ],
         "cost": [
             _cost("examples_per_second", "Training speed", "examples/s", True, 1.0),
+            _cost("steady_examples_per_second", "Training speed after the first update", "examples/s", True, 1.1),
             _cost("tokens_per_second", "Training speed in tokens", "tokens/s", True, 18.0),
             _cost("first_step_seconds", "First update", "s", False, 0.01),
             _cost("startup_seconds", "Start-up", "s", False, 0.02),
@@ -222,8 +223,8 @@ def _sameness():
     return {
         "probe": [each | {"max_difference": 3e-8, "tolerance": 1e-4, "ok": True} for each in named],
         "batches": [
-            named[0] | {"same": True, "first_different_step": None},
-            named[1] | {"same": False, "first_different_step": 3},
+            named[0] | {"same": True, "first_different_step": None, "basis": "rows"},
+            named[1] | {"same": False, "first_different_step": 3, "basis": "sizes"},
         ],
         "optimisation": [
             each | {"learning_rate_max_difference": 0.0, "grad_norm_median_ratio": 1.01} for each in named

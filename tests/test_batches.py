@@ -1,9 +1,12 @@
 """The batch plan: complete, pure, nearly without padding, and never a part of a batch lost."""
 
+import hashlib
+import struct
+
 import numpy as np
 import pytest
 
-from pipeline.batches import Ragged, evaluation_batches, padding_fraction, split_update, training_batches
+from pipeline.batches import Batch, Ragged, digest, evaluation_batches, padding_fraction, split_update, training_batches
 
 LENGTHS = np.random.default_rng(7).integers(3, 61, size=4099)
 
@@ -21,6 +24,17 @@ def test_the_plan_is_a_pure_function_of_seed_and_epoch():
     assert flat(3, 1) == flat(3, 1)
     assert flat(3, 1) != flat(3, 2)
     assert flat(3, 1) != flat(4, 1)
+
+
+def test_the_digest_tells_other_rows_another_order_and_other_cuts_apart():
+    def of(*rows):
+        return digest([Batch(np.array(each), (9,)) for each in rows])
+
+    assert of([1, 2], [3]) == of([1, 2], [3])
+    assert of([1, 2], [3]) == hashlib.sha256(struct.pack("<5q", 2, 1, 2, 1, 3)).hexdigest()[:16]
+    assert (
+        len({of([1, 2], [3]), of([1, 2], [4]), of([2, 1], [3]), of([3], [1, 2]), of([1], [2, 3]), of([1, 2, 3])}) == 6
+    )
 
 
 def test_batches_hold_examples_of_like_length_in_random_order():

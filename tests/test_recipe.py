@@ -96,6 +96,13 @@ def test_a_resolved_recipe_is_itself_a_recipe(tmp_path):
     assert load_shipped(tmp_path / "recipe.yaml") == recipe
 
 
+def test_what_decides_no_outcome_is_no_part_of_the_experiment():
+    recipe = hub_recipe()
+    for same in ({"margin": 0.3}, {"train.save_every": 7}):
+        assert recipe.override(same).digest() == recipe.digest()
+    assert recipe.override({"train.epochs": 7}).digest() != recipe.digest()
+
+
 def test_paths_are_relative_to_the_recipe_file_and_overrides_to_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "there" / "bert").mkdir(parents=True)
     (tmp_path / "here" / "other").mkdir(parents=True)

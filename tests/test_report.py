@@ -72,6 +72,10 @@ def test_a_report_is_whole(folder, results):
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
+def test_the_same_results_give_the_same_page(folder, results):
+    assert html(results) == (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_page_stands_alone(folder):
     text = (folder / "report.html").read_text()
     outline = Outline(text)

@@ -79,6 +79,8 @@ def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
     histories = [lines(run.path / "history.jsonl") for run in runs]
     for key in ("examples", "tokens", "learning_rate", "epoch"):
         assert [line[key] for line in histories[0]] == [line[key] for line in histories[1]]
+    assert runs[0].report["batches"] == runs[1].report["batches"]
+    assert len(runs[0].report["batches"]) == 1
 
 
 def test_the_handwritten_attention_is_proved_and_a_stock_checkpoint_is_left(framework, small, tmp_path):

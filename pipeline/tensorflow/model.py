@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_pytorch_utils import apply_transpose, convert_tf_weight_name_to_pt_weight_name
 
+from pipeline.backend import usable_cores
 from pipeline.batches import Features
 from pipeline.errors import UserError
 from pipeline.optimisation import matching
@@ -119,12 +121,14 @@ def attention_weights(model: tf_keras.Model, batch: Features) -> NDArray[np.floa
 
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
+    # The API does not tell what TensorFlow reads from the environment; left alone it takes every core it may use.
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "tensorflow": tf.__version__,
         "tf-keras": tf_keras.__version__,
         "device": tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu",
-        "threads": str(tf.config.threading.get_intra_op_parallelism_threads() or "default"),
+        "threads": str(threads or usable_cores()),
     }
 
 
