@@ -51,7 +51,7 @@ finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow A
 	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed, and compare: RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" SET= OUT= RERUN=1
-	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(CODE) $(VERBOSE)
+	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(VERBOSE)
 
 report: $(VENV)/.installed  ## compare finished runs of any machine: RUNS="dir dir" OUT=
 	@$(PIPELINE) report $(foreach run,$(RUNS),'$(run)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)

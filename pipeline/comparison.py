@@ -118,6 +118,10 @@ def compare(
             watcher.ended(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
     order = {(f, a): i for i, (f, a) in enumerate((f, a) for f in frameworks for a in attentions)}
     outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
+    if completed := [run for run in outcomes if run.completed]:
+        refuse_incomparable(
+            completed, "\nSome were made earlier, of other data or another checkpoint: --rerun (RERUN=1)"
+        )
     locksteps, notes = [], []
     if len(frameworks) > 1:
         watcher.stepping(LOCKSTEP_UPDATES)

@@ -175,6 +175,9 @@ def _doubts(results: dict[str, Any], runs: list[Outcome]) -> list[Said]:
         undefined = [name for name, value in run.metrics.items() if value is None or not math.isfinite(value)]
         if undefined:
             found.append(f"undefined in {run.label}: {', '.join(undefined)}; the run may have diverged")
+    resumed = [run.label for run in runs if run.completed and run.report["train"].get("resumed_at")]
+    if resumed:
+        found.append(f"resumed on their way, which their speeds and first steps show: {', '.join(resumed)}")
     by_size = any(row["basis"] == "sizes" for row in results["sameness"]["batches"])
     if by_size and not evidence.telling_sizes(runs):
         found.append(

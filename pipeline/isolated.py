@@ -19,19 +19,19 @@ from pipeline.backend import THREADS, usable_cores
 # How long a process has to end by itself once it is told to.
 GRACE_SECONDS = 1.0
 _BODY = """
-import pickle, sys
+import os, pickle, sys
 from pipeline.backend import set_environment
+from pipeline.errors import ProofError, UserError
 call, answer, framework = sys.argv[1:]
 set_environment(framework or None)
 with open(call, "rb") as file:
     function, arguments = pickle.load(file)
 try:
     result = (True, function(*arguments))
-except Exception as error:
+except (ProofError, UserError) as error:
     result = (False, error)
 with open(answer, "wb") as file:
     pickle.dump(result, file)
-import os
 os._exit(0)
 """
 
@@ -41,7 +41,7 @@ class ProcessError(Exception):
 
 
 def call(function: Callable, *arguments: Any, framework: str = "") -> Any:
-    """`function(*arguments)` in a fresh process kept to one framework; raises what it raises, or ProcessError."""
+    """`function(*arguments)` in a fresh process kept to one framework; raises its UserError or ProofError, or ProcessError."""
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         question, answer, log = (Path(folder) / name for name in ("call", "answer", "log"))
         question.write_bytes(pickle.dumps((function, arguments)))

@@ -118,8 +118,8 @@ def differing_keys(outcomes: Iterable[Outcome]) -> list[str]:
     return [key for key in keys if len({json.dumps(outcome.settings.get(key)) for outcome in outcomes}) > 1]
 
 
-def refuse_incomparable(outcomes: list[Outcome]) -> None:
-    """Raise UserError, naming runs and values, where tasks, checkpoints, data or metrics differ."""
+def refuse_incomparable(outcomes: list[Outcome], remedy: str = "") -> None:
+    """Raise UserError, naming runs and values and the remedy, where tasks, checkpoints, data or metrics differ."""
     kinds = {
         "task": lambda run: run.recipe.task,
         "checkpoint": lambda run: run.report.get("checkpoint_fingerprint") or f"{run.recipe.weights} weights",
@@ -133,7 +133,7 @@ def refuse_incomparable(outcomes: list[Outcome]) -> None:
                 problems.append(f"{name}: {first.path} has {of(first)}, but {other.path} has {of(other)}")
                 break
     if problems:
-        raise UserError("these runs do not compare:\n" + "\n".join(problems))
+        raise UserError("these runs do not compare:\n" + "\n".join(problems) + remedy)
 
 
 def variants(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

@@ -17,6 +17,7 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.errors import ProofError, UserError, did_you_mean
 from pipeline.outcomes import Outcome, read_outcome
 from pipeline.recipe import Recipe
+from pipeline.snapshot import Snapshots
 
 MOST_SEEDS = 1000
 RUN_FILES = {
@@ -33,6 +34,7 @@ class Planned:
     seed: int
     folder: Path
     done: bool
+    again: bool = False
 
     @property
     def label(self) -> str:
@@ -86,7 +88,7 @@ def plan(
         for framework, attention in variants[:: -1 if number % 2 else 1]:
             folder = rundir.default_folder(recipe, shipped, framework, attention, seed)
             done = _is_done(folder, recipe, framework, attention, seed, rerun)
-            planned.append(Planned(framework, attention, seed, folder, done))
+            planned.append(Planned(framework, attention, seed, folder, done, rerun))
     return planned
 
 
@@ -132,7 +134,9 @@ def execute(run: Planned, recipe: Recipe, arguments: Sequence[str]) -> Outcome:
         return read_outcome(run.folder)
     _clear_unfinished(run.folder)
     command = [sys.executable, "-m", "pipeline", "finetune", *arguments, "--framework", run.framework]
-    command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder), "--overwrite"]
+    command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder)]
+    # What an earlier process has saved on its way is gone on with, unless everything is to be done again.
+    command.append("--resume" if Snapshots(run.folder, 1).names() and not run.again else "--overwrite")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         log = Path(folder) / "log"
         code = isolated.run(command, log)
