@@ -41,7 +41,7 @@ class ProcessError(Exception):
 
 
 def call(function: Callable, *arguments: Any, framework: str = "") -> Any:
-    """`function(*arguments)` in a fresh process kept to one framework; raises its UserError or ProofError, or ProcessError."""
+    """`function(*arguments)` in a fresh process kept to one framework; raises UserError, ProofError, ProcessError."""
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         question, answer, log = (Path(folder) / name for name in ("call", "answer", "log"))
         question.write_bytes(pickle.dumps((function, arguments)))
