@@ -153,6 +153,8 @@ def trainer(workload, folder, seed, watch, precision, group_by_length=False):
 
 def keras(workload, folder, seed, watch, precision):
     """Hugging Face's TensorFlow way: prepare_tf_dataset, create_optimizer, compile, fit."""
+    # Else transformers imports PyTorch too, and a CUDA build's triton crashes in a process that has TensorFlow.
+    os.environ["USE_TORCH"] = "0"
     import tensorflow as tf
     import transformers
 
