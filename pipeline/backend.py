@@ -7,6 +7,7 @@ and `pipeline.tensorflow` each offer the names below, from files of the same fou
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import os
@@ -26,6 +27,8 @@ FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
 # How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+# Of glibc's malloc.h: sizes in bytes from which memory is the system's own, and to be given back to it.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # What TensorFlow's C++ says while it is imported, before any log level of its own holds.
 _NATIVE_NOISE = re.compile(
     rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
@@ -161,6 +164,15 @@ def set_environment(framework: str | None = None) -> None:
     if framework is not None:
         os.environ["USE_TORCH"] = "1" if framework == "torch" else "0"
         os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed: each step wants it again, and the system hands it out page by page."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # glibc's; other systems and C libraries go without
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def usable_cores() -> int:

@@ -121,8 +121,25 @@ def test_the_loss_is_the_weighted_cross_entropy(framework, smoothing):
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
     expected = -(weights * (targets * log_p).sum(-1)).sum()
-    arguments = [tensor(framework, value) for value in (logits, labels, weights)]
-    assert float(train_module(framework).weighted_loss(*arguments, smoothing)) == pytest.approx(expected, rel=1e-5)
+    slope = weights[:, None] * (np.exp(log_p) - targets)
+    loss, gradient = loss_and_gradient(framework, *(tensor(framework, v) for v in (logits, labels, weights)), smoothing)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert gradient == pytest.approx(slope, abs=1e-6)
+
+
+def loss_and_gradient(framework, logits, labels, weights, smoothing):
+    weighted_loss = train_module(framework).weighted_loss
+    if framework == "torch":
+        logits.requires_grad_()
+        loss = weighted_loss(logits * 1, labels, weights, smoothing)
+        loss.backward()
+        return loss.item(), logits.grad.numpy()
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = weighted_loss(logits, labels, weights, smoothing)
+    return float(loss), tape.gradient(loss, logits).numpy()
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5, 100.0])

@@ -11,14 +11,16 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
 from pipeline.batches import TARGETS, Features, split_update
 from pipeline.errors import UserError
 from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
+from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits
+from pipeline.pytorch.quicken import quicken
 from pipeline.recipe import Train
 
 
@@ -33,6 +35,7 @@ class Learner:
         self.settings, self.rates, self.loss = settings, rates, loss
         self.parts = settings.gradient_accumulation
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        quicken(model)
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, settings))
 
     def fit(
@@ -173,30 +176,6 @@ def forward(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Te
     if "start_logits" in outputs:
         logits = logits + (1 - inputs["attention_mask"][:, None, :]) * HIDDEN
     return logits
-
-
-def weighted_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    loss_weights: torch.Tensor,
-    label_smoothing: float,
-    loss: str = "cross_entropy",
-) -> torch.Tensor:
-    """The loss in fp32, summed with `loss_weights`.
-
-    Labels and weights of cross-entropy have the logits' shape less classes, those of binary cross-entropy have their
-    shape, and those of squared error are [B].
-    """
-    logits = logits.float()
-    if loss == "squared_error":
-        losses = (logits[:, 0] - labels) ** 2
-    elif loss == "binary_cross_entropy":
-        losses = binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    else:
-        counted = loss_weights > 0  # most positions of a language model's batch can be padding or not masked
-        logits, labels, loss_weights = logits[counted], labels[counted], loss_weights[counted]
-        losses = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-    return (losses * loss_weights).sum()
 
 
 def clip_gradients(weights: list[torch.Tensor], max_grad_norm: float | None) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pipeline.backend import Update
 from pipeline.batches import TARGETS, Features, Pending
 from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.recipe import Train
+from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits
 
 
@@ -265,33 +266,6 @@ def forward(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: bool)
     return logits
 
 
-def weighted_loss(
-    logits: tf.Tensor,
-    labels: tf.Tensor,
-    loss_weights: tf.Tensor,
-    label_smoothing: float,
-    loss: str = "cross_entropy",
-) -> tf.Tensor:
-    """The loss in fp32, summed with `loss_weights`.
-
-    Labels and weights of cross-entropy have the logits' shape less classes, those of binary cross-entropy have their
-    shape, and those of squared error are [B].
-    """
-    logits = tf.cast(logits, tf.float32)
-    if loss == "squared_error":
-        losses = (logits[:, 0] - labels) ** 2
-    elif loss == "binary_cross_entropy":
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-    else:
-        counted = loss_weights > 0  # most positions of a language model's batch can be padding or not masked
-        logits, labels, loss_weights = (tf.boolean_mask(each, counted) for each in (logits, labels, loss_weights))
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        if label_smoothing:
-            uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
-            losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-    return tf.reduce_sum(losses * loss_weights)
-
-
 def clip_gradients(gradients: list[tf.Tensor], max_grad_norm: float | None) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Scale all gradients so that their global norm is at most `max_grad_norm`; returns them and the norm before."""
     grad_norm = tf.linalg.global_norm(gradients)
@@ -328,6 +302,12 @@ class AdamW(tf_keras.optimizers.Optimizer):
             self.second_moments = [self.add_variable_from_reference(v, "v") for v in var_list]
             self._built = True
 
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]]) -> tf.Tensor:
+        """One update of every variable, with the rates of the present step."""
+        schedules = (self.rates, self.corrected_rates, self.corrected_epsilons)
+        self.of_this_update = [values[self.iterations] for values in schedules]  # looked up once, not for each variable
+        return super().apply_gradients(grads_and_vars)
+
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Move one variable: shrink it where it decays, then TensorFlow's fused Adam.
 
@@ -335,13 +315,13 @@ class AdamW(tf_keras.optimizers.Optimizer):
         come in through its rate and its ε, computed in float64, and ε stands where PyTorch has it.
         """
         s, index = self.settings, self._index_dict[self._var_key(variable)]
-        step = self.iterations
+        rate, corrected_rate, corrected_epsilon = self.of_this_update
         if s.weight_decay and decays(variable.name.removesuffix(":0"), variable.shape.rank):
-            variable.assign(variable * (1 - self.rates[step] * s.weight_decay))
+            variable.assign(variable * (1 - rate * s.weight_decay))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle, m=self.first_moments[index].handle, v=self.second_moments[index].handle,
-            beta1_power=0.0, beta2_power=0.0, lr=self.corrected_rates[step], beta1=s.beta1, beta2=s.beta2,
-            epsilon=self.corrected_epsilons[step], grad=gradient,
+            beta1_power=0.0, beta2_power=0.0, lr=corrected_rate, beta1=s.beta1, beta2=s.beta2,
+            epsilon=corrected_epsilon, grad=gradient,
         )  # fmt: skip
 
 

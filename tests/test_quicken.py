@@ -1,0 +1,105 @@
+"""Modules that are exchanged for quicker ones compute the same; the chunked loss has the library's gradient."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.pytorch import loss as losses
+from pipeline.pytorch.loss import weighted_loss
+from pipeline.pytorch.quicken import Dropout, keep_scale, quicken
+from pipeline.pytorch.swap import swap_attention
+from tests.tiny_models import FAMILIES, Torch, inputs
+
+VALUES = 400_000
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_expectation_and_drops_its_share(rate):
+    torch.manual_seed(3)
+    kept = Dropout(rate)(torch.ones(VALUES))
+    deviation = (rate * (1 - rate) / VALUES) ** 0.5
+    assert float((kept == 0).float().mean()) == pytest.approx(rate, abs=5 * deviation)
+    assert sorted(set(kept.tolist())) == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
+
+
+def test_values_are_dropped_independently_of_their_neighbours():
+    # Four decisions come from one number: those of a number, and of numbers that follow, must not go together.
+    torch.manual_seed(4)
+    dropped = (keep_scale(torch.Size([VALUES]), 2**14) == 0).float() - 0.25
+    for lag in range(1, 9):
+        correlation = float((dropped[lag:] * dropped[:-lag]).mean()) / (0.25 * 0.75)
+        assert abs(correlation) < 5 / VALUES**0.5, lag
+    for lane in range(4):
+        assert abs(float(dropped[lane::4].mean())) < 5 * (0.25 * 0.75 / (VALUES / 4)) ** 0.5, lane
+
+
+def test_dropout_follows_the_generator_and_its_gradient_the_choice():
+    values = torch.randn(7, 11, requires_grad=True)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = Dropout(0.3)(values)
+    assert not torch.equal(first, Dropout(0.3)(values))
+    torch.set_rng_state(state)
+    assert torch.equal(first, Dropout(0.3)(values))
+    (gradient,) = torch.autograd.grad(first.sum(), values)
+    assert torch.allclose(gradient * values, first)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-7, 1.0])
+def test_a_rate_of_nothing_or_all_is_the_stock_modules(rate):
+    values = torch.randn(5, 3)
+    assert torch.equal(Dropout(rate)(values) == 0, functional.dropout(values, round(rate)) == 0)
+
+
+def test_dropout_rests_in_evaluation_and_keeps_the_dtype():
+    values = torch.randn(5, 3, dtype=torch.bfloat16)
+    assert torch.equal(Dropout(0.5).eval()(values), values)
+    assert Dropout(0.5)(values).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quickened_model_computes_the_same(family, attention):
+    model = Torch.build(family, dropout=0.2).eval()
+    if attention == "handwritten":
+        swap_attention(model)
+    batch = {key: torch.tensor(value) for key, value in inputs(family).items()}
+    before = model(**batch).logits
+    quicken(model)
+    assert torch.allclose(model(**batch).logits, before, atol=1e-6)
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert dropouts and all(type(module) is Dropout and not module.training for module in dropouts)
+    activations = {type(module).__name__ for module in model.modules()}
+    assert ("GELU" in activations, "NewGELUActivation" in activations) == (family == "gpt2", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 5 * 13, 2**18])  # a row at a time, with a rest, all at once
+def test_the_chunked_loss_is_the_librarys(chunk, smoothing, dtype, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    rng = np.random.default_rng(6)
+    logits = torch.tensor(rng.normal(0, 9, (3, 7, 13)), dtype=dtype)
+    labels = torch.tensor(rng.integers(0, 13, (3, 7)))
+    weights = torch.tensor(rng.uniform(size=(3, 7)) * (rng.uniform(size=(3, 7)) < 0.5), dtype=torch.float32)
+    sides = [logits.clone().requires_grad_() for _ in range(2)]
+    ours = weighted_loss(sides[0] * 1, labels, weights, smoothing)
+    rows = functional.cross_entropy(
+        sides[1].float().flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
+    )
+    library = (rows * weights.flatten()).sum()
+    assert ours.item() == pytest.approx(library.item(), rel=1e-6)
+    for loss in (ours, library):
+        (3 * loss).backward()
+    tolerances = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 1e-2}
+    assert torch.allclose(sides[0].grad, sides[1].grad, **tolerances)
+    assert (sides[0].grad[weights == 0] == 0).all()
+
+
+def test_no_copy_of_the_logits_is_made():
+    logits = torch.randn(6, 5, requires_grad=True) * 1
+    address = logits.data_ptr()
+    loss = weighted_loss(logits, torch.zeros(6, dtype=torch.int64), torch.ones(6), 0.0)
+    assert loss.grad_fn.gradient_NV.data_ptr() == address
