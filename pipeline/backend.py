@@ -1,7 +1,8 @@
 """THE interface between the rest and a framework; loads one lazily by name.
 
 What crosses it is NumPy: batches go in as dicts of arrays, weights and logits come out as arrays. `pipeline.pytorch`
-and `pipeline.tensorflow` each offer the names below, from files of the same four names.
+and `pipeline.tensorflow` each offer the names below, from files of the same names;
+PyTorch has one more, of modules that are exchanged for quicker ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -27,7 +28,8 @@ FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
 # How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-# Of glibc's malloc.h: sizes in bytes from which memory is the system's own, and to be given back to it.
+# Options of glibc's mallopt: how much free memory is given back to the system, and from which size on a piece of
+# memory is the system's own. Older versions take at most 32 MiB for the second.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # What TensorFlow's C++ says while it is imported, before any log level of its own holds.
 _NATIVE_NOISE = re.compile(
@@ -53,7 +55,7 @@ class Learner(Protocol):
 
     def fit(
         self,
-        epochs: Iterable[Iterable[Features]],
+        epochs: Sequence[Iterable[Features]],
         on_update: Callable[[Update], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
@@ -150,7 +152,8 @@ def set_environment(framework: str | None = None) -> None:
     """Set, before anything heavy is imported, what the libraries read once from the environment.
 
     transformers imports every framework it finds unless told otherwise: with `framework` given, this process is kept
-    to that one, which saves seconds of start-up. Variables that the user has set are left alone.
+    to that one, which saves seconds of start-up. Variables that the user has set are left alone. On Linux the process
+    keeps the memory that it frees.
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # transformers' TensorFlow classes are Keras 2
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -168,10 +171,10 @@ def set_environment(framework: str | None = None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed: each step wants it again, and the system hands it out page by page."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):  # glibc's; other systems and C libraries go without
-        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    """Have glibc keep what is freed: each step wants it again, and the system hands it out page by page."""
+    is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and not is_set else None
+    if hasattr(libc, "mallopt") and any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -15,7 +15,7 @@ import typer
 from pipeline.backend import set_environment
 from pipeline.errors import ProofError, RunFailure, Stopped, UserError
 from pipeline.loading import load_recipe, load_shipped, parse_overrides, recipe_names
-from pipeline.printing import visible
+from pipeline.printing import escaped
 
 # What the option parser makes of Ctrl-C, and what a person reads.
 INTERRUPTED = 130
@@ -97,9 +97,9 @@ def check(
         longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
         print(f"{split}: {counts}, longest {longest} tokens")
     if experiment.task.labels:
-        print(visible(f"labels: {', '.join(experiment.task.labels)}"))
-    print(visible(f"metrics: {', '.join(experiment.metric_names)}"))
-    print(visible(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
+        print(escaped(f"labels: {', '.join(experiment.task.labels)}"))
+    print(escaped(f"metrics: {', '.join(experiment.metric_names)}"))
+    print(escaped(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
 
 
 @app.command("list")
@@ -109,13 +109,13 @@ def list_recipes(debug: Debug = False) -> None:
         try:
             recipe = load_shipped(name)
         except UserError as error:
-            print(visible(f"{name:<20} broken: {error}"))
+            print(escaped(f"{name:<20} broken: {error}"))
             continue
         local = Path(recipe.checkpoint)
         checkpoint = f"embedded {local.name}" if local.is_absolute() else recipe.checkpoint
         source = "embedded" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
-        print(visible(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+        print(escaped(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
 
 
 @app.command()
@@ -178,7 +178,7 @@ def attention(
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
-    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {visible(str(path))}")
+    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {escaped(str(path))}")
 
 
 @app.command()
@@ -324,6 +324,6 @@ def _end_of(error: Exception, debug: bool) -> int:
 
 def _end(message: str, code: int, debug: bool) -> int:
     if debug:
-        print(visible(traceback.format_exc()), file=sys.stderr)
-    print(visible(message), file=sys.stderr)
+        print(escaped(traceback.format_exc()), file=sys.stderr)
+    print(escaped(message), file=sys.stderr)
     return code

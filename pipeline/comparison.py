@@ -18,7 +18,7 @@ from pipeline.assembly import assemble
 from pipeline.backend import set_environment
 from pipeline.errors import UserError
 from pipeline.loading import load_shipped, recipe_names
-from pipeline.lockstep_record import LOCKSTEP_UPDATES, lockstep_records, recorded_locksteps
+from pipeline.lockstep_record import LOCKSTEP_UPDATES, fingerprints, lockstep_records, recorded_locksteps
 from pipeline.outcomes import named, read_outcome, refuse_incomparable
 from pipeline.recipe import Recipe
 from pipeline.rundir import finite
@@ -123,10 +123,10 @@ def compare(
             completed, "\nSome were made earlier, of other data or another checkpoint: --rerun (RERUN=1)"
         )
     locksteps, notes = [], []
-    if len(frameworks) > 1:
+    if len(frameworks) > 1 and completed:
         watcher.stepping(LOCKSTEP_UPDATES)
-        beside = planned[0].folder.parent
-        locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun)
+        beside, of = planned[0].folder.parent, fingerprints(completed[0])
+        locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun, of)
     watcher.writing()
     return _written(named(outcomes), recipe.margin, locksteps, notes, folder)
 

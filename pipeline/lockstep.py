@@ -12,12 +12,13 @@ import multiprocessing
 import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import FRAMEWORKS, Update, load_backend, set_environment
+from pipeline.checkpoint import checkpoint_fingerprint
 from pipeline.experiment import prepare, start
 from pipeline.parity import swap_with_proof
 from pipeline.recipe import Recipe
@@ -41,13 +42,14 @@ class Bounds:
 @dataclass(frozen=True)
 class Trace:
     """What one framework did: the probe's logits before any update, then a value per update, the parameters at the
-    start and the end by name."""
+    start and the end by name, and the fingerprints of the data and the checkpoint that it did it with."""
 
     logits: NDArray
     loss: NDArray
     grad_norm: NDArray
     before: dict[str, NDArray]
     after: dict[str, NDArray]
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Report:
     bounds: Bounds
     worst_parameter: str
     loss_by_step: NDArray
+    fingerprints: dict[str, str]
 
     @property
     def same(self) -> bool:
@@ -121,6 +124,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
         np.array([update.grad_norm for update in updates]),
         before,
         backend.get_weights(model),
+        {"data": experiment.fingerprint, "checkpoint": checkpoint_fingerprint(recipe) or ""},
     )
 
 
@@ -138,7 +142,8 @@ def compare_traces(name: str, first: Trace, second: Trace, bounds: Bounds) -> Re
         "grad_norm": float((np.abs(first.grad_norm - second.grad_norm) / first.grad_norm).max()),
         "parameters": distances[worst],
     }
-    return Report(name, len(first.loss), differences, bounds, worst, np.abs(first.loss - second.loss))
+    apart = np.abs(first.loss - second.loss)
+    return Report(name, len(first.loss), differences, bounds, worst, apart, first.fingerprints)
 
 
 def parameter_distances(first: Trace, second: Trace) -> dict[str, float]:

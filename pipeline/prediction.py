@@ -19,7 +19,7 @@ from pipeline import batches, checkpoint
 from pipeline.backend import Backend, load_backend, set_environment
 from pipeline.errors import UserError
 from pipeline.loading import load_shipped
-from pipeline.printing import visible
+from pipeline.printing import escaped
 from pipeline.rundir import Run, finite
 from pipeline.tasks import Family, load_task
 
@@ -141,7 +141,7 @@ def sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _write(file: TextIO, answer: dict[str, Any]) -> None:
-    file.write(visible(json.dumps(finite(answer), ensure_ascii=False)) + "\n")
+    file.write(escaped(json.dumps(finite(answer), ensure_ascii=False)) + "\n")
     file.flush()
 
 

@@ -8,12 +8,12 @@ import re
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def visible(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with each control character written out as JSON would, so that none can paint the terminal.
 
     A JSON text stays the same JSON: its control characters can only stand inside strings.
 
-    >>> print(visible("a \\x1b[31mred\\x07 name"))
+    >>> print(escaped("a \\x1b[31mred\\x07 name"))
     a \\u001b[31mred\\u0007 name
     """
     return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

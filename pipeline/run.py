@@ -111,7 +111,7 @@ def _begin_from(
 
 @contextlib.contextmanager
 def _last_words(training: Training, folder: Path) -> Iterator[None]:
-    """Say what is left of a run that is broken off or cannot be written. Raises Stopped, RunFailure."""
+    """Say what is left of a run that is stopped, cannot be written or lost a file. Raises Stopped, RunFailure."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -119,7 +119,18 @@ def _last_words(training: Training, folder: Path) -> Iterator[None]:
         kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
         raise Stopped(f"stopped{kept}") from error
     except (OSError, SafetensorError) as error:
-        raise RunFailure(f"{folder} cannot be written: {reason(error)}. {training.rescued()}") from error
+        raise RunFailure(f"{_cause(error, folder)}. {training.rescued()}") from error
+
+
+def _cause(error: Exception, folder: Path) -> str:
+    """What failed: writing the run, or something that it reads."""
+    file = getattr(error, "filename", None)
+    if not isinstance(file, str):
+        return f"{folder} cannot be written: {reason(error)}"
+    beside, path = folder.absolute().parent, Path(file).absolute()
+    place = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
+    is_own = place in (folder.name, f"{folder.name}.checkpoints") or place.startswith(f".{folder.name}.")
+    return f"{folder} cannot be written: {reason(error)}" if is_own else f"{file} failed: {reason(error)}"
 
 
 def _write_model(

@@ -200,16 +200,16 @@ class Training:
             raise Stopped(f"stopped; {where} is saved; --resume (RESUME=1) goes on from there")
 
     def rescued(self) -> str:
-        """After the run could not be written: what is left of it, saved now where that can be done."""
+        """After a file failed: what is left of the run, saved now where that can be done."""
         found, _ = self.snapshots.newest()
         if found is None and self.course.is_over:
             try:
-                return f"{self.save()} is saved: make room, then --resume (RESUME=1) goes on from there"
+                return f"{self.save()} is saved: mend that, then --resume (RESUME=1) goes on from there"
             except RunFailure:
                 return "There is no checkpoint, and none could be written; train.save_every makes them on the way"
         if found is None:
             return "There is no checkpoint; train.save_every makes them on the way"
-        return f"{found.path} is whole: make room, then --resume (RESUME=1) goes on from there"
+        return f"{found.path} is whole: mend that, then --resume (RESUME=1) goes on from there"
 
     def _diverged(self, step: int, what: str) -> str:
         found, _ = self.snapshots.newest()

@@ -113,18 +113,24 @@ def test_logits_of_predict_are_those_of_the_model(framework):
     assert found[1].shape == (3, 5)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0], ids=["", "large logits"])
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.2, 0.0])  # of the labels that count
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_weighted_cross_entropy(framework, smoothing):
+def test_the_loss_is_the_weighted_cross_entropy(framework, smoothing, share, offset):
     rng = np.random.default_rng(3)
-    logits, labels = rng.normal(size=(7, 5)).astype(np.float32), rng.integers(0, 5, 7)
-    weights = rng.uniform(size=7).astype(np.float32)
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logits, labels = rng.normal(0, 4, size=(6, 9, 5)).astype(np.float32), rng.integers(0, 5, (6, 9)).astype(np.int32)
+    weights = (rng.uniform(size=(6, 9)) * (rng.uniform(size=(6, 9)) < share)).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
     targets = np.eye(5)[labels] * (1 - smoothing) + smoothing / 5
     expected = -(weights * (targets * log_p).sum(-1)).sum()
-    slope = weights[:, None] * (np.exp(log_p) - targets)
-    loss, gradient = loss_and_gradient(framework, *(tensor(framework, v) for v in (logits, labels, weights)), smoothing)
-    assert loss == pytest.approx(expected, rel=1e-5)
-    assert gradient == pytest.approx(slope, abs=1e-6)
+    slope = weights[..., None] * (np.exp(log_p) - targets)
+    if framework == "torch":
+        labels = labels.astype(np.int64)
+    arguments = (tensor(framework, value) for value in (logits + np.float32(offset), labels, weights))
+    loss, gradient = loss_and_gradient(framework, *arguments, smoothing)
+    # At 1,000 the logits themselves are rounded to 6e-5.
+    assert loss == pytest.approx(expected, rel=1e-5 if offset == 0 else 1e-4)
+    assert gradient == pytest.approx(slope, abs=1e-6 if offset == 0 else 1e-4)
 
 
 def loss_and_gradient(framework, logits, labels, weights, smoothing):

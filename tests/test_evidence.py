@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from pipeline import report
+from pipeline import isolated, report
 from pipeline.assembly import assemble
 from pipeline.comparison import compare_runs
 from pipeline.evidence import disagreements
+from pipeline.loading import load_recipe
+from pipeline.lockstep_record import lockstep_records
 from pipeline.outcomes import Outcome, named, read_outcome
 from tests.comparison_example import example
 from tests.run_writer import write_run
@@ -249,3 +251,20 @@ def test_those_on_which_one_is_right_come_first():
 def test_numbers_disagree_beyond_rounding_only_the_widest_apart_first():
     assert disagreeing([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.1, 4.0], [1.0000004, 2.0, 3.0, 9.0]) == [3, 2]
     assert disagreeing([1.0, 2.0], [None, 2.0], [1.0, 2.0]) == [0]
+
+
+def test_a_lockstep_is_used_again_for_the_same_data_only(tmp_path, monkeypatch):
+    taken, now = [], {"data": "a", "checkpoint": "b"}
+    record = {"attention": "stock"}
+    monkeypatch.setattr(isolated, "call", lambda *arguments: taken.append(1) or {"of": dict(now), "found": record})
+
+    def records(again=False, **of):
+        return lockstep_records(load_recipe("sentiment_bert"), ["stock"], 0, tmp_path, 50, again, now | of)
+
+    assert [records(), records(), len(taken)] == [([record], []), ([record], []), 1]
+    assert [records(again=True), len(taken)] == [([record], []), 2]
+    for what in now:  # the runs were made of something else than what the recipe finds now
+        found, (note,) = records(**{what: "earlier"})
+        assert found == [] and note["sentence"].startswith("the data or the checkpoint changed since the runs")
+    now["data"] = "c"
+    assert [records(), records(), len(taken)] == [([record], []), ([record], []), 5]

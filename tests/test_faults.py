@@ -24,7 +24,7 @@ from pipeline.errors import RunFailure
 from pipeline.experiment import prepare
 from pipeline.loading import load_recipe, read_yaml
 from pipeline.prediction import _write
-from pipeline.printing import visible
+from pipeline.printing import escaped
 from pipeline.snapshot import Snapshots
 from tests.families import recipe_of
 
@@ -91,6 +91,24 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny, tmp_path, monkeypatc
     )
     assert found.step == 1 and str(found.path) in str(failure.value)
     assert [entry.name for entry in found.path.parent.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("rows.arrow", "rows.arrow failed: No such file"),
+        ("run.checkpoints/step-1/weights", "run cannot be written: No such file"),
+        (".run.partial-7/metrics.json", "run cannot be written: No such file"),
+        (3, "run cannot be written: No such file"),
+    ],
+)
+def test_a_file_of_others_that_is_lost_is_not_called_ours(file, said, tiny, tmp_path, monkeypatch):
+    def lost(*arguments):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file if file == 3 else str(tmp_path / file))
+
+    monkeypatch.setattr("pipeline.pytorch.train.Learner.train_step", lost)
+    with pytest.raises(RunFailure, match=re.escape(said)):
+        finetune(tiny, out=tmp_path / "run")
 
 
 def test_a_run_that_cannot_be_written_at_the_end_is_saved_and_finished_later(tiny, tmp_path, monkeypatch):
@@ -336,7 +354,7 @@ def test_a_recipes_name_is_a_slug(name):
 
 def test_no_text_can_paint_the_terminal(tmp_path, capsys):
     evil = "\x1b[31m\x07\x9b2J\u202ered\r"
-    assert visible(f"a\tb\n{evil}ü\ud800") == "a\tb\n\\u001b[31m\\u0007\\u009b2J\\u202ered\\u000dü\\ud800"
+    assert escaped(f"a\tb\n{evil}ü\ud800") == "a\tb\n\\u001b[31m\\u0007\\u009b2J\\u202ered\\u000dü\\ud800"
     (tmp_path / "x.jsonl").write_text("{}\n")
     for arguments in (
         ["--set", f"task={json.dumps(evil)}"],

@@ -98,6 +98,30 @@ def test_the_chunked_loss_is_the_librarys(chunk, smoothing, dtype, monkeypatch):
     assert (sides[0].grad[weights == 0] == 0).all()
 
 
+def test_rows_that_do_not_count_may_hold_anything():
+    logits = torch.tensor([[1.0, 2.0], [float("inf"), float("nan")]], requires_grad=True)
+    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.tensor([1.0, 0.0]), 0.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(1 + np.e), rel=1e-6)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_gradient_is_had_once():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.ones(2), 0.0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="was taken before"):
+        loss.backward()
+
+
+def test_what_was_shared_stays_shared():
+    shared = nn.Dropout(0.2)
+    model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
+    quicken(model)
+    found = {model["first"][0], model["first"][1], model["second"][0]}
+    assert len(found) == 1 and type(found.pop()) is Dropout
+
+
 def test_no_copy_of_the_logits_is_made():
     logits = torch.randn(6, 5, requires_grad=True) * 1
     address = logits.data_ptr()

@@ -90,8 +90,9 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_path):
-    parts = {"train.gradient_accumulation": 2 if family == "bert" else 1}
-    recipe = recipe_of(FAMILIES[family], tmp_path, changes=CHANGES | parts)
+    also = {"train.gradient_accumulation": 1 if family == "t5" else 2}
+    also |= {"train.precision": "bf16"} if family == "bert" else {}
+    recipe = recipe_of(FAMILIES[family], tmp_path, changes=CHANGES | also)
     # GPT-2 with our attention, whose dropout must come back too.
     how = {"framework": framework, "attention": "handwritten" if family == "gpt2" else "stock"}
     straight = finetune(recipe.override({"train.save_every": None}), **how, out=tmp_path / "straight")
@@ -105,6 +106,16 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
     seconds = [line["seconds"] for line in lines(resumed.path / "history.jsonl")]
     assert seconds == sorted(seconds) and train["seconds"] == seconds[-1]
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".jsonl") == ["killed", "straight"]
+
+
+def test_a_resumed_run_stops_early_where_the_other_did(framework, tmp_path):
+    changes = CHANGES | {"train.epochs": 5, "train.learning_rate": 1e-12, "train.dropout": 0.0}
+    recipe = recipe_of("single-label", tmp_path, changes=changes)
+    straight = finetune(recipe, framework, out=tmp_path / "straight")
+    evaluations = straight.report["evaluations"]
+    assert 1 < len(evaluations) < 5  # patience is 1, and nothing gets better
+    killed(("update", 3 * len(evaluations) - 1), recipe, framework, out=tmp_path / "killed")
+    assert_same(straight.path, finetune(recipe, framework, out=tmp_path / "killed", resume=True).path)
 
 
 def test_a_run_resumed_at_its_last_update_can_be_stopped_once_more(tmp_path):

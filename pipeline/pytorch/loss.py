@@ -30,7 +30,8 @@ def weighted_loss(
         return ((logits.float()[:, 0] - labels) ** 2 * loss_weights).sum()
     if loss == "binary_cross_entropy":
         return (binary_cross_entropy_with_logits(logits.float(), labels, reduction="none") * loss_weights).sum()
-    return cross_entropy(logits.flatten(0, -2), labels.flatten(), loss_weights.flatten(), label_smoothing)
+    logits_NV = logits.float().flatten(0, -2)
+    return cross_entropy(logits_NV, labels.flatten(), loss_weights.flatten(), label_smoothing)
 
 
 def cross_entropy(
@@ -43,10 +44,10 @@ def cross_entropy(
 class CrossEntropy(torch.autograd.Function):
     """Computes loss and gradient together, some rows at a time, and writes the gradient over the logits.
 
-    Logits of a vocabulary are the largest array of a language model's step by far. The library passes over them five
-    times and keeps three copies; here they are in the processor's cache while loss and gradient are computed, and
-    no copy is made. With p = softmax(x), ε of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is
-    logsumexp(x) - q·x, and its gradient p - q.
+    Logits of a vocabulary are the largest array of a language model's step by far. The library passes over them again
+    and again and keeps copies; here rows stay in the processor's cache while their loss and gradient are computed.
+    With p = softmax(x), ε of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and
+    its gradient p - q.
     """
 
     @staticmethod
@@ -60,27 +61,37 @@ class CrossEntropy(torch.autograd.Function):
         for logits, labels, weights in zip(
             logits_NV.split(num_rows), labels_N.split(num_rows), weights_N.split(num_rows), strict=True
         ):
-            x = logits.float()  # the same memory where it is fp32
-            rows = torch.arange(len(labels), device=labels.device)
-            chosen = (1 - smoothing) * x[rows, labels]
-            if smoothing:
-                chosen += smoothing * x.mean(dim=1)
-            largest = x.amax(dim=1)
-            exponentials = x.sub_(largest[:, None]).exp_()
-            sums = exponentials.sum(dim=1)
-            total += torch.dot(sums.log() + largest - chosen, weights)
-            gradient = exponentials.mul_((weights / sums)[:, None])
-            if smoothing:
-                gradient -= (smoothing / x.shape[1] * weights)[:, None]
-            gradient[rows, labels] -= (1 - smoothing) * weights
-            if gradient.dtype != logits.dtype:
-                logits.copy_(gradient)
-        ctx.gradient_NV = logits_NV
+            counted = weights.nonzero()[:, 0]
+            loss, gradient = _of_rows(logits[counted], labels[counted], weights[counted], smoothing)
+            total += loss
+            logits.zero_()[counted] = gradient
+        ctx.gradient_NV = logits_NV.detach()
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """The gradient that `forward` computed, scaled where the loss was."""
+        """The gradient that `forward` computed, scaled where the loss was; it can be had once."""
         gradient, ctx.gradient_NV = ctx.gradient_NV, None
-        return (gradient if of_loss == 1 else gradient * of_loss), None, None, None
+        assert gradient is not None, "the gradient of this loss was taken before"
+        if of_loss.device.type != "cpu" or of_loss != 1:  # elsewhere to ask costs more than to multiply
+            gradient.mul_(of_loss)
+        return gradient, None, None, None
+
+
+def _of_rows(
+    x: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted loss of these rows and its gradient, which takes the place of the logits `x`."""
+    rows = torch.arange(len(labels), device=labels.device)
+    x -= x.amax(dim=1, keepdim=True)
+    chosen = (1 - smoothing) * x[rows, labels]
+    if smoothing:
+        chosen += smoothing * x.mean(dim=1)
+    exponentials = x.exp_()
+    sums = exponentials.sum(dim=1)
+    gradient = exponentials.mul_((weights / sums)[:, None])
+    if smoothing:
+        gradient -= (smoothing / x.shape[1] * weights)[:, None]
+    gradient[rows, labels] -= (1 - smoothing) * weights
+    return torch.dot(sums.log() - chosen, weights), gradient

@@ -33,25 +33,38 @@ def weighted_loss(
 def cross_entropy(logits_NV: tf.Tensor, labels_N: tf.Tensor, weights_N: tf.Tensor, smoothing: float) -> tf.Tensor:
     """The sum of the rows' cross-entropies times their weights; rows of weight 0 count for nothing.
 
-    Logits of a vocabulary are the largest array of a language model's step by far; TensorFlow's own kernel takes twice
-    as long as these operations, which compute the gradient together with the loss. With p = softmax(x), ε of smoothing
-    and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
+    Loss and gradient are computed together, and only of the rows that count where most do not. With p = softmax(x), ε
+    of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
     """
+    counted = tf.where(weights_N > 0)[:, 0]
 
     @tf.custom_gradient
     def with_gradient(x_NV: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        places = tf.stack([tf.range(tf.size(labels_N, labels_N.dtype)), labels_N], axis=1)
-        chosen = (1 - smoothing) * tf.gather_nd(x_NV, places)
-        if smoothing:
-            chosen += smoothing * tf.reduce_mean(x_NV, axis=1)
-        largest = tf.reduce_max(x_NV, axis=1)
-        exponentials = tf.exp(x_NV - largest[:, None])
-        sums = tf.reduce_sum(exponentials, axis=1)
-        gradient = exponentials * (weights_N / sums)[:, None]
-        if smoothing:
-            gradient -= (smoothing / tf.cast(tf.shape(x_NV)[1], tf.float32) * weights_N)[:, None]
-        gradient = tf.tensor_scatter_nd_sub(gradient, places, (1 - smoothing) * weights_N)
-        total = tf.reduce_sum((tf.math.log(sums) + largest - chosen) * weights_N)
-        return total, lambda of_loss: gradient * of_loss
+        def of_all() -> tuple[tf.Tensor, tf.Tensor]:
+            return _of_rows(x_NV, labels_N, weights_N, smoothing)
+
+        def of_counted() -> tuple[tf.Tensor, tf.Tensor]:
+            rows = (tf.gather(each, counted) for each in (x_NV, labels_N, weights_N))
+            loss, gradient = _of_rows(*rows, smoothing)
+            return loss, tf.scatter_nd(counted[:, None], gradient, tf.shape(x_NV, counted.dtype))
+
+        loss, gradient = tf.cond(2 * tf.size(counted) < tf.size(weights_N), of_counted, of_all)
+        return loss, lambda of_loss: gradient * of_loss
 
     return with_gradient(logits_NV)
+
+
+def _of_rows(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, smoothing: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The weighted loss of these rows and its gradient."""
+    places = tf.stack([tf.range(tf.size(labels, labels.dtype)), labels], axis=1)
+    x -= tf.reduce_max(x, axis=1, keepdims=True)
+    chosen = (1 - smoothing) * tf.gather_nd(x, places)
+    if smoothing:
+        chosen += smoothing * tf.reduce_mean(x, axis=1)
+    exponentials = tf.exp(x)
+    sums = tf.reduce_sum(exponentials, axis=1)
+    gradient = exponentials * (weights / sums)[:, None]
+    if smoothing:
+        gradient -= (smoothing / tf.cast(tf.shape(x)[1], tf.float32) * weights)[:, None]
+    gradient = tf.tensor_scatter_nd_sub(gradient, places, (1 - smoothing) * weights)
+    return tf.reduce_sum((tf.math.log(sums) - chosen) * weights), gradient

@@ -302,11 +302,13 @@ class AdamW(tf_keras.optimizers.Optimizer):
             self.second_moments = [self.add_variable_from_reference(v, "v") for v in var_list]
             self._built = True
 
-    def apply_gradients(self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]]) -> tf.Tensor:
-        """One update of every variable, with the rates of the present step."""
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[tf.Tensor, tf.Variable]], **options: Any) -> tf.Tensor:
+        """One update of every variable, with the rates of the present step, which are looked up once for all."""
         schedules = (self.rates, self.corrected_rates, self.corrected_epsilons)
-        self.of_this_update = [values[self.iterations] for values in schedules]  # looked up once, not for each variable
-        return super().apply_gradients(grads_and_vars)
+        self.present_rates = [values[self.iterations] for values in schedules]
+        done = super().apply_gradients(grads_and_vars, **options)
+        del self.present_rates
+        return done
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Move one variable: shrink it where it decays, then TensorFlow's fused Adam.
@@ -315,7 +317,7 @@ class AdamW(tf_keras.optimizers.Optimizer):
         come in through its rate and its ε, computed in float64, and ε stands where PyTorch has it.
         """
         s, index = self.settings, self._index_dict[self._var_key(variable)]
-        rate, corrected_rate, corrected_epsilon = self.of_this_update
+        rate, corrected_rate, corrected_epsilon = self.present_rates
         if s.weight_decay and decays(variable.name.removesuffix(":0"), variable.shape.rank):
             variable.assign(variable * (1 - rate * s.weight_decay))
         tf.raw_ops.ResourceApplyAdam(
