@@ -30,9 +30,10 @@ class TerminalProgress(Progress):
         self.num_updates = self.num_epochs = 0
         self.examples = self.last_part = 0
         self.last_seconds = 0.0
+        self.first: dict[str, Any] | None = None
 
     def started(self, num_updates: int, num_epochs: int) -> None:
-        self.num_updates, self.num_epochs, self.examples = num_updates, num_epochs, 0
+        self.num_updates, self.num_epochs, self.examples, self.first = num_updates, num_epochs, 0, None
         if not self.console.is_terminal:
             self._say(f"{self.title}: {num_updates} updates in {num_epochs} epochs")
             return
@@ -51,6 +52,7 @@ class TerminalProgress(Progress):
 
     def update(self, line: dict[str, Any]) -> None:
         self.examples += line["examples"]
+        self.first = self.first or line
         note = f"loss {line['loss']:.4f}  {self.examples / max(line['seconds'], 1e-9):.0f} examples/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=line["step"], note=note)
@@ -58,8 +60,15 @@ class TerminalProgress(Progress):
         part = line["step"] * PLAIN_LINES // self.num_updates
         if line["step"] == 1 or part > self.last_part or line["seconds"] > self.last_seconds + PLAIN_SECONDS:
             self.last_part, self.last_seconds = part, line["seconds"]
-            left = line["seconds"] / line["step"] * (self.num_updates - line["step"])
-            self._say(f"  {line['step']}/{self.num_updates}  {note}  {left:.0f} s left")
+            self._say(f"  {line['step']}/{self.num_updates}  {note}{self._left(line)}")
+
+    def _left(self, line: dict[str, Any]) -> str:
+        """How long the rest takes; nothing after the first update, in which TensorFlow traces its graph."""
+        done = line["step"] - self.first["step"]
+        if not done:
+            return ""
+        seconds = (line["seconds"] - self.first["seconds"]) / done * (self.num_updates - line["step"])
+        return f"  {seconds:.0f} s left"
 
     def split(self, step: int, parts: int) -> None:
         self._say(

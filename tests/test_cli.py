@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pipeline.cli import execute
+from pipeline.terminal import TerminalProgress
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--set", "data.limit.train=64", "--set", "data.limit.validation=16", "--set", "train.epochs=1"]
@@ -194,3 +196,15 @@ def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, m
 def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
     assert execute(["lockstep", "sentiment_bert", "--steps", "2", *QUICK]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"
+
+
+def test_the_time_left_is_not_reckoned_from_the_first_update(capsys):
+    shown = TerminalProgress("a run", Console(highlight=False, width=100))
+    shown.started(num_updates=11, num_epochs=1)
+    for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first update's 30
+        shown.update({"step": step, "seconds": seconds, "examples": 10, "loss": 0.5})
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  1/11  loss 0.5000  0 examples/s",
+        "  2/11  loss 0.5000  1 examples/s  18 s left",
+        "  11/11  loss 0.5000  1 examples/s  0 s left",
+    ]

@@ -31,7 +31,7 @@ def weighted_loss(
 
 
 def cross_entropy(logits_NV: tf.Tensor, labels_N: tf.Tensor, weights_N: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """The sum of the rows' cross-entropies times their weights; rows of weight 0 count for nothing.
+    """The sum of the rows' cross-entropies times their weights; finite rows of weight 0 count for nothing.
 
     Loss and gradient are computed together, and only of the rows that count where most do not. With p = softmax(x), ε
     of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
