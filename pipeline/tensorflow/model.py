@@ -19,6 +19,9 @@ from pipeline.batches import Features
 from pipeline.errors import UserError
 from pipeline.optimisation import matching
 
+# Classes whose output matrix can be their input embeddings, and where their outputs have what it is applied to.
+TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "decoder_hidden_states"}
+
 if tf.keras.Model is not tf_keras.Model:
     raise UserError("TensorFlow was imported with Keras 3; set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported")
 tf.get_logger().setLevel("ERROR")
@@ -109,6 +112,26 @@ def head_logits(outputs: Any) -> tf.Tensor:
     if "start_logits" in outputs:
         return tf.cast(tf.stack((outputs.start_logits, outputs.end_logits), axis=1), tf.float32)
     return tf.cast(outputs.logits, tf.float32)
+
+
+def tied_logits(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor | None:
+    """The logits [B, T, V] in fp32 where the output matrix is the input embeddings [V, D]; None where it is not.
+
+    The library multiplies [B, T, D] by [V, D] as B products, so that the gradient of the matrix is computed B times,
+    each as large as the matrix, and then added up. Here positions are rows of one product, and so is that gradient.
+    """
+    where = TIED.get(type(model).__name__)
+    if where is None or not model.config.tie_word_embeddings:
+        return None
+    # The model computes its own logits too; nobody asks for them, so they are left out of the graph.
+    hidden_BTD = model(inputs, output_hidden_states=True, training=training)[where][-1]
+    if model.config.model_type == "t5":
+        hidden_BTD *= model.config.d_model**-0.5
+    (embeddings_VD,) = model.get_input_embeddings().weights
+    batch, length, width = tf.unstack(tf.shape(hidden_BTD))
+    hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))
+    logits_NV = tf.matmul(hidden_ND, tf.cast(embeddings_VD, hidden_BTD.dtype), transpose_b=True)
+    return tf.cast(tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0])), tf.float32)
 
 
 def attention_weights(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:

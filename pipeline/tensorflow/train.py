@@ -17,7 +17,7 @@ from pipeline.batches import TARGETS, Features, Pending
 from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.recipe import Train
 from pipeline.tensorflow.loss import weighted_loss
-from pipeline.tensorflow.model import head_logits
+from pipeline.tensorflow.model import head_logits, tied_logits
 
 
 class Learner:
@@ -259,6 +259,8 @@ class Reports(tf_keras.callbacks.Callback):
 
 def forward(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
     """The model's logits in fp32; a span must not lie in padding."""
+    if (logits := tied_logits(model, inputs, training)) is not None:
+        return logits
     outputs = model(inputs, training=training)
     logits = head_logits(outputs)
     if "start_logits" in outputs:
