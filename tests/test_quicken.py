@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.pytorch import loss as losses
+from pipeline.pytorch import quicken as quickened
 from pipeline.pytorch.loss import weighted_loss
-from pipeline.pytorch.quicken import Dropout, keep_scale, quicken
+from pipeline.pytorch.quicken import Dropout, Projection, keep_scale, quicken
 from pipeline.pytorch.swap import swap_attention
 from tests.tiny_models import FAMILIES, Torch, inputs
 
@@ -67,7 +69,7 @@ def test_a_quickened_model_computes_the_same(family, attention):
         swap_attention(model)
     batch = {key: torch.tensor(value) for key, value in inputs(family).items()}
     before = model(**batch).logits
-    quicken(model)
+    quicken(model, "fp32")
     assert torch.allclose(model(**batch).logits, before, atol=1e-6)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert dropouts and all(type(module) is Dropout and not module.training for module in dropouts)
@@ -114,10 +116,76 @@ def test_the_gradient_is_had_once():
         loss.backward()
 
 
+@pytest.fixture
+def without_bf16(monkeypatch):
+    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: False)
+
+
+def linear(kind, bias):
+    torch.manual_seed(7)
+    layer = Conv1D(19, 23) if kind == "Conv1D" else nn.Linear(23, 19, bias=bias)
+    if bias:
+        nn.init.normal_(layer.bias)
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "bias"), [("Linear", True), ("Linear", False), ("Conv1D", True)])
+def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf16):
+    values, of_output = torch.randn(5, 7, 23, dtype=dtype), torch.randn(5, 7, 19, dtype=torch.bfloat16)
+    found = []
+    for quick in (False, True):
+        layer, x = linear(kind, bias), values.clone().requires_grad_()
+        if quick:
+            quicken(layer, "bf16")
+            assert type(layer[0]) is Projection
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(x)
+        output.backward(of_output)
+        gradients = {name: weight.grad for name, weight in layer.named_parameters()}
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+        found.append(gradients | {"output": output, "x": x.grad})
+    assert found[0].keys() == found[1].keys()
+    for name, wanted in found[0].items():
+        # At most one step of bfloat16, 2^-7 of the value, where the two sums fall to different sides of a rounding.
+        assert found[1][name].dtype == wanted.dtype, name
+        apart = (found[1][name].float() - wanted.float()).abs()
+        assert (apart <= 2**-7 * wanted.float().abs() + 1e-6).all(), name
+        assert (apart == 0).float().mean() > 0.9 or name not in ("output", "x"), name
+
+
+def test_products_do_round_to_bf16(without_bf16):
+    layer = linear("Linear", True)
+    values = torch.randn(5, 23)
+    exact = layer(values)
+    quicken(layer, "bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(values)
+    by_hand = functional.linear(
+        values.bfloat16().double(), layer[0].weight.bfloat16().double(), layer[0].bias.bfloat16().double()
+    )
+    assert (rounded.float() - exact).abs().max() > 1e-3
+    assert torch.equal(rounded, by_hand.bfloat16())
+    assert torch.equal(layer(values), exact)  # outside autocast nothing is rounded
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_projections_are_exchanged_only_where_that_is_quicker(has_instructions, precision, monkeypatch):
+    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: has_instructions)
+    model = Torch.build("gpt2")
+    weight, names = model.transformer.wte.weight, list(model.state_dict())
+    quicken(model, precision)
+    kinds = {type(module).__name__ for module in model.modules()}
+    is_exchanged = precision == "bf16" and not has_instructions
+    assert ("Projection" in kinds, "Linear" in kinds or "Conv1D" in kinds) == (is_exchanged, not is_exchanged)
+    assert list(model.state_dict()) == names and model.lm_head.weight is weight
+
+
 def test_what_was_shared_stays_shared():
     shared = nn.Dropout(0.2)
     model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
-    quicken(model)
+    quicken(model, "fp32")
     found = {model["first"][0], model["first"][1], model["second"][0]}
     assert len(found) == 1 and type(found.pop()) is Dropout
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
 
 BITS = 16  # a dropout rate is rounded to a multiple of 2^-16
 
 
-def quicken(model: nn.Module) -> None:
-    """Exchange each `nn.Dropout` of a model and of a hand-written attention, and its GELU; subclasses stay as they are.
+def quicken(model: nn.Module, precision: str) -> None:
+    """Exchange modules of a model and of a hand-written attention; what is of a subclass stays as it is.
 
-    Dropout that a model asks for as a function stays too: that of stock sdpa and of stock T5 on attention's weights.
+    Each `nn.Dropout`, but not the dropout that a model asks for as a function: that of stock sdpa and of stock T5 on
+    attention's weights. GPT-2's GELU. In bf16 the projections too, where the processor has no instructions for it.
     """
+    kinds = {nn.Dropout: Dropout.like, NewGELUActivation: like_gelu}
+    if precision == "bf16" and not has_bf16_instructions():
+        kinds |= {nn.Linear: Projection, Conv1D: Projection}
     exchanged: dict[nn.Module, nn.Module] = {}  # what is shared stays shared
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child not in exchanged and type(child) is nn.Dropout:
-                exchanged[child] = Dropout(child.p).train(child.training)
-            elif child not in exchanged and type(child) is NewGELUActivation:
-                # The library writes it as eight operations, each a pass over the widest activations of a model.
-                exchanged[child] = nn.GELU(approximate="tanh")
+            if child not in exchanged and type(child) in kinds:
+                exchanged[child] = kinds[type(child)](child).train(child.training)
             parent._modules[name] = exchanged.get(child, child)
+
+
+def like_gelu(_: NewGELUActivation) -> nn.GELU:
+    """One operation for the library's eight, each of them a pass over the widest activations of a model."""
+    return nn.GELU(approximate="tanh")
 
 
 class Dropout(nn.Dropout):
@@ -31,6 +41,10 @@ class Dropout(nn.Dropout):
     The library draws one 32-bit number for each value, on one core. Keeping or dropping wants 16 bits, and PyTorch's
     default generator, which is the source here too, gives 64 at a time.
     """
+
+    @classmethod
+    def like(cls, stock: nn.Dropout) -> Dropout:
+        return cls(stock.p)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Each value times 0 or 1 / (1 - rate); on other devices and in evaluation mode this is the stock module."""
@@ -49,3 +63,54 @@ def keep_scale(shape: torch.Size, dropped: int) -> torch.Tensor:
     lowest_kept = dropped - 2 ** (BITS - 1)
     kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
     return kept.to(torch.float32).mul_(2**BITS / (2**BITS - dropped))
+
+
+def has_bf16_instructions() -> bool:
+    """Whether the processor multiplies bfloat16 by itself. Where that cannot be told, and off x86, it is trusted to."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch before 2.10
+        return True
+    found = torch.cpu.get_capabilities()
+    return found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
+
+
+class Projection(nn.Module):
+    """A linear layer with the weights of the library's, which under autocast on a CPU is a `Product`."""
+
+    def __init__(self, stock: nn.Linear | Conv1D):
+        super().__init__()
+        self.weight, self.bias = stock.weight, stock.bias
+        self.has_inputs_first = isinstance(stock, Conv1D)  # of the weight's dimensions
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]."""
+        weight = self.weight.T if self.has_inputs_first else self.weight
+        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            return Product.apply(input, weight, self.bias)
+        return nn.functional.linear(input, weight, self.bias)
+
+
+class Product(torch.autograd.Function):
+    """A linear layer in bfloat16 by products in fp32, for processors that compute bfloat16 piece by piece.
+
+    fp32 holds the product of two bfloat16 exactly, and in either kernel fp32 is what they are summed in. So this is the
+    library's result but for the order of the sums; the weights' gradient is not rounded on its way to fp32.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """x [..., in] times weight [out, in] plus bias [out], in bfloat16."""
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return nn.functional.linear(x.float(), weight.float(), bias.float() if ctx.has_bias else None).bfloat16()
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The gradients of x, in bfloat16, and of weight and bias, in fp32."""
+        x, weight = ctx.saved_tensors
+        rows = of_output.flatten(0, -2).float()
+        of_x = (rows @ weight.float()).bfloat16().view(x.shape)
+        of_weight = rows.T @ x.flatten(0, -2).float()
+        return of_x, of_weight, rows.sum(dim=0) if ctx.has_bias else None

@@ -35,7 +35,7 @@ class Learner:
         self.settings, self.rates, self.loss = settings, rates, loss
         self.parts = settings.gradient_accumulation
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        quicken(model)
+        quicken(model, settings.precision)
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, settings))
 
     def fit(
