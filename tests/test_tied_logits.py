@@ -7,8 +7,8 @@ import tf_keras
 
 from pipeline.tensorflow.model import TFUntiedGPT2LMHeadModel, head_logits, tied_logits
 from pipeline.tensorflow.swap import swap_attention
-from pipeline.tensorflow.train import forward
-from tests.tiny_models import VOCABULARY, TensorFlow, config, inputs
+from pipeline.tensorflow.train import dropout_generators, forward
+from tests.tiny_models import BATCH, VOCABULARY, TensorFlow, config, inputs
 
 
 def logits_and_gradients(logits_of, model, batch):
@@ -52,11 +52,31 @@ def test_in_bf16_they_are_the_librarys_too(family):
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
-        found, wanted = ours(model, batch), the_librarys(model, batch)
+        (found, gradients), (wanted, wanted_gradients) = (
+            logits_and_gradients(each, model, batch) for each in (ours, the_librarys)
+        )
     finally:
         tf_keras.mixed_precision.set_global_policy(policy)
-    assert found.dtype == tf.float32
+    assert found.dtype == np.float32
+    assert np.array_equal(tf.cast(tf.cast(found, tf.bfloat16), tf.float32), found)  # computed in bf16
     assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
+    norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in wanted_gradients.values()])
+    for name, gradient in wanted_gradients.items():
+        assert np.linalg.norm(gradients[name] - gradient) < 5e-2 * np.linalg.norm(gradient) + 5e-3 * norm, name
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_in_training_dropout_is_drawn(family):
+    model, batch = TensorFlow.build(family, dropout=0.3), TensorFlow.tensors(inputs(family))
+    generators = dropout_generators(model)
+    states = [generator.state.numpy() for generator in generators]
+    found = []
+    for logits_of in (tied_logits, lambda *which, training: head_logits(model(batch, training=training))):
+        found.append(logits_of(model, batch, training=True).numpy())
+        for generator, state in zip(generators, states, strict=True):
+            generator.state.assign(state)
+    assert found[0] != pytest.approx(ours(model, batch).numpy(), abs=1e-2)
+    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-5)
 
 
 def test_models_with_a_head_of_their_own_keep_it():
@@ -84,7 +104,11 @@ def test_no_gradient_is_as_large_as_the_matrix_for_each_row(family):
         )
         shapes = [(o.shape, node.name) for node in used.node for o in graph.get_operation_by_name(node.name).outputs]
         width = model.config.hidden_size
-        return [name for shape, name in shapes if shape.rank == 3 and {VOCABULARY, width} <= set(shape[1:])]
+        return [
+            name
+            for shape, name in shapes
+            if shape.rank == 3 and shape[0] == BATCH and {VOCABULARY, width} <= set(shape[1:])
+        ]
 
     assert large_arrays(the_librarys)
     assert not large_arrays(ours)

@@ -11,17 +11,19 @@ from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 BITS = 16  # a dropout rate is rounded to a multiple of 2^-16
+# With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
+FEW_ROWS = 32
 
 
-def quicken(model: nn.Module, precision: str) -> None:
+def quicken(model: nn.Module, precision: str, device: torch.device) -> None:
     """Exchange modules of a model and of a hand-written attention; what is of a subclass stays as it is.
 
     Each `nn.Dropout`, but not the dropout that a model asks for as a function: that of stock sdpa and of stock T5 on
-    attention's weights. GPT-2's GELU. In bf16 the projections too, where the processor has no instructions for it.
+    attention's weights. GPT-2's GELU. In bf16 on a CPU that has no instructions for it, every linear layer.
     """
     kinds = {nn.Dropout: Dropout.like, NewGELUActivation: like_gelu}
-    if precision == "bf16" and not has_bf16_instructions():
-        kinds |= {nn.Linear: Projection, Conv1D: Projection}
+    if precision == "bf16" and device.type == "cpu" and not has_bf16_instructions():
+        kinds |= {nn.Linear: Bf16Linear, Conv1D: Bf16Linear}
     exchanged: dict[nn.Module, nn.Module] = {}  # what is shared stays shared
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -66,51 +68,57 @@ def keep_scale(shape: torch.Size, dropped: int) -> torch.Tensor:
 
 
 def has_bf16_instructions() -> bool:
-    """Whether the processor multiplies bfloat16 by itself. Where that cannot be told, and off x86, it is trusted to."""
-    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch before 2.10
+    """Whether the processor multiplies bfloat16 by itself; True too off x86, and where PyTorch is too old to tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
         return True
     found = torch.cpu.get_capabilities()
     return found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
 
 
-class Projection(nn.Module):
-    """A linear layer with the weights of the library's, which under autocast on a CPU is a `Product`."""
+class Bf16Linear(nn.Module):
+    """A linear layer with the weights of the library's, which under autocast to bfloat16 is a `Bf16Product`."""
 
     def __init__(self, stock: nn.Linear | Conv1D):
         super().__init__()
         self.weight, self.bias = stock.weight, stock.bias
-        self.has_inputs_first = isinstance(stock, Conv1D)  # of the weight's dimensions
+        self.has_inputs_first = isinstance(stock, Conv1D)  # of the weight's two dimensions
+        self.in_features, self.out_features = stock.weight.shape[:: 1 if self.has_inputs_first else -1]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out]."""
         weight = self.weight.T if self.has_inputs_first else self.weight
-        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            return Product.apply(input, weight, self.bias)
+        if torch.is_autocast_enabled("cpu") and input.numel() >= FEW_ROWS * self.in_features:
+            return Bf16Product.apply(input, weight, self.bias)
         return nn.functional.linear(input, weight, self.bias)
 
 
-class Product(torch.autograd.Function):
+class Bf16Product(torch.autograd.Function):
     """A linear layer in bfloat16 by products in fp32, for processors that compute bfloat16 piece by piece.
 
     fp32 holds the product of two bfloat16 exactly, and in either kernel fp32 is what they are summed in. So this is the
-    library's result but for the order of the sums; the weights' gradient is not rounded on its way to fp32.
+    library's result but for the order of the sums, and the gradients of weight and bias stay as fp32 has them.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x [..., in] times weight [out, in] plus bias [out], in bfloat16."""
-        ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        return nn.functional.linear(x.float(), weight.float(), bias.float() if ctx.has_bias else None).bfloat16()
+        of_x, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        return nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float()).bfloat16()
 
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The gradients of x, in bfloat16, and of weight and bias, in fp32."""
+    def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of x, in bfloat16, and of weight and bias, in fp32; None where nobody wants one."""
         x, weight = ctx.saved_tensors
         rows = of_output.flatten(0, -2).float()
-        of_x = (rows @ weight.float()).bfloat16().view(x.shape)
-        of_weight = rows.T @ x.flatten(0, -2).float()
-        return of_x, of_weight, rows.sum(dim=0) if ctx.has_bias else None
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = (rows @ weight.float()).bfloat16().view(*of_output.shape[:-1], weight.shape[1])
+        if ctx.needs_input_grad[1]:
+            of_weight = rows.T @ x.flatten(0, -2).float()
+        if ctx.needs_input_grad[2]:
+            of_bias = rows.sum(dim=0)
+        return of_x, of_weight, of_bias

@@ -35,7 +35,7 @@ class Learner:
         self.settings, self.rates, self.loss = settings, rates, loss
         self.parts = settings.gradient_accumulation
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        quicken(model, settings.precision)
+        quicken(model, settings.precision, self.accelerator.device)
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, settings))
 
     def fit(
@@ -82,6 +82,7 @@ class Learner:
                     logits = forward(self.model, inputs)
                 targets = (batch["labels"], batch["loss_weights"])
                 part_loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.loss)
+                del logits  # else they, the gradient by now, would be kept until all gradients are there
                 self.accelerator.backward(part_loss)
                 loss += part_loss.detach()
         except RuntimeError as error:

@@ -19,7 +19,7 @@ from pipeline.batches import Features
 from pipeline.errors import UserError
 from pipeline.optimisation import matching
 
-# Classes whose output matrix can be their input embeddings, and where their outputs have what it is applied to.
+# Classes whose output matrix can be their input embeddings: the output that has their last hidden states.
 TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "decoder_hidden_states"}
 
 if tf.keras.Model is not tf_keras.Model:
@@ -120,11 +120,11 @@ def tied_logits(model: tf_keras.Model, inputs: dict[str, tf.Tensor], training: b
     The library multiplies [B, T, D] by [V, D] as B products, so that the gradient of the matrix is computed B times,
     each as large as the matrix, and then added up. Here positions are rows of one product, and so is that gradient.
     """
-    where = TIED.get(type(model).__name__)
-    if where is None or not model.config.tie_word_embeddings:
+    key = TIED.get(type(model).__name__)
+    if key is None or not model.config.tie_word_embeddings:
         return None
-    # The model computes its own logits too; nobody asks for them, so they are left out of the graph.
-    hidden_BTD = model(inputs, output_hidden_states=True, training=training)[where][-1]
+    # The model's own logits are traced too; nobody asks for them, so TensorFlow does not compute them.
+    hidden_BTD = model(inputs, output_hidden_states=True, training=training)[key][-1]
     if model.config.model_type == "t5":
         hidden_BTD *= model.config.d_model**-0.5
     (embeddings_VD,) = model.get_input_embeddings().weights

@@ -29,7 +29,7 @@ def products(workload):
 def measure(workload):
     """GFLOP/s of these products by precision, each product at the fastest of some bursts.
 
-    A product in bf16 is computed in bf16, or in fp32 between two conversions: the quicker way counts.
+    A product in bf16 is computed in bf16, or in fp32 with conversions before and after: the quicker way counts.
     """
     from torch import bfloat16, float32, randn
     from torch.nn.functional import linear
