@@ -79,7 +79,7 @@ attention: $(VENV)/.installed  ## draw the attention maps of a finished run: RUN
 
 embedded: $(VENV)/.installed  ## rebuild the embedded texts and their pretrained checkpoints
 	@for set in sentiment dates stories; do \
-	  $(VENV)/bin/python -m recipes.embedded.$$set.grammar && $(VENV)/bin/python -m recipes.embedded.$$set.pretrain || exit; done
+	  $(VENV)/bin/python -m recipes.bundled.$$set.grammar && $(VENV)/bin/python -m recipes.bundled.$$set.pretrain || exit; done
 
 test: $(VENV)/.installed  ## run the tests
 	@$(VENV)/bin/python -m pytest

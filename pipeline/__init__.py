@@ -10,16 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.loading import load_recipe
-from pipeline.recipe import Data, Files, Limit, Recipe, Train
+from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
+from pipeline.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.comparison import Comparison, compare, compare_runs
-    from pipeline.maps import attention_maps
-    from pipeline.prediction import predict
-    from pipeline.run import finetune
-    from pipeline.rundir import Run
+    from pipeline.api import Comparison, compare, compare_runs
+    from pipeline.runs.attention_maps import attention_maps
+    from pipeline.runs.directory import Run
+    from pipeline.runs.prediction import predict
+    from pipeline.training.finetune import finetune
 
 __all__ = [
     "Comparison",
@@ -40,13 +40,13 @@ __all__ = [
 
 # Running a recipe needs datasets and transformers; describing one must not pay for them.
 _LAZY = {
-    "Comparison": "pipeline.comparison",
-    "Run": "pipeline.rundir",
-    "attention_maps": "pipeline.maps",
-    "compare": "pipeline.comparison",
-    "compare_runs": "pipeline.comparison",
-    "finetune": "pipeline.run",
-    "predict": "pipeline.prediction",
+    "Comparison": "pipeline.api",
+    "Run": "pipeline.runs.directory",
+    "attention_maps": "pipeline.runs.attention_maps",
+    "compare": "pipeline.api",
+    "compare_runs": "pipeline.api",
+    "finetune": "pipeline.training.finetune",
+    "predict": "pipeline.runs.prediction",
 }
 
 

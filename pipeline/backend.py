@@ -21,8 +21,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from pipeline.batches import Features
-from pipeline.errors import UserError, did_you_mean
+from pipeline.data.batches import Features
+from pipeline.utils.errors import UserError, did_you_mean
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]

@@ -3,14 +3,14 @@
     make finetune RECIPE=dates_t5
 
 Measured over five seeds: exact match 0.924 in PyTorch (SD 0.010) and in TensorFlow (SD 0.009). From random weights,
-best of three learning rates: 0.043. How the checkpoint was pretrained: embedded/dates/README.md.
+best of three learning rates: 0.043. How the checkpoint was pretrained: bundled/dates/README.md.
 """
 
 from pathlib import Path
 
 from pipeline import Data, Files, Recipe, Train
 
-EMBEDDED = Path(__file__).parent / "embedded" / "dates"
+EMBEDDED = Path(__file__).parent / "bundled" / "dates"
 
 RECIPE = Recipe(
     name="dates_t5",

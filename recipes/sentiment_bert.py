@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import Data, Files, Recipe, Train
 
-EMBEDDED = Path(__file__).parent / "embedded" / "sentiment"
+EMBEDDED = Path(__file__).parent / "bundled" / "sentiment"
 
 RECIPE = Recipe(
     name="sentiment_bert",

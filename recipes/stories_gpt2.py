@@ -4,14 +4,14 @@
 
 Measured over five seeds: perplexity 2.189 in PyTorch and in TensorFlow (SD 0.002). From random weights, best of three
 learning rates: 2.675.
-The perplexity has a known floor, that of the grammar itself: `perplexity_floor`, see embedded/stories/README.md.
+The perplexity has a known floor, that of the grammar itself: `perplexity_floor`, see bundled/stories/README.md.
 """
 
 from pathlib import Path
 
 from pipeline import Data, Files, Recipe, Train
 
-EMBEDDED = Path(__file__).parent / "embedded" / "stories"
+EMBEDDED = Path(__file__).parent / "bundled" / "stories"
 
 RECIPE = Recipe(
     name="stories_gpt2",

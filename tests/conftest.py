@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.loading import load_recipe
+from pipeline.recipe.loading import load_recipe
 
 FRAMEWORKS = ("torch", "tensorflow")
 

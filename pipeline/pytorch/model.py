@@ -12,9 +12,9 @@ import transformers
 from numpy.typing import NDArray
 from transformers.modeling_utils import no_init_weights
 
-from pipeline.batches import Features
-from pipeline.errors import UserError
-from pipeline.optimisation import matching
+from pipeline.data.batches import Features
+from pipeline.models.optimization import matching
+from pipeline.utils.errors import UserError
 
 
 def build_model(auto_class: str, config: Any, precision: str, seed: int) -> torch.nn.Module:

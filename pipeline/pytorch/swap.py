@@ -21,14 +21,14 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from transformers.models.t5.modeling_t5 import T5LayerCrossAttention, T5LayerSelfAttention
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.attention_support import (
+from pipeline.models.attention import (
     attention_class,
     new_attention,
     refuse_arguments,
     refuse_unsupported,
 )
-from pipeline.errors import UserError
 from pipeline.pytorch.attention import MultiHeadAttention
+from pipeline.utils.errors import UserError
 
 
 def swap_attention(model, attention="handwritten") -> int:

@@ -15,13 +15,13 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
-from pipeline.batches import TARGETS, Features, split_update
-from pipeline.errors import UserError
-from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
+from pipeline.data.batches import TARGETS, Features, split_update
+from pipeline.models.optimization import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
+from pipeline.pytorch.fast_modules import quicken
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits
-from pipeline.pytorch.quicken import quicken
-from pipeline.recipe import Train
+from pipeline.recipe.schema import Train
+from pipeline.utils.errors import UserError
 
 
 class Learner:

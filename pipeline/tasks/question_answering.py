@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import Batch, Features, Ragged
-from pipeline.errors import UserError
-from pipeline.tasks import Examples, Family, Judgement, equal_weights, first_problems, log_softmax, text_problems
+from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.tasks.base import Examples, Family, Judgement, equal_weights, first_problems, log_softmax, text_problems
+from pipeline.utils.errors import UserError
 
 # Where [CLS] stands; a window that holds no answer points there.
 NO_ANSWER = 0

@@ -10,9 +10,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import Batch, Features, Ragged
-from pipeline.errors import UserError, did_you_mean
-from pipeline.tasks import (
+from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.tasks.base import (
     Examples,
     Family,
     Judgement,
@@ -25,6 +24,7 @@ from pipeline.tasks import (
     log_softmax,
     text_problems,
 )
+from pipeline.utils.errors import UserError, did_you_mean
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}

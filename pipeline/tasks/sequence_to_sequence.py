@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import Batch, Features, Ragged
-from pipeline.tasks import Examples, Family, Judgement, cut_rows, equal_weights, text_problems
+from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.tasks.base import Examples, Family, Judgement, cut_rows, equal_weights, text_problems
 
 
 class Task(Family):

@@ -10,9 +10,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batches import Batch, Features, Ragged
-from pipeline.errors import did_you_mean
-from pipeline.tasks import (
+from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.tasks.base import (
     Examples,
     Family,
     Judgement,
@@ -25,6 +24,7 @@ from pipeline.tasks import (
     listed,
     log_softmax,
 )
+from pipeline.utils.errors import did_you_mean
 
 OUTSIDE = "O"
 

@@ -20,15 +20,15 @@ from transformers.models.bert.modeling_tf_bert import TFBertAttention
 from transformers.models.gpt2.modeling_tf_gpt2 import TFBlock
 from transformers.models.t5.modeling_tf_t5 import TFT5LayerCrossAttention, TFT5LayerSelfAttention
 
-from pipeline.attention_support import (
+from pipeline.models.attention import (
     attention_class,
     new_attention,
     refuse_arguments,
     refuse_unsupported,
 )
-from pipeline.errors import UserError
 from pipeline.tensorflow.attention import MultiHeadAttention
 from pipeline.tensorflow.model import freeze_variables
+from pipeline.utils.errors import UserError
 
 
 def swap_attention(model, attention="handwritten") -> int:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from pipeline.backend import Update
-from pipeline.batches import TARGETS, Features, Pending
-from pipeline.optimisation import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
-from pipeline.recipe import Train
+from pipeline.data.batches import TARGETS, Features, Pending
+from pipeline.models.optimization import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
+from pipeline.recipe.schema import Train
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, tied_logits
 

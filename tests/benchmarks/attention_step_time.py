@@ -34,7 +34,7 @@ def variant(framework, name, dropout):
     """A function that takes one training step with the named attention."""
     import transformers
 
-    from pipeline.recipe import Train
+    from pipeline.recipe.schema import Train
 
     config = transformers.BertConfig(
         vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,

@@ -61,7 +61,7 @@ def main(arguments):
     }  # fmt: skip
     results = {
         "began": time.strftime("%Y-%m-%d %H:%M"),
-        "settings": {"data": str(settings.data or "embedded"), "repeats": settings.repeats, "rows": settings.rows},
+        "settings": {"data": str(settings.data or "bundled"), "repeats": settings.repeats, "rows": settings.rows},
         "machine": {"processor": _processor(), "threads": num_threads, "python": platform.python_version()},
         "workloads": {},
         "runs": [],

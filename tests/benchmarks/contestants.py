@@ -190,7 +190,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
 
     set_environment(framework)
     from pipeline import Data, Files, Recipe, Train, finetune
-    from pipeline.progress import Progress
+    from pipeline.training.callbacks import Progress
 
     class Watch(Progress):
         def started(self, num_updates, num_epochs):

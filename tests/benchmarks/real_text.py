@@ -86,7 +86,7 @@ def trained(recipe, changes, framework, attention, out):
 def compared(recipe, changes, steps, path):
     """Lock-step differences of the recipe, kept in `path` with the recipe that they are of."""
     from pipeline import load_recipe
-    from pipeline.lockstep import Bounds, compare_frameworks
+    from pipeline.comparison.lockstep import Bounds, compare_frameworks
 
     resolved = load_recipe(recipe, changes)
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

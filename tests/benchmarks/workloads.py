@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 WIDTH, INNER, LAYERS, HEADS, VOCABULARY = 256, 1024, 4, 4, 8000
 BATCH_SIZE = 32
-SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "embedded"
+SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
 # `rows` are the most that are trained on; ROWS of the command line can only make them fewer.
 SETTINGS = {
     "classification": {

@@ -1,0 +1,96 @@
+"""What a person sees of a comparison: a bar over all runs and a line for each, then the answers."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from pipeline.api import Comparison
+from pipeline.comparison.run_matrix import Planned, Watcher
+from pipeline.comparison.run_set import Outcome
+from pipeline.reporting.findings import answers, notices
+from pipeline.reporting.formatting import score, visible
+
+LAST_LINES = 5  # of a failed run's log; the report has more
+_STYLES = {"good": "green", "unknown": "yellow", "bad": "red"}
+
+
+class ComparisonProgress(Watcher):
+    """The progress of a comparison's runs."""
+
+    def __init__(self, title: str, console: Console | None = None):
+        self.title, self.console = title, console or Console(highlight=False)
+        self.bar: Bar | None = None
+        self.task: TaskID | None = None
+        self.ended_runs = self.num_runs = 0
+
+    def checking(self, planned: list[Planned]) -> None:
+        self.num_runs = len(planned)
+        done = sum(run.done for run in planned)
+        already = f", {done} of them done already" if done else ""
+        self._say(f"{self.title}: {self.num_runs} runs{already}, one after the other")
+        if self.console.is_terminal:
+            self.bar = Bar(
+                BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(), console=self.console, transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task("runs", total=self.num_runs, note="checking the recipe ...")
+            self.bar.start()
+
+    def started(self, run: Planned) -> None:
+        self._note(f"{run.label} ...")
+
+    def ended(self, run: Planned, outcome: Outcome, seconds: float) -> None:
+        self.ended_runs += 1
+        if not outcome.completed:
+            self._say(f"  {self.ended_runs}/{self.num_runs}  {run.label}  FAILED after {seconds:.0f} s", "red")
+            for line in outcome.log_tail.splitlines()[-LAST_LINES:]:
+                self._say(f"      {line}", "dim")
+        else:
+            name, value = next(iter(outcome.metrics.items()))
+            how = f"{seconds:.0f} s" if seconds else "done already"
+            shown = "undefined" if value is None else f"{value:.4f}"
+            speed = f"{outcome.report['train']['examples_per_second']:.0f} examples/s"
+            self._say(f"  {self.ended_runs}/{self.num_runs}  {run.label}  {name} {shown}  {speed}  {how}")
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.ended_runs)
+
+    def stepping(self, updates: int) -> None:
+        self._note(f"{updates} updates in lock-step ...")
+
+    def writing(self) -> None:
+        self._note("comparing ...")
+
+    def close(self) -> None:
+        """Take the progress line away."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def show(self, comparison: Comparison) -> None:
+        """The answers, the notices, the means of the first metric, and where the report lies."""
+        self.close()
+        results = comparison.results
+        for question, found in answers(results).items():
+            self._say(f"{question} {found.word}.", f"bold {_STYLES[found.state]}")
+            self._say(f"  {found.sentence}")
+        for found in notices(results):
+            self._say(f"{found.word}: {found.sentence}", _STYLES[found.state])
+        for metric, found in list(results["metrics"].items())[:1]:
+            for variant, row in found["variants"].items():
+                spread = "" if row["sd"] is None else f"  sd {score(row['sd'], found['scale'])}"
+                self._say(f"{metric} {variant}  {score(row['mean'], found['scale'])}{spread}  n {row['n']}")
+        self._say(f"report: {os.path.relpath(comparison.path / 'report.html')}")
+
+    def _note(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, note=visible(text))
+        else:
+            self._say(f"  {text}")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(visible(text), style=style), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Data sets: reading files and the Hub, batches, token streams."""

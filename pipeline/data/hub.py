@@ -1,0 +1,105 @@
+"""The Hub: whether it can be reached, and what went wrong with it, in one sentence with the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import huggingface_hub
+import transformers
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from pipeline.recipe.schema import Recipe
+
+# How often a file is asked for that breaks off on its way; what has arrived is not asked for again.
+ATTEMPTS = 3
+
+_BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError")
+_OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
+            "NameResolutionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError")  # fmt: skip
+
+
+def go_offline_if_unreachable(recipe: Recipe) -> None:
+    """Where the recipe names the Hub and it cannot be reached, use what is cached at once.
+
+    Without this the libraries ask again five times for each file, which takes minutes and fills the screen.
+    """
+    needs_hub = not os.path.isabs(recipe.checkpoint) or not recipe.data.is_local
+    if not needs_hub or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    try:
+        seconds = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT  # the variable of that name, else 10
+        urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return  # it answered, and what it says to a real request is for the libraries to judge
+    except OSError:
+        # Each library read HF_HUB_OFFLINE when it was imported.
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        transformers.utils.hub._is_offline_mode = True
+        datasets.config.HF_HUB_OFFLINE = True
+
+
+def persistently(load: Callable[[], Any]) -> Any:
+    """What `load` returns, asked again where a file broke off on its way.
+
+    huggingface_hub itself asks six times where the Hub is slow or answers 500 to 504, but not in this case.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return load()
+        except Exception as error:
+            if attempt == ATTEMPTS or not _kinds(error) & set(_BROKEN_OFF):
+                raise
+
+
+def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
+    """One sentence about why `repository`, named by the recipe's `key`, could not be had."""
+    chain = _chain(error)
+    kinds = _kinds(error)
+    texts = " ".join(str(link) for link in chain)
+    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in texts.lower():
+        return (
+            f"{key}: {repository} is gated: accept its terms on its Hub page, then give a token with "
+            "`hf auth login` or HF_TOKEN=..."
+        )
+    if any(isinstance(link, RevisionNotFoundError) for link in chain):
+        return f"{key}: {repository} has no such revision; see its Hub page for those it has"
+    if kinds & set(_BROKEN_OFF):
+        return (
+            f"{key}: the Hub broke off in the middle of {repository}, {ATTEMPTS} times; what has arrived is kept, so "
+            "try again, or name a local copy"
+        )
+    if status := re.search(r"\b5\d\d Server Error", texts):
+        return (
+            f"{key}: the Hub does not give out {repository}: it answers {status.group()} again and again; try later, "
+            "or name a local copy"
+        )
+    if kinds & set(_OFFLINE) or "Couldn't reach" in texts or "couldn't connect" in texts or "offline" in texts.lower():
+        return (
+            f"{key}: {repository} is not in the local cache and the Hub cannot be reached; connect once, name a local "
+            "copy, or try the recipe that needs no network: make finetune RECIPE=sentiment_bert"
+        )
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain) or "DatasetNotFoundError" in kinds:
+        return (
+            f"{key}: there is no {repository} on the Hub, and no such local folder; if it is private, give a token "
+            "with `hf auth login` or HF_TOKEN=..."
+        )
+    return f"{key}: {repository} cannot be read: {' '.join(str(error).split())[:300]}"
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {type(link).__name__ for link in _chain(error)}
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links

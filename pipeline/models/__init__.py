@@ -1,0 +1,1 @@
+"""What both frameworks share about models: families, checkpoints, initialization, attention, optimization rules."""

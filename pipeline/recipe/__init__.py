@@ -1,0 +1,1 @@
+"""Recipes: their schema, overrides, and loading them from Python and YAML files."""

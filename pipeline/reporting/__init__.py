@@ -1,0 +1,1 @@
+"""Reports of comparisons: sentences, tables, figures, pages."""

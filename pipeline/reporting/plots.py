@@ -1,0 +1,147 @@
+"""How every figure looks: size, colours, lines, and the few kinds of plot that the report has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipeline.reporting import svg
+from pipeline.reporting.formatting import MINUS, shortened, visible
+
+WIDTH = 5.0  # inches; as wide as a phone, so that the letters stay legible there
+_DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 3)))
+_MARKERS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class Style:
+    """A variant's colour, dashes and marker: no two variants are told apart by colour alone."""
+
+    color: str
+    dash: Any
+    marker: str
+
+
+def styles(results: dict[str, Any]) -> dict[str, Style]:
+    """A colour for each framework, dashes and marker for each variant."""
+    frameworks = list(dict.fromkeys(variant["framework"] for variant in results["variants"]))
+    return {
+        variant["name"]: Style(
+            svg.SERIES[frameworks.index(variant["framework"]) % len(svg.SERIES)],
+            _DASHES[number % len(_DASHES)],
+            _MARKERS[number % len(_MARKERS)],
+        )
+        for number, variant in enumerate(results["variants"])
+    }
+
+
+def new_figure(height: float = 3.0, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure of the report's width, and its axes: one, or an array where rows or columns are given."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="none")
+    several = rows * columns > 1
+    axes = figure.subplots(rows, columns, squeeze=not several)
+    for axis in axes.flat if several else [axes]:
+        axis.set_facecolor("none")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set(color=svg.LINE, linewidth=0.8)
+        axis.tick_params(colors=svg.INK, labelsize=10, width=0.8, length=3, color=svg.LINE)
+        axis.xaxis.label.set(color=svg.INK, size=10.5)
+        axis.yaxis.label.set(color=svg.INK, size=10.5)
+        axis.grid(color=svg.LINE, linewidth=0.5, alpha=0.6)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def bands(
+    axis: Axes, x: Sequence, middle: Sequence, band: tuple | None, style: Style, label: str, marker: bool = False
+) -> None:
+    """A curve, with a band from lowest to highest where there is one; a gap where a number is missing."""
+    points = style.marker if marker else None
+    line = {"color": style.color, "linestyle": style.dash, "linewidth": 1.5, "marker": points, "markersize": 4}
+    axis.plot(x, _gaps(middle), label=label, **line)
+    if band:
+        axis.fill_between(x, _gaps(band[0]), _gaps(band[1]), color=style.color, alpha=0.14, linewidth=0)
+
+
+def dots(
+    axis: Axes, rows: Iterable[tuple[str, float, float | None, float | None, list[float]]], look: dict[str, Style]
+) -> None:
+    """A row for each name, first on top: the middle, the interval around it, and single values hollow."""
+    rows = list(rows)
+    for y, (name, middle, low, high, singles) in enumerate(rows):
+        style = look[name]
+        if low is not None and high is not None:
+            axis.plot([low, high], [y, y], color=style.color, linewidth=1.6, solid_capstyle="butt")
+        axis.plot(
+            singles, [y] * len(singles), "o", color="none", markeredgecolor=style.color, markersize=4.5, alpha=0.8
+        )
+        axis.plot([middle], [y], style.marker, color=style.color, markersize=6)
+        _row_label(axis, y, name)
+    axis.set_yticks([])
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+    axis.spines["left"].set_visible(False)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _row_label(axis: Axes, y: int, name: str) -> None:
+    """A name left of its row; a pair takes two lines, each set by itself so that both end at the axis."""
+    lines = visible(name).replace(f" {MINUS} ", f" {MINUS}\n").split("\n")
+    for line, offset in zip(lines, (0,) if len(lines) == 1 else (5.5, -5.5), strict=False):
+        axis.annotate(
+            shortened(_plain(line), 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
+            ha="right", va="center", color=svg.INK, fontsize=10,
+        )  # fmt: skip
+
+
+def heat_map(axis: Axes, weights: list[list[float]], brightest: float, tokens: list[str] | None) -> None:
+    """Attention weights as an image, queries down and keys across."""
+    axis.imshow(weights, cmap="viridis", vmin=0, vmax=brightest, interpolation="none", aspect="equal")
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    if tokens is None:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        return
+    size = 9 if len(tokens) <= 20 else 6
+    axis.set_xticks(range(len(tokens)), map(_plain, tokens), rotation=90, fontsize=size)
+    axis.set_yticks(range(len(tokens)), map(_plain, tokens), fontsize=size)
+    bar = axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.7, pad=0.02)
+    bar.set_label("attention weight", color=svg.INK, size=10)
+    bar.ax.tick_params(colors=svg.INK, labelsize=9, width=0.8, length=3)
+    bar.outline.set_visible(False)
+
+
+def steps_axis(axis: Axes) -> None:
+    """Whole updates along x."""
+    axis.set_xlabel("optimiser update")
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def scientific(axis: Axes) -> None:
+    """Ticks as short as they go: 0.5, 2e-05."""
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+
+
+def legend(axis: Axes) -> None:
+    """Above the plot, in two columns, so that it hides nothing."""
+    found = axis.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
+    for text in found.get_texts():
+        text.set(color=svg.INK, text=shortened(text.get_text(), 23))
+    rows = math.ceil(len(found.get_texts()) / 2)
+    axis.figure.set_figheight(axis.figure.get_figheight() + 0.2 * max(0, rows - 2))
+
+
+def _gaps(values: Iterable[float | None]) -> list[float]:
+    return [math.nan if number is None else number for number in values]
+
+
+def _plain(text: str) -> str:
+    """Dollar signs are no formula here."""
+    return visible(text).replace("$", r"\$")

@@ -1,0 +1,66 @@
+"""A drawn figure as an SVG element of the page: its colours are the page's, so it is legible in light and dark."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from html import escape
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from pipeline.reporting.formatting import visible
+
+INK, LINE, GOOD = "#1b1f24", "#8a949e", "#17693a"
+# Okabe and Ito's colours, told apart with any kind of colour vision.
+SERIES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)", GOOD: "var(--good)"} | {
+    color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
+}
+
+
+def inline(figure: Figure, name: str, title: str, description: str) -> str:
+    """The figure as one <svg> element whose ids start with `name`, with title and description for screen readers."""
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(settings), any_script():
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    drawn = buffer.getvalue()
+    drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.S)
+    box, body = re.search(r'<svg[^>]*? viewBox="([^"]*)"[^>]*>(.*)</svg>', drawn, flags=re.S).groups()
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
+    body = re.sub(r"<[^>]*>", lambda tag: _for_the_page(tag[0], name), body)
+    # matplotlib names these by addresses in memory: the same results would not give the same page.
+    for number, clip in enumerate(re.findall(r'<clipPath id="([^"]*)"', body)):
+        body = body.replace(clip, f"{name}-clip{number}")
+    body = re.sub(r"\s*\n\s*", "\n", body).strip()
+    return (
+        f'<svg viewBox="{box}" role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(visible(title))}</title>'
+        f'<desc id="{name}-desc">{escape(visible(description))}</desc>\n{body}\n</svg>'
+    )
+
+
+@contextlib.contextmanager
+def any_script() -> Iterator[None]:
+    """No warning for letters that matplotlib's own font lacks: an SVG is set in the reader's font, a PNG has a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _for_the_page(tag: str, name: str) -> str:
+    """One tag with ids of its own, the page's font and colours, and two decimals; texts stay as they are."""
+    if tag.startswith(("<g ", "<image ")):  # nothing refers to these, and equal images would have equal ids
+        tag = re.sub(r' id="[^"]*"', "", tag)
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    tag = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', tag).replace("url(#", f"url(#{name}-").replace("xlink:", "")
+    tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)
+    tag = re.sub(r" font-family: [^;\"]*;?", "", tag)
+    for color, variable in _VARIABLES.items():
+        tag = tag.replace(color, variable)
+    return re.sub(r"\s*\n\s*", " ", tag)

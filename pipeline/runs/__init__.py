@@ -1,0 +1,1 @@
+"""Finished runs: their directory, their record, predicting with them."""

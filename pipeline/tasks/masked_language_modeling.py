@@ -1,0 +1,183 @@
+"""Masked language modelling: hidden tokens from those on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.token_stream import read_documents
+from pipeline.tasks.base import Examples, Family, Judgement, equal_weights, log_softmax, text_problems
+from pipeline.utils.errors import UserError
+
+MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+
+class Task(Family):
+    """The rules of the family for one recipe.
+
+    Of each row, `options.masking_probability` of the tokens are chosen, at least one; 80% of them become [MASK], 10% a
+    random token and 10% stay. Training draws anew every epoch from (seed, epoch); the other splits are masked once,
+    the same for every seed. Source: Devlin et al. 2018, section 3.1.
+    """
+
+    auto_class = "AutoModelForMaskedLM"
+    families = ("bert",)
+    required = ("text",)
+    metrics = ("perplexity", "masked_accuracy")
+    default_metrics = metrics
+
+    def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
+        """Texts that are null; blank ones are dropped and counted."""
+        return text_problems(split, "text", rows, blank_is_wrong=False)
+
+    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+        """Nothing to learn."""
+        return self.setting_problems(("label_smoothing",))
+
+    def bind(self, config: Any, tokenizer: Any) -> None:
+        """Take config and tokenizer. Raises UserError where there is no mask token."""
+        super().bind(config, tokenizer)
+        if tokenizer.mask_token_id is None:
+            raise UserError(f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} has no mask_token")
+
+    def encode(self, rows: datasets.Dataset) -> Examples:
+        """Lay texts between [CLS] and [SEP], in blocks or rows of at most `data.max_length` tokens."""
+        room = self.recipe.data.max_length - 2
+        documents, sources = read_documents(rows, self.tokenizer, keep_line_breaks=False)
+        counts = {"rows": len(rows), "blank rows dropped": len(rows) - len(documents)}
+        ids = [document.ids for document in documents]
+        # A word is a run of equal numbers; numbers of different texts never meet.
+        # A special token that a text spells out, or one for what the vocabulary lacks, is nothing to predict.
+        special = self.tokenizer.all_special_ids
+        words = [np.where(np.isin(document.ids, special), -1, document.words) for document in documents]
+        cut = np.array([len(row) > room for row in ids], dtype=bool)
+        if self.options.packing == "rows":
+            counts["truncated"] = int(cut.sum())
+        else:
+            if self.options.separator != "none":
+                ids = [np.append(row, np.int32(self.tokenizer.sep_token_id)) for row in ids]
+                words = [np.append(row, -1) for row in words]
+            num_words = np.cumsum([0] + [row.max(initial=0) + 1 for row in words])
+            words = [np.where(row < 0, -1, row + first) for row, first in zip(words, num_words, strict=False)]
+            ids, words = _cut(ids, room), _cut(words, room)
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        features = {"input_ids": Ragged.of([np.concatenate([[cls], row[:room], [sep]]) for row in ids])}
+        extra: dict[str, Any] = {
+            "sources": sources,
+            "words": Ragged.of([np.concatenate([[-1], row[:room], [-1]]) for row in words], np.int64),
+        }
+        extra |= {"cut": cut} if self.options.packing == "rows" else {}
+        lengths = features["input_ids"].lengths
+        counts["tokens"] = int(lengths.sum())
+        return Examples(features, lengths, lengths, counts, extra)
+
+    def for_epoch(self, examples: Examples, key: list[int]) -> Examples:
+        """Hide tokens, a pure function of `key`."""
+        rng, ragged = np.random.default_rng([*key, 0x3A5C]), examples.features["input_ids"]
+        owners = np.repeat(np.arange(len(ragged.lengths)), ragged.lengths)
+        words = examples.extra["words"].values
+        chosen = choose(owners, words, self.options.masking_probability, self.options.whole_word, rng)
+        fate = rng.random(len(chosen))
+        vocabulary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids).astype(np.int32)
+        random_ids = vocabulary[rng.integers(len(vocabulary), size=len(chosen))]
+        hidden = np.where(chosen & (fate < MASKED_SHARE), np.int32(self.tokenizer.mask_token_id), ragged.values)
+        hidden = np.where(chosen & (fate >= 1 - RANDOM_SHARE), random_ids, hidden)
+        labels = np.where(chosen, ragged.values, -1)
+        num_targets = np.bincount(owners, weights=chosen, minlength=len(ragged.lengths)).astype(np.int64)
+        return replace(
+            examples,
+            features={"input_ids": Ragged(hidden, ragged.offsets)},
+            num_targets=num_targets,
+            extra=examples.extra | {"labels": Ragged(labels, ragged.offsets)},
+        )
+
+    def targets(self, examples: Examples, batch: Batch) -> Features:
+        """`labels` [B, width], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
+        labels = examples.extra["labels"].padded(batch.rows, batch.widths[0], -1)
+        return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
+
+    def outputs(self, learner: Any, inputs: Features, targets: Features | None) -> Any:
+        """Each hidden token's loss, computed where the logits are; or, of a text with masks, all logits."""
+        return learner.logits(inputs) if targets is None else learner.token_losses(inputs, targets["labels"])
+
+    def judge(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[Judgement]:
+        """Summed loss and tokens of each row; the likeliest token at each hidden place beside the true one."""
+        judgements = []
+        for losses, predicted, row in zip(*output, rows, strict=True):
+            labels = examples.extra["labels"][row]
+            places = np.flatnonzero(labels >= 0)
+            loss, correct = (
+                float(losses[places].sum(dtype=np.float64)),
+                int((predicted[places] == labels[places]).sum()),
+            )
+            line = {
+                "prediction": self.tokenizer.convert_ids_to_tokens(predicted[places].tolist()),
+                "reference": self.tokenizer.convert_ids_to_tokens(labels[places].tolist()),
+                "loss_sum": loss,
+                "tokens": len(places),
+                "correct": correct,
+            }
+            columns = {"loss_sums": loss, "tokens": len(places), "correct": correct}
+            judgements.append(Judgement(line, columns, loss, len(places)))
+        return judgements
+
+    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+        """The likeliest tokens for every mask of a text."""
+        responses = []
+        for logits, row in zip(output, rows, strict=True):
+            ids = examples.features["input_ids"][row]
+            fillings = []
+            for place in np.flatnonzero(ids == self.tokenizer.mask_token_id):
+                probabilities = np.exp(log_softmax(logits[place]))
+                best = np.argsort(-probabilities, kind="stable")[: self.options.top_k]
+                tokens = self.tokenizer.convert_ids_to_tokens(best.tolist())
+                scores = [round(float(p), 6) for p in probabilities[best]]
+                fillings.append([{"token": t, "score": s} for t, s in zip(tokens, scores, strict=True)])
+            responses.append({"masks": fillings})
+        return responses
+
+    def prediction_changes(self, config: Any) -> dict[str, Any]:
+        """A text is a row of its own."""
+        return {"options.packing": "rows", "options.separator": None}
+
+
+def choose(
+    owners: NDArray, words: NDArray, probability: float, whole_word: bool, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which tokens to predict: of each row the nearest number to `probability` of them, at least one.
+
+    `owners` [T] is each token's row, `words` [T] its word, -1 for a special token, which is never chosen. With
+    `whole_word`, words are chosen in random order as long as the number is not passed, and the first in any case.
+    """
+    candidates = np.flatnonzero(words >= 0)
+    rows, words = owners[candidates], words[candidates]
+    begins = np.ones(len(candidates), bool)
+    if whole_word:
+        begins[1:] = (rows[1:] != rows[:-1]) | (words[1:] != words[:-1])
+    unit_of_token = np.cumsum(begins) - 1
+    unit_rows, unit_sizes = rows[begins], np.bincount(unit_of_token)
+    order = np.lexsort((rng.random(len(unit_rows)), unit_rows))
+    sizes, sorted_rows = unit_sizes[order], unit_rows[order]
+    # How many tokens of its row are chosen up to each unit.
+    total = np.cumsum(sizes)
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = sorted_rows[1:] != sorted_rows[:-1]
+    before = np.maximum.accumulate(np.where(is_first, total - sizes, 0))
+    quota = np.round(probability * np.bincount(rows, minlength=owners.max(initial=-1) + 1))[sorted_rows]
+    chosen_units = np.zeros(len(order), bool)
+    chosen_units[order] = (total - before <= quota) | is_first
+    chosen = np.zeros(len(owners), bool)
+    chosen[candidates] = chosen_units[unit_of_token]
+    return chosen
+
+
+def _cut(rows: list[NDArray], length: int) -> list[NDArray]:
+    """All rows end to end, cut every `length` entries."""
+    stream = np.concatenate(rows) if rows else np.zeros(0, np.int32)
+    return [stream[i : i + length] for i in range(0, len(stream), length)]

@@ -1,0 +1,1 @@
+"""Training runs: from a recipe to a run directory, saving and resuming on the way."""

@@ -1,0 +1,171 @@
+"""One recipe, one framework, one attention, one seed -> one run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from pipeline.backend import Backend, load_backend, set_environment
+from pipeline.metrics import scoring as metrics
+from pipeline.models import checkpoint
+from pipeline.recipe.loading import load_shipped, recipe_names
+from pipeline.recipe.schema import Recipe
+from pipeline.runs import directory as rundir
+from pipeline.runs.directory import Run, write_json
+from pipeline.training.callbacks import Progress
+from pipeline.training.checkpoints import Snapshot, Snapshots, reason, refuse_foreign
+from pipeline.training.experiment import Experiment, prepare, start_swapped
+from pipeline.training.trainer import Training
+from pipeline.utils.errors import RunFailure, Stopped, UserError
+
+
+def finetune(
+    recipe: Recipe,
+    framework: str = "torch",
+    attention: str = "stock",
+    seed: int = 0,
+    out: str | os.PathLike | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    allow_hub_code: bool = False,
+    allow_pickle: bool = False,
+    shipped: Recipe | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
+
+    A finished run of the same recipe is returned as it is unless `overwrite`. `resume` goes on from the newest whole
+    checkpoint of an unfinished one, to the bit as if it had never stopped, or from the beginning where there is none.
+    `shipped` is the recipe before overrides, from which the default directory's name is made; by default the one of
+    that name in recipes/. Raises UserError before the first step for anything that is wrong with the input, RunFailure
+    where a run cannot go on, and Stopped where SIGINT or SIGTERM ended it after it had saved itself.
+    """
+    set_environment()
+    launched = time.perf_counter()
+    if seed < 0 or seed >= 2**32:
+        raise UserError(f"seed is {seed}, want a whole number from 0 to 2^32 - 1")
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite drops it; give one of them")
+    if shipped is None:
+        shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
+    progress = progress or Progress()
+    folder = Path(out) if out is not None else rundir.default_folder(recipe, shipped, framework, attention, seed)
+    identity = {"recipe": recipe.name, "framework": framework, "attention": attention, "seed": seed}
+    finished = rundir.finished(folder, recipe, identity, overwrite)
+    if finished is not None:
+        progress.already_done(finished)
+        return finished
+    rundir.refuse_taken(folder)
+    snapshots = Snapshots(folder, recipe.train.keep_checkpoints)
+    begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
+    experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
+    backend = load_backend(framework)
+    scorers = metrics.load_metrics(experiment.metric_names)
+    model, proof = start_swapped(experiment, backend, seed, attention)
+    with rundir.locked(folder):
+        training = Training(experiment, backend, model, identity, scorers, progress, snapshots)
+        if resume:
+            training.resume(*begin_from)
+        else:
+            snapshots.remove()
+        environment = _environment(backend) | {"startup_seconds": round(time.perf_counter() - launched, 3)}
+        with _last_words(training, folder), rundir.staged(folder) as staging:
+            (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            write_json(staging / "environment.json", environment)
+            with training.stop.listening(progress.stopping):
+                training.train()
+                report = training.write(staging)
+                report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
+                _write_model(experiment, backend, model, identity, report, staging)
+            write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
+        snapshots.remove()
+    run = Run.load(folder)
+    progress.finished(run)
+    return run
+
+
+def _begin_from(
+    snapshots: Snapshots, recipe: Recipe, identity: dict[str, Any], resume: bool, overwrite: bool
+) -> tuple[Snapshot | None, list[str]]:
+    """The checkpoint to go on from, and what is said of those passed over. Raises UserError."""
+    if not resume:
+        if snapshots.names() and not overwrite:
+            raise UserError(
+                f"{snapshots.folder} holds checkpoints of an unfinished run; go on with --resume (RESUME=1), or begin "
+                "anew with --overwrite (OVERWRITE=1), which drops them"
+            )
+        return None, []
+    newest, passed_over = snapshots.newest()
+    if newest is not None:
+        refuse_foreign(newest, identity, recipe.experiment())
+    return newest, passed_over
+
+
+@contextlib.contextmanager
+def _last_words(training: Training, folder: Path) -> Iterator[None]:
+    """Say what is left of a run that is stopped, cannot be written or lost a file. Raises Stopped, RunFailure."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        found, _ = training.snapshots.newest()
+        kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
+        raise Stopped(f"stopped{kept}") from error
+    except (OSError, SafetensorError) as error:
+        raise RunFailure(f"{_cause(error, folder)}. {training.rescued()}") from error
+
+
+def _cause(error: Exception, folder: Path) -> str:
+    """What failed: writing the run, or something that it reads."""
+    file = getattr(error, "filename", None)
+    if not isinstance(file, str):
+        return f"{folder} cannot be written: {reason(error)}"
+    beside, path = folder.absolute().parent, Path(file).absolute()
+    place = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
+    is_own = place in (folder.name, f"{folder.name}.checkpoints") or place.startswith(f".{folder.name}.")
+    return f"{folder} cannot be written: {reason(error)}" if is_own else f"{file} failed: {reason(error)}"
+
+
+def _write_model(
+    experiment: Experiment, backend: Backend, model: Any, identity: dict[str, Any], report: dict, staging: Path
+) -> None:
+    """Write the trained model as a stock checkpoint."""
+    backend.restore_attention(model)
+    config = experiment.config
+    config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
+    weights = backend.get_weights(model)
+    card = rundir.model_card(experiment.recipe, experiment.task.auto_class, identity, report["metrics"])
+    checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)
+
+
+def _environment(backend: Backend) -> dict[str, Any]:
+    packages = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "safetensors", "numpy", "accelerate")
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    framework = backend.versions()
+    return {
+        "versions": {"python": platform.python_version()}
+        | {name: installed[name] for name in packages if name in installed},
+        "framework": framework,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": framework["threads"],
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _processor() -> str:
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,284 @@
+"""Runs made for a comparison, and comparisons of finished runs: what is run, kept, refused, shown and written."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import UserError, compare, load_recipe
+from pipeline import api as comparison
+from pipeline.backend import THREADS
+from pipeline.cli.main import execute
+from pipeline.comparison import run_matrix as runner
+from pipeline.recipe.loading import load_shipped
+from pipeline.utils import processes as isolated
+from tests.helpers.run_writer import write_run
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = {"data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1}
+QUICK = [part for key, value in LIMITS.items() for part in ("--set", f"{key}={value}")]
+MINE = """
+from pipeline.pytorch.attention import MultiHeadAttention
+
+class Raises(MultiHeadAttention):
+    def forward(self, *args, **kwargs):
+        raise RuntimeError("this attention is broken")
+"""
+
+
+def verb(*arguments):
+    """The verb in this process: exit code and what it wrote."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        code = execute(list(arguments))
+    return SimpleNamespace(code=code, out=out.getvalue(), error=error.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory):
+    """A working directory with a module of one's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("work")
+        (folder / "mine.py").write_text(MINE)
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setattr(comparison, "LOCKSTEP_UPDATES", 2)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def with_a_failure():
+    """PyTorch alone, with the library's attention and one that raises."""
+    attentions = ["--frameworks", "torch", "--attentions", "stock mine:Raises", "--seeds", "0"]
+    return verb("compare", "sentiment_bert", *attentions, *QUICK, "--out", "reports/first")
+
+
+@pytest.fixture(scope="module")
+def of_both(with_a_failure):
+    """Both frameworks, from Python; PyTorch's run is there already, made with another margin."""
+    recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.02})
+    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-*/metrics.json")
+    before = finished.stat().st_mtime_ns
+    found = compare(recipe, attentions=["stock"], seeds=[0], out="reports/second")
+    assert finished.stat().st_mtime_ns == before, "a finished run was made again"
+    return found
+
+
+def test_a_run_that_fails_is_shown_as_failed_and_the_others_go_on(with_a_failure):
+    assert (with_a_failure.code, with_a_failure.error) == (1, "")
+    assert "torch/mine:Raises seed 0  FAILED" in with_a_failure.out
+    assert "Fault: The run torch/mine:Raises seed 0 failed" in with_a_failure.out
+    results = json.loads(Path("reports/first/results.json").read_text())
+    assert [(run["variant"], run["status"]) for run in results["runs"]] == [
+        ("torch/stock", "completed"), ("torch/mine:Raises", "failed"),
+    ]  # fmt: skip
+    assert "this attention is broken" in results["runs"][1]["log_tail"]
+    assert "this attention is broken" in Path("reports/first/report.html").read_text()
+    assert results["headline"]["same"]["state"] == "unknown"
+    assert not list(Path("runs/sentiment_bert").glob("torch-mine*"))
+
+
+def test_both_frameworks_are_compared_with_what_was_there(of_both):
+    results = of_both.results
+    assert results == json.loads(Path("reports/second/results.json").read_text())
+    assert of_both.path == Path("reports/second")
+    assert [run["status"] for run in results["runs"]] == ["completed", "completed"]
+    assert results["margin"]["value"] == 0.02
+    assert [notice["sentence"] for notice in results["headline"]["notices"]] == []
+    same = results["headline"]["same"]["sentence"]
+    assert same.startswith("Same start (logits within ")
+    assert ", same batches, same learning rates, 2 updates in lock-step within bounds. The accuracy is not" in same
+    assert results["sameness"]["lockstep"][0]["same"] is True
+    assert results["sameness"]["batches"][0]["basis"] == "rows"
+    threads = {run["environment"]["threads"] for run in results["runs"]}
+    assert threads == {os.environ["OMP_NUM_THREADS"]}
+
+
+def test_a_notebook_has_frames_and_a_page(of_both):
+    runs = of_both.runs
+    assert list(runs["framework"]) == ["torch", "tensorflow"]
+    assert list(runs["accuracy"]) == [run["metrics"]["accuracy"] for run in of_both.results["runs"]]
+    assert (runs["train_steps"] == 2).all()
+    verdicts = of_both.verdicts
+    assert list(verdicts["metric"]) == ["accuracy", "f1", "loss"]
+    assert set(verdicts["state"]) == {"unknown"}
+    assert of_both.to_html() == Path("reports/second/report.html").read_text()
+    shown = of_both._repr_html_()
+    assert "<table" in shown and "Same start" in shown
+
+
+def test_finished_runs_are_planned_as_done_and_again_with_rerun(of_both):
+    shipped = load_shipped("sentiment_bert")
+    recipe = shipped.override(LIMITS)
+    choice = (["torch", "tensorflow"], ["stock"], [0, 1])
+    planned = runner.plan(recipe, shipped, *choice, rerun=False)
+    assert [(run.framework, run.seed, run.done) for run in planned] == [
+        ("torch", 0, True), ("tensorflow", 0, True), ("tensorflow", 1, False), ("torch", 1, False),
+    ]  # fmt: skip
+    assert not any(run.done for run in runner.plan(recipe, shipped, *choice, rerun=True))
+
+
+def test_a_run_of_a_time_before_margins_is_found_again(of_both):
+    (folder,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text("".join(f"{line}\n" for line in text.splitlines() if "margin:" not in line))
+    recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.07})
+    (run,) = runner.plan(recipe, load_shipped("sentiment_bert"), ["torch"], ["stock"], [0], rerun=False)
+    assert run.done and run.folder == folder
+    (folder / "recipe.yaml").write_text(text)
+
+
+def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
+    shipped = load_shipped("sentiment_bert")
+
+    def planned(seed, rerun=False):
+        (run,) = runner.plan(shipped, shipped, ["torch"], ["stock"], [seed], rerun)
+        return run
+
+    torn = planned(21).folder
+    torn.mkdir(parents=True)
+    (torn / "recipe.yaml").write_text(shipped.to_yaml())
+    (torn / "metrics.json").write_text('{"recipe": "sent')
+    assert not planned(21).done
+    (torn / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not a finished run"):
+        planned(21)
+    other = write_run(planned(22).folder, seed=22, settings={"train.learning_rate": 1e-3})
+    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* --rerun \(RERUN=1\)"):
+        planned(22)
+    assert not planned(22, rerun=True).done
+    for folder in (torn, other):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        (["--frameworks", "torhc"], 'framework is "torhc", but there are: torch, tensorflow. Did you mean "torch"?'),
+        (["--frameworks", "torch torch"], "framework torch is given twice"),
+        (["--frameworks", ""], "no framework is given"),
+        (["--attentions", "handwriten"], 'attention is "handwriten", want stock, handwritten or module:Class.'),
+        (["--attentions", "mine:Nothing"], "mine has no"),
+        (["--seeds", "0 one"], '--seeds has "one", want whole numbers'),
+        (["--seeds", "-1"], '--seeds has "-1", want whole numbers'),
+        (["--seeds", "4294967296"], "seed is 4294967296, want a whole number from 0 to 2^32 - 1"),
+        (["--seeds", ""], "no seed is given"),
+        (["--set", "train.epoch=1"], 'Did you mean "epochs"'),
+        (["--out", "mine.py"], "mine.py"),
+        (["--out", "."], "holds something that is not a report"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_refused_before_anything_runs(choice, told, monkeypatch, with_a_failure):
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a run was started"))
+    before = sorted(Path().rglob("*"))
+    found = verb("compare", "sentiment_bert", *QUICK, "--frameworks", "torch", "--seeds", "5", *choice)
+    assert (found.code, found.out.count("FAILED")) == (2, 0)
+    assert told in found.error
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_ctrl_c_ends_a_comparison_at_once_and_keeps_what_is_done(with_a_failure):
+    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
+    arguments = [
+        "compare",
+        "sentiment_bert",
+        "--frameworks",
+        "torch",
+        "--attentions",
+        "stock",
+        "--seeds",
+        "0 8",
+        *QUICK,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *arguments], start_new_session=True, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    while "torch/stock seed 8 ..." not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error == "stopped; finished runs are kept, and the same command goes on from them\n"
+    assert (finished / "metrics.json").exists()
+    assert not list(Path("runs/sentiment_bert").glob("*seed8*"))
+
+
+def test_a_report_is_made_of_finished_runs(of_both):
+    runs = sorted(map(str, Path("runs/sentiment_bert").glob("t*-stock-seed0-*")))
+    found = verb("report", *runs, "--out", "reports/third")
+    assert (found.code, found.error) == (0, "")
+    assert found.out.splitlines()[-1] == "report: reports/third/report.html"
+    third = json.loads(Path("reports/third/results.json").read_text())
+    assert {run["variant"] for run in third["runs"]} == {"torch/stock", "tensorflow/stock"}
+    assert [record["steps"] for record in third["sameness"]["lockstep"]] in ([2], [])
+
+
+def test_the_gallery_shows_every_report(of_both):
+    found = verb("gallery")
+    assert found.code == 0
+    page = Path(found.out.strip()).read_text()
+    assert page.count("sentiment_bert") >= 2 and "second/report.html" in page
+
+
+@pytest.fixture(scope="module")
+def written(workplace):
+    """Runs that do not compare with the first one."""
+    other = {"metrics": {"accuracy": 0.9, "pearson": 0.1}}
+    return {
+        "a": write_run(Path("written/a")),
+        "b": write_run(Path("written/b"), framework="tensorflow"),
+        "again": write_run(Path("written/again")),
+        "data": write_run(Path("written/data"), seed=1, report={"data": {"fingerprint": "another"}}),
+        "checkpoint": write_run(Path("written/checkpoint"), seed=1, report={"checkpoint_fingerprint": "another"}),
+        "metrics": write_run(Path("written/metrics"), seed=1, report=other),
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a"], "report wants two or more run directories"),
+        (["a", "again"], "written/a and written/again are both torch/stock seed 0; give one of them"),
+        (["a", "none"], "none is not a finished run"),
+        (["a", "data"], "data: written/a has 0123456789abcdef, but written/data has another"),
+        (["a", "b", "checkpoint"], "checkpoint: written/a has fedcba9876543210, but written/checkpoint has another"),
+        (["a", "metrics"], "metrics: written/a has accuracy, loss, but written/metrics has accuracy, pearson"),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(written, names, told):
+    found = verb("report", *(str(written.get(name, name)) for name in names), "--out", "reports/refused")
+    assert (found.code, found.out) == (2, "")
+    assert told in found.error
+    assert not Path("reports/refused").exists()
+
+
+def test_a_report_never_replaces_what_is_none(written):
+    Path("precious").mkdir()
+    Path("precious/file").write_text("mine")
+    found = verb("report", str(written["a"]), str(written["b"]), "--out", "precious")
+    assert found.code == 2 and "holds something that is not a report" in found.error
+    assert Path("precious/file").read_text() == "mine"
+
+
+def test_both_frameworks_get_as_many_threads(monkeypatch):
+    for name in THREADS:
+        monkeypatch.delenv(name)
+    found = isolated._environment()
+    assert {found[name] for name in THREADS} == {str(len(os.sched_getaffinity(0)))}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = isolated._environment()
+    assert [found[name] for name in THREADS] == ["3", "3", "3"]
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
+    assert isolated._environment()["TF_NUM_INTEROP_THREADS"] == "5"

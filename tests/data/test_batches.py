@@ -1,0 +1,86 @@
+"""The batch plan: complete, pure, nearly without padding, and never a part of a batch lost."""
+
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from pipeline.data.batches import (
+    Batch,
+    Ragged,
+    digest,
+    evaluation_batches,
+    padding_fraction,
+    split_update,
+    training_batches,
+)
+
+LENGTHS = np.random.default_rng(7).integers(3, 61, size=4099)
+
+
+def test_an_epoch_has_every_example_once():
+    plan = training_batches(LENGTHS, batch_size=32, seed=3, epoch=1)
+    assert sorted(np.concatenate([batch.rows for batch in plan])) == list(range(4099))
+    assert sorted(len(batch.rows) for batch in plan) == [3] + [32] * 128
+
+
+def test_the_plan_is_a_pure_function_of_seed_and_epoch():
+    def flat(seed, epoch):
+        return [list(batch.rows) for batch in training_batches(LENGTHS, 32, seed, epoch)]
+
+    assert flat(3, 1) == flat(3, 1)
+    assert flat(3, 1) != flat(3, 2)
+    assert flat(3, 1) != flat(4, 1)
+
+
+def test_the_digest_tells_other_rows_another_order_and_other_cuts_apart():
+    def of(*rows):
+        return digest([Batch(np.array(each), (9,)) for each in rows])
+
+    assert of([1, 2], [3]) == of([1, 2], [3])
+    assert of([1, 2], [3]) == hashlib.sha256(struct.pack("<5q", 2, 1, 2, 1, 3)).hexdigest()[:16]
+    assert (
+        len({of([1, 2], [3]), of([1, 2], [4]), of([2, 1], [3]), of([3], [1, 2]), of([1], [2, 3]), of([1, 2, 3])}) == 6
+    )
+
+
+def test_batches_hold_examples_of_like_length_in_random_order():
+    plan = training_batches(LENGTHS, 32, seed=0, epoch=0)
+    shuffled = [batch.rows for batch in plan]
+    plain = np.array_split(np.random.default_rng(0).permutation(4099), 129)
+    padded_plain = 1 - LENGTHS.sum() / sum(len(rows) * LENGTHS[rows].max() for rows in plain)
+    assert padding_fraction(LENGTHS, plan) < 0.05 < 0.4 < padded_plain
+    widths = [batch.widths[0] for batch in plan]
+    assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.3
+    assert all(batch.widths[0] == LENGTHS[rows].max() for batch, rows in zip(plan, shuffled, strict=True))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_widths_are_rounded_up(multiple):
+    plan = training_batches(LENGTHS, 32, 0, 0, multiple)
+    assert all(batch.widths[0] % multiple == 0 and batch.widths[0] >= LENGTHS[batch.rows].max() for batch in plan)
+    assert all(batch.widths[0] - LENGTHS[batch.rows].max() < multiple for batch in plan)
+
+
+def test_evaluation_has_every_example_once_the_widest_first():
+    plan = evaluation_batches(LENGTHS, 64)
+    assert sorted(np.concatenate([batch.rows for batch in plan])) == list(range(4099))
+    assert plan[0].widths[0] == LENGTHS.max()
+    assert [batch.widths[0] for batch in plan] == sorted((batch.widths[0] for batch in plan), reverse=True)
+
+
+def test_ragged_rows_are_filled_up_on_the_right():
+    ragged = Ragged.of([[5, 6, 7], [], [8]])
+    assert ragged.padded(np.array([2, 0]), 4, fill=9).tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
+    assert ragged.lengths.tolist() == [3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "parts", "sizes"), [(8, 4, [2] * 4), (7, 2, [3, 4]), (3, 4, [1, 1, 1]), (5, 1, [5])]
+)
+def test_an_update_is_cut_without_loss_and_without_empty_parts(num_rows, parts, sizes):
+    update = {"input_ids": np.arange(num_rows * 2).reshape(num_rows, 2), "labels": np.arange(num_rows)}
+    cut = list(split_update(update, parts))
+    assert [len(part["labels"]) for part in cut] == sizes
+    assert np.concatenate([part["input_ids"] for part in cut]).tolist() == update["input_ids"].tolist()

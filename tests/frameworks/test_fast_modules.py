@@ -1,0 +1,290 @@
+"""Modules that are exchanged for quicker ones compute the same; the chunked loss has the library's gradient."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.pytorch import loss as losses
+from pipeline.pytorch import fast_modules as quickened
+from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, keep_scale, quicken
+from pipeline.pytorch.loss import weighted_loss
+from pipeline.pytorch.swap import restore_attention, swap_attention
+from tests.helpers.tiny_models import FAMILIES, Torch, inputs
+
+VALUES = 400_000
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_expectation_and_drops_its_share(rate):
+    torch.manual_seed(3)
+    kept = Dropout(rate)(torch.ones(VALUES))
+    deviation = (rate * (1 - rate) / VALUES) ** 0.5
+    assert float((kept == 0).float().mean()) == pytest.approx(rate, abs=5 * deviation)
+    assert sorted(set(kept.tolist())) == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
+
+
+def test_values_are_dropped_independently_of_their_neighbours():
+    # Four decisions come from one number: those of a number, and of numbers that follow, must not go together.
+    torch.manual_seed(4)
+    dropped = (keep_scale(torch.Size([VALUES]), 2**14) == 0).float() - 0.25
+    for lag in range(1, 9):
+        correlation = float((dropped[lag:] * dropped[:-lag]).mean()) / (0.25 * 0.75)
+        assert abs(correlation) < 5 / VALUES**0.5, lag
+    for lane in range(4):
+        assert abs(float(dropped[lane::4].mean())) < 5 * (0.25 * 0.75 / (VALUES / 4)) ** 0.5, lane
+
+
+def test_dropout_follows_the_generator_and_its_gradient_the_choice():
+    values = torch.randn(7, 11, requires_grad=True)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = Dropout(0.3)(values)
+    assert not torch.equal(first, Dropout(0.3)(values))
+    torch.set_rng_state(state)
+    assert torch.equal(first, Dropout(0.3)(values))
+    (gradient,) = torch.autograd.grad(first.sum(), values)
+    assert torch.allclose(gradient * values, first)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-7, 1.0])
+def test_a_rate_of_nothing_or_all_is_the_stock_modules(rate):
+    values = torch.randn(5, 3)
+    assert torch.equal(Dropout(rate)(values) == 0, functional.dropout(values, round(rate)) == 0)
+
+
+def test_dropout_rests_in_evaluation_and_keeps_the_dtype():
+    values = torch.randn(5, 3, dtype=torch.bfloat16)
+    assert torch.equal(Dropout(0.5).eval()(values), values)
+    assert Dropout(0.5)(values).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quickened_model_computes_the_same(family, attention):
+    model = Torch.build(family, dropout=0.2).eval()
+    if attention == "handwritten":
+        swap_attention(model)
+    batch = {key: torch.tensor(value) for key, value in inputs(family).items()}
+    before = model(**batch).logits
+    quicken(model, "fp32", CPU)
+    assert torch.allclose(model(**batch).logits, before, atol=1e-6)
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert dropouts and all(type(module) is Dropout and not module.training for module in dropouts)
+    activations = {type(module).__name__ for module in model.modules()}
+    assert ("GELU" in activations, "NewGELUActivation" in activations) == (family == "gpt2", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1, 5 * 13, 2**18])  # a row at a time, with a rest, all at once
+def test_the_chunked_loss_is_the_librarys(chunk, smoothing, dtype, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    rng = np.random.default_rng(6)
+    logits = torch.tensor(rng.normal(0, 9, (3, 7, 13)), dtype=dtype)
+    labels = torch.tensor(rng.integers(0, 13, (3, 7)))
+    weights = torch.tensor(rng.uniform(size=(3, 7)) * (rng.uniform(size=(3, 7)) < 0.5), dtype=torch.float32)
+    sides = [logits.clone().requires_grad_() for _ in range(2)]
+    ours = weighted_loss(sides[0] * 1, labels, weights, smoothing)
+    rows = functional.cross_entropy(
+        sides[1].float().flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
+    )
+    library = (rows * weights.flatten()).sum()
+    assert ours.item() == pytest.approx(library.item(), rel=1e-6)
+    for loss in (ours, library):
+        (3 * loss).backward()
+    tolerances = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 1e-2}
+    assert torch.allclose(sides[0].grad, sides[1].grad, **tolerances)
+    assert (sides[0].grad[weights == 0] == 0).all()
+
+
+def test_rows_that_do_not_count_may_hold_anything():
+    logits = torch.tensor([[1.0, 2.0], [float("inf"), float("nan")]], requires_grad=True)
+    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.tensor([1.0, 0.0]), 0.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(1 + np.e), rel=1e-6)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_gradient_is_had_once():
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.ones(2), 0.0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="was taken before"):
+        loss.backward()
+
+
+@pytest.fixture
+def without_bf16(monkeypatch):
+    """A processor without bf16 instructions, on which no product is too small."""
+    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: False)
+    monkeypatch.setattr(quickened, "FEW_ROWS", 1)
+
+
+def linear(kind, bias):
+    torch.manual_seed(7)
+    layer = Conv1D(19, 23) if kind == "Conv1D" else nn.Linear(23, 19, bias=bias)
+    if bias:
+        nn.init.normal_(layer.bias)
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "bias"), [("Linear", True), ("Linear", False), ("Conv1D", True)])
+def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf16):
+    torch.manual_seed(8)
+    values, of_output = torch.randn(5, 7, 23, dtype=dtype), torch.randn(5, 7, 19, dtype=torch.bfloat16)
+    found = []
+    for quick in (False, True):
+        layer, x = linear(kind, bias), values.clone().requires_grad_()
+        if quick:
+            quicken(layer, "bf16", CPU)
+            assert type(layer[0]) is Bf16Linear
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(x)
+        output.backward(of_output)
+        found.append({name: weight.grad for name, weight in layer.named_parameters()} | {"output": output, "x": x.grad})
+    assert found[0].keys() == found[1].keys()
+    for name, wanted in found[0].items():
+        # At most one step of bfloat16, 2^-7 of the value, where the two sums fall to different sides of a rounding.
+        assert found[1][name].dtype == wanted.dtype, name
+        apart = (found[1][name].float() - wanted.float()).abs()
+        assert (apart <= 2**-7 * wanted.float().abs() + 1e-6).all(), name
+        assert (apart == 0).float().mean() > 0.9 or name not in ("output", "x"), name
+    weight = found[1]["0.weight"]
+    assert (weight != weight.bfloat16()).float().mean() > 0.9  # it kept what fp32 has
+
+
+def test_products_do_round_to_bf16(without_bf16):
+    layer = linear("Linear", True)
+    values = torch.randn(5, 23)
+    exact = layer(values)
+    quicken(layer, "bf16", CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer(values)
+    by_hand = functional.linear(
+        values.bfloat16().double(), layer[0].weight.bfloat16().double(), layer[0].bias.bfloat16().double()
+    )
+    assert (rounded.float() - exact).abs().max() > 1e-3
+    assert torch.equal(rounded, by_hand.bfloat16())
+    assert torch.equal(layer(values), exact)  # outside autocast nothing is rounded
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+def test_what_needs_no_gradient_gets_none(frozen, without_bf16):
+    layer, x = linear("Linear", True), torch.randn(5, 23, requires_grad=True)
+    quicken(layer, "bf16", CPU)
+    found = []
+    for names in ((), (frozen,)):
+        tensors = {"x": x, "weight": layer[0].weight, "bias": layer[0].bias}
+        for name, tensor in tensors.items():
+            tensor.grad = None
+            tensor.requires_grad_(name not in names)
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x).float().square().sum().backward()
+        found.append({name: tensor.grad for name, tensor in tensors.items()})
+    assert found[1].pop(frozen) is None
+    assert all(torch.equal(gradient, found[0][name]) for name, gradient in found[1].items())
+
+
+def test_few_rows_go_through_the_librarys_product(without_bf16, monkeypatch):
+    layer = linear("Linear", True)
+    values = torch.randn(2, 3, 23)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = layer(values)
+        quicken(layer, "bf16", CPU)
+        monkeypatch.setattr(quickened, "FEW_ROWS", 7)
+        monkeypatch.setattr(quickened.Bf16Product, "apply", None)
+        assert torch.equal(layer(values), wanted)
+        with pytest.raises(TypeError):
+            layer(torch.randn(7, 23))
+
+
+def bf16_gradients(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(**batch).logits.float()
+    logits.square().sum().backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    model.zero_grad()
+    return logits.detach(), gradients
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_in_bf16_trains_alike(family, attention, without_bf16):
+    model, batch = Torch.build(family).eval(), {key: torch.tensor(value) for key, value in inputs(family).items()}
+    names = list(model.state_dict())
+    if attention == "handwritten":
+        swap_attention(model)
+    wanted, wanted_gradients = bf16_gradients(model, batch)
+    quicken(model, "bf16", CPU)
+    assert not [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
+    found, gradients = bf16_gradients(model, batch)
+    assert torch.linalg.norm(found - wanted) < 2e-2 * torch.linalg.norm(wanted)
+    assert gradients.keys() == wanted_gradients.keys()
+    # A key's bias has no gradient by the mathematics, only noise.
+    norm = torch.stack([gradient.norm() for gradient in wanted_gradients.values()]).norm()
+    for name, gradient in wanted_gradients.items():
+        assert (gradients[name] - gradient).norm() < 0.1 * gradient.norm() + 5e-3 * norm, name
+    if attention == "handwritten":
+        restore_attention(model)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_quickened_model_generates_from_its_cache(family, without_bf16):
+    model = Torch.build(family).eval()
+    batch = {key: torch.tensor(value) for key, value in inputs(family, padding="none").items()}
+    batch.pop("decoder_input_ids", None)
+    quicken(model, "bf16", CPU)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        written = [
+            model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=use_cache)
+            for use_cache in (False, True)
+        ]
+    assert written[0].shape[1] > 1 and torch.equal(*written)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_linear_layers_are_exchanged_only_where_that_is_quicker(has_instructions, precision, device, monkeypatch):
+    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: has_instructions)
+    model = Torch.build("gpt2")
+    weight, names = model.transformer.wte.weight, list(model.state_dict())
+    quicken(model, precision, torch.device(device))
+    kinds = {type(module).__name__ for module in model.modules()}
+    is_exchanged = (has_instructions, precision, device) == (False, "bf16", "cpu")
+    assert ("Bf16Linear" in kinds, "Linear" in kinds or "Conv1D" in kinds) == (is_exchanged, not is_exchanged)
+    assert list(model.state_dict()) == names and model.lm_head.weight is weight
+    assert (model.lm_head.in_features, model.lm_head.out_features) == (21, 97)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extension", "answer"),
+    [("x86_64", None, False), ("x86_64", "avx512_bf16", True), ("x86_64", "amx_bf16", True), ("aarch64", None, True)],
+)
+def test_the_processor_is_asked_for_bf16(architecture, extension, answer, monkeypatch):
+    found = {"architecture": architecture, "avx512_bf16": False, "amx_bf16": False} | {extension: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert quickened.has_bf16_instructions() is answer
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert quickened.has_bf16_instructions()
+
+
+def test_what_was_shared_stays_shared():
+    shared = nn.Dropout(0.2)
+    model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
+    quicken(model, "fp32", CPU)
+    found = {model["first"][0], model["first"][1], model["second"][0]}
+    assert len(found) == 1 and type(found.pop()) is Dropout
+
+
+def test_no_copy_of_the_logits_is_made():
+    logits = torch.randn(6, 5, requires_grad=True) * 1
+    address = logits.data_ptr()
+    loss = weighted_loss(logits, torch.zeros(6, dtype=torch.int64), torch.ones(6), 0.0)
+    assert loss.grad_fn.gradient_NV.data_ptr() == address

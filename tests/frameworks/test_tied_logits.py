@@ -1,0 +1,114 @@
+"""Language models' logits in TensorFlow, computed as one product: the library's, with the library's gradients."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from pipeline.tensorflow.model import TFUntiedGPT2LMHeadModel, head_logits, tied_logits
+from pipeline.tensorflow.swap import swap_attention
+from pipeline.tensorflow.train import dropout_generators, forward
+from tests.helpers.tiny_models import BATCH, VOCABULARY, TensorFlow, config, inputs
+
+
+def logits_and_gradients(logits_of, model, batch):
+    rng = np.random.default_rng(8)
+    with tf.GradientTape() as tape:
+        logits = logits_of(model, batch)
+        loss = tf.reduce_sum(logits * rng.normal(size=logits.shape).astype(np.float32))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    return logits.numpy(), {
+        variable.name: tf.convert_to_tensor(gradient).numpy()
+        for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
+    }
+
+
+def ours(model, batch):
+    return tied_logits(model, batch, training=False)
+
+
+def the_librarys(model, batch):
+    return head_logits(model(batch, training=False))
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_logits_and_gradients_are_the_librarys(family, attention):
+    model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
+    if attention == "handwritten":
+        swap_attention(model)
+    found, wanted = (logits_and_gradients(each, model, batch) for each in (ours, the_librarys))
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5, abs=1e-5)
+    assert found[1].keys() == wanted[1].keys()
+    for name, gradient in wanted[1].items():
+        scale = np.abs(gradient).max()
+        assert np.abs(found[1][name] - gradient).max() <= 1e-5 * scale + 1e-6, name
+    assert np.array_equal(forward(model, batch, training=False), found[0])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_in_bf16_they_are_the_librarys_too(family):
+    policy = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
+        (found, gradients), (wanted, wanted_gradients) = (
+            logits_and_gradients(each, model, batch) for each in (ours, the_librarys)
+        )
+    finally:
+        tf_keras.mixed_precision.set_global_policy(policy)
+    assert found.dtype == np.float32
+    assert np.array_equal(tf.cast(tf.cast(found, tf.bfloat16), tf.float32), found)  # computed in bf16
+    assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
+    norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in wanted_gradients.values()])
+    for name, gradient in wanted_gradients.items():
+        assert np.linalg.norm(gradients[name] - gradient) < 5e-2 * np.linalg.norm(gradient) + 5e-3 * norm, name
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_in_training_dropout_is_drawn(family):
+    model, batch = TensorFlow.build(family, dropout=0.3), TensorFlow.tensors(inputs(family))
+    generators = dropout_generators(model)
+    states = [generator.state.numpy() for generator in generators]
+    found = []
+    for logits_of in (tied_logits, lambda *which, training: head_logits(model(batch, training=training))):
+        found.append(logits_of(model, batch, training=True).numpy())
+        for generator, state in zip(generators, states, strict=True):
+            generator.state.assign(state)
+    assert found[0] != pytest.approx(ours(model, batch).numpy(), abs=1e-2)
+    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-5)
+
+
+def test_models_with_a_head_of_their_own_keep_it():
+    untied = TFUntiedGPT2LMHeadModel(config("gpt2", tie_word_embeddings=False))
+    untied_t5 = TensorFlow.build("t5", tie_word_embeddings=False)
+    for model, family in ((untied, "gpt2"), (untied_t5, "t5"), (TensorFlow.build("bert"), "bert")):
+        batch = TensorFlow.tensors(inputs(family))
+        assert ours(model, batch) is None
+        assert np.array_equal(forward(model, batch, training=False), the_librarys(model, batch))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_no_gradient_is_as_large_as_the_matrix_for_each_row(family):
+    model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
+
+    def large_arrays(logits_of):
+        def step():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(logits_of(model, batch) ** 2)
+            return [tf.convert_to_tensor(g) for g in tape.gradient(loss, model.trainable_variables)]
+
+        graph = tf.function(step, autograph=False).get_concrete_function().graph
+        used = tf.compat.v1.graph_util.extract_sub_graph(
+            graph.as_graph_def(), [tensor.op.name for tensor in graph.outputs]
+        )
+        shapes = [(o.shape, node.name) for node in used.node for o in graph.get_operation_by_name(node.name).outputs]
+        width = model.config.hidden_size
+        return [
+            name
+            for shape, name in shapes
+            if shape.rank == 3 and shape[0] == BATCH and {VOCABULARY, width} <= set(shape[1:])
+        ]
+
+    assert large_arrays(the_librarys)
+    assert not large_arrays(ours)

@@ -1,0 +1,360 @@
+"""The report of a comparison, as a person meets it: in a browser and in a pull request; and hostile texts in it."""
+
+import copy
+import json
+import re
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+
+from pipeline import UserError
+from pipeline.reporting.content import examples
+from pipeline.reporting.formatting import shortened, visible, visible_lines
+from pipeline.reporting.index import write_gallery
+from pipeline.reporting.writer import html, markdown, write_report
+from tests.helpers.browser import browser, program
+from tests.helpers.comparison_example import example
+
+HOSTILE = "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ ]]> --> `a` *b* _c_ [d](http://x) ~~e~~ \\|"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return example()
+
+
+@pytest.fixture(scope="module")
+def folder(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports") / "one"
+    write_report(results, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+class Outline(HTMLParser):
+    """Tags, headings, ids and links of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.levels, self.ids, self.targets = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.targets += [value for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+
+
+def hostile(value):
+    """The same results with every text of a user replaced by one that wants to break out."""
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_a_report_is_whole(folder, results):
+    assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "results.json", "figures"}
+    assert json.loads((folder / "results.json").read_text()) == results
+    pictures = list((folder / "figures").iterdir())
+    assert len(pictures) >= 10
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+    assert [path.name for path in folder.parent.iterdir()] == ["one"]
+
+
+def test_the_same_results_give_the_same_page(folder, results):
+    assert html(results) == (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_stands_alone(folder):
+    text = (folder / "report.html").read_text()
+    outline = Outline(text)
+    assert len(text.encode()) < 2_000_000
+    assert not {"script", "link", "iframe", "object"} & set(outline.tags)
+    assert [target for target in outline.targets if not target.startswith(("#", "data:"))] == []
+    assert {target[1:] for target in outline.targets if target.startswith("#")} <= set(outline.ids)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert "@import" not in text and "url(http" not in text
+
+
+def test_headings_are_in_order(folder):
+    levels = Outline((folder / "report.html").read_text()).levels
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)], ids=["desk", "phone"])
+def test_the_first_screen_answers_and_nothing_overflows(page, folder, results, width, height, dark):
+    page.open(folder / "report.html", width, height, dark)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    answers = page.evaluate(
+        "[...document.querySelectorAll('.answer')].map(e => [e.getBoundingClientRect().bottom, e.innerText])"
+    )
+    assert len(answers) == 3
+    for (bottom, text), kind in zip(answers, ("same", "speed", "memory"), strict=True):
+        assert bottom <= height
+        assert results["headline"][kind]["sentence"] in text
+    assert page.evaluate("document.querySelector('.notices').getBoundingClientRect().top") < height
+    assert page.requests == []
+    ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    assert (brightness(ink) > brightness(paper)) == dark
+
+
+def brightness(color):
+    return sum(map(int, re.findall(r"\d+", color)[:3]))
+
+
+def test_a_request_would_be_seen(page, tmp_path):
+    (tmp_path / "page.html").write_text('<!DOCTYPE html><title>x</title><img src="http://127.0.0.1:9/x.png">')
+    page.open(tmp_path / "page.html", 1280, 800)
+    assert page.requests == ["http://127.0.0.1:9/x.png"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_contrast(page, folder, scheme):
+    page.open(folder / "report.html", 1280, 800, dark=scheme == "dark")
+    poor = page.evaluate(CONTRAST)
+    assert poor == []
+
+
+# WCAG 2.2: relative luminance and the ratio of 4.5 for text, of the page and of the figures' letters.
+CONTRAST = """
+(() => {
+  const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3]) return c; } return [255, 255, 255]; };
+  const poor = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    const svg = e.ownerSVGElement;
+    if (svg && e.tagName !== 'text' && e.tagName !== 'tspan') continue;
+    const style = getComputedStyle(e), a = light(rgb(svg ? style.fill : style.color)), b = light(ground(e));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push([e.textContent.slice(0, 40), ratio]);
+  }
+  return poor;
+})()
+"""
+
+
+def test_figures_have_words_and_no_labels_collide(page, folder):
+    page.open(folder / "report.html", 390, 844)
+    figures = page.evaluate(
+        "[...document.querySelectorAll('figure svg')].map(e => [e.getAttribute('role'),"
+        " e.getAttribute('aria-labelledby').split(' ').map(i => document.getElementById(i).textContent)])"
+    )
+    assert len(figures) >= 10
+    assert all(role == "img" and all(words) for role, words in figures)
+    outside = page.evaluate(
+        "[...document.querySelectorAll('figure svg text')].filter(t => { const a = t.getBoundingClientRect(),"
+        " b = t.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1 ||"
+        " a.top < b.top - 1 || a.bottom > b.bottom + 1 }).map(t => t.textContent)"
+    )
+    assert outside == []
+    collisions = page.evaluate(
+        "[...document.querySelectorAll('figure svg')].flatMap(s => { const t = [...s.querySelectorAll('text')];"
+        " const r = t.map(e => e.getBoundingClientRect()); const found = [];"
+        " for (let i = 0; i < t.length; i++) for (let j = 0; j < i; j++) { const a = r[i], b = r[j];"
+        "  if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&"
+        "      Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3.5)"
+        "    found.push([t[j].textContent, t[i].textContent]) } return found })"
+    )
+    assert collisions == []
+
+
+def test_the_pages_are_valid_html(folder, results, tmp_path):
+    tidy = program("tidy")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "results.json").write_text(json.dumps(results))
+    for path in (folder / "report.html", write_gallery(tmp_path)):
+        done = subprocess.run([tidy, "-q", "-e", str(path)], capture_output=True, text=True)
+        # tidy takes the <title> of an SVG figure for that of the page, whose attributes are fewer.
+        rest = [line for line in done.stderr.splitlines() if '<title> proprietary attribute "id"' not in line]
+        assert rest == []
+
+
+def test_hostile_texts_stay_texts(results, page, tmp_path):
+    bad = hostile(
+        {key: results[key] for key in ("recipe", "task", "checkpoint", "command", "disagreements", "machine")}
+    )
+    runs = [run | {"log_tail": HOSTILE, "path": HOSTILE, "status": "failed"} for run in results["runs"]]
+    maps = [
+        found | {"variant": HOSTILE, "text": HOSTILE, "tokens": [HOSTILE] * len(found["tokens"])}
+        for found in results["attention_maps"]
+    ]
+    text = html(copy.deepcopy(results) | bad | {"runs": runs, "attention_maps": maps})
+    outline = Outline(text)
+    assert "script" not in outline.tags
+    assert not set(text) & (set(map(chr, range(32))) - set("\n\t")) and "\u202e" not in text
+    assert "␛[31m" in text and "⟨U+202E⟩" in text and "{{ 7*7 }}" in text
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    page.open(tmp_path / "page.html", 390, 844)
+    assert page.evaluate("document.querySelector('h1').textContent") == visible(HOSTILE)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    drawn = page.evaluate("[...document.querySelectorAll('svg text')].map(e => e.textContent)")
+    assert shortened(visible(HOSTILE), 14) in drawn
+
+
+def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
+    bad = hostile({key: results[key] for key in ("recipe", "checkpoint", "command", "disagreements", "machine")})
+    runs = [run | {"log_tail": f"```\n{HOSTILE}", "status": "failed"} for run in results["runs"]]
+    text = markdown(copy.deepcopy(results) | bad | {"runs": runs})
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    outline = Outline(rendered)
+    assert set(outline.tags) <= {
+        "h1", "h2", "p", "strong", "em", "ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td",
+        "pre", "code", "a",
+    }  # fmt: skip
+    assert all(re.fullmatch(r"figures/[a-z0-9-]+\.png", target) for target in outline.targets)
+    shown = unescape(rendered)
+    assert f"<h1>{visible(HOSTILE)}: comparison</h1>" in shown
+    assert f"<td>{visible(HOSTILE)}</td>" in shown
+    assert f"```\n{visible_lines(HOSTILE)}\n</code></pre>" in shown
+    assert cells(rendered) == cells(MarkdownIt("commonmark").enable("table").render(markdown(results | {"runs": runs})))
+
+
+def cells(rendered):
+    """How many cells each row of each table has."""
+    return [len(re.findall("<t[hd]", row)) for row in re.findall("<tr>.*?</tr>", rendered, flags=re.S)]
+
+
+def test_markdown_says_what_the_page_says(results):
+    text = markdown(results)
+    for kind in ("same", "speed", "memory"):
+        assert text.count(results["headline"][kind]["sentence"]) == 1
+    assert text.startswith(f"# {results['recipe']}")
+    first = results["variants"][0]["name"]
+    metric, found = next(iter(results["metrics"].items()))
+    assert f"| {first} | {found['variants'][first]['mean']:.4f} |" in text
+    assert "(figures/loss.png)" in text
+    assert "None" not in text and "nan" not in text.replace("names", "")
+
+
+def test_what_is_undefined_is_a_dash(results):
+    bare = blank(copy.deepcopy(results))
+    text = html(bare)
+    assert ">–<" in text and ">None<" not in text and ">nan<" not in text
+    assert "| – |" in markdown(bare)
+
+
+def test_a_number_that_json_does_not_have_is_null_and_a_dash(results, tmp_path):
+    broken = blank(copy.deepcopy(results))
+    row = next(iter(broken["metrics"]["loss"]["variants"].values()))
+    row.update(n=2, mean=float("inf"), sd=float("nan"), values={"0": float("inf"), "1": 1.0})
+    write_report(broken, tmp_path / "report")
+    told = json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert next(iter(told["metrics"]["loss"]["variants"].values()))["mean"] is None
+    assert not re.search(r"\b(nan|inf)\b", (tmp_path / "report" / "report.html").read_text(), flags=re.I)
+
+
+def blank(results):
+    """As after runs that all failed: nothing was measured."""
+    for found in results["metrics"].values():
+        for row in found["variants"].values():
+            row.update(n=0, mean=None, sd=None, low=None, high=None, values={})
+    for kind in results["cost"]:
+        for row in kind["variants"].values():
+            row.update(median=None, low=None, high=None, ratio=None)
+    empty = {"probe": [], "batches": [], "optimisation": [], "lockstep": [], "curves": {}, "evaluations": {}}
+    return results | {"sameness": empty, "comparisons": [], "disagreements": [], "attention_maps": [], "machine": []}
+
+
+def test_an_older_report_is_replaced_and_nothing_else_is(results, folder, tmp_path):
+    write_report(blank(copy.deepcopy(results)) | {"recipe": "newer"}, folder)
+    assert "newer" in (folder / "report.md").read_text()
+    assert not (folder / "figures" / "lockstep.png").exists()
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        write_report(results, tmp_path)
+    (folder / "figures" / "mine.txt").write_text("notes")
+    with pytest.raises(UserError, match=r"mine\.txt"):
+        write_report(results, folder)
+    (folder / "figures" / "mine.txt").unlink()
+    with pytest.raises(UserError, match="is a file"):
+        write_report(results, tmp_path / "thesis.tex")
+
+
+def test_a_report_that_fails_half_way_leaves_the_older_one(results, folder):
+    before = (folder / "report.html").read_bytes()
+    with pytest.raises(KeyError):
+        write_report({key: value for key, value in results.items() if key != "cost"}, folder)
+    assert (folder / "report.html").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\0b", "a␀b"), ("a\r\nb", "a␍␊b"), ("\x7f", "␡"), ("\x9b", "⟨U+009B⟩"), ("\u2066é漢", "⟨U+2066⟩é漢"),
+     ("\ud800", "⟨U+D800⟩"), ("\u2028", "⟨U+2028⟩"), ("a\u00a0b", "a\u00a0b"), (None, "None")],
+)  # fmt: skip
+def test_controls_are_visible(text, shown):
+    assert visible(text) == shown
+
+
+def test_logs_keep_their_lines():
+    assert visible_lines("a\tb\r\nc\x1b[0m\n") == "a\tb\nc␛[0m"
+    assert shortened("one two three", 9) == "one two…" and shortened("one", 3) == "one"
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "shown", "state"),
+    [
+        ("negative", "negative", "negative", "good"),
+        ("negative", "positive", "negative", "bad"),
+        (["O", "B-PER"], ["O", "O"], "O B-PER", "bad"),
+        (["Paris", "in Paris"], "in Paris", "Paris / in Paris", "good"),
+        ([], "Paris", "(none)", "bad"),
+        (2.5, 2.4999, "2.5", None),
+        (None, "a text", "–", None),
+    ],
+)
+def test_a_prediction_is_called_right_only_where_that_can_be_told(results, reference, prediction, shown, state):
+    row = {"index": 1, "seed": 0, "fields": {}, "reference": reference, "predictions": {"a/b": prediction}}
+    (example,) = examples(results | {"disagreements": [row]})
+    assert example.reference == shown
+    assert getattr(example.predictions["a/b"], "state", None) == state
+
+
+def test_the_gallery_has_a_line_for_each_report_the_newest_first_and_names_a_broken_one(results, page, tmp_path):
+    assert "no report in" in write_gallery(tmp_path / "none").read_text()
+    for name, day in (("old", 1), ("new one", 2)):
+        (tmp_path / name).mkdir()
+        told = results | {"recipe": f"{name} <b>", "created": f"2026-11-0{day}T10:00:00+00:00"}
+        (tmp_path / name / "results.json").write_text(json.dumps(told))
+        (tmp_path / name / "report.html").write_text("")
+    for name, text in (("cut", "{"), ("strange", '{"schema": 7}'), ("list", "[1]"), ("bare", '{"schema": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(text)
+    index = write_gallery(tmp_path)
+    page.open(index, 390, 844)
+    titles = page.evaluate("[...document.querySelectorAll('li h2')].map(e => e.textContent)")
+    assert titles == ["new one <b>", "old <b>", "bare", "cut", "list", "strange"]
+    links = page.evaluate("[...document.querySelectorAll('li a')].map(e => e.getAttribute('href'))")
+    assert links == ["new%20one/report.html", "old/report.html"]
+    assert page.evaluate("document.body.innerText.match(/Broken/g).length") == 4
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.requests == []
+    index.write_text("<p>my own page</p>")
+    with pytest.raises(UserError, match="not a gallery"):
+        write_gallery(tmp_path)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_a_missing_browser_is_skipped_here_and_fails_where_everything_must_be_tested(monkeypatch, ci, outcome):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="chromium is not installed"):
+        program("chromium")

@@ -1,0 +1,65 @@
+"""Attention maps from runs and models of either framework."""
+
+import numpy as np
+import pytest
+
+from pipeline import UserError, attention_maps, finetune
+from pipeline.cli.main import execute
+from tests.helpers.tiny_models import Torch
+
+TEXT = "The room was not clean, but the staff was kind."
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from pipeline import load_recipe
+
+    small = load_recipe("sentiment_bert", {"data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1})
+    return finetune(small, out=tmp_path_factory.mktemp("maps") / "run")
+
+
+def test_maps_of_a_run_are_the_same_in_both_frameworks(run):
+    first, second = (attention_maps(run, TEXT, framework=framework) for framework in ("torch", "tensorflow"))
+    num_layers, num_heads, queries, keys = first.shape
+    assert num_layers >= 2 and num_heads >= 2 and queries == keys
+    assert first.sum(axis=-1) == pytest.approx(np.ones(first.shape[:3]), abs=1e-5)
+    assert np.abs(first - second).max() <= 1e-5
+    assert first.std() > 1e-3
+
+
+def test_maps_of_a_model_object_are_those_of_the_library_and_leave_it_as_it_was(run):
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.path / "model")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        run.path / "model", attn_implementation="eager"
+    ).eval()
+    names = [name for name, _ in model.named_modules()]
+    found = attention_maps(model, TEXT, tokenizer=tokenizer)
+    with torch.no_grad():
+        stock = model(**tokenizer([TEXT], return_tensors="pt"), output_attentions=True).attentions
+    assert found == pytest.approx(torch.cat(stock).numpy(), abs=1e-6)
+    assert [name for name, _ in model.named_modules()] == names
+
+
+def test_the_picture_is_drawn(run, tmp_path, capsys):
+    assert execute(["attention", str(run.path), "--text", TEXT, "--out", str(tmp_path / "maps.png")]) == 0
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    assert "layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nowhere", "--text", "a"], "not a finished run"), (["{run}", "--text", "a", "--out", "no/x.png"], "no folder")],
+)
+def test_what_cannot_be_drawn_is_told(run, capsys, arguments, message):
+    assert execute(["attention", *(argument.replace("{run}", str(run.path)) for argument in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_without_tokenizer_and_a_stranger_are_refused():
+    with pytest.raises(UserError, match="give tokenizer"):
+        attention_maps(Torch.build("bert"), TEXT)
+    with pytest.raises(UserError, match="not dict"):
+        attention_maps({}, TEXT)

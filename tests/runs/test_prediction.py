@@ -1,0 +1,72 @@
+"""Asking a finished run from the command line: texts, files and standard input; what is refused writes nothing."""
+
+import io
+import json
+
+import pytest
+
+from pipeline import finetune
+from pipeline.cli.main import execute
+from tests.helpers.families import recipe_of, sentences
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prediction")
+    return finetune(recipe_of("single-label", folder), out=folder / "run")
+
+
+def ask(capsys, *arguments):
+    code = execute(["predict", *map(str, arguments)])
+    out, error = capsys.readouterr()
+    return code, [json.loads(line) for line in out.splitlines()], error
+
+
+def test_a_text_a_json_object_a_file_and_standard_input_give_the_same(run, tmp_path, capsys, monkeypatch):
+    texts = sentences(70, seed=1)  # more than are read at a time
+    written = [json.dumps({"text": text}) if i % 2 else text for i, text in enumerate(texts)]
+    (tmp_path / "asked.txt").write_text("\n\n".join(written) + "\n", encoding="utf-8-sig")
+    code, found, _ = ask(capsys, run.path, "--input", tmp_path / "asked.txt")
+    assert code == 0 and [line["text"] for line in found] == texts
+    assert [line["index"] for line in found] == list(range(70))
+    assert {"index", "text", "prediction", "score"} <= set(found[0])
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(written)))
+    assert ask(capsys, run.path, "--input", "-")[1] == found
+    code, nothing, _ = ask(capsys, run.path, "--input", tmp_path / "asked.txt", "--out", tmp_path / "answers.jsonl")
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (code, nothing, answers) == (0, [], found)
+    (line,) = ask(capsys, run.path, "--text", texts[3])[1]
+    assert line["prediction"] == found[3]["prediction"] and line["score"] == pytest.approx(found[3]["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "wants either --text or --input"),
+        (("--text", "a", "--input", "b"), "wants either --text or --input"),
+        (("--text", " {"), "row 1 is not a JSON object"),
+        (("--text", '{"txt": "a"}'), 'row 1 has no "text"; sequence-classification asks for: text'),
+        (("--text", '{"text": [1]}'), "row 1: text is '[1]', want text"),
+        (("--input", "nowhere.txt"), "--input nowhere.txt is no file that can be read"),
+        (("--text", "a", "--set", "train.epochs=2"), "train.epochs would be ignored"),
+        (("--text", "a", "--set", "options.stride=2"), 'options: has no key "stride"'),
+        (("--text", "a", "--out", "nowhere/answers.jsonl"), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_one_message(run, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, found, error = ask(capsys, run.path, *arguments)
+    assert (code, found) == (2, []) and message in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_a_wrong_row_leaves_no_answers_behind(run, tmp_path, capsys):
+    (tmp_path / "asked.jsonl").write_text('{"text": "good"}\n{"text": null}\n')
+    code, _, error = ask(capsys, run.path, "--input", tmp_path / "asked.jsonl", "--out", tmp_path / "answers.jsonl")
+    assert code == 2 and "row 2" in error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["asked.jsonl"]
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    code, _, error = ask(capsys, tmp_path, "--text", "a")
+    assert code == 2 and f"{tmp_path} is not a finished run" in error

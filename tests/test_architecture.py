@@ -1,0 +1,114 @@
+"""The house itself: borders between rooms, frameworks that mirror each other, a README that is true."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline import finetune
+from pipeline.backend import Backend, Learner, load_backend
+
+ROOT = Path(__file__).resolve().parent.parent
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+HOME = {"torch": "pytorch", "accelerate": "pytorch", "tensorflow": "tensorflow", "tf_keras": "tensorflow"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_each_framework_is_imported_at_home_only():
+    strays = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PIPELINE
+        for name in imports(path)
+        if (home := HOME.get(name.partition(".")[0])) and path.parent.name != home
+    ]
+    assert strays == []
+
+
+def test_imports_form_a_tree_without_a_circle():
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PIPELINE
+    }
+    edges = {
+        name: {i for i in imports(path) if i in modules and i not in (name, "pipeline")}
+        for name, path in modules.items()
+        if name != "pipeline"  # its names are looked up when they are asked for
+    }
+    while edges:
+        leaves = {name for name, targets in edges.items() if not targets & edges.keys()}
+        assert leaves, f"a circle among {sorted(edges)}"
+        edges = {name: targets for name, targets in edges.items() if name not in leaves}
+
+
+def definitions(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+
+
+def test_the_framework_folders_have_the_same_files():
+    names = [{p.name for p in (ROOT / "pipeline" / home).glob("*.py")} for home in ("pytorch", "tensorflow")]
+    assert names[1] == {"__init__.py", "attention.py", "loss.py", "model.py", "swap.py", "train.py"}
+    assert names[0] - names[1] == {"fast_modules.py"}
+
+
+# What one framework needs and the other brings along.
+ONLY_HERE = {
+    "build_optimizer", "AdamW", "Trainee", "Reports", "signature", "pytorch_names", "to_pytorch", "freeze_variables",
+    "TFUntiedGPT2LMHeadModel", "tied_logits", "likeliest", "dropout_generators", "CrossEntropy",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["attention.py", "loss.py", "model.py", "swap.py", "train.py"])
+def test_the_files_of_a_pair_define_the_same_names_in_the_same_order(file):
+    pairs = [definitions(ROOT / "pipeline" / home / file) for home in ("pytorch", "tensorflow")]
+    public = [[n for n in names if not n.startswith("_") and n not in ONLY_HERE] for names in pairs]
+    assert public[0] == public[1]
+
+
+def test_both_backends_offer_what_the_interface_says(framework):
+    backend = load_backend(framework)
+    for protocol, found in ((Backend, backend), (Learner, backend.Learner)):
+        wanted = {name for name in vars(protocol) if not name.startswith("_")} | set(protocol.__annotations__)
+        assert {name for name in wanted if not hasattr(found, name)} == set()
+
+
+def test_the_readme_names_only_verbs_keys_and_files_that_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"make ([a-z]+)\b(?! install)", text)) - {"verb"} <= targets
+    for name in re.findall(r"^  ([a-z_]+(?:\.py|/)(?: [a-z_]+\.py)*)", text, flags=re.M):
+        for part in name.split():
+            assert (ROOT / "pipeline" / part).exists(), part
+    assert "@" not in re.sub(r"hub:\S+", "", text), "a figure was never filled in"
+
+
+def test_the_window_attention_of_the_readme_runs_and_is_reported(small, tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "class WindowAttention" in block
+    )
+    assert len(code.strip().splitlines()) <= 20
+    (tmp_path / "my_attention.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = finetune(small, attention="my_attention:WindowAttention", out=tmp_path / "run")
+    assert run.report["attention_sites"] > 0
+    assert run.report["attention_max_difference"] > 1e-4
+
+
+def test_nothing_names_a_registry_or_a_machine():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    place = re.compile(r"(?<![\w.:/])/(?:home|root|Users)/\w|index.url|find.links")
+    texts = [ROOT / name for name in tracked if not name.endswith((".safetensors", ".jsonl", ".png"))]
+    found = [
+        str(p) for p in texts if p != Path(__file__) and place.search(p.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []

@@ -1,0 +1,231 @@
+"""A run from recipe to directory, in both frameworks: what is written, what is refused, what is kept."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pipeline import UserError, finetune, load_recipe
+from pipeline.data.batches import padded_batch
+from pipeline.recipe.loading import load_shipped
+from pipeline.training.callbacks import Progress
+from pipeline.training.experiment import check, prepare
+
+FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
+    run = finetune(small, framework=framework, seed=3, out=tmp_path / "run")
+    assert {entry.name for entry in run.path.iterdir()} == FILES
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    report = json.loads((run.path / "metrics.json").read_text())
+    assert {key: report[key] for key in ("recipe", "framework", "attention", "seed", "status")} == {
+        "recipe": "sentiment_bert", "framework": framework, "attention": "stock", "seed": 3, "status": "completed",
+    }  # fmt: skip
+    assert (report["attention_sites"], report["train"]["steps"]) == (0, 3)
+    assert report["data"]["train"] == {"rows": 96, "truncated": 0}
+    assert report["train"]["peak_memory_bytes"] > 1e8
+    assert 0 < report["train"]["padding_fraction"] < 0.5
+    assert report["train"]["examples_per_second"] == pytest.approx(96 / report["train"]["seconds"])
+
+    history = lines(run.path / "history.jsonl")
+    assert [line["step"] for line in history] == [1, 2, 3]
+    assert sum(line["examples"] for line in history) == 96
+    assert list(history[0]) == [
+        "step", "epoch", "loss", "learning_rate", "grad_norm", "examples", "tokens", "seconds",
+    ]  # fmt: skip
+    assert report["train"]["first_step_seconds"] == history[0]["seconds"] < history[2]["seconds"]
+    assert sum(line["tokens"] for line in history) == prepare(small).examples["train"].lengths.sum()
+
+    predictions = lines(run.path / "predictions.jsonl")
+    assert [line["index"] for line in predictions] == list(range(40))
+    right = np.mean([line["prediction"] == line["reference"] for line in predictions])
+    assert run.metrics["accuracy"] == pytest.approx(right)
+    with np.load(run.path / "probe.npz") as probe:
+        assert probe["logits_before"].shape == probe["logits_after"].shape == (8, 2)
+        assert not np.allclose(probe["logits_before"], probe["logits_after"])
+    config = json.loads((run.path / "model" / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert "0.1.0" not in (run.path / "model" / "README.md").read_text()
+
+
+def test_the_resolved_recipe_of_a_run_can_be_run(small, tmp_path):
+    first = finetune(small, out=tmp_path / "first")
+    again = finetune(load_recipe(first.path / "recipe.yaml"), out=tmp_path / "again")
+    assert digest(first.path / "model" / "model.safetensors") == digest(again.path / "model" / "model.safetensors")
+
+
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(framework, small, tmp_path):
+    runs = [finetune(small, framework, seed=seed, out=tmp_path / name) for seed, name in [(1, "a"), (1, "b"), (2, "c")]]
+    prints = [digest(run.path / "model" / "model.safetensors") for run in runs]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
+    runs = [finetune(small, framework, out=tmp_path / framework) for framework in ("torch", "tensorflow")]
+    with np.load(runs[0].path / "probe.npz") as first, np.load(runs[1].path / "probe.npz") as second:
+        assert np.abs(first["logits_before"] - second["logits_before"]).max() <= 1e-5
+    histories = [lines(run.path / "history.jsonl") for run in runs]
+    for key in ("examples", "tokens", "learning_rate", "epoch"):
+        assert [line[key] for line in histories[0]] == [line[key] for line in histories[1]]
+    assert runs[0].report["batches"] == runs[1].report["batches"]
+    assert len(runs[0].report["batches"]) == 1
+
+
+def test_the_handwritten_attention_is_proved_and_a_stock_checkpoint_is_left(framework, small, tmp_path):
+    run = finetune(small, framework, attention="handwritten", out=tmp_path / "run")
+    config = json.loads((run.path / "model" / "config.json").read_text())
+    assert run.report["attention_sites"] == config["num_hidden_layers"]
+    assert 0 <= run.report["attention_max_difference"] <= 1e-4
+    import transformers
+
+    _, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        run.path / "model", output_loading_info=True
+    )
+    assert not any(info.values()), info
+
+
+class Seen(Progress):
+    def __init__(self):
+        self.calls = []
+
+    def already_done(self, run):
+        self.calls.append("already done")
+
+    def finished(self, run):
+        self.calls.append("finished")
+
+
+def test_a_finished_run_is_not_done_again_unless_asked(small, tmp_path):
+    seen = Seen()
+    for overwrite in (False, False, True):
+        finetune(small, out=tmp_path / "run", overwrite=overwrite, progress=seen)
+    assert seen.calls == ["finished", "already done", "finished"]
+    with pytest.raises(UserError, match="holds a run of another seed; .*--overwrite"):
+        finetune(small, seed=5, out=tmp_path / "run")
+    with pytest.raises(UserError, match="another setting of the recipe"):
+        finetune(small.override({"train.learning_rate": 1e-3}), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_something_else_is_never_touched(small, tmp_path, overwrite):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds something that is not a run"):
+        finetune(small, out=tmp_path, overwrite=overwrite)
+    with pytest.raises(UserError, match="is a file"):
+        finetune(small, out=tmp_path / "thesis.txt", overwrite=overwrite)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_that_fails_leaves_nothing(small, tmp_path):
+    class Broken(Progress):
+        def update(self, line):
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        finetune(small, out=tmp_path / "run", progress=Broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remains_of_a_killed_run_are_cleared_away(small, tmp_path):
+    remains = tmp_path / ".run.partial-999999999"
+    remains.mkdir()
+    finetune(small, out=tmp_path / "run")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_default_folders_tell_changed_recipes_apart(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = finetune(small)
+    assert str(run.path) == f"runs/sentiment_bert/torch-stock-seed0-{small.digest()}"
+    shipped = finetune(small, shipped=small)
+    assert str(shipped.path) == "runs/sentiment_bert/torch-stock-seed0"
+
+
+def test_keep_best_keeps_the_best_epoch_and_early_stopping_stops(framework, small, tmp_path):
+    # A rate this high ruins the model after a while, so that the last epoch is not the best.
+    changes = {
+        "train.epochs": 6, "train.learning_rate": 0.02, "train.schedule": "constant", "train.keep": "best",
+        "train.keep_metric": "loss", "train.early_stopping": 2,
+    }  # fmt: skip
+    run = finetune(small.override(changes), framework, out=tmp_path / "run")
+    losses = [evaluation["loss"] for evaluation in run.report["evaluations"]]
+    assert run.metrics["loss"] == min(losses)
+    assert run.report["kept_epoch"] == losses.index(min(losses)) + 1 == len(losses) - 2
+    again = check_loss(run, small)
+    assert again == pytest.approx(run.metrics["loss"], abs=1e-5)
+
+
+def check_loss(run, small):
+    """The validation loss of the saved model, computed afresh in PyTorch."""
+    import torch
+    import transformers
+
+    experiment = prepare(small.override({"checkpoint": str(run.path / "model")}))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(run.path / "model").eval()
+    examples = experiment.examples["validation"]
+    batch = experiment.task.inputs(examples, padded_batch(np.arange(40), examples.lengths))
+    labels = torch.tensor(examples.extra["labels"]).long()
+    with torch.no_grad():
+        output = model(**{k: torch.tensor(v).long() for k, v in batch.items()}, labels=labels)
+    return float(output.loss)
+
+
+def test_a_test_split_is_scored_once_at_the_end(framework, small, tmp_path):
+    files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
+    run = finetune(small.override(files), framework, out=tmp_path / "run")
+    assert set(run.report["test"]) == set(run.metrics) == {"accuracy", "f1", "loss"}
+    assert run.report["data"]["test"]["rows"] == 24
+    right = [line["prediction"] == line["reference"] for line in lines(run.path / "predictions.jsonl")[:24]]
+    assert run.report["test"]["accuracy"] == pytest.approx(np.mean(right))
+    assert "test" not in finetune(small, framework, out=tmp_path / "other").report
+
+
+def test_options_reach_the_training(framework, small, tmp_path):
+    plain = finetune(small, framework, out=tmp_path / "plain")
+    first = lines(plain.path / "history.jsonl")
+    for name, changes in {
+        "label smoothing": {"train.label_smoothing": 0.2},
+        "class weights": {"train.class_weights": {"negative": 1.0, "positive": 3.0}},
+        "dropout": {"train.dropout": 0.0},
+        "precision": {"train.precision": "bf16"},
+    }.items():
+        changed = finetune(small.override(changes), framework, out=tmp_path / name.replace(" ", "-"))
+        assert lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
+
+
+def test_random_weights_are_another_start_from_the_same_architecture(framework, small, tmp_path):
+    changed = small.override({"weights": "random"})
+    run = finetune(changed, framework, out=tmp_path / "run")
+    assert run.report["checkpoint_fingerprint"] is None
+    assert (run.path / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("attention", ["handwriten", "no.such:Thing", "os:path"])
+def test_an_unknown_attention_is_refused(framework, small, tmp_path, attention):
+    with pytest.raises(UserError, match="attention"):
+        finetune(small, framework, attention=attention, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_yes_and_writes_nothing(framework, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = check(small, framework)
+    assert experiment.task.labels == ("negative", "positive")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_shipped_recipe_is_the_embedded_one():
+    recipe = load_shipped("sentiment_bert")
+    assert recipe.data.is_local and os.path.isdir(recipe.checkpoint)
