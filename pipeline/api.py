@@ -17,7 +17,7 @@ from pipeline.backend import set_environment
 from pipeline.comparison import run_matrix as runner
 from pipeline.comparison.assembly import assemble
 from pipeline.comparison.lockstep_records import LOCKSTEP_UPDATES, fingerprints, lockstep_records, recorded_locksteps
-from pipeline.comparison.run_matrix import Watcher
+from pipeline.comparison.run_matrix import ComparisonCallback
 from pipeline.comparison.run_set import named, read_outcome, refuse_incomparable
 from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
@@ -87,7 +87,7 @@ def compare(
     allow_hub_code: bool = False,
     shipped: Recipe | None = None,
     arguments: Sequence[str] | None = None,
-    watcher: Watcher | None = None,
+    callback: ComparisonCallback | None = None,
 ) -> Comparison:
     """Run a recipe with every framework, attention and seed, and compare; the report is `out` or reports/<recipe>.
 
@@ -96,13 +96,13 @@ def compare(
     command line knows. Raises UserError before the first run for anything that is wrong with the input.
     """
     set_environment()
-    watcher = watcher or Watcher()
+    callback = callback or ComparisonCallback()
     if shipped is None:
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
     folder = Path(out) if out is not None else Path("reports") / recipe.name
     report.refuse_unless_report(folder)
     planned = runner.plan(recipe, shipped, frameworks, attentions, seeds, rerun)
-    watcher.checking(planned)
+    callback.on_check_begin(planned)
     runner.check(planned, recipe, allow_hub_code)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="twinstep-") as scratch:
@@ -113,10 +113,10 @@ def compare(
         if allow_hub_code:
             arguments = [*arguments, "--allow-hub-code"]
         for run in planned:
-            watcher.started(run)
+            callback.on_run_begin(run)
             begun = time.perf_counter()
             outcomes.append(runner.execute(run, recipe, arguments))
-            watcher.ended(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
+            callback.on_run_end(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
     order = {(f, a): i for i, (f, a) in enumerate((f, a) for f in frameworks for a in attentions)}
     outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
     if completed := [run for run in outcomes if run.completed]:
@@ -125,10 +125,10 @@ def compare(
         )
     locksteps, notes = [], []
     if len(frameworks) > 1 and completed:
-        watcher.stepping(LOCKSTEP_UPDATES)
+        callback.on_lockstep_begin(LOCKSTEP_UPDATES)
         beside, of = planned[0].folder.parent, fingerprints(completed[0])
         locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun, of)
-    watcher.writing()
+    callback.on_report_begin()
     return _written(named(outcomes), recipe.margin, locksteps, notes, folder)
 
 

@@ -38,7 +38,7 @@ _NATIVE_NOISE = re.compile(
 
 
 @dataclass(frozen=True)
-class Update:
+class StepReport:
     """What one optimiser update reports: `step` from 1, the global batch's loss, the gradient norm before clipping.
 
     `parts` is into how many micro-batches it was split: gradient_accumulation, or more where memory was short.
@@ -56,13 +56,13 @@ class Learner(Protocol):
     def fit(
         self,
         epochs: Sequence[Iterable[Features]],
-        on_update: Callable[[Update], None],
+        on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
     ) -> None:
         """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
 
-        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. While `on_update`
+        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. While `on_step`
         or `on_epoch` is called, `state` is that of the update just reported. An update for which memory is short is
         done again in twice as many micro-batches, and so are those that follow. Raises RunFailure where one example
         is too much.
@@ -77,10 +77,10 @@ class Learner(Protocol):
     def generate(self, inputs: Features, settings: dict[str, Any]) -> NDArray:
         """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
 
-    def snapshot(self) -> list[NDArray]:
+    def copy_weights(self) -> list[NDArray]:
         """A copy of the model's present weights."""
 
-    def restore(self, snapshot: list[NDArray]) -> None:
+    def restore_weights(self, snapshot: list[NDArray]) -> None:
         """Put a snapshot's weights back."""
 
     def state(self) -> dict[str, NDArray]:

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from pipeline.api import Comparison
-from pipeline.comparison.run_matrix import Planned, Watcher
+from pipeline.comparison.run_matrix import ComparisonCallback, Planned
 from pipeline.comparison.run_set import Outcome
 from pipeline.reporting.findings import answers, notices
 from pipeline.reporting.formatting import score, visible
@@ -19,7 +19,7 @@ LAST_LINES = 5  # of a failed run's log; the report has more
 _STYLES = {"good": "green", "unknown": "yellow", "bad": "red"}
 
 
-class ComparisonProgress(Watcher):
+class ComparisonProgress(ComparisonCallback):
     """The progress of a comparison's runs."""
 
     def __init__(self, title: str, console: Console | None = None):
@@ -28,7 +28,7 @@ class ComparisonProgress(Watcher):
         self.task: TaskID | None = None
         self.ended_runs = self.num_runs = 0
 
-    def checking(self, planned: list[Planned]) -> None:
+    def on_check_begin(self, planned: list[Planned]) -> None:
         self.num_runs = len(planned)
         done = sum(run.done for run in planned)
         already = f", {done} of them done already" if done else ""
@@ -41,10 +41,10 @@ class ComparisonProgress(Watcher):
             self.task = self.bar.add_task("runs", total=self.num_runs, note="checking the recipe ...")
             self.bar.start()
 
-    def started(self, run: Planned) -> None:
+    def on_run_begin(self, run: Planned) -> None:
         self._note(f"{run.label} ...")
 
-    def ended(self, run: Planned, outcome: Outcome, seconds: float) -> None:
+    def on_run_end(self, run: Planned, outcome: Outcome, seconds: float) -> None:
         self.ended_runs += 1
         if not outcome.completed:
             self._say(f"  {self.ended_runs}/{self.num_runs}  {run.label}  FAILED after {seconds:.0f} s", "red")
@@ -59,10 +59,10 @@ class ComparisonProgress(Watcher):
         if self.bar is not None:
             self.bar.update(self.task, completed=self.ended_runs)
 
-    def stepping(self, updates: int) -> None:
+    def on_lockstep_begin(self, updates: int) -> None:
         self._note(f"{updates} updates in lock-step ...")
 
-    def writing(self) -> None:
+    def on_report_begin(self) -> None:
         self._note("comparing ...")
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ def finetune(
     try:
         run.finetune(
             resolved, framework.value, attention, seed, out, overwrite=overwrite, resume=resume,
-            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, shipped=shipped, progress=progress,
+            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, shipped=shipped, callback=progress,
         )  # fmt: skip
     finally:
         progress.close()
@@ -231,7 +231,7 @@ def compare(
     try:
         found = comparison.compare(
             resolved, frameworks.split(), attentions.split(), numbers, out, rerun=rerun,
-            allow_hub_code=allow_hub_code, shipped=shipped, arguments=arguments, watcher=progress,
+            allow_hub_code=allow_hub_code, shipped=shipped, arguments=arguments, callback=progress,
         )  # fmt: skip
     except KeyboardInterrupt:
         progress.close()

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.runs.directory import Run
-from pipeline.training.callbacks import Progress
+from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.text import escaped
 
 # Without a terminal: a line after the first update, then every tenth of the way and every ten seconds.
@@ -20,7 +20,7 @@ PLAIN_LINES = 10
 PLAIN_SECONDS = 10.0
 
 
-class TerminalProgress(Progress):
+class TerminalProgress(TrainingCallback):
     """Progress on the terminal, the same for both frameworks."""
 
     def __init__(self, title: str, console: Console | None = None):
@@ -32,7 +32,7 @@ class TerminalProgress(Progress):
         self.last_seconds = 0.0
         self.first: dict[str, Any] | None = None
 
-    def started(self, num_updates: int, num_epochs: int) -> None:
+    def on_train_begin(self, num_updates: int, num_epochs: int) -> None:
         self.num_updates, self.num_epochs, self.examples, self.first = num_updates, num_epochs, 0, None
         if not self.console.is_terminal:
             self._say(f"{self.title}: {num_updates} updates in {num_epochs} epochs")
@@ -45,12 +45,12 @@ class TerminalProgress(Progress):
         self.task = self.bar.add_task("train", total=num_updates, note="first step ...")
         self.bar.start()
 
-    def resumed(self, step: int, notes: list[str]) -> None:
+    def on_resume(self, step: int, notes: list[str]) -> None:
         for note in notes:
             self._say(note)
         self._say(f"Going on after update {step}." if step else "There is no whole checkpoint: from the beginning.")
 
-    def update(self, line: dict[str, Any]) -> None:
+    def on_step_end(self, line: dict[str, Any]) -> None:
         self.examples += line["examples"]
         self.first = self.first or line
         note = f"loss {line['loss']:.4f}  {self.examples / max(line['seconds'], 1e-9):.0f} examples/s"
@@ -70,21 +70,21 @@ class TerminalProgress(Progress):
         seconds = (line["seconds"] - self.first["seconds"]) / done * (self.num_updates - line["step"])
         return f"  {seconds:.0f} s left"
 
-    def split(self, step: int, parts: int) -> None:
+    def on_memory_split(self, step: int, parts: int) -> None:
         self._say(
             f"  memory was short at update {step}: from here on in {parts} micro-batches, the update is the same; "
             f"train.gradient_accumulation={parts} says so from the start"
         )
 
-    def evaluated(self, epoch: int, metrics: dict[str, float]) -> None:
+    def on_evaluate_end(self, epoch: int, metrics: dict[str, float]) -> None:
         scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self._say(f"  epoch {epoch}/{self.num_epochs}: {scores}")
 
-    def stopping(self) -> None:
+    def on_stop_requested(self) -> None:
         # Straight to the descriptor: a signal may come while Python is printing.
         os.write(2, b"\nstopping: saving after the present update; once more stops without saving\n")
 
-    def trained(self) -> None:
+    def on_train_end(self) -> None:
         self.close()
 
     def close(self) -> None:
@@ -93,10 +93,10 @@ class TerminalProgress(Progress):
             self.bar.stop()
             self.bar = None
 
-    def finished(self, run: Run) -> None:
+    def on_run_end(self, run: Run) -> None:
         self._show(run)
 
-    def already_done(self, run: Run) -> None:
+    def on_run_found(self, run: Run) -> None:
         self._say("Already done: this is the finished run of the same recipe; --overwrite (OVERWRITE=1) repeats it.")
         self._show(run)
 

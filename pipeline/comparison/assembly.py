@@ -70,7 +70,7 @@ def validation_rows(run: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
     Empty where the data cannot be read here, or are no longer what the run was trained on.
     """
     task = load_task(run.recipe)
-    fields = list(task.asked_fields())
+    fields = list(task.prediction_fields())
     try:
         hub.go_offline_if_unreachable(run.recipe)
         splits = data.read_splits(run.recipe, task.required, task.optional)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import FRAMEWORKS, Update, load_backend, set_environment
+from pipeline.backend import FRAMEWORKS, StepReport, load_backend, set_environment
 from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
 from pipeline.models.schedule import learning_rates
@@ -114,7 +114,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
     batches = itertools.islice(itertools.chain.from_iterable(plans), steps)
     learner = backend.Learner(model, still.train, learning_rates(still.train, steps), experiment.task.loss)
     logits = experiment.probe_logits(learner.logits(experiment.probe()))
-    updates: list[Update] = []
+    updates: list[StepReport] = []
     learner.fit([batches], updates.append, lambda epoch: False)
     if attention != "stock":
         backend.restore_attention(model)

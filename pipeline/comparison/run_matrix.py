@@ -16,7 +16,7 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.run_set import Outcome, read_outcome
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import directory as rundir
-from pipeline.training.checkpoints import Snapshots
+from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils import processes as isolated
 from pipeline.utils.errors import ProofError, UserError, did_you_mean
 
@@ -42,22 +42,22 @@ class Planned:
         return f"{self.framework}/{self.attention} seed {self.seed}"
 
 
-class Watcher:
+class ComparisonCallback:
     """What the runs tell while they run; silent. `pipeline.terminal` has the one that a person sees."""
 
-    def checking(self, planned: list[Planned]) -> None:
+    def on_check_begin(self, planned: list[Planned]) -> None:
         """The recipe is being checked."""
 
-    def started(self, run: Planned) -> None:
+    def on_run_begin(self, run: Planned) -> None:
         """A run begins."""
 
-    def ended(self, run: Planned, outcome: Outcome, seconds: float) -> None:
+    def on_run_end(self, run: Planned, outcome: Outcome, seconds: float) -> None:
         """A run is done, was done before (0 seconds), or failed."""
 
-    def stepping(self, updates: int) -> None:
+    def on_lockstep_begin(self, updates: int) -> None:
         """All runs are done; both frameworks take updates in lock-step, or what they did is read."""
 
-    def writing(self) -> None:
+    def on_report_begin(self) -> None:
         """The report is being made."""
 
 
@@ -137,7 +137,7 @@ def execute(run: Planned, recipe: Recipe, arguments: Sequence[str]) -> Outcome:
     command = [sys.executable, "-m", "pipeline", "finetune", *arguments, "--framework", run.framework]
     command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder)]
     # What an earlier process has saved on its way is gone on with, unless everything is to be done again.
-    command.append("--resume" if Snapshots(run.folder, 1).names() and not run.again else "--overwrite")
+    command.append("--resume" if TrainingCheckpoints(run.folder, 1).names() and not run.again else "--overwrite")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         log = Path(folder) / "log"
         code = isolated.run(command, log)

@@ -69,14 +69,14 @@ def load_metrics(names: tuple[str, ...]) -> dict[str, Any]:
     return metrics
 
 
-def compute(scorers: dict[str, Any], judgements: list[Any]) -> dict[str, float]:
+def compute(scorers: dict[str, Any], scored: list[Any]) -> dict[str, float]:
     """The value of each metric over the examples' columns, handed over in parts; a metric takes those it knows."""
     values: dict[str, float] = {}
     for scorer in scorers.values():
-        wanted = [name for name in read_columns(scorer) if name in judgements[0].columns]
-        for start in range(0, len(judgements), _PART):
-            part = judgements[start : start + _PART]
-            scorer.add_batch(**{name: [judgement.columns[name] for judgement in part] for name in wanted})
+        wanted = [name for name in read_columns(scorer) if name in scored[0].columns]
+        for start in range(0, len(scored), _PART):
+            part = scored[start : start + _PART]
+            scorer.add_batch(**{name: [example.columns[name] for example in part] for name in wanted})
         # Metrics from the Hub may add lists and tables to their figures.
         values |= {key: float(value) for key, value in scorer.compute().items() if np.isscalar(value)}
     return values

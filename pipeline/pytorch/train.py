@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
-from pipeline.backend import Update
+from pipeline.backend import StepReport
 from pipeline.data.batches import TARGETS, Features, split_update
 from pipeline.models.optimization import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.pytorch.fast_modules import quicken
@@ -41,7 +41,7 @@ class Learner:
     def fit(
         self,
         epochs: Sequence[Iterable[Features]],
-        on_update: Callable[[Update], None],
+        on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
     ) -> None:
@@ -55,7 +55,7 @@ class Learner:
                 self.model.train()
                 loss, grad_norm = self.train_step(update, self.rates[step])
                 step += 1
-                on_update(Update(step, float(loss), float(grad_norm), self.parts))
+                on_step(StepReport(step, float(loss), float(grad_norm), self.parts))
             if on_epoch(epoch):
                 return
 
@@ -131,11 +131,11 @@ class Learner:
             for key, value in batch.items()
         }
 
-    def snapshot(self) -> list[NDArray]:
+    def copy_weights(self) -> list[NDArray]:
         """A copy of the model's present weights."""
         return [weight.detach().cpu().numpy().copy() for weight in self.model.parameters()]
 
-    def restore(self, snapshot: list[NDArray]) -> None:
+    def restore_weights(self, snapshot: list[NDArray]) -> None:
         """Put a snapshot's weights back."""
         with torch.no_grad():
             for weight, value in zip(self.model.parameters(), snapshot, strict=True):
@@ -143,7 +143,7 @@ class Learner:
 
     def state(self) -> dict[str, NDArray]:
         """All that the next update depends on: weights, the optimiser's moments and count, random generators."""
-        arrays = {f"weights.{i}": value for i, value in enumerate(self.snapshot())}
+        arrays = {f"weights.{i}": value for i, value in enumerate(self.copy_weights())}
         step = 0
         for index, moments in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{index}.{name}": value.cpu().numpy().copy() for name, value in moments.items()}
@@ -157,7 +157,7 @@ class Learner:
         """Put back what `state` gave."""
         # Copies: the arrays are a file's, which the library may hold at any alignment.
         tensors = {key: torch.tensor(value) for key, value in arrays.items()}
-        self.restore([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
+        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):

@@ -20,7 +20,7 @@ from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import Run, finite
-from pipeline.tasks.base import Family, load_task
+from pipeline.tasks.base import Task, load_task
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import escaped
 
@@ -35,7 +35,7 @@ class Trained:
 
     backend: Backend
     model: Any
-    task: Family
+    task: Task
     tokenizer: Any
 
 
@@ -55,7 +55,7 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     weights = checkpoint.complete_weights(recipe, found, shapes, model.base_model_prefix, config, seed=0)
     backend.set_weights(model, weights)
     task = load_task(recipe.override(task.prediction_changes(config)))
-    task.bind(config, tokenizer)
+    task.setup(config, tokenizer)
     return Trained(backend, model, task, tokenizer)
 
 
@@ -95,9 +95,9 @@ def predict_rows(
         found: list[Any] = [None] * len(examples.lengths)
         for batch in batches.evaluation_batches(examples.lengths, recipe.train.batch_size):
             output = task.outputs(learner, task.inputs(examples, batch), None)
-            for row, response in zip(batch.rows, task.respond(output, examples, batch.rows), strict=True):
+            for row, response in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
                 found[row] = response
-        answers = zip(chunk, asked, task.answers(examples, found), cut, strict=True)
+        answers = zip(chunk, asked, task.format_predictions(examples, found), cut, strict=True)
         for (number, _), given, answer, is_cut in answers:
             yield {"index": number - 1} | given | answer | ({"truncated": True} if is_cut else {})
 
@@ -164,18 +164,18 @@ def _inside(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def _fields(task: Family, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
+def _fields(task: Task, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
     """The task's fields of a row. Raises UserError naming the row."""
-    row = task.as_row(row) if isinstance(row, str) else row
+    row = task.row_from_text(row) if isinstance(row, str) else row
     columns, fields = task.recipe.data.columns, {}
-    for field in task.asked_fields():
+    for field in task.prediction_fields():
         value = row.get(field)
         if value is None:
             value = _inside(row, str(columns.get(field, field)))
         if value is None and field == "tokens" and isinstance(row.get("text"), str):
-            value = task.as_row(row["text"])["tokens"]
+            value = task.row_from_text(row["text"])["tokens"]
         if value is None:
-            wanted = ", ".join(task.asked_fields())
+            wanted = ", ".join(task.prediction_fields())
             raise UserError(f'row {number} has no "{field}"; {task.recipe.task} asks for: {wanted}')
         words = value if field == "tokens" and isinstance(value, list) else [value]
         if (field == "tokens" and words is not value) or not all(isinstance(word, str) for word in words):

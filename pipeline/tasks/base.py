@@ -34,7 +34,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ScoredExample:
     """One scored example: its line of predictions.jsonl, the columns that metrics read, its summed loss in nats."""
 
     line: dict[str, Any]
@@ -48,8 +48,8 @@ def cut_rows(encoded: Any) -> NDArray[np.bool_]:
     return np.array([bool(encoding.overflowing) for encoding in encoded.encodings], dtype=bool)
 
 
-class Family(ABC):
-    """What every task family offers. A file of this folder completes it in a class named `Task`.
+class Task(ABC):
+    """What every task family offers. A file of this folder completes it in a class of its own.
 
     The order of calls: `examine` the splits, change the config, `bind` config and tokenizer, `encode` each split; then
     for every batch `inputs` and `targets`, and for evaluation `outputs`, `judge` and `conclude`.
@@ -74,11 +74,11 @@ class Family(ABC):
         self.config: Any = None
         self.tokenizer: Any = None
 
-    def examine(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
+    def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
         """Find every fault of the rows, and learn the labels from training. Raises UserError with all of them."""
         problems = [text for split, rows in splits.items() for text in self.row_problems(split, rows)]
         if not problems:
-            problems = self.learn(splits, checkpoint_labels)
+            problems = self.fit_labels(splits, checkpoint_labels)
         if problems:
             raise UserError("\n".join(f"recipe {self.recipe.name}: {text}" for text in problems))
 
@@ -86,7 +86,7 @@ class Family(ABC):
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """What is wrong with a split's rows, each by its number."""
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take what the task must know from rows that are sound; returns problems. By default there is nothing."""
         return self.setting_problems(())
 
@@ -104,7 +104,7 @@ class Family(ABC):
         """What the model's config must say."""
         return {}
 
-    def bind(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: Any, tokenizer: Any) -> None:
         """Take the final config and the tokenizer. Raises UserError where the tokenizer lacks what the task needs."""
         self.config, self.tokenizer = config, tokenizer
 
@@ -139,31 +139,31 @@ class Family(ABC):
         return learner.logits(inputs)
 
     @abstractmethod
-    def judge(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
+    def score_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
         """What the model's output says of each row; `conclude` reads it."""
 
-    def conclude(self, examples: Examples, found: list[Any]) -> list[Judgement]:
-        """One judgement for each example in file order; by default a row is an example and is judged already."""
+    def aggregate(self, examples: Examples, found: list[Any]) -> list[ScoredExample]:
+        """One example for each example in file order; by default a row is an example and is judged already."""
         return found
 
     @abstractmethod
-    def respond(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
+    def decode_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
         """What is predicted for rows without targets; `answers` reads it."""
 
-    def answers(self, examples: Examples, found: list[Any]) -> Iterator[dict[str, Any]]:
+    def format_predictions(self, examples: Examples, found: list[Any]) -> Iterator[dict[str, Any]]:
         """One prediction for each row asked, in order, as `make predict` writes it."""
         return iter(found)
 
-    def asked_fields(self) -> tuple[str, ...]:
+    def prediction_fields(self) -> tuple[str, ...]:
         """The fields that a row to predict must have."""
         return self.asked
 
-    def as_row(self, text: str) -> dict[str, Any]:
+    def row_from_text(self, text: str) -> dict[str, Any]:
         """A plain text as a row to predict. Raises UserError where one text is not enough."""
-        if len(self.asked_fields()) > 1:
-            fields = ", ".join(f'"{name}": "..."' for name in self.asked_fields())
+        if len(self.prediction_fields()) > 1:
+            fields = ", ".join(f'"{name}": "..."' for name in self.prediction_fields())
             raise UserError(f"{self.recipe.task} is asked with JSON: {{{fields}}}")
-        return {self.asked_fields()[0]: text}
+        return {self.prediction_fields()[0]: text}
 
     def prediction_changes(self, config: Any) -> dict[str, Any]:
         """Overrides of the recipe under which rows are predicted, for a model of this config."""
@@ -174,10 +174,11 @@ class Family(ABC):
         return inputs["attention_mask"] != 0
 
 
-def load_task(recipe: Recipe) -> Family:
-    """The recipe's task, an instance of the `Task` class in the family's file."""
+def load_task(recipe: Recipe) -> Task:
+    """The recipe's task, an instance of the class in its file."""
     module = recipe.task.replace("-", "_").replace("modelling", "modeling")
-    return importlib.import_module(f"pipeline.tasks.{module}").Task(recipe)
+    name = "".join(word.capitalize() for word in module.split("_"))
+    return getattr(importlib.import_module(f"pipeline.tasks.{module}"), name)(recipe)
 
 
 def first_problems(split: str, problems: Iterable[str], most: int = 3) -> list[str]:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
-from pipeline.tasks.base import Examples, Family, Judgement, equal_weights, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, text_problems
 from pipeline.utils.errors import UserError
 
 
-class Task(Family):
+class CausalLanguageModeling(Task):
     """The rules of the family for one recipe.
 
     Every token of the texts is predicted exactly once. The first is predicted from the tokenizer's begin-of-text
@@ -39,16 +39,16 @@ class Task(Family):
             wrong = (i for i, v in enumerate(rows["floor"][:], start=1) if not isinstance(v, int | float) or not v >= 0)
             yield from (f"{split} row {number}: floor wants a number of nats, 0 or more" for number in list(wrong)[:3])
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Nothing to learn; a metric without its column is refused."""
         problems = self.setting_problems(("label_smoothing",))
         if "perplexity_floor" in self.recipe.metrics and "floor" not in splits["train"].column_names:
             problems.append("metrics: perplexity_floor wants data.columns.floor, each text's -log p in nats")
         return problems
 
-    def bind(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: Any, tokenizer: Any) -> None:
         """Take config and tokenizer. Raises UserError where no token can stand before or after a text."""
-        super().bind(config, tokenizer)
+        super().setup(config, tokenizer)
         if tokenizer.eos_token_id is None:
             raise UserError(f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} has no eos_token")
 
@@ -96,9 +96,9 @@ class Task(Family):
             generated.append(ids[0, prompt.shape[1] :])
         return generated
 
-    def judge(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[Judgement]:
+    def score_batch(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[ScoredExample]:
         """Summed loss, tokens and bytes of each row; the tokens that were the likeliest ones."""
-        judgements = []
+        scored = []
         for losses, predicted, row in zip(*output, rows, strict=True):
             labels = examples.extra["labels"][row]
             loss, correct = float(losses[: len(labels)].sum(dtype=np.float64)), predicted[: len(labels)] == labels
@@ -111,10 +111,10 @@ class Task(Family):
             columns = {"loss_sums": loss, "tokens": len(labels), "bytes": line["bytes"]}
             if "floor" in examples.extra:
                 line["floor"] = columns["floor_nats"] = float(examples.extra["floor"][row])
-            judgements.append(Judgement(line, columns, loss, len(labels)))
-        return judgements
+            scored.append(ScoredExample(line, columns, loss, len(labels)))
+        return scored
 
-    def respond(self, output: list[NDArray], examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: list[NDArray], examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """What follows each text."""
         continuations = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in output)
         return [{"continuation": text} for text in continuations]

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
-from pipeline.tasks.base import Examples, Family, Judgement, equal_weights, log_softmax, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, log_softmax, text_problems
 from pipeline.utils.errors import UserError
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
-class Task(Family):
+class MaskedLanguageModeling(Task):
     """The rules of the family for one recipe.
 
     Of each row, `options.masking_probability` of the tokens are chosen, at least one; 80% of them become [MASK], 10% a
@@ -36,13 +36,13 @@ class Task(Family):
         """Texts that are null; blank ones are dropped and counted."""
         return text_problems(split, "text", rows, blank_is_wrong=False)
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Nothing to learn."""
         return self.setting_problems(("label_smoothing",))
 
-    def bind(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: Any, tokenizer: Any) -> None:
         """Take config and tokenizer. Raises UserError where there is no mask token."""
-        super().bind(config, tokenizer)
+        super().setup(config, tokenizer)
         if tokenizer.mask_token_id is None:
             raise UserError(f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} has no mask_token")
 
@@ -106,9 +106,9 @@ class Task(Family):
         """Each hidden token's loss, computed where the logits are; or, of a text with masks, all logits."""
         return learner.logits(inputs) if targets is None else learner.token_losses(inputs, targets["labels"])
 
-    def judge(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[Judgement]:
+    def score_batch(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[ScoredExample]:
         """Summed loss and tokens of each row; the likeliest token at each hidden place beside the true one."""
-        judgements = []
+        scored = []
         for losses, predicted, row in zip(*output, rows, strict=True):
             labels = examples.extra["labels"][row]
             places = np.flatnonzero(labels >= 0)
@@ -124,10 +124,10 @@ class Task(Family):
                 "correct": correct,
             }
             columns = {"loss_sums": loss, "tokens": len(places), "correct": correct}
-            judgements.append(Judgement(line, columns, loss, len(places)))
-        return judgements
+            scored.append(ScoredExample(line, columns, loss, len(places)))
+        return scored
 
-    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """The likeliest tokens for every mask of a text."""
         responses = []
         for logits, row in zip(output, rows, strict=True):

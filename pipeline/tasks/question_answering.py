@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, Family, Judgement, equal_weights, first_problems, log_softmax, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, first_problems, log_softmax, text_problems
 from pipeline.utils.errors import UserError
 
 # Where [CLS] stands; a window that holds no answer points there.
 NO_ANSWER = 0
 
 
-class Task(Family):
+class QuestionAnswering(Task):
     """The rules of the family for one recipe.
 
     A context that does not fit is cut into windows that share `options.stride` tokens; a window is a row for the model.
@@ -86,31 +86,31 @@ class Task(Family):
         labels = examples.extra["spans"][batch.rows]
         return {"labels": labels, "loss_weights": equal_weights(np.ones(labels.shape))}
 
-    def judge(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def score_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """A window's loss over its real positions, and its best spans."""
         found = []
-        for logits, row, candidates in zip(output, rows, self.respond(output, examples, rows), strict=True):
+        for logits, row, candidates in zip(output, rows, self.decode_batch(output, examples, rows), strict=True):
             real = log_softmax(logits[:, : examples.lengths[row]])
             loss = -float(real[np.arange(2), examples.extra["spans"][row]].sum())
             found.append(candidates | {"loss": loss})
         return found
 
-    def conclude(self, examples: Examples, found: list[dict[str, Any]]) -> list[Judgement]:
+    def aggregate(self, examples: Examples, found: list[dict[str, Any]]) -> list[ScoredExample]:
         """The best answer of each question over its windows, beside the accepted ones."""
         losses, counts = defaultdict(float), defaultdict(int)
         for owner, window in zip(examples.extra["owners"], found, strict=True):
             losses[owner] += window["loss"]
             counts[owner] += 2
-        judgements = []
-        for owner, answer in enumerate(self.answers(examples, found)):
+        scored = []
+        for owner, answer in enumerate(self.format_predictions(examples, found)):
             references = examples.extra["references"][owner]
             line = {"id": answer["id"]} if "id" in answer else {}
             line |= {"prediction": answer["answer"], "reference": references, "score": answer["score"]}
             columns = {"predictions": answer["answer"], "references": references}
-            judgements.append(Judgement(line, columns, losses[owner], counts[owner]))
-        return judgements
+            scored.append(ScoredExample(line, columns, losses[owner], counts[owner]))
+        return scored
 
-    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """The best spans of each window as (logit, first character, character after the last), best first.
 
         A span lies within the context, ends no earlier than it begins, and has at most `options.max_answer_tokens`.
@@ -133,7 +133,7 @@ class Task(Family):
             found.append({"candidates": candidates, "null": float(start_logits[NO_ANSWER] + end_logits[NO_ANSWER])})
         return found
 
-    def answers(self, examples: Examples, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def format_predictions(self, examples: Examples, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """For each question its answer, the softmax of its logit among the n best, and those, likeliest first."""
         windows = defaultdict(list)
         for owner, window in zip(examples.extra["owners"], found, strict=True):

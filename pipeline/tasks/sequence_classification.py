@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.tasks.base import (
     Examples,
-    Family,
-    Judgement,
+    ScoredExample,
+    Task,
     class_names,
     cut_rows,
     first_problems,
@@ -36,7 +36,7 @@ _METRICS = {
 _MOST_LABELS = 1000
 
 
-class Task(Family):
+class SequenceClassification(Task):
     """The rules of the family for one recipe; `options.problem_type` says which of the three it is."""
 
     auto_class = "AutoModelForSequenceClassification"
@@ -64,7 +64,7 @@ class Task(Family):
         faults = ((number, wanted(value, is_class_label)) for number, value in numbered)
         yield from first_problems(split, (f"{split} row {number}: label {text}" for number, text in faults if text))
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take the label names from the training split, in the order of a checkpoint that has the same ones."""
         if self.problem_type == NUMBER:
             return self.setting_problems(())
@@ -86,9 +86,9 @@ class Task(Family):
         labels = {"num_labels": 1} if self.problem_type == NUMBER else label_maps(self.labels)
         return labels | {"problem_type": self.problem_type}
 
-    def bind(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: Any, tokenizer: Any) -> None:
         """Take config and tokenizer, and the labels of a model that has learned them. Raises UserError."""
-        super().bind(config, tokenizer)
+        super().setup(config, tokenizer)
         if "text_pair" in self.recipe.data.columns and tokenizer.num_special_tokens_to_add(pair=True) == 0:
             raise UserError(
                 f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} puts nothing between the texts "
@@ -116,13 +116,13 @@ class Task(Family):
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
         return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
 
-    def judge(self, output: NDArray, examples: Examples, rows: NDArray) -> list[Judgement]:
+    def score_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""
-        references, responses = examples.extra["labels"][rows], self.respond(output, examples, rows)
+        references, responses = examples.extra["labels"][rows], self.decode_batch(output, examples, rows)
         judge = {ONE: self._judge_class, MANY: self._judge_classes, NUMBER: _judge_number}[self.problem_type]
         return [judge(*each) for each in zip(output, responses, references, strict=True)]
 
-    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
@@ -142,19 +142,19 @@ class Task(Family):
             for i, p in zip(best, probabilities, strict=True)
         ]
 
-    def asked_fields(self) -> tuple[str, ...]:
+    def prediction_fields(self) -> tuple[str, ...]:
         """A text, and the second one where the recipe has pairs."""
         return ("text", "text_pair") if "text_pair" in self.recipe.data.columns else ("text",)
 
-    def _judge_class(self, logits: NDArray, response: dict, reference: int) -> Judgement:
+    def _judge_class(self, logits: NDArray, response: dict, reference: int) -> ScoredExample:
         log_probabilities = log_softmax(logits)
         line = {"prediction": response["prediction"], "reference": self.labels[reference], "score": response["score"]}
         columns = {"predictions": int(logits.argmax()), "references": int(reference)}
         if self.keeps_scores:
             columns["scores"] = np.exp(log_probabilities).tolist()
-        return Judgement(line, columns, -float(log_probabilities[reference]), 1)
+        return ScoredExample(line, columns, -float(log_probabilities[reference]), 1)
 
-    def _judge_classes(self, logits: NDArray, response: dict, reference: NDArray) -> Judgement:
+    def _judge_classes(self, logits: NDArray, response: dict, reference: NDArray) -> ScoredExample:
         names = [name for name, is_set in zip(self.labels, reference, strict=True) if is_set]
         line = {"prediction": response["prediction"], "reference": names, "score": response["score"]}
         columns = {"predictions": (logits > 0).astype(int).tolist(), "references": reference.astype(int).tolist()}
@@ -162,7 +162,7 @@ class Task(Family):
             columns["scores"] = (1 / (1 + np.exp(-logits.astype(np.float64)))).tolist()
         exact = logits.astype(np.float64)
         losses = np.logaddexp(0.0, exact) - exact * reference
-        return Judgement(line, columns, float(losses.sum()), len(losses))
+        return ScoredExample(line, columns, float(losses.sum()), len(losses))
 
     def _class_problem(self, value: Any, is_class_label: bool) -> str | None:
         if value is None or value == "":
@@ -214,10 +214,10 @@ class Task(Family):
         return array
 
 
-def _judge_number(logits: NDArray, response: dict, reference: float) -> Judgement:
+def _judge_number(logits: NDArray, response: dict, reference: float) -> ScoredExample:
     line = {"prediction": response["prediction"], "reference": float(reference)}
     columns = {"predictions": response["prediction"], "references": float(reference)}
-    return Judgement(line, columns, (response["prediction"] - float(reference)) ** 2, 1)
+    return ScoredExample(line, columns, (response["prediction"] - float(reference)) ** 2, 1)
 
 
 def _number_problem(value: Any, is_class_label: bool) -> str | None:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, Family, Judgement, cut_rows, equal_weights, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task, cut_rows, equal_weights, text_problems
 
 
-class Task(Family):
+class SequenceToSequence(Task):
     """The rules of the family for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
@@ -27,7 +27,7 @@ class Task(Family):
         """Sources and targets without text."""
         return [text for field in self.required for text in text_problems(split, field, rows)]
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Nothing to learn."""
         return self.setting_problems(("label_smoothing",))
 
@@ -78,21 +78,23 @@ class Task(Family):
         generated = learner.generate(asked, chosen)
         return generated if targets is None else (*learner.token_losses(inputs, targets["labels"]), generated)
 
-    def judge(self, output: tuple[NDArray, NDArray, NDArray], examples: Examples, rows: NDArray) -> list[Judgement]:
+    def score_batch(
+        self, output: tuple[NDArray, NDArray, NDArray], examples: Examples, rows: NDArray
+    ) -> list[ScoredExample]:
         """The generated text beside the whole reference, which truncation does not touch."""
         losses, _, generated = output
-        judgements = []
-        for loss, response, row in zip(losses, self.respond(generated, examples, rows), rows, strict=True):
+        scored = []
+        for loss, response, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
             num_targets, reference = int(examples.lengths[row, 1]), examples.extra["references"][row]
             loss_sum = float(loss[:num_targets].sum(dtype=np.float64))
             line = {"prediction": response["target"], "reference": reference}
             line |= {"loss_sum": loss_sum, "tokens": num_targets}
             columns = {"predictions": response["target"], "references": [reference]}
             columns |= {"loss_sums": loss_sum, "tokens": num_targets}
-            judgements.append(Judgement(line, columns, loss_sum, num_targets))
-        return judgements
+            scored.append(ScoredExample(line, columns, loss_sum, num_targets))
+        return scored
 
-    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """Each generated text."""
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [{"target": text} for text in texts]

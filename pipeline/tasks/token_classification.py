@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.tasks.base import (
     Examples,
-    Family,
-    Judgement,
+    ScoredExample,
+    Task,
     class_names,
     cut_rows,
     equal_weights,
@@ -29,7 +29,7 @@ from pipeline.utils.errors import did_you_mean
 OUTSIDE = "O"
 
 
-class Task(Family):
+class TokenClassification(Task):
     """The rules of the family for one recipe.
 
     A word's tag stands on its first piece only; the other pieces have no loss. A word that truncation cut off, or that
@@ -64,7 +64,7 @@ class Task(Family):
 
         return first_problems(split, problems())
 
-    def learn(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
+    def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take the tags from the training split, in the order of a checkpoint that has the same ones."""
         known = {tag for tags in _tags(splits["train"]) for tag in tags}
         problems = []
@@ -89,9 +89,9 @@ class Task(Family):
         """What the model's config must say."""
         return label_maps(self.labels)
 
-    def bind(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: Any, tokenizer: Any) -> None:
         """Take config and tokenizer, and the tags of a model that has learned them."""
-        super().bind(config, tokenizer)
+        super().setup(config, tokenizer)
         self.labels = self.labels or tuple(config.id2label[i] for i in range(config.num_labels))
 
     def encode(self, rows: datasets.Dataset) -> Examples:
@@ -123,21 +123,21 @@ class Task(Family):
             labels[i][begins[i] >= 0] = tag_ids[begins[i][begins[i] >= 0]]
         return {"labels": labels, "loss_weights": equal_weights(begins >= 0)}
 
-    def judge(self, output: NDArray, examples: Examples, rows: NDArray) -> list[Judgement]:
+    def score_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[ScoredExample]:
         """Predicted tags of all words beside the true ones."""
         ids = {name: i for i, name in enumerate(self.labels)}
-        judgements = []
-        for logits, response, row in zip(output, self.respond(output, examples, rows), rows, strict=True):
+        scored = []
+        for logits, response, row in zip(output, self.decode_batch(output, examples, rows), rows, strict=True):
             tags, begins = examples.extra["tags"][row], examples.extra["begins"][row]
             positions = np.flatnonzero(begins >= 0)
             truth = [ids[tags[begins[position]]] for position in positions]
             loss = -float(log_softmax(logits[positions])[np.arange(len(positions)), truth].sum())
             line = {"prediction": response["tags"], "reference": tags}
             columns = {"predictions": response["tags"], "references": tags}
-            judgements.append(Judgement(line, columns, loss, len(positions)))
-        return judgements
+            scored.append(ScoredExample(line, columns, loss, len(positions)))
+        return scored
 
-    def respond(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """A tag for every word, and the entities that the tags make, with the mean probability of their words."""
         responses = []
         for logits, row in zip(output, rows, strict=True):
@@ -161,7 +161,7 @@ class Task(Family):
             responses.append({"tokens": words, "tags": tags, "entities": entities})
         return responses
 
-    def as_row(self, text: str) -> dict[str, Any]:
+    def row_from_text(self, text: str) -> dict[str, Any]:
         """A plain text cut into words as the tokenizer's first step does it."""
         words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
         return {"tokens": [word for word, _ in words]}

@@ -21,10 +21,10 @@ import datasets
 import numpy as np
 
 from pipeline.data.batches import Ragged
-from pipeline.tasks.base import Examples, Family
+from pipeline.tasks.base import Examples, Task
 
 
-def encoded(task: Family, rows: datasets.Dataset, content: str) -> Examples:
+def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises."""
     path = Path(datasets.config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
     if path.exists():
@@ -38,7 +38,7 @@ def encoded(task: Family, rows: datasets.Dataset, content: str) -> Examples:
     return examples
 
 
-def _key(task: Family, content: str) -> str:
+def _key(task: Task, content: str) -> str:
     """A digest of the rows and of all that the task reads of recipe, tokenizer and its own code."""
     recipe = task.recipe
     read = {

@@ -12,7 +12,7 @@ import tf_keras
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from pipeline.backend import Update
+from pipeline.backend import StepReport
 from pipeline.data.batches import TARGETS, Features, Pending
 from pipeline.models.optimization import CLIP_EPSILON, HIDDEN, SPECIAL_IDS, decays, more_parts
 from pipeline.recipe.schema import Train
@@ -35,7 +35,7 @@ class Learner:
     def fit(
         self,
         epochs: Sequence[Iterable[Features]],
-        on_update: Callable[[Update], None],
+        on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
     ) -> None:
@@ -46,7 +46,7 @@ class Learner:
         """
         step, epochs_done = start
         steps_per_epoch = len(self.rates) // (epochs_done + len(epochs))
-        reports = Reports(on_update, on_epoch, step, Pending(itertools.chain.from_iterable(epochs)), self.trainee)
+        reports = Reports(on_step, on_epoch, step, Pending(itertools.chain.from_iterable(epochs)), self.trainee)
         while reports.step < len(self.rates) and not self.trainee.stop_training:
             try:
                 self._fit(reports, steps_per_epoch)
@@ -145,18 +145,18 @@ class Learner:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
         return losses, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
-    def snapshot(self) -> list[NDArray]:
+    def copy_weights(self) -> list[NDArray]:
         """A copy of the model's present weights."""
         return [weight.numpy() for weight in self.model.weights]
 
-    def restore(self, snapshot: list[NDArray]) -> None:
+    def restore_weights(self, snapshot: list[NDArray]) -> None:
         """Put a snapshot's weights back."""
         for weight, value in zip(self.model.weights, snapshot, strict=True):
             weight.assign(value)
 
     def state(self) -> dict[str, NDArray]:
         """All that the next update depends on: weights, the optimiser's moments and count, random generators."""
-        arrays = {f"weights.{i}": value for i, value in enumerate(self.snapshot())}
+        arrays = {f"weights.{i}": value for i, value in enumerate(self.copy_weights())}
         optimizer = self.trainee.optimizer
         for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
             arrays |= {f"optimizer.{i}.{name}": m.numpy() for name, m in zip(("first", "second"), moments, strict=True)}
@@ -165,7 +165,7 @@ class Learner:
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Put back what `state` gave."""
-        self.restore([arrays[f"weights.{i}"] for i in range(len(self.model.weights))])
+        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(self.model.weights))])
         optimizer = self.trainee.optimizer
         for i, moments in enumerate(zip(optimizer.first_moments, optimizer.second_moments, strict=True)):
             for name, moment in zip(("first", "second"), moments, strict=True):
@@ -236,20 +236,20 @@ class Reports(tf_keras.callbacks.Callback):
 
     def __init__(
         self,
-        on_update: Callable[[Update], None],
+        on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         step: int,
         pending: Pending,
         trainee: Trainee,
     ):
         super().__init__()
-        self.on_update, self.on_epoch, self.step = on_update, on_epoch, step
+        self.on_step, self.on_epoch, self.step = on_step, on_epoch, step
         self.pending, self.trainee, self.is_scoring = pending, trainee, False
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         self.step += 1
         self.pending.done()
-        self.on_update(Update(self.step, float(logs["loss"]), float(logs["grad_norm"]), self.trainee.parts))
+        self.on_step(StepReport(self.step, float(logs["loss"]), float(logs["grad_norm"]), self.trainee.parts))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self.is_scoring = True

@@ -26,7 +26,7 @@ _ARRAYS, _REST, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class TrainingCheckpoint:
     """One whole checkpoint: its folder and all of it that is no array."""
 
     path: Path
@@ -42,7 +42,7 @@ class Snapshot:
         return load_file(self.path / _ARRAYS)
 
 
-class Snapshots:
+class TrainingCheckpoints:
     """The checkpoints of the run in `folder`, of which the last `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int):
@@ -54,13 +54,13 @@ class Snapshots:
             return []
         return sorted((entry.name for entry in self.folder.iterdir() if entry.name.startswith("step-")), reverse=True)
 
-    def newest(self) -> tuple[Snapshot | None, list[str]]:
+    def newest(self) -> tuple[TrainingCheckpoint | None, list[str]]:
         """The newest whole checkpoint, and a sentence for each that had to be passed over."""
         passed_over = []
         for name in self.names():
             path = self.folder / name
             try:
-                return Snapshot(path, _checked(path)), passed_over
+                return TrainingCheckpoint(path, _checked(path)), passed_over
             except (OSError, ValueError, KeyError, TypeError) as error:
                 passed_over.append(f"checkpoint {path} is passed over: {error}")
         return None, passed_over
@@ -113,7 +113,7 @@ class Snapshots:
                 self.folder.rmdir()
 
 
-def refuse_foreign(snapshot: Snapshot, identity: dict[str, Any], experiment: dict[str, Any]) -> None:
+def refuse_foreign(snapshot: TrainingCheckpoint, identity: dict[str, Any], experiment: dict[str, Any]) -> None:
     """Raise UserError naming what a checkpoint belongs to where it is not this very run."""
     there = _flat({**snapshot.rest["identity"], "recipe's setting": snapshot.rest["experiment"]})
     here = _flat({**identity, "recipe's setting": experiment})

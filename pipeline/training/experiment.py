@@ -17,7 +17,7 @@ from pipeline.models import checkpoint
 from pipeline.models.attention_check import Proof, refuse_attention, swap_with_proof
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
-from pipeline.tasks.base import Examples, Family, load_task
+from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.utils.errors import UserError
 
 PROBE_ROWS = 8
@@ -30,7 +30,7 @@ class Experiment:
     """A recipe with everything that it names loaded and checked, before any framework is."""
 
     recipe: Recipe
-    task: Family
+    task: Task
     config: Any
     tokenizer: Any
     examples: dict[str, Examples]
@@ -91,7 +91,7 @@ def prepare(
         found = checkpoint.fit_problems(recipe, config, tokenizer, task.families)
         problems += [f"recipe {recipe.name}: {text}" for text in found]
     if splits is not None:
-        attempt(task.examine, splits, dict(getattr(config, "label2id", None) or {}))
+        attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
     found = metrics.metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code)
     problems += [f"recipe {recipe.name}: {text}" for text in found]
@@ -100,7 +100,7 @@ def prepare(
     for key, value in task.config_changes().items():
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
-    task.bind(config, tokenizer)
+    task.setup(config, tokenizer)
     contents = {split: data.content_digest(rows) for split, rows in splits.items()}
     examples = {split: attempt(cache.encoded, task, rows, contents[split]) for split, rows in splits.items()}
     if problems:

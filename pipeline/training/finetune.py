@@ -21,8 +21,8 @@ from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import directory as rundir
 from pipeline.runs.directory import Run, write_json
-from pipeline.training.callbacks import Progress
-from pipeline.training.checkpoints import Snapshot, Snapshots, reason, refuse_foreign
+from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
 from pipeline.training.experiment import Experiment, prepare, start_swapped
 from pipeline.training.trainer import Training
 from pipeline.utils.errors import RunFailure, Stopped, UserError
@@ -40,7 +40,7 @@ def finetune(
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
     shipped: Recipe | None = None,
-    progress: Progress | None = None,
+    callback: TrainingCallback | None = None,
 ) -> Run:
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
@@ -58,22 +58,22 @@ def finetune(
         raise UserError("--resume goes on with a run and --overwrite drops it; give one of them")
     if shipped is None:
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
-    progress = progress or Progress()
+    callback = callback or TrainingCallback()
     folder = Path(out) if out is not None else rundir.default_folder(recipe, shipped, framework, attention, seed)
     identity = {"recipe": recipe.name, "framework": framework, "attention": attention, "seed": seed}
     finished = rundir.finished(folder, recipe, identity, overwrite)
     if finished is not None:
-        progress.already_done(finished)
+        callback.on_run_found(finished)
         return finished
     rundir.refuse_taken(folder)
-    snapshots = Snapshots(folder, recipe.train.keep_checkpoints)
+    snapshots = TrainingCheckpoints(folder, recipe.train.keep_checkpoints)
     begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = metrics.load_metrics(experiment.metric_names)
     model, proof = start_swapped(experiment, backend, seed, attention)
     with rundir.locked(folder):
-        training = Training(experiment, backend, model, identity, scorers, progress, snapshots)
+        training = Training(experiment, backend, model, identity, scorers, callback, snapshots)
         if resume:
             training.resume(*begin_from)
         else:
@@ -82,7 +82,7 @@ def finetune(
         with _last_words(training, folder), rundir.staged(folder) as staging:
             (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             write_json(staging / "environment.json", environment)
-            with training.stop.listening(progress.stopping):
+            with training.stop.listening(callback.on_stop_requested):
                 training.train()
                 report = training.write(staging)
                 report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
@@ -90,13 +90,13 @@ def finetune(
             write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
         snapshots.remove()
     run = Run.load(folder)
-    progress.finished(run)
+    callback.on_run_end(run)
     return run
 
 
 def _begin_from(
-    snapshots: Snapshots, recipe: Recipe, identity: dict[str, Any], resume: bool, overwrite: bool
-) -> tuple[Snapshot | None, list[str]]:
+    snapshots: TrainingCheckpoints, recipe: Recipe, identity: dict[str, Any], resume: bool, overwrite: bool
+) -> tuple[TrainingCheckpoint | None, list[str]]:
     """The checkpoint to go on from, and what is said of those passed over. Raises UserError."""
     if not resume:
         if snapshots.names() and not overwrite:

@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.backend import set_environment
 from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
-from pipeline.training.callbacks import Progress
+from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.errors import RunFailure, UserError
 
 PHASES = ("training", "saving", "evaluation", "start-up")
@@ -211,12 +211,12 @@ def _run(file: str, framework: str, attention: str, seed: int, out: str, pipe: A
         from pipeline.training.finetune import finetune
 
         recipe = load_shipped(file)
-        finetune(recipe, framework, attention, seed, out, resume=True, shipped=recipe, progress=_Telling(pipe.send))
+        finetune(recipe, framework, attention, seed, out, resume=True, shipped=recipe, callback=_Telling(pipe.send))
     except (UserError, RunFailure) as error:
         pipe.send(("failed", error))
 
 
-class _Telling(Progress):
+class _Telling(TrainingCallback):
     """Tells another process each event of a run."""
 
     def __init__(self, send: Callable[[tuple[str, Any]], None]):

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backend import Backend, Learner, Update
+from pipeline.backend import Backend, Learner, StepReport
 from pipeline.data import batches
 from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import write_lines
-from pipeline.training.callbacks import Progress
-from pipeline.training.checkpoints import Snapshot, Snapshots
+from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from pipeline.training.experiment import Experiment
 from pipeline.training.signals import Stop
 from pipeline.utils.errors import RunFailure, Stopped, UserError
@@ -37,10 +37,10 @@ class Training:
         model: Any,
         identity: dict[str, Any],
         scorers: dict,
-        progress: Progress,
-        snapshots: Snapshots,
+        callback: TrainingCallback,
+        snapshots: TrainingCheckpoints,
     ):
-        self.experiment, self.scorers, self.progress = experiment, scorers, progress
+        self.experiment, self.scorers, self.callback = experiment, scorers, callback
         train, self.seed = experiment.recipe.train, identity["seed"]
         self.plans = [experiment.training_plan(epoch, self.seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.plans for batch in plan]
@@ -59,7 +59,7 @@ class Training:
     def train(self) -> None:
         """All updates and evaluations that remain. Raises Stopped and RunFailure."""
         course, per_epoch = self.course, len(self.plans[0])
-        self.progress.started(len(self.plan), len(self.plans))
+        self.callback.on_train_begin(len(self.plan), len(self.plans))
         self.clock.start()
         step, epochs_done = len(course.history), len(course.scores)
         if step == (epochs_done + 1) * per_epoch:  # saved between the last update of an epoch and its evaluation
@@ -71,9 +71,9 @@ class Training:
                 self.experiment.updates(self.plans[epoch][done[epoch] :], epoch, self.seed)
                 for epoch in range(epochs_done, len(self.plans))
             ]
-            self.learner.fit(epochs, self.on_update, self.on_epoch, (step, epochs_done))
+            self.learner.fit(epochs, self.on_step, self.on_epoch, (step, epochs_done))
         self.clock.pause()
-        self.progress.trained()
+        self.callback.on_train_end()
         self.stop_if_asked()
 
     def write(self, staging: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Training:
         kept = course.last
         if experiment.recipe.train.keep == "best":
             kept = course.best
-            self.learner.restore(self.best_weights)
+            self.learner.restore_weights(self.best_weights)
         logits = (self.logits_before, self.learner.logits(experiment.probe()))
         before, after = (experiment.probe_logits(each) for each in logits)
         np.savez(staging / "probe.npz", logits_before=before, logits_after=after)
@@ -93,7 +93,7 @@ class Training:
             report["test"] = self.evaluate("test", kept.epoch).metrics
         return report | {"evaluations": course.scores} | self._costs()
 
-    def on_update(self, update: Update) -> None:
+    def on_step(self, update: StepReport) -> None:
         """Note one optimiser update, and save it where that is due or asked for."""
         batch = self.plan[update.step - 1]
         for what, value in (("loss", update.loss), ("gradient norm", update.grad_norm)):
@@ -110,10 +110,10 @@ class Training:
             "seconds": round(self.clock.seconds(), 6),
         }
         if update.parts != self.course.parts:
-            self.progress.split(update.step, update.parts)
+            self.callback.on_memory_split(update.step, update.parts)
         self.course.history.append(line)
         self.course.parts = update.parts
-        self.progress.update(line)
+        self.callback.on_step_end(line)
         self.stop_if_asked()
         every = self.experiment.recipe.train.save_every
         if every is not None and update.step % every == 0:
@@ -122,17 +122,17 @@ class Training:
     def on_epoch(self, epoch: int) -> bool:
         """Score validation after an epoch; returns True where early stopping ends the training."""
         with self.clock.paused():
-            self.progress.evaluating(epoch)
+            self.callback.on_evaluate_begin(epoch)
             evaluation = self.evaluate("validation", epoch)
             course, train = self.course, self.experiment.recipe.train
             course.last = evaluation
             course.scores.append({"epoch": epoch, **evaluation.metrics})
-            self.progress.evaluated(epoch, evaluation.metrics)
+            self.callback.on_evaluate_end(epoch, evaluation.metrics)
             if train.keep == "best" or train.early_stopping is not None:
                 wanted = train.keep_metric or self.experiment.metric_names[0]
                 if course.best is None or _better(evaluation.metrics[wanted], course.best.metrics[wanted], wanted):
                     course.best = evaluation
-                    self.best_weights = self.learner.snapshot() if train.keep == "best" else None
+                    self.best_weights = self.learner.copy_weights() if train.keep == "best" else None
             patience = train.early_stopping
             stops = patience is not None and epoch - course.best.epoch >= patience
             course.is_over = stops or epoch == len(self.plans)
@@ -145,7 +145,7 @@ class Training:
         course = self.course
         step = len(course.history)
         with self.clock.paused():
-            self.progress.saving(step)
+            self.callback.on_save_begin(step)
             arrays = self.learner.state()
             assert arrays["step"] == step, (arrays["step"], step)  # else the updates are reported late
             if not all(np.isfinite(value).all() for key, value in arrays.items() if key.startswith("weights.")):
@@ -165,13 +165,13 @@ class Training:
             evaluated = "-evaluated" if len(course.scores) * len(self.plans[0]) == step else ""
             name = f"step-{step:08d}{evaluated}"
             self.snapshots.save(name, arrays, rest)
-            self.progress.saved(step)
+            self.callback.on_save_end(step)
         return str(self.snapshots.folder / name)
 
-    def resume(self, snapshot: Snapshot | None, passed_over: list[str]) -> None:
+    def resume(self, snapshot: TrainingCheckpoint | None, passed_over: list[str]) -> None:
         """Take up the course of a checkpoint of this very run. Raises UserError where the data are others."""
         if snapshot is None:
-            self.progress.resumed(0, passed_over)
+            self.callback.on_resume(0, passed_over)
             return
         rest, notes = snapshot.rest, list(passed_over)
         for what, now in self.fingerprints.items():
@@ -189,11 +189,11 @@ class Training:
         self.course, self.clock.total = Course.from_json(rest), rest["seconds"]
         self.best_weights = _listed(arrays, "best") or None
         if self.course.is_over:
-            self.learner.restore(_listed(arrays, "weights"))
+            self.learner.restore_weights(_listed(arrays, "weights"))
         else:
             self.learner.load_state(arrays)
         self.course.resumed_at.append(snapshot.step)
-        self.progress.resumed(snapshot.step, notes)
+        self.callback.on_resume(snapshot.step, notes)
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped where somebody has asked the run to stop."""
@@ -232,13 +232,13 @@ class Training:
         for batch in batches.evaluation_batches(examples.lengths, size, recipe.data.pad_to_multiple_of):
             self.stop_if_asked()
             inputs, targets = task.inputs(examples, batch), task.targets(examples, batch)
-            judged = task.judge(task.outputs(self.learner, inputs, targets), examples, batch.rows)
-            for row, judgement in zip(batch.rows, judged, strict=True):
-                found[row] = judgement
-        judgements = task.conclude(examples, found)
-        loss = sum(j.loss for j in judgements) / sum(j.num_targets for j in judgements)
-        rows = [{"index": index} | judgement.line for index, judgement in enumerate(judgements)]
-        return Evaluation(epoch, metrics.compute(self.scorers, judgements) | {"loss": loss}, rows)
+            judged = task.score_batch(task.outputs(self.learner, inputs, targets), examples, batch.rows)
+            for row, example in zip(batch.rows, judged, strict=True):
+                found[row] = example
+        scored = task.aggregate(examples, found)
+        loss = sum(j.loss for j in scored) / sum(j.num_targets for j in scored)
+        rows = [{"index": index} | example.line for index, example in enumerate(scored)]
+        return Evaluation(epoch, metrics.compute(self.scorers, scored) | {"loss": loss}, rows)
 
     def _costs(self) -> dict[str, Any]:
         history = self.course.history

@@ -190,13 +190,13 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
 
     set_environment(framework)
     from pipeline import Data, Files, Recipe, Train, finetune
-    from pipeline.training.callbacks import Progress
+    from pipeline.training.callbacks import TrainingCallback
 
-    class Watch(Progress):
-        def started(self, num_updates, num_epochs):
+    class Watch(TrainingCallback):
+        def on_train_begin(self, num_updates, num_epochs):
             watch.begin()
 
-        def update(self, line):
+        def on_step_end(self, line):
             watch.step()
 
     options = {
@@ -217,7 +217,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
         ),
         options=options.get(workload["name"]),
     )  # fmt: skip
-    run = finetune(recipe, framework, attention, seed, folder / "run", overwrite=True, progress=Watch())
+    run = finetune(recipe, framework, attention, seed, folder / "run", overwrite=True, callback=Watch())
     return 1 - run.report["train"]["padding_fraction"], run
 
 

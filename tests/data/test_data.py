@@ -118,7 +118,7 @@ def learned(train, validation=None, **changes):
     recipe = recipe_on(train, validation, **changes)
     task = load_task(recipe)
     splits = read_splits(recipe, task.required, task.optional)
-    task.examine(splits, {})
+    task.validate(splits, {})
     return task, splits
 
 
@@ -137,7 +137,7 @@ def test_class_labels_keep_their_names():
         features=datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"])),
     )
     task = load_task(load_recipe("sentiment_bert"))
-    task.examine({"train": rows, "validation": rows}, {})
+    task.validate({"train": rows, "validation": rows}, {})
     assert task.labels == ("no", "yes")
     assert task.config_changes()["id2label"] == {0: "no", 1: "yes"}
 
@@ -146,7 +146,7 @@ def test_labels_follow_the_order_of_a_checkpoint_with_the_same_names(rows_to_fil
     path = rows_to_file("a.jsonl", [{"text": "x", "label": label} for label in ("a", "b")])
     recipe = recipe_on(path)
     task = load_task(recipe)
-    task.examine(read_splits(recipe, task.required, task.optional), {"b": 0, "a": 1})
+    task.validate(read_splits(recipe, task.required, task.optional), {"b": 0, "a": 1})
     assert task.labels == ("b", "a")
 
 
@@ -193,7 +193,7 @@ def test_class_weights_must_fit_the_labels(rows_to_file, weights, message):
 def test_loss_weights_of_an_update_sum_to_one(rows_to_file, weights, expected):
     path = rows_to_file("a.jsonl", [{"text": "a film", "label": label} for label in "aaab"])
     task, splits = learned(path, **{"train.class_weights": weights})
-    task.bind(load_config(task.recipe), load_tokenizer(task.recipe))
+    task.setup(load_config(task.recipe), load_tokenizer(task.recipe))
     examples = task.encode(splits["train"])
     targets = task.targets(examples, padded_batch(np.arange(4), examples.lengths))
     assert targets["labels"].tolist() == [0, 0, 0, 1]
@@ -205,7 +205,7 @@ def test_pairs_are_encoded_together_and_truncated_rows_are_counted(rows_to_file)
     columns = {"data.columns": {"text": "a", "text_pair": "b", "label": "label"}, "data.max_length": 16}
     task, splits = learned(rows_to_file("a.jsonl", rows), **columns)
     tokenizer = load_tokenizer(task.recipe)
-    task.bind(load_config(task.recipe), tokenizer)
+    task.setup(load_config(task.recipe), tokenizer)
     examples = task.encode(splits["train"])
     assert examples.counts == {"rows": 3, "truncated": 1}
     assert examples.lengths.max() == 16

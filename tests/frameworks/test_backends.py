@@ -328,10 +328,10 @@ def test_a_freeze_pattern_without_match_is_refused(framework):
 def test_snapshots_bring_back_the_weights(framework):
     backend, model = built(framework, "bert")
     learner = backend.Learner(model, Train(), np.full(1, 1e-2))
-    kept, before = learner.snapshot(), backend.get_weights(model)
+    kept, before = learner.copy_weights(), backend.get_weights(model)
     learner.fit([[with_targets(batch())]], lambda update: None, lambda epoch: False)
     assert not (backend.get_weights(model)["classifier.weight"] == before["classifier.weight"]).all()
-    learner.restore(kept)
+    learner.restore_weights(kept)
     assert all((value == before[name]).all() for name, value in backend.get_weights(model).items())
 
 

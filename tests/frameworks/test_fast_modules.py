@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.pytorch import loss as losses
 from pipeline.pytorch import fast_modules as quickened
+from pipeline.pytorch import loss as losses
 from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, keep_scale, quicken
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.swap import restore_attention, swap_attention

@@ -140,7 +140,7 @@ def test_words_and_entities_that_truncation_cuts_are_counted_and_scored_as_misse
     ids = {name: i for i, name in enumerate(task.labels)}
     for position, word in enumerate(range(30), start=1):
         perfect[0, position, ids[rows[0]["tags"][word]]] = 9.0
-    (judgement,) = task.judge(perfect, examples, np.array([0]))
+    (judgement,) = task.score_batch(perfect, examples, np.array([0]))
     assert judgement.columns["references"] == rows[0]["tags"]
     assert judgement.columns["predictions"] == ["B-X"] + ["O"] * 28 + ["B-X"] + ["O"] * 10
 
@@ -177,7 +177,9 @@ def test_an_answer_never_crosses_into_the_question_nor_runs_backwards(tmp_path):
     logits = rng.normal(size=(len(rows), 2, width))
     logits[:, 0, 1:4] += 50  # the question begins here, and the likeliest start with it
     contexts = examples.extra["contexts"]
-    for answer, context in zip(task.answers(examples, task.respond(logits, examples, rows)), contexts, strict=True):
+    for answer, context in zip(
+        task.format_predictions(examples, task.decode_batch(logits, examples, rows)), contexts, strict=True
+    ):
         assert answer["answer"] and answer["answer"] in context
         assert len(answer["answer"].split()) <= 30
         scores = [each["score"] for each in answer["n_best"]]
@@ -197,7 +199,9 @@ def test_a_question_without_answer_is_answered_by_nothing(tmp_path):
     sure = np.zeros((len(examples.lengths), 2, width))
     sure[:, :, 0] = 9.0
     rows_all = np.arange(len(examples.lengths))
-    assert [a["answer"] for a in task.answers(examples, task.respond(sure, examples, rows_all))] == [""] * 4
+    assert [a["answer"] for a in task.format_predictions(examples, task.decode_batch(sure, examples, rows_all))] == [
+        ""
+    ] * 4
 
 
 # Masked language modelling

@@ -24,7 +24,7 @@ from pipeline.recipe.loading import load_recipe, read_yaml
 from pipeline.runs import directory as rundir
 from pipeline.runs.prediction import _write
 from pipeline.training import checkpoints as snapshot
-from pipeline.training.checkpoints import Snapshots
+from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.experiment import prepare
 from pipeline.utils.errors import RunFailure
 from pipeline.utils.text import escaped
@@ -59,7 +59,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(tiny, tmp_pa
     message = str(failure.value)
     assert message.startswith("the loss of update 2 is nan, so the run stops.")
     assert f"examples {rows} (from 1). Lower train.learning_rate (0.0005)" in message
-    found, _ = Snapshots(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
     assert found.step == 1 and str(found.path) in message
     assert not (tmp_path / "run").exists()
 
@@ -68,7 +68,7 @@ def test_weights_that_are_no_numbers_are_never_saved(framework, tiny, tmp_path):
     recipe = tiny.override({"train.learning_rate": 1e38, "train.weight_decay": 10.0})
     with pytest.raises(RunFailure, match="There is no checkpoint before it"):
         finetune(recipe, framework, out=tmp_path / "run")
-    assert Snapshots(tmp_path / "run", 2).names() == []
+    assert TrainingCheckpoints(tmp_path / "run", 2).names() == []
 
 
 def full_disk(*arguments, **options):
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(snapshot, "save_file", filling)
     with pytest.raises(RunFailure) as failure:
         finetune(tiny, out=tmp_path / "run")
-    found, _ = Snapshots(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
     assert re.search(
         "step-00000002 cannot be written: No space left on device; the last whole one is ", str(failure.value)
     )
@@ -137,7 +137,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(t
 
 
 def test_a_data_file_that_vanished_keeps_the_checkpoints(tiny, tmp_path):
-    snapshots = Snapshots(tmp_path / "run", 2)
+    snapshots = TrainingCheckpoints(tmp_path / "run", 2)
     identity = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
     rest = {"step": 1, "identity": identity, "experiment": tiny.experiment()}
     snapshots.save("step-00000001", {}, rest)
@@ -150,9 +150,9 @@ def test_a_data_file_that_vanished_keeps_the_checkpoints(tiny, tmp_path):
 def test_changed_data_are_not_gone_on_with(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pipeline.pytorch.train.Learner.fit",
-        lambda self, epochs, on_update, *rest: (_ for _ in ()).throw(KeyboardInterrupt),
+        lambda self, epochs, on_step, *rest: (_ for _ in ()).throw(KeyboardInterrupt),
     )
-    snapshots = Snapshots(tmp_path / "run", 2)
+    snapshots = TrainingCheckpoints(tmp_path / "run", 2)
     identity = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
     prints = {"data": "0", "checkpoint": None}
     rest = {"step": 1, "identity": identity, "experiment": tiny.experiment(), "fingerprints": prints}

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import UserError, finetune
 from pipeline.runs.directory import Run
-from pipeline.training.callbacks import Progress
-from pipeline.training.checkpoints import Snapshots
+from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.kill_test import Moment, compare, drill, moments
 from pipeline.utils.errors import Stopped
 from tests.helpers.families import recipe_of
@@ -30,7 +30,7 @@ class Killed(BaseException):
     """In place of SIGKILL."""
 
 
-class Kill(Progress):
+class Kill(TrainingCallback):
     """Breaks the run off the first time that it tells of a chosen moment, such as ("update", 3)."""
 
     def __init__(self, *moment):
@@ -40,19 +40,19 @@ class Kill(Progress):
         if moment == self.moment:
             raise Killed
 
-    def resumed(self, step, notes):
+    def on_resume(self, step, notes):
         self.resumed_at, self.notes = step, notes
 
-    def update(self, line):
+    def on_step_end(self, line):
         self.reached("update", line["step"])
 
-    def evaluating(self, epoch):
+    def on_evaluate_begin(self, epoch):
         self.reached("evaluating", epoch)
 
-    def saving(self, step):
+    def on_save_begin(self, step):
         self.reached("saving", step)
 
-    def saved(self, step):
+    def on_save_end(self, step):
         self.reached("saved", step)
 
 
@@ -60,7 +60,7 @@ def killed(moment, *arguments, **options):
     """Run until the moment; returns the update after which this part began."""
     kill = Kill(*moment)
     with pytest.raises(Killed):
-        finetune(*arguments, **options, progress=kill)
+        finetune(*arguments, **options, callback=kill)
     return kill.resumed_at
 
 
@@ -162,7 +162,7 @@ def test_an_altered_checkpoint_is_named_and_the_one_before_it_taken(copied):
     seen = Kill()
     # How often a run saves itself changes nothing of what comes out, so the recipe counts as the same.
     finetune(
-        recipe.override({"train.save_every": None, "train.keep_checkpoints": 5}), out=out, resume=True, progress=seen
+        recipe.override({"train.save_every": None, "train.keep_checkpoints": 5}), out=out, resume=True, callback=seen
     )
     assert seen.resumed_at == 1
     assert [str(newest) in note and "was altered" in note for note in seen.notes] == [True]
@@ -185,25 +185,25 @@ def test_what_would_lose_or_mix_up_work_is_refused(copied, options, message):
     changes = {key: options.pop(key) for key in list(options) if "." in key}
     with pytest.raises(UserError, match=re.escape(message)):
         finetune(recipe.override(changes), **options, out=out)
-    assert Snapshots(out, 2).newest()[0].step == 2
+    assert TrainingCheckpoints(out, 2).newest()[0].step == 2
 
 
 def test_resuming_a_finished_run_says_so(copied):
     out, recipe = copied
     told = []
 
-    class Told(Progress):
+    class Told(TrainingCallback):
         def already_done(self, run):
             told.append(run.path)
 
     for _ in range(2):
-        run = finetune(recipe, out=out, resume=True, progress=Told())
+        run = finetune(recipe, out=out, resume=True, callback=Told())
     assert told == [run.path]
     assert not out.with_name("run.checkpoints").exists()
 
 
 def test_torn_checkpoints_are_passed_over_and_later_ones_given_up(tmp_path):
-    snapshots = Snapshots(tmp_path / "run", keep=2)
+    snapshots = TrainingCheckpoints(tmp_path / "run", keep=2)
     assert snapshots.newest() == (None, [])
     for step in (1, 2, 3, 4):
         snapshots.save(f"step-{step:08d}", {"x": np.arange(step)}, {"step": step})
@@ -232,7 +232,7 @@ class Signals(Kill):
         if moment in self.signals:
             os.kill(os.getpid(), self.signals[moment])
 
-    def stopping(self):
+    def on_stop_requested(self):
         self.stops += 1
 
 
@@ -251,13 +251,13 @@ def test_a_signal_saves_and_a_second_one_does_not(tmp_path, signals, message, st
     outer = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Stopped, match=message):
-            finetune(recipe, out=tmp_path / "run", progress=seen)
+            finetune(recipe, out=tmp_path / "run", callback=seen)
         assert all(signal.getsignal(number) == signal.default_int_handler for number in outer)
     finally:
         for number, handler in outer.items():
             signal.signal(number, handler)
     assert seen.stops == 1
-    found, _ = Snapshots(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
     assert (found and found.step) == steps
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".run*"))
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline import UserError, finetune, load_recipe
 from pipeline.data.batches import padded_batch
 from pipeline.recipe.loading import load_shipped
-from pipeline.training.callbacks import Progress
+from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.experiment import check, prepare
 
 FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
@@ -96,21 +96,21 @@ def test_the_handwritten_attention_is_proved_and_a_stock_checkpoint_is_left(fram
     assert not any(info.values()), info
 
 
-class Seen(Progress):
+class Seen(TrainingCallback):
     def __init__(self):
         self.calls = []
 
-    def already_done(self, run):
+    def on_run_found(self, run):
         self.calls.append("already done")
 
-    def finished(self, run):
+    def on_run_end(self, run):
         self.calls.append("finished")
 
 
 def test_a_finished_run_is_not_done_again_unless_asked(small, tmp_path):
     seen = Seen()
     for overwrite in (False, False, True):
-        finetune(small, out=tmp_path / "run", overwrite=overwrite, progress=seen)
+        finetune(small, out=tmp_path / "run", overwrite=overwrite, callback=seen)
     assert seen.calls == ["finished", "already done", "finished"]
     with pytest.raises(UserError, match="holds a run of another seed; .*--overwrite"):
         finetune(small, seed=5, out=tmp_path / "run")
@@ -129,12 +129,12 @@ def test_a_folder_with_something_else_is_never_touched(small, tmp_path, overwrit
 
 
 def test_a_run_that_fails_leaves_nothing(small, tmp_path):
-    class Broken(Progress):
+    class Broken(TrainingCallback):
         def update(self, line):
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
-        finetune(small, out=tmp_path / "run", progress=Broken())
+        finetune(small, out=tmp_path / "run", callback=Broken())
     assert list(tmp_path.iterdir()) == []
 
 
