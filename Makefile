@@ -81,11 +81,11 @@ embedded: $(VENV)/.installed  ## rebuild the embedded texts and their pretrained
 	@for set in sentiment dates stories; do \
 	  $(VENV)/bin/python -m recipes.bundled.$$set.grammar && $(VENV)/bin/python -m recipes.bundled.$$set.pretrain || exit; done
 
-test: $(VENV)/.installed  ## run the tests
-	@$(VENV)/bin/python -m pytest
+test: $(VENV)/.installed  ## run the tests; QUICK=1 leaves out the slow ones
+	@$(VENV)/bin/python -m pytest $(if $(QUICK),-m 'not slow')
 
-lint: $(VENV)/.installed  ## check style and the rooms' borders
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: $(VENV)/.installed  ## check style and types
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/basedpyright
 
 bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit: DATA=../shared/data REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
 	@$(VENV)/bin/python -m tests.benchmarks.bench --repeats '$(REPEATS)' --rows '$(ROWS)' $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(CONTESTANTS),--contestants '$(CONTESTANTS)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')

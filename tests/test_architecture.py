@@ -1,4 +1,4 @@
-"""The house itself: borders between rooms, frameworks that mirror each other, a README that is true."""
+"""Frameworks that mirror each other, and a README that is true."""
 
 import ast
 import re
@@ -11,42 +11,6 @@ from pipeline import finetune
 from pipeline.backend import Backend, Learner, load_backend
 
 ROOT = Path(__file__).resolve().parent.parent
-PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
-HOME = {"torch": "pytorch", "accelerate": "pytorch", "tensorflow": "tensorflow", "tf_keras": "tensorflow"}
-
-
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def test_each_framework_is_imported_at_home_only():
-    strays = [
-        f"{path.relative_to(ROOT)}: {name}"
-        for path in PIPELINE
-        for name in imports(path)
-        if (home := HOME.get(name.partition(".")[0])) and path.parent.name != home
-    ]
-    assert strays == []
-
-
-def test_imports_form_a_tree_without_a_circle():
-    modules = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PIPELINE
-    }
-    edges = {
-        name: {i for i in imports(path) if i in modules and i not in (name, "pipeline")}
-        for name, path in modules.items()
-        if name != "pipeline"  # its names are looked up when they are asked for
-    }
-    while edges:
-        leaves = {name for name, targets in edges.items() if not targets & edges.keys()}
-        assert leaves, f"a circle among {sorted(edges)}"
-        edges = {name: targets for name, targets in edges.items() if name not in leaves}
 
 
 def definitions(path):

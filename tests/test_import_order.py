@@ -1,0 +1,153 @@
+"""Imports run one way through the folders of `pipeline/`, and each framework stays in its own folder.
+
+Every import counts: at the top of a file, inside a function, and under TYPE_CHECKING.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# From the ground up. Rooms of one line do not know each other.
+ORDER = (
+    {"utils"},
+    {"recipe", "distributed"},
+    {"data", "metrics"},
+    {"backend", "tasks"},
+    {"models"},
+    {"pytorch", "tensorflow"},
+    {"runs"},
+    {"training"},
+    {"comparison"},
+    {"reporting"},
+    {"api"},
+    {"deploy"},
+    {"cli"},
+    {"pipeline"},  # pipeline/__init__.py and __main__.py
+)
+MOST_FILES = 14
+HOME = {"torch": "pytorch", "accelerate": "pytorch", "tensorflow": "tensorflow", "tf_keras": "tensorflow"}
+# Files that import a module by a name made at run time, with the reason.
+DYNAMIC = {
+    "pipeline/__init__.py": "public names are looked up when they are asked for",
+    "pipeline/backend.py": "a framework is loaded by its name",
+    "pipeline/tasks/base.py": "a task is loaded by its name in the recipe",
+    "pipeline/metrics/scoring.py": "a metric is loaded by its name in the recipe",
+    "pipeline/models/attention.py": "an attention class of the user's own is loaded by module:Class",
+    "pipeline/recipe/loading.py": "a recipe's Python file is executed",
+}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "pipeline").rglob("*.py"))}
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__main__" else "pipeline"
+
+
+def imported(path):
+    """Every name that a file imports: modules, and names in modules, which may be modules too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where they lead"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def edges():
+    """(importing module, imported module) inside `pipeline`; importing from a package counts as importing it."""
+    return {
+        (name, target)
+        for name, path in MODULES.items()
+        for target in imported(path)
+        if target in MODULES and target != name
+    }
+
+
+def against_the_order(pairs):
+    rank = {name: i for i, names in enumerate(ORDER) for name in names}
+    return sorted(
+        f"{source} imports {target}"
+        for source, target in pairs
+        if room(source) != room(target) and rank[room(target)] >= rank[room(source)]
+    )
+
+
+def circle(pairs):
+    """Modules that import each other in a circle, or none."""
+    targets = {}
+    for source, target in pairs:
+        targets.setdefault(source, set()).add(target)
+    while leaves := {target for found in targets.values() for target in found if target not in targets} | {
+        source for source, found in targets.items() if not found
+    }:
+        targets = {
+            source: {target for target in found if target not in leaves}
+            for source, found in targets.items()
+            if source not in leaves
+        }
+    return sorted(targets)
+
+
+def test_imports_run_one_way_through_the_rooms():
+    assert against_the_order(edges()) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(edges()) == []
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("pipeline.data.batches", "pipeline.tasks.base"),
+        ("pipeline.pytorch.model", "pipeline.tensorflow.model"),
+        ("pipeline.utils.files", "pipeline.backend"),
+        ("pipeline.runs.record", "pipeline"),
+    ],
+)
+def test_an_import_against_the_order_would_be_seen(pair):
+    assert against_the_order([pair])
+
+
+def test_a_circle_would_be_seen():
+    assert circle([("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")]) == ["a", "b", "c"]
+    assert circle([("a", "b"), ("b", "c"), ("a", "c")]) == []
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {room(module) for module in MODULES} <= set.union(*ORDER)
+
+
+def test_no_folder_has_more_files_than_a_reader_can_overlook():
+    folders = {path.parent for path in MODULES.values()}
+    crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}
+    assert crowded == {}
+
+
+def test_each_framework_is_imported_in_its_own_folder_only():
+    strays = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in MODULES.values()
+        for name in imported(path)
+        if (home := HOME.get(name.partition(".")[0])) and path.parent.name != home
+    ]
+    assert strays == []
+
+
+def test_modules_are_imported_by_a_made_up_name_only_where_there_is_a_reason():
+    makers = ("import_module", "__import__", "spec_from_file_location")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in MODULES.values()
+        if any(maker in path.read_text(encoding="utf-8") for maker in makers)
+    }
+    assert found == set(DYNAMIC)
