@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.backend import set_environment
 from pipeline.comparison import run_matrix as runner
 from pipeline.comparison.assembly import assemble
 from pipeline.comparison.lockstep_records import LOCKSTEP_UPDATES, fingerprints, lockstep_records, recorded_locksteps
@@ -22,8 +21,9 @@ from pipeline.comparison.run_set import named, read_outcome, refuse_incomparable
 from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
 from pipeline.reporting import writer as report
-from pipeline.runs.directory import finite
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import json_safe
 
 if TYPE_CHECKING:
     import pandas
@@ -95,7 +95,7 @@ def compare(
     that fails is shown as failed. `shipped` and `arguments` (recipe and settings for the finetune verb) are what the
     command line knows. Raises UserError before the first run for anything that is wrong with the input.
     """
-    set_environment()
+    configure_process()
     callback = callback or ComparisonCallback()
     if shipped is None:
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
@@ -137,7 +137,7 @@ def compare_runs(paths: Iterable[str | os.PathLike], out: str | os.PathLike | No
 
     Raises UserError where a directory is no run, or where task, checkpoint, data or metrics differ.
     """
-    set_environment()
+    configure_process()
     paths = [Path(path) for path in paths]
     if len(paths) < 2:
         raise UserError("report wants two or more run directories")
@@ -152,7 +152,7 @@ def compare_runs(paths: Iterable[str | os.PathLike], out: str | os.PathLike | No
 def _written(outcomes: list, margin: float, locksteps: list, notes: list, folder: Path) -> Comparison:
     results = assemble(outcomes, margin, locksteps, notes)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    results = finite({"schema": 1, "created": created, "command": _command()} | results)
+    results = json_safe({"schema": 1, "created": created, "command": _command()} | results)
     report.write_report(results, folder)
     return Comparison(results, folder)
 

@@ -7,34 +7,20 @@ PyTorch has one more, of modules that are exchanged for quicker ones.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import importlib.util
-import os
-import re
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Features
+from pipeline.utils.environment import without_native_noise
 from pipeline.utils.errors import UserError, did_you_mean
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
-# How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
-THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-# Options of glibc's mallopt: how much free memory is given back to the system, and from which size on a piece of
-# memory is the system's own. Older versions take at most 32 MiB for the second.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# What TensorFlow's C++ says while it is imported, before any log level of its own holds.
-_NATIVE_NOISE = re.compile(
-    rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
-)
 
 
 @dataclass(frozen=True)
@@ -144,59 +130,5 @@ def load_backend(framework: str) -> Backend:
     for package in ("torch", "accelerate") if framework == "torch" else ("tensorflow", "tf_keras"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"framework {framework}: {package} is not installed; pip install '.[{framework}]'")
-    with _without_native_noise():
+    with without_native_noise():
         return importlib.import_module(FRAMEWORKS[framework])
-
-
-def set_environment(framework: str | None = None) -> None:
-    """Set, before anything heavy is imported, what the libraries read once from the environment.
-
-    transformers imports every framework it finds unless told otherwise: with `framework` given, this process is kept
-    to that one, which saves seconds of start-up. Variables that the user has set are left alone. On Linux the process
-    keeps the memory that it frees.
-    """
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # transformers' TensorFlow classes are Keras 2
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow's own pool keeps what each step frees; the system would take it back and hand it out page by page.
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    if framework is not None:
-        os.environ["USE_TORCH"] = "1" if framework == "torch" else "0"
-        os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: each step wants it again, and the system hands it out page by page."""
-    is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" and not is_set else None
-    if hasattr(libc, "mallopt") and any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def usable_cores() -> int:
-    """The cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _without_native_noise() -> Iterator[None]:
-    """Hold back what native code writes to standard error, then pass on all but the known chatter."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            for line in held:
-                if not _NATIVE_NOISE.search(line):
-                    os.write(2, line)

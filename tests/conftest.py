@@ -10,9 +10,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = os.enviro
 CACHE = tempfile.TemporaryDirectory(prefix="twinstep-tests-")
 os.environ["HF_DATASETS_CACHE"] = CACHE.name
 
-from pipeline.backend import set_environment
+from pipeline.utils.environment import configure_process
 
-set_environment()
+configure_process()
 
 import json
 from pathlib import Path

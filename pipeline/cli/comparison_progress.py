@@ -13,7 +13,8 @@ from pipeline.api import Comparison
 from pipeline.comparison.run_matrix import ComparisonCallback, Planned
 from pipeline.comparison.run_set import Outcome
 from pipeline.reporting.findings import answers, notices
-from pipeline.reporting.formatting import score, visible
+from pipeline.reporting.formatting import score
+from pipeline.utils.text import visible
 
 LAST_LINES = 5  # of a failed run's log; the report has more
 _STYLES = {"good": "green", "unknown": "yellow", "bad": "red"}

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.backend import set_environment
 from pipeline.recipe.loading import load_recipe, load_shipped, parse_overrides, recipe_names
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
-from pipeline.utils.text import escaped
+from pipeline.utils.text import escape_controls
 
 # What the option parser makes of Ctrl-C, and what a person reads.
 INTERRUPTED = 130
@@ -61,7 +61,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
-    set_environment(framework.value)
+    configure_process(framework.value)
     resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
     from pipeline.cli.progress import TerminalProgress
     from pipeline.training import finetune as run
@@ -87,7 +87,7 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Validate recipe, data, checkpoint and metrics without training."""
-    set_environment(framework.value)
+    configure_process(framework.value)
     resolved = load_recipe(recipe, settings)
     from pipeline.training.experiment import check as check_recipe
 
@@ -97,9 +97,9 @@ def check(
         longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
         print(f"{split}: {counts}, longest {longest} tokens")
     if experiment.task.labels:
-        print(escaped(f"labels: {', '.join(experiment.task.labels)}"))
-    print(escaped(f"metrics: {', '.join(experiment.metric_names)}"))
-    print(escaped(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
+        print(escape_controls(f"labels: {', '.join(experiment.task.labels)}"))
+    print(escape_controls(f"metrics: {', '.join(experiment.metric_names)}"))
+    print(escape_controls(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
 
 
 @app.command("list")
@@ -109,13 +109,13 @@ def list_recipes(debug: Debug = False) -> None:
         try:
             recipe = load_shipped(name)
         except UserError as error:
-            print(escaped(f"{name:<20} broken: {error}"))
+            print(escape_controls(f"{name:<20} broken: {error}"))
             continue
         local = Path(recipe.checkpoint)
         checkpoint = f"embedded {local.name}" if local.is_absolute() else recipe.checkpoint
         source = "bundled" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
-        print(escaped(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+        print(escape_controls(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
 
 
 @app.command()
@@ -128,7 +128,7 @@ def lockstep(
     debug: Debug = False,
 ) -> None:
     """Take the same updates in both frameworks and compare them one by one."""
-    set_environment()
+    configure_process()
     from pipeline.comparison import lockstep as lockstep_module
 
     report = lockstep_module.compare_frameworks(load_recipe(recipe, settings), steps, attention, seed)
@@ -148,7 +148,7 @@ def drill(
     debug: Debug = False,
 ) -> None:
     """Kill a run again and again, resume it, and compare it with one that never stopped."""
-    set_environment()
+    configure_process()
     from pipeline.training import kill_test as drill_module
 
     report = drill_module.drill(load_recipe(recipe, settings), framework.value, kills, attention, seed)
@@ -170,7 +170,7 @@ def attention(
 
     finished = Run.load(run)
     chosen = framework.value if framework else finished.report["framework"]
-    set_environment(chosen)
+    configure_process(chosen)
     from pipeline.runs.attention_maps import draw_maps, maps_and_tokens
 
     maps, tokens = maps_and_tokens(finished, text, framework=chosen)
@@ -178,7 +178,7 @@ def attention(
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
-    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {escaped(str(path))}")
+    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {escape_controls(str(path))}")
 
 
 @app.command()
@@ -198,7 +198,7 @@ def predict(
 
     finished = Run.load(run)
     chosen = framework.value if framework else finished.report["framework"]
-    set_environment(chosen)
+    configure_process(chosen)
     from pipeline.runs import prediction
 
     trained = prediction.open_run(finished, chosen, parse_overrides(settings))
@@ -220,7 +220,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Run a recipe with each framework, attention and seed, and write a report that compares them."""
-    set_environment()
+    configure_process()
     numbers = _whole_numbers(seeds)
     resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
     from pipeline import api as comparison
@@ -251,7 +251,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Compare finished runs, made on any machine at any time, and write the report."""
-    set_environment()
+    configure_process()
     from pipeline import api as comparison
     from pipeline.cli.comparison_progress import ComparisonProgress
 
@@ -324,6 +324,6 @@ def _end_of(error: Exception, debug: bool) -> int:
 
 def _end(message: str, code: int, debug: bool) -> int:
     if debug:
-        print(escaped(traceback.format_exc()), file=sys.stderr)
-    print(escaped(message), file=sys.stderr)
+        print(escape_controls(traceback.format_exc()), file=sys.stderr)
+    print(escape_controls(message), file=sys.stderr)
     return code

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.runs.directory import Run
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.utils.text import escaped
+from pipeline.utils.text import escape_controls
 
 # Without a terminal: a line after the first update, then every tenth of the way and every ten seconds.
 PLAIN_LINES = 10
@@ -24,7 +24,7 @@ class TerminalProgress(TrainingCallback):
     """Progress on the terminal, the same for both frameworks."""
 
     def __init__(self, title: str, console: Console | None = None):
-        self.title, self.console = escaped(title), console or Console(highlight=False)
+        self.title, self.console = escape_controls(title), console or Console(highlight=False)
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.num_updates = self.num_epochs = 0
@@ -105,21 +105,23 @@ class TerminalProgress(TrainingCallback):
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for split, metrics in (("validation", report["metrics"]), ("test", report.get("test", {}))):
             for name, value in metrics.items():
-                table.add_row(Text(escaped(f"{split} {name}")), "undefined" if value is None else f"{value:.4f}")
+                table.add_row(
+                    Text(escape_controls(f"{split} {name}")), "undefined" if value is None else f"{value:.4f}"
+                )
         table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
         if report["attention_sites"]:
             away = f"{report['attention_max_difference']:.1e} from stock at the start"
             table.add_row("attention", f"{report['attention_sites']} sites, {away}")
         table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
         for name, counts in _losses(report["data"]).items():
-            table.add_row(Text(escaped(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
-        table.add_row("results", Text(escaped(os.path.relpath(run.path))))
+            table.add_row(Text(escape_controls(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
+        table.add_row("results", Text(escape_controls(os.path.relpath(run.path))))
         self.console.print(table)
         other = "tensorflow" if report["framework"] == "torch" else "torch"
         self._say(f"Next: {_command(report, other)}")
 
     def _say(self, text: str) -> None:
-        self.console.print(Text(escaped(text)), soft_wrap=True)
+        self.console.print(Text(escape_controls(text)), soft_wrap=True)
 
 
 def _losses(data: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import FRAMEWORKS, StepReport, load_backend, set_environment
+from pipeline.backend import FRAMEWORKS, StepReport, load_backend
 from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
 from pipeline.models.schedule import learning_rates
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import prepare, start
+from pipeline.utils.environment import configure_process
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def compare_frameworks(
     for framework in FRAMEWORKS:
         # The environment is set in the new process before anything heavy is imported there.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=set_environment, initargs=(framework,)) as pool:
+        with ProcessPoolExecutor(1, spawn, initializer=configure_process, initargs=(framework,)) as pool:
             traces.append(pool.submit(record, recipe, framework, steps, attention, seed).result())
     return compare_traces(recipe.name, *traces, bounds or Bounds())
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.comparison.run_set import Outcome
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.directory import write_json
 from pipeline.utils import processes as isolated
 from pipeline.utils.errors import ProofError, UserError
+from pipeline.utils.files import write_json
 
 LOCKSTEP_UPDATES = 50
 Notes = list[dict[str, str]]
@@ -42,7 +42,6 @@ def lockstep_records(
             if seen != of:
                 sentence = "the data or the checkpoint changed since the runs, so a lock-step says nothing of them"
                 return [], [{"state": "unknown", "sentence": f"{sentence}; --rerun (RERUN=1)"}]
-            folder.mkdir(parents=True, exist_ok=True)
             write_json(path, {"of": seen, "found": found})
         records.append(found)
     return records, notes

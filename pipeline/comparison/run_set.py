@@ -19,6 +19,8 @@ from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import read_json_lines
+from pipeline.utils.text import flatten
 
 # Where things lie is no part of an experiment, and its fingerprints say whether they are the same things.
 PLACES = ("checkpoint", "data.files.train", "data.files.validation", "data.files.test")
@@ -63,7 +65,7 @@ class Outcome:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The recipe's settings by dotted key, without places and what no run reads."""
-        flat = flattened(self.recipe.model_dump(mode="json"))
+        flat = flatten(self.recipe.model_dump(mode="json"))
         return {key: value for key, value in flat.items() if key not in (*PLACES, *NOT_OF_A_RUN)}
 
     def column(self, name: str) -> NDArray[np.float64]:
@@ -82,8 +84,8 @@ def read_outcome(path: str | os.PathLike) -> Outcome:
             report["framework"], report["attention"], report["seed"], path, load_recipe(path / "recipe.yaml"),
             report=report,
             environment=json.loads((path / "environment.json").read_text(encoding="utf-8")),
-            history=_lines(path / "history.jsonl"),
-            predictions=_lines(path / "predictions.jsonl"),
+            history=read_json_lines(path / "history.jsonl"),
+            predictions=read_json_lines(path / "predictions.jsonl"),
             probe=logits,
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
@@ -166,20 +168,5 @@ def shared_seeds(outcomes: Iterable[Outcome], first: str, second: str) -> list[t
     return [(runs[first, s], runs[second, s]) for s in seeds if (first, s) in runs and (second, s) in runs]
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"train": {"epochs": 1}} as {"train.epochs": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

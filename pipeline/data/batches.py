@@ -7,13 +7,14 @@ same batches, and a run that resumes at update N needs no loader state.
 from __future__ import annotations
 
 import collections
-import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.utils.hashing import short_digest
 
 # Examples are sorted by length only inside a window of this many batches: little padding, yet near to a plain shuffle.
 WINDOW_BATCHES = 64
@@ -149,7 +150,7 @@ def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
 def digest(batches: list[Batch]) -> str:
     """Sixteen hex digits of the rows of every batch, in order: which examples went together, and when."""
     counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
-    return hashlib.sha256(np.concatenate(counted).astype("<i8").tobytes()).hexdigest()[:16]
+    return short_digest(np.concatenate(counted).astype("<i8").tobytes())
 
 
 def _totals(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,9 +6,8 @@ Rows are counted from 1 in messages, as a person counts them, and a header is no
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from pipeline.data.formats import READERS
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.recipe.schema import FORMATS, SPLITS, Data, Recipe
 from pipeline.utils.errors import UserError, did_you_mean
+from pipeline.utils.hashing import sha256_of_bytes, short_digest
+from pipeline.utils.text import one_line
 
 csv.field_size_limit(2**31 - 1)  # a document in a field is longer than the library's default allows
 datasets.disable_progress_bars()
@@ -54,17 +55,19 @@ def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, 
 
 def content_digest(rows: datasets.Dataset) -> str:
     """A SHA-256 of a split's contents: the same rows on any machine have the same one."""
-    digest = hashlib.sha256()
-    for column in sorted(rows.column_names):
-        kind = repr(rows.features[column])  # the names of labels that are stored as numbers
-        digest.update(f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode())
-        digest.update(json.dumps(rows[column][:], ensure_ascii=False, default=str).encode())
-    return digest.hexdigest()
+
+    def pieces() -> Iterator[bytes]:
+        for column in sorted(rows.column_names):
+            kind = repr(rows.features[column])  # the names of labels that are stored as numbers
+            yield f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode()
+            yield json.dumps(rows[column][:], ensure_ascii=False, default=str).encode()
+
+    return sha256_of_bytes(pieces())
 
 
 def fingerprint(digests: dict[str, str]) -> str:
     """Sixteen hex digits of all splits' contents, from the digest of each."""
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(digests, sort_keys=True))
 
 
 def _mapping_problems(data: Data, required: tuple[str, ...], optional: tuple[str, ...]) -> list[str]:
@@ -217,4 +220,4 @@ def _cause(error: BaseException) -> str:
     """The first cause of a chain, on one line: `datasets` wraps what pandas or pyarrow said."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(f"{type(error).__name__}: {error}")

@@ -6,11 +6,9 @@ judged once; what a checkpoint lacks (a new head) is drawn here, so both start f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from transformers.utils import cached_file
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
+from pipeline.utils.hashing import sha256_of_file
 
 Weights = dict[str, NDArray]
 Shapes = dict[str, tuple[int, ...]]
@@ -204,16 +203,7 @@ def checkpoint_fingerprint(recipe: Recipe, allow_pickle: bool = False) -> str | 
     """Sixteen hex digits of the checkpoint's weights, or None for random ones."""
     if recipe.weights == "random":
         return None
-    digest = hashlib.sha256()
-    for file in _weight_files(recipe.checkpoint, recipe.name, allow_pickle):
-        with open(file, "rb") as stream:
-            shutil.copyfileobj(stream, _Hasher(digest))
-    return digest.hexdigest()[:16]
-
-
-class _Hasher:
-    def __init__(self, digest: Any):
-        self.write = digest.update
+    return sha256_of_file(*_weight_files(recipe.checkpoint, recipe.name, allow_pickle))[:16]
 
 
 def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipeline.recipe.schema import Recipe, explain, resolve_paths, validated
 from pipeline.utils.errors import UserError, did_you_mean
+from pipeline.utils.text import one_line
 
 # A recipe is a page of text: more is a mistake or an attack.
 MOST_CHARACTERS, MOST_VALUES = 1_000_000, 10_000
@@ -57,7 +58,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         try:
             changes[key.strip()] = read_yaml(value)
         except yaml.YAMLError as error:
-            raise UserError(f'--set "{setting}": the value is not YAML ({_one_line(error)})') from error
+            raise UserError(f'--set "{setting}": the value is not YAML ({one_line(error)})') from error
     return changes
 
 
@@ -128,7 +129,7 @@ def _from_python(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(explain(error, path.stem)) from error
     except Exception as error:
-        raise UserError(f"recipe {path}: the file fails with {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"recipe {path}: the file fails with {type(error).__name__}: {one_line(error)}") from error
     finally:
         del sys.modules[spec.name]
     recipe = getattr(module, "RECIPE", None)
@@ -141,11 +142,7 @@ def _from_yaml(path: Path) -> dict[str, Any]:
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: the file cannot be read as YAML: {_one_line(error)}") from error
+        raise UserError(f"recipe {path}: the file cannot be read as YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: want a mapping with keys {', '.join(Recipe.model_fields)}")
     return values
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

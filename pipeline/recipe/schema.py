@@ -6,7 +6,6 @@ not part of it: they say who runs the experiment, not which experiment it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from pydantic import (
 
 from pipeline.recipe.task_options import OPTIONS
 from pipeline.utils.errors import UserError, did_you_mean
+from pipeline.utils.hashing import short_digest
 
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "text": "text",
            "txt": "text", "squad": "squad", "conll": "conll"}  # fmt: skip
@@ -223,7 +223,7 @@ class Recipe(_Strict):
     def digest(self) -> str:
         """Eight hex digits that identify the experiment of the resolved recipe."""
         canonical = json.dumps(self.experiment(), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+        return short_digest(canonical, 8)
 
 
 def _merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:

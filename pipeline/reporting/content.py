@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.reporting import tables
 from pipeline.reporting.findings import Finding, Table
-from pipeline.reporting.formatting import date, shortened, times, value
+from pipeline.reporting.formatting import date, value
+from pipeline.utils.text import count, shorten
 
 Results = dict[str, Any]
 MAX_TEXT = 600  # characters of an example's field; the whole is in results.json
@@ -90,8 +91,8 @@ def facts(results: Results) -> str:
         results["task"],
         f"{results['checkpoint']}{start}",
         f"{rows} rows" if rows else results["data"]["source"],
-        times(len(results["variants"]), "variant"),
-        times(len(seeds), "seed"),
+        count(len(results["variants"]), "variant"),
+        count(len(seeds), "seed"),
     ]
     return " · ".join(map(str, parts))
 
@@ -100,8 +101,8 @@ def examples(results: Results) -> list[Example]:
     """The disagreeing examples; right and wrong are told where a prediction can be compared with the reference."""
     return [
         Example(
-            {name: shortened(value(text), MAX_TEXT) for name, text in row["fields"].items()},
-            shortened(_reference(row), MAX_TEXT),
+            {name: shorten(value(text), MAX_TEXT) for name, text in row["fields"].items()},
+            shorten(_reference(row), MAX_TEXT),
             {name: _judged(prediction, row["reference"]) for name, prediction in row["predictions"].items()},
             f"validation row {row['index']}, seed {row['seed']}",
         )
@@ -126,7 +127,7 @@ def _reference(row: dict) -> str:
 
 def _judged(prediction: Any, reference: Any) -> Finding | str:
     """Right or wrong where that can be told: a number is near or far, and several references are alternatives."""
-    shown = shortened(value(prediction), MAX_TEXT)
+    shown = shorten(value(prediction), MAX_TEXT)
     if reference is None or isinstance(reference, float | dict):
         return shown
     right = prediction in reference if _alternatives(prediction, reference) else prediction == reference
@@ -160,7 +161,7 @@ def _attention(results: Results) -> Section | None:
     maps = results["attention_maps"]
     if not maps:
         return None
-    lead = f"The attention weights after training for one text: “{shortened(value(maps[0]['text']), MAX_TEXT)}”"
+    lead = f"The attention weights after training for one text: “{shorten(value(maps[0]['text']), MAX_TEXT)}”"
     return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
 
 
@@ -189,7 +190,7 @@ def _limits(results: Results) -> dict[str, str]:
     seeds = max((len(variant["seeds"]) for variant in results["variants"]), default=0)
     few = "; with so few, intervals are wide and “not settled” is the honest answer to much" if seeds < 5 else ""
     found = {
-        "Seeds": f"{times(seeds, 'seed')} a variant{few}.",
+        "Seeds": f"{count(seeds, 'seed')} a variant{few}.",
         "Dropout": "The frameworks draw dropout from generators of their own. Runs of one seed share start and "
         "batches, not these draws, so their scores differ by as much as two seeds may.",
         "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",

@@ -10,9 +10,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pipeline.reporting import svg
-from pipeline.reporting.formatting import measured, score, shortened, small, visible
+from pipeline.reporting.formatting import measured, score, small
 from pipeline.reporting.plots import Style, bands, dots, heat_map, legend, new_figure, scientific, steps_axis, styles
 from pipeline.reporting.tables import pair_name
+from pipeline.utils.text import shorten, visible
 
 Results = dict[str, Any]
 MAX_TOKENS = 40  # of an attention map; the labels of more would not be legible
@@ -207,7 +208,7 @@ def _attention(results: Results) -> Iterable[Picture]:
     tops = [_mean_of_heads(found["weights"][-1]) for found in maps]
     brightest = max((max(map(max, top)) for top in tops), default=1)
     for number, (found, top) in enumerate(zip(maps, tops, strict=True), start=1):
-        tokens = [shortened(visible(token), 14) for token in found["tokens"][:MAX_TOKENS]]
+        tokens = [shorten(visible(token), 14) for token in found["tokens"][:MAX_TOKENS]]
         figure, axis = new_figure(height=4.25)
         heat_map(axis, _cut(top), brightest, tokens)
         layer = len(found["weights"])

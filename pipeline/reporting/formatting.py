@@ -4,45 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
-import unicodedata
 from typing import Any
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
-# Controls that make no mark of their own, or turn the direction of what follows: a reader could not see them.
-_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
-_KEPT_SPACES = "\u00a0\u202f"
-
-
-def visible(text: Any) -> str:
-    """The text on one line with every control character shown as a picture (␤) or a code (⟨U+202E⟩)."""
-    return "".join(_shown(char) for char in str(text))
-
-
-def visible_lines(text: Any) -> str:
-    """As `visible`, but line breaks and tabs keep their meaning: for logs."""
-    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in str(text).splitlines())
-
-
-def _shown(char: str) -> str:
-    code = ord(char)
-    if code in _PICTURES:
-        return _PICTURES[code]
-    if code < 0x7F or char in _KEPT_SPACES:
-        return char
-    category = unicodedata.category(char)
-    if category in ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp"):
-        return f"⟨U+{code:04X}⟩"
-    return char
-
-
-def shortened(text: str, length: int) -> str:
-    """At most `length` characters, to the end of a word where one is near; an ellipsis says that there was more."""
-    if len(text) <= length:
-        return text
-    kept = text[: length - 1]
-    whole = kept if text[length - 1].isspace() else kept.rpartition(" ")[0]
-    return (whole if len(whole) > length // 2 else kept).rstrip() + "…"
 
 
 def value(found: Any) -> str:
@@ -100,11 +65,6 @@ def measured(number: float | None, unit: str) -> tuple[str, str]:
 def ratio(number: float | None) -> str:
     """'1.94 ×'."""
     return NOTHING if number is None else f"{number:.2f} ×"
-
-
-def times(count: int, noun: str) -> str:
-    """'1 seed', '3 seeds'."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def date(created: Any) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from pipeline.reporting.findings import Finding, answers
-from pipeline.reporting.formatting import date, shortened
+from pipeline.reporting.formatting import date
 from pipeline.reporting.writer import environment
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write
+from pipeline.utils.text import shorten
 
 MAX_SENTENCE = 160
 MARK = '<meta name="generator" content="twinstep gallery">'
@@ -46,11 +47,9 @@ def write_gallery(folder: Path = Path("reports")) -> Path:
         .get_template("gallery.html")
         .render(entries=found, folder=folder.name or str(folder), mark=MARK)
     )
-    partial = folder / f".index.html.partial-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(page)
+        with atomic_write(page) as file:
+            file.write(text)
     except OSError as error:
         raise UserError(f"{page} cannot be written: {error.strerror}") from error
     return page
@@ -83,7 +82,7 @@ def _read(path: Path) -> tuple[str, Entry]:
 
 
 def _short(answer: Finding) -> Finding:
-    return Finding(answer.state, answer.word, shortened(answer.sentence, MAX_SENTENCE))
+    return Finding(answer.state, answer.word, shorten(answer.sentence, MAX_SENTENCE))
 
 
 def _broken(folder: Path, link: str, why: str) -> Entry:

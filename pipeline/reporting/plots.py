@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.reporting import svg
-from pipeline.reporting.formatting import MINUS, shortened, visible
+from pipeline.reporting.formatting import MINUS
+from pipeline.utils.text import shorten, visible
 
 WIDTH = 5.0  # inches; as wide as a phone, so that the letters stay legible there
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 3)))
@@ -95,7 +96,7 @@ def _row_label(axis: Axes, y: int, name: str) -> None:
     lines = visible(name).replace(f" {MINUS} ", f" {MINUS}\n").split("\n")
     for line, offset in zip(lines, (0,) if len(lines) == 1 else (5.5, -5.5), strict=False):
         axis.annotate(
-            shortened(_plain(line), 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
+            shorten(_plain(line), 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
             ha="right", va="center", color=svg.INK, fontsize=10,
         )  # fmt: skip
 
@@ -133,7 +134,7 @@ def legend(axis: Axes) -> None:
     """Above the plot, in two columns, so that it hides nothing."""
     found = axis.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
     for text in found.get_texts():
-        text.set(color=svg.INK, text=shortened(text.get_text(), 23))
+        text.set(color=svg.INK, text=shorten(text.get_text(), 23))
     rows = math.ceil(len(found.get_texts()) / 2)
     axis.figure.set_figheight(axis.figure.get_figheight() + 0.2 * max(0, rows - 2))
 

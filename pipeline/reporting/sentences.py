@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.comparison import costs as cost
 from pipeline.comparison import same_experiment as evidence
 from pipeline.comparison.run_set import Outcome
+from pipeline.utils.text import join_names
 
 Said = dict[str, str]
 MOST_NAMED = 3
@@ -97,7 +98,7 @@ def _recipe_faults(differences: list[dict[str, Any]]) -> list[str]:
         by_value = defaultdict(list)
         for label, value in difference["values"].items():
             by_value[json.dumps(value, ensure_ascii=False)].append(label)
-        values = "; ".join(f"{value} in {_listed(labels)}" for value, labels in by_value.items())
+        values = "; ".join(f"{value} in {join_names(labels, MOST_NAMED)}" for value, labels in by_value.items())
         faults.append(f"the setting {difference['key']} differs: {values}")
     return faults
 
@@ -217,12 +218,6 @@ def _by_pair(rows: Any) -> dict[tuple[str, str], list[dict[str, Any]]]:
     for row in rows:
         found[row["first"], row["second"]].append(row)
     return found
-
-
-def _listed(labels: list[str]) -> str:
-    return ", ".join(labels[:MOST_NAMED]) + (
-        f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
-    )
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from html import escape
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.reporting.formatting import visible
+from pipeline.utils.text import visible
 
 INK, LINE, GOOD = "#1b1f24", "#8a949e", "#17693a"
 # Okabe and Ito's colours, told apart with any kind of colour vision.

@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.reporting.findings import WORDS, Finding, Table, finding
-from pipeline.reporting.formatting import (
-    MINUS,
-    NOTHING,
-    interval,
-    measured,
-    probability,
-    ratio,
-    score,
-    small,
-    times,
-    value,
-)
+from pipeline.reporting.formatting import MINUS, NOTHING, interval, measured, probability, ratio, score, small, value
+from pipeline.utils.text import count
 
 Results = dict[str, Any]
 
@@ -145,7 +135,7 @@ def _batches(rows: list[dict]) -> Finding | str:
         return NOTHING
     apart = [row for row in rows if not row["same"]]
     if not apart:
-        return Finding("good", "Same", f"in {times(len(rows), 'seed')}")
+        return Finding("good", "Same", f"in {count(len(rows), 'seed')}")
     where = ", ".join(
         f"seed {row['seed']}"
         + ("" if row["first_different_step"] is None else f" from step {row['first_different_step']}")
@@ -170,7 +160,7 @@ def lockstep(results: Results) -> Table:
             check = Finding("good", "Within") if within else Finding("bad", "Over")
             rows.append([titles.get(name, name), check, small(difference), f"{run['bounds'][name]:.0e}"])
         worst = f"; the parameter furthest apart is {run['worst_parameter']}" if run["worst_parameter"] else ""
-        groups[f"{run['attention']} attention, {times(run['steps'], 'update')}{worst}"] = rows
+        groups[f"{run['attention']} attention, {count(run['steps'], 'update')}{worst}"] = rows
     return Table(
         "Update by update, dropout 0, fp32",
         ["Quantity", "Check", "Difference", "Bound"],
@@ -231,7 +221,7 @@ def _sites(runs: list[dict]) -> str:
     sites = _largest(run["attention_sites"] for run in runs)
     if not sites:
         return "stock"
-    return f"{times(sites, 'module')}, {small(_largest(run['attention_max_difference'] for run in runs))}"
+    return f"{count(sites, 'module')}, {small(_largest(run['attention_max_difference'] for run in runs))}"
 
 
 def machines(results: Results) -> Table:

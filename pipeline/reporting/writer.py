@@ -13,9 +13,10 @@ from markupsafe import Markup, escape
 from pipeline.reporting.content import facts, sections
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.findings import answers, notices
-from pipeline.reporting.formatting import date, shortened, visible, visible_lines
-from pipeline.runs.directory import finite, staged, write_json
+from pipeline.reporting.formatting import date
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import json_safe, staged_folder, write_json
+from pipeline.utils.text import shorten, visible, visible_lines
 
 Results = dict[str, Any]
 FILES = {"report.html", "report.md", "results.json", "figures"}
@@ -27,16 +28,19 @@ def write_report(results: Results, folder: Path) -> None:
     An older report there is replaced. Raises UserError where the folder holds something else.
     """
     refuse_unless_report(folder)
-    results = finite(results)
-    with staged(folder) as staging:
-        (staging / "figures").mkdir()
-        drawn = pictures(results)
-        # The page first: its figures are then those that `html` draws, laid out once.
-        (staging / "report.html").write_text(_page(results, drawn), encoding="utf-8")
-        for picture in drawn:
-            picture.save_png(staging / "figures")
-        (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
-        write_json(staging / "results.json", results)
+    results = json_safe(results)
+    try:
+        with staged_folder(folder) as staging:
+            (staging / "figures").mkdir()
+            drawn = pictures(results)
+            # The page first: its figures are then those that `html` draws, laid out once.
+            (staging / "report.html").write_text(_page(results, drawn), encoding="utf-8")
+            for picture in drawn:
+                picture.save_png(staging / "figures")
+            (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
+            write_json(staging / "results.json", results)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}", arguments=("out",)) from error
 
 
 def refuse_unless_report(folder: Path) -> None:
@@ -56,13 +60,13 @@ def refuse_unless_report(folder: Path) -> None:
 
 def html(results: Results) -> str:
     """The whole report as one page that needs neither network nor scripts."""
-    results = finite(results)
+    results = json_safe(results)
     return _page(results, pictures(results))
 
 
 def markdown(results: Results) -> str:
     """The report's answers and tables for a pull request."""
-    results = finite(results)
+    results = json_safe(results)
     return _markdown(results, pictures(results))
 
 
@@ -81,7 +85,7 @@ def environment(escaping: str) -> Environment:
     )
     made.filters["lines"] = lambda text: Markup(escape(visible_lines(text)))
     made.filters["fenced"] = _fenced
-    made.filters["brief"] = lambda text: shortened(text, 200)
+    made.filters["brief"] = lambda text: shorten(text, 200)
     made.filters["raw"] = Markup
     made.globals["css"] = Markup(made.loader.get_source(made, "style.css")[0])
     return made

@@ -15,14 +15,16 @@ from typing import Any, TextIO
 import datasets
 import numpy as np
 
-from pipeline.backend import Backend, load_backend, set_environment
+from pipeline.backend import Backend, load_backend
 from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.recipe.loading import load_shipped
-from pipeline.runs.directory import Run, finite
+from pipeline.runs.directory import Run
 from pipeline.tasks.base import Task, load_task
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
-from pipeline.utils.text import escaped
+from pipeline.utils.files import atomic_write, json_safe
+from pipeline.utils.text import escape_controls
 
 # So many rows are read, predicted together, and written before the next are read.
 CHUNK_ROWS = 64
@@ -41,7 +43,7 @@ class Trained:
 
 def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] | None = None) -> Trained:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
-    set_environment()
+    configure_process()
     recipe = load_shipped(run.path / "recipe.yaml")
     recipe = recipe.override({"checkpoint": str((run.path / "model").resolve()), "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
@@ -130,19 +132,14 @@ def sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     if out is None:
         yield lambda answer: _write(sys.stdout, answer)
         return
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     if not os.access(out.parent, os.W_OK) or out.is_dir():
         raise UserError(f"--out {out} cannot be written; name a file in a folder that is there")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            yield lambda answer: _write(file, answer)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(out) as file:
+        yield lambda answer: _write(file, answer)
 
 
 def _write(file: TextIO, answer: dict[str, Any]) -> None:
-    file.write(escaped(json.dumps(finite(answer), ensure_ascii=False)) + "\n")
+    file.write(escape_controls(json.dumps(json_safe(answer), ensure_ascii=False)) + "\n")
     file.flush()
 
 

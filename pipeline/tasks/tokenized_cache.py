@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import os
 import zipfile
 from functools import cache
 from importlib import metadata
@@ -22,6 +20,8 @@ import numpy as np
 
 from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
+from pipeline.utils.files import atomic_write
+from pipeline.utils.hashing import sha256_of_bytes, short_digest
 
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
@@ -51,7 +51,7 @@ def _key(task: Task, content: str) -> str:
         "tokenizer": _rules(task.tokenizer),
         "code": _code(),
     }
-    return hashlib.sha256(json.dumps(read, default=str).encode()).hexdigest()[:32]
+    return short_digest(json.dumps(read, default=str), 32)
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
@@ -69,14 +69,11 @@ def _code() -> str:
     data = here.parent / "data"
     sources = [*sorted(here.glob("*.py")), data / "token_stream.py", data / "batches.py"]
     versions = [metadata.version(name) for name in ("datasets", "tokenizers", "transformers", "numpy")]
-    digest = hashlib.sha256(" ".join(versions).encode())
-    for source in sources:
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+    return sha256_of_bytes([" ".join(versions).encode(), *(source.read_bytes() for source in sources)])
 
 
 def _write(path: Path, examples: Examples) -> None:
-    """Write an entry beside its place and rename it, so that it is whole or not there."""
+    """Write an entry, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
 
     def plain(name: str, value: Any) -> Any:
@@ -94,14 +91,8 @@ def _write(path: Path, examples: Examples) -> None:
         else plain(name, value)
         for name, value in parts.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, layout=np.frombuffer(json.dumps(layout).encode(), np.uint8), **arrays)
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_write(path, binary=True) as file:
+        np.savez(file, layout=np.frombuffer(json.dumps(layout).encode(), np.uint8), **arrays)
 
 
 def _read(path: Path) -> Examples:

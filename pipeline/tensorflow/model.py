@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_pytorch_utils import apply_transpose, convert_tf_weight_name_to_pt_weight_name
 
-from pipeline.backend import usable_cores
 from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
+from pipeline.utils.environment import usable_cores
 from pipeline.utils.errors import UserError
 
 # Classes whose output matrix can be their input embeddings: the output that has their last hidden states.

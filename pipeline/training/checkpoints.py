@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.utils.errors import RunFailure, UserError
+from pipeline.utils.files import staged_folder
+from pipeline.utils.hashing import sha256_of_file
+from pipeline.utils.text import flatten, one_line
 
 FORMAT = 1
 _ARRAYS, _REST, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -67,23 +69,15 @@ class TrainingCheckpoints:
 
     def save(self, name: str, arrays: dict[str, NDArray], rest: dict[str, Any]) -> None:
         """Write a checkpoint whole or not at all, then drop those that are no longer kept. Raises RunFailure."""
-        partial = self.folder / f".{name}.partial"
         try:
             _clear(self.folder)
-            partial.mkdir(parents=True)
-            save_file(arrays, partial / _ARRAYS)
-            (partial / _REST).write_text(json.dumps(rest), encoding="utf-8")
-            files = {file: _print_of(partial / file) for file in (_ARRAYS, _REST)}
-            (partial / _MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2), encoding="utf-8")
-            for path in (*sorted(partial.iterdir()), partial):
-                _sync(path)
-            replaced = self.folder / f".{name}.replaced.partial"
-            if (self.folder / name).exists():  # torn or given up, and reached anew
-                (self.folder / name).rename(replaced)
-            partial.rename(self.folder / name)
-            shutil.rmtree(replaced, ignore_errors=True)
-            _sync(self.folder)
-            _sync(self.folder.parent)
+            # A checkpoint of that name is torn or given up, and its step is reached anew.
+            with staged_folder(self.folder / name, durable=True) as partial:
+                save_file(arrays, partial / _ARRAYS)
+                (partial / _REST).write_text(json.dumps(rest), encoding="utf-8")
+                files = {file: _print_of(partial / file) for file in (_ARRAYS, _REST)}
+                manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
+                (partial / _MANIFEST).write_text(manifest, encoding="utf-8")
             self._drop(name)
         except (OSError, SafetensorError) as error:
             found, _ = self.newest()
@@ -93,7 +87,6 @@ class TrainingCheckpoints:
                 "then go on with --resume (RESUME=1)"
             ) from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
             with contextlib.suppress(OSError):  # an empty folder would say that there is something to go on from
                 self.folder.rmdir()
 
@@ -115,8 +108,8 @@ class TrainingCheckpoints:
 
 def refuse_foreign(snapshot: TrainingCheckpoint, identity: dict[str, Any], experiment: dict[str, Any]) -> None:
     """Raise UserError naming what a checkpoint belongs to where it is not this very run."""
-    there = _flat({**snapshot.rest["identity"], "recipe's setting": snapshot.rest["experiment"]})
-    here = _flat({**identity, "recipe's setting": experiment})
+    there = flatten({**snapshot.rest["identity"], "recipe's setting": snapshot.rest["experiment"]}, " ")
+    here = flatten({**identity, "recipe's setting": experiment}, " ")
     different = [key for key in here | there if here.get(key) != there.get(key)]
     if different:
         told = "; ".join(
@@ -130,7 +123,7 @@ def refuse_foreign(snapshot: TrainingCheckpoint, identity: dict[str, Any], exper
 
 def reason(error: BaseException) -> str:
     """Why a file could not be written, in the system's words."""
-    return (getattr(error, "strerror", None) or " ".join(str(error).split()))[:300]
+    return one_line(getattr(error, "strerror", None) or error)
 
 
 def _checked(path: Path) -> dict[str, Any]:
@@ -153,28 +146,10 @@ def _checked(path: Path) -> dict[str, Any]:
 
 
 def _print_of(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": os.path.getsize(path), "sha256": digest}
+    return {"bytes": os.path.getsize(path), "sha256": sha256_of_file(path)}
 
 
 def _clear(folder: Path) -> None:
     """Take away what a killed process left half-written."""
-    for abandoned in folder.glob(".step-*.partial"):
+    for abandoned in folder.glob(".step-*.partial*"):
         shutil.rmtree(abandoned)
-
-
-def _sync(path: Path) -> None:
-    """Have the system write a file's or folder's content to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {prefix + key: value}
-    return flat

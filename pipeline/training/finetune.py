@@ -14,18 +14,20 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pipeline.backend import Backend, load_backend, set_environment
+from pipeline.backend import Backend, load_backend
 from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
 from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import directory as rundir
-from pipeline.runs.directory import Run, write_json
+from pipeline.runs.directory import Run
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
 from pipeline.training.experiment import Experiment, prepare, start_swapped
 from pipeline.training.trainer import Training
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, Stopped, UserError
+from pipeline.utils.files import locked, staged_folder, write_json
 
 
 def finetune(
@@ -50,7 +52,7 @@ def finetune(
     that name in recipes/. Raises UserError before the first step for anything that is wrong with the input, RunFailure
     where a run cannot go on, and Stopped where SIGINT or SIGTERM ended it after it had saved itself.
     """
-    set_environment()
+    configure_process()
     launched = time.perf_counter()
     if seed < 0 or seed >= 2**32:
         raise UserError(f"seed is {seed}, want a whole number from 0 to 2^32 - 1")
@@ -72,14 +74,14 @@ def finetune(
     backend = load_backend(framework)
     scorers = metrics.load_metrics(experiment.metric_names)
     model, proof = start_swapped(experiment, backend, seed, attention)
-    with rundir.locked(folder):
+    with locked(folder):
         training = Training(experiment, backend, model, identity, scorers, callback, snapshots)
         if resume:
             training.resume(*begin_from)
         else:
             snapshots.remove()
         environment = _environment(backend) | {"startup_seconds": round(time.perf_counter() - launched, 3)}
-        with _last_words(training, folder), rundir.staged(folder) as staging:
+        with _last_words(training, folder), staged_folder(folder) as staging:
             (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             write_json(staging / "environment.json", environment)
             with training.stop.listening(callback.on_stop_requested):

@@ -6,7 +6,6 @@ and saving, and each time goes on with --resume. Then everything that they leave
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import tempfile
@@ -18,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backend import set_environment
 from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
 from pipeline.training.callbacks import TrainingCallback
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, UserError
+from pipeline.utils.files import read_json_lines
+from pipeline.utils.hashing import sha256_of_file
 
 PHASES = ("training", "saving", "evaluation", "start-up")
 # Before one was seen: how long a checkpoint takes.
@@ -125,12 +126,12 @@ def compare(first: Path, second: Path) -> dict[str, bool]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on whether it was ever stopped."""
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(folder / "history.jsonl")
     report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     with np.load(folder / "probe.npz") as probe:
         logits = {name: probe[name].tobytes() for name in probe}
     return {
-        "model weights": hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest(),
+        "model weights": sha256_of_file(folder / "model" / "model.safetensors"),
         "predictions": (folder / "predictions.jsonl").read_bytes(),
         "history but its seconds": [{k: v for k, v in line.items() if k != "seconds"} for line in lines],
         "probe logits": logits,
@@ -206,7 +207,7 @@ def start(recipe: Recipe, framework: str, attention: str, seed: int, out: Path, 
 
 def _run(file: str, framework: str, attention: str, seed: int, out: str, pipe: Any) -> None:
     """One process of a run."""
-    set_environment(framework)
+    configure_process(framework)
     try:
         from pipeline.training.finetune import finetune
 

@@ -19,12 +19,12 @@ from pipeline.data import batches
 from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
 from pipeline.models.schedule import learning_rates
-from pipeline.runs.directory import write_lines
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from pipeline.training.experiment import Experiment
 from pipeline.training.signals import Stop
 from pipeline.utils.errors import RunFailure, Stopped, UserError
+from pipeline.utils.files import write_json_lines
 
 
 class Training:
@@ -86,8 +86,8 @@ class Training:
         logits = (self.logits_before, self.learner.logits(experiment.probe()))
         before, after = (experiment.probe_logits(each) for each in logits)
         np.savez(staging / "probe.npz", logits_before=before, logits_after=after)
-        write_lines(staging / "history.jsonl", course.history)
-        write_lines(staging / "predictions.jsonl", kept.rows)
+        write_json_lines(staging / "history.jsonl", course.history)
+        write_json_lines(staging / "predictions.jsonl", kept.rows)
         report = {"metrics": kept.metrics, "kept_epoch": kept.epoch}
         if "test" in experiment.examples:
             report["test"] = self.evaluate("test", kept.epoch).metrics

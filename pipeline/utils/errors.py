@@ -1,4 +1,4 @@
-"""The exceptions that carry their own message, kept apart so that every room can raise them."""
+"""The exceptions whose message is written for the person who reads it; every room can raise them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,38 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class UserError(Exception):
-    """A mistake the user can mend: the message names the place, what was wanted and the way out.
+class PipelineError(Exception):
+    """An error whose message says all that its reader needs; the command line prints it without a traceback.
 
-    The command line prints it as one message without a traceback and exits with code 2.
+    `arguments` are the Python arguments that the message speaks of, such as "resume" in `resume=True`, so that another
+    face of the pipeline can say how they are given there.
+    """
+
+    def __init__(self, message: str = "", *, arguments: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.arguments = arguments
+
+
+class UserError(PipelineError):
+    """A mistake that the user can correct: the message names the place, what came, what was expected and the way out.
+
+    The command line exits with code 2.
     """
 
 
-class ProofError(Exception):
+class ProofError(PipelineError):
     """A promise that the software makes about itself did not hold, so the run stops; exit code 1."""
 
 
-class RunFailure(Exception):
-    """A run that was right to begin could not go on: the message says why and what is left; exit code 1."""
+class RunFailure(PipelineError):
+    """A run that began correctly could not continue: the message says why and what is saved; exit code 1."""
 
 
-class Stopped(Exception):
+class Stopped(PipelineError):
     """A run ended because it was asked to: the message says what is saved; exit code 1."""
 
 
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
-    """' Did you mean "x"?' for the nearest of `known`, or '' where none is near."""
+    """' Did you mean "x"?' for the nearest of `known`, or '' if none is near."""
     nearest = get_close_matches(str(wrong), list(known), n=1)
     return f' Did you mean "{nearest[0]}"?' if nearest else ""

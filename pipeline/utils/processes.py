@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.backend import THREADS, usable_cores
+from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 
 # How long a process has to end by itself once it is told to.
 GRACE_SECONDS = 1.0
 _BODY = """
 import os, pickle, sys
-from pipeline.backend import set_environment
+from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import ProofError, UserError
 call, answer, framework = sys.argv[1:]
-set_environment(framework or None)
+configure_process(framework or None)
 with open(call, "rb") as file:
     function, arguments = pickle.load(file)
 try:
@@ -102,6 +102,6 @@ def _environment() -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "USE_TF")}
     places = dict.fromkeys(str(Path(place).resolve()) for place in sys.path if place)
-    threads = next((os.environ[name] for name in THREADS if os.environ.get(name)), str(usable_cores()))
-    kept |= {name: threads for name in THREADS if not os.environ.get(name)}
+    threads = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)), str(usable_cores()))
+    kept |= {name: threads for name in THREAD_VARIABLES if not os.environ.get(name)}
     return kept | {"PYTHONPATH": os.pathsep.join(places)}

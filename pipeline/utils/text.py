@@ -1,19 +1,98 @@
-"""Text from data, file names and recipes made harmless for a terminal."""
+"""Text for people: made safe to print, shortened, counted and joined."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Control characters but tab and newline; marks that reorder a line or break it unseen; halves of surrogate pairs.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters without a mark of their own get Unicode's picture of them: a reader could not see them otherwise.
+_PICTURES = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
+_UNSEEN_CATEGORIES = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+_KEPT_SPACES = "\u00a0\u202f"
 
 
-def escaped(text: str) -> str:
-    """The text with each control character written out as JSON would, so that none can paint the terminal.
+def escape_controls(text: str) -> str:
+    """The text with each control character written out as JSON would, so that none can change the terminal.
 
-    A JSON text stays the same JSON: its control characters can only stand inside strings.
+    For everything that is printed to a terminal or as JSON lines. A JSON text stays the same JSON: its control
+    characters can only stand inside strings.
 
-    >>> print(escaped("a \\x1b[31mred\\x07 name"))
+    >>> print(escape_controls("a \\x1b[31mred\\x07 name"))
     a \\u001b[31mred\\u0007 name
     """
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def visible(text: Any) -> str:
+    """The text on one line with every control character shown as a picture (␤) or a code (⟨U+202E⟩), for reports."""
+    return "".join(_visible_character(character) for character in str(text))
+
+
+def visible_lines(text: Any) -> str:
+    """As `visible`, but line breaks and tabs keep their meaning: for logs."""
+    return "\n".join("\t".join(map(visible, line.split("\t"))) for line in str(text).splitlines())
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters, to the end of a word if one is near; an ellipsis says that there was more.
+
+    >>> shorten("one two three", 9)
+    'one two…'
+    """
+    if len(text) <= length:
+        return text
+    kept = text[: length - 1]
+    whole = kept if text[length - 1].isspace() else kept.rpartition(" ")[0]
+    return (whole if len(whole) > length // 2 else kept).rstrip() + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, which takes an s unless there is one of it.
+
+    >>> count(1, "seed"), count(3000, "seed")
+    ('1 seed', '3,000 seeds')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def join_names(names: Sequence[str], most: int) -> str:
+    """The first `most` names separated by commas, and how many more there are.
+
+    >>> join_names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def one_line(error: object, length: int = 300) -> str:
+    """What an error says, on one line and cut to `length` characters."""
+    return " ".join(str(error).split())[:length]
+
+
+def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """A nested mapping with one level of joined keys; empty mappings stay as values.
+
+    >>> flatten({"train": {"epochs": 1}})
+    {'train.epochs': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}{separator}{inner}": item for inner, item in flatten(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _visible_character(character: str) -> str:
+    code = ord(character)
+    if code in _PICTURES:
+        return _PICTURES[code]
+    if code < 0x7F or character in _KEPT_SPACES:
+        return character
+    return f"⟨U+{code:04X}⟩" if unicodedata.category(character) in _UNSEEN_CATEGORIES else character

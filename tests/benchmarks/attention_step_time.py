@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from pipeline.backend import load_backend, set_environment
+from pipeline.backend import load_backend
+from pipeline.utils.environment import configure_process
 
 BATCH, LENGTH, WARMUP_ROUNDS = 32, 128, 2
 
@@ -81,5 +82,5 @@ def main(framework, rounds=12, dropout=0.1):
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    set_environment(arguments[0])
+    configure_process(arguments[0])
     main(arguments[0], *(kind(value) for kind, value in zip((int, float), arguments[1:], strict=False)))

@@ -186,9 +186,9 @@ def keras(workload, folder, seed, watch, precision):
 
 def ours(workload, folder, seed, watch, precision, framework, attention):
     """This pipeline, through its Python API; returns (share of real tokens, the run)."""
-    from pipeline.backend import set_environment
+    from pipeline.utils.environment import configure_process
 
-    set_environment(framework)
+    configure_process(framework)
     from pipeline import Data, Files, Recipe, Train, finetune
     from pipeline.training.callbacks import TrainingCallback
 

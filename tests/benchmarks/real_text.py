@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.backend import set_environment
+from pipeline.utils.environment import configure_process
 from tests.benchmarks import real_proofs
 from tests.benchmarks.real_sets import as_arguments, overrides, sets, write_starts
 
@@ -185,5 +185,5 @@ def cell(found):
 
 
 if __name__ == "__main__":
-    set_environment()
+    configure_process()
     sys.exit(main(sys.argv[1:]))

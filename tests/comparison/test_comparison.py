@@ -16,11 +16,11 @@ import pytest
 
 from pipeline import UserError, compare, load_recipe
 from pipeline import api as comparison
-from pipeline.backend import THREADS
 from pipeline.cli.main import execute
 from pipeline.comparison import run_matrix as runner
 from pipeline.recipe.loading import load_shipped
 from pipeline.utils import processes as isolated
+from pipeline.utils.environment import THREAD_VARIABLES
 from tests.helpers.run_writer import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,12 +273,12 @@ def test_a_report_never_replaces_what_is_none(written):
 
 
 def test_both_frameworks_get_as_many_threads(monkeypatch):
-    for name in THREADS:
+    for name in THREAD_VARIABLES:
         monkeypatch.delenv(name)
     found = isolated._environment()
-    assert {found[name] for name in THREADS} == {str(len(os.sched_getaffinity(0)))}
+    assert {found[name] for name in THREAD_VARIABLES} == {str(len(os.sched_getaffinity(0)))}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     found = isolated._environment()
-    assert [found[name] for name in THREADS] == ["3", "3", "3"]
+    assert [found[name] for name in THREAD_VARIABLES] == ["3", "3", "3"]
     monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
     assert isolated._environment()["TF_NUM_INTEROP_THREADS"] == "5"

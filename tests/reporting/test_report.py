@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 
 from pipeline import UserError
 from pipeline.reporting.content import examples
-from pipeline.reporting.formatting import shortened, visible, visible_lines
 from pipeline.reporting.index import write_gallery
 from pipeline.reporting.writer import html, markdown, write_report
+from pipeline.utils.text import shorten, visible, visible_lines
 from tests.helpers.browser import browser, program
 from tests.helpers.comparison_example import example
 
@@ -205,7 +205,7 @@ def test_hostile_texts_stay_texts(results, page, tmp_path):
     assert page.evaluate("document.querySelector('h1').textContent") == visible(HOSTILE)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     drawn = page.evaluate("[...document.querySelectorAll('svg text')].map(e => e.textContent)")
-    assert shortened(visible(HOSTILE), 14) in drawn
+    assert shorten(visible(HOSTILE), 14) in drawn
 
 
 def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
@@ -306,7 +306,7 @@ def test_controls_are_visible(text, shown):
 
 def test_logs_keep_their_lines():
     assert visible_lines("a\tb\r\nc\x1b[0m\n") == "a\tb\nc␛[0m"
-    assert shortened("one two three", 9) == "one two…" and shortened("one", 3) == "one"
+    assert shorten("one two three", 9) == "one two…" and shorten("one", 3) == "one"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from pipeline.training import checkpoints as snapshot
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.experiment import prepare
 from pipeline.utils.errors import RunFailure
-from pipeline.utils.text import escaped
+from pipeline.utils.files import locked
+from pipeline.utils.text import escape_controls
 from tests.helpers.families import recipe_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +166,7 @@ def test_changed_data_are_not_gone_on_with(tiny, tmp_path, monkeypatch):
 def test_a_second_process_is_kept_out_until_the_first_one_dies(tiny, tmp_path):
     folder = tmp_path / "run"
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.runs.directory import locked\n"
+        "import sys, time; from pathlib import Path; from pipeline.utils.files import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('has it', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -174,7 +175,7 @@ def test_a_second_process_is_kept_out_until_the_first_one_dies(tiny, tmp_path):
         finetune(tiny, out=folder)
     holder.kill()
     holder.communicate()
-    with rundir.locked(folder):  # the file is still there, the lock is not
+    with locked(folder):  # the file is still there, the lock is not
         pass
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["train.jsonl", "validation.jsonl"]
 
@@ -356,7 +357,7 @@ def test_a_recipes_name_is_a_slug(name):
 
 def test_no_text_can_paint_the_terminal(tmp_path, capsys):
     evil = "\x1b[31m\x07\x9b2J\u202ered\r"
-    assert escaped(f"a\tb\n{evil}ü\ud800") == "a\tb\n\\u001b[31m\\u0007\\u009b2J\\u202ered\\u000dü\\ud800"
+    assert escape_controls(f"a\tb\n{evil}ü\ud800") == "a\tb\n\\u001b[31m\\u0007\\u009b2J\\u202ered\\u000dü\\ud800"
     (tmp_path / "x.jsonl").write_text("{}\n")
     for arguments in (
         ["--set", f"task={json.dumps(evil)}"],
