@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import re
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.backend import FRAMEWORKS, StepReport, load_backend
 from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
+from pipeline.models.families import FAMILIES
 from pipeline.models.schedule import learning_rates
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import prepare, start
@@ -43,13 +42,14 @@ class Bounds:
 @dataclass(frozen=True)
 class Trace:
     """What one framework did: the probe's logits before any update, then a value per update, the parameters at the
-    start and the end by name, and the fingerprints of the data and the checkpoint that it did it with."""
+    start and the end by name, the model's family, and the fingerprints of the data and the checkpoint."""
 
     logits: NDArray
     loss: NDArray
     grad_norm: NDArray
     before: dict[str, NDArray]
     after: dict[str, NDArray]
+    model_type: str
     fingerprints: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
     """Take the first `steps` updates of the recipe in one framework, dropout 0, fp32, and write nothing."""
     still = recipe.override({"train.dropout": 0.0, "train.precision": "fp32"})
     experiment, backend = prepare(still, attention), load_backend(framework)
-    model = start(experiment, backend, seed)
+    model, _ = start(experiment, backend, seed)
     before = backend.get_weights(model)
     if attention != "stock":
         swap_with_proof(backend, model, attention, experiment.probe())
@@ -125,6 +125,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
         np.array([update.grad_norm for update in updates]),
         before,
         backend.get_weights(model),
+        experiment.config.model_type,
         {"data": experiment.fingerprint, "checkpoint": checkpoint_fingerprint(recipe) or ""},
     )
 
@@ -148,40 +149,13 @@ def compare_traces(name: str, first: Trace, second: Trace, bounds: Bounds) -> Re
 
 
 def parameter_distances(first: Trace, second: Trace) -> dict[str, float]:
-    """For each trained tensor, ‖first − second‖ / ‖first − start‖ at the end.
-
-    Left out are weights that the loss does not depend on by the mathematics, so that their gradient is rounding noise,
-    which Adam scales up to whole updates: attention's key bias shifts all scores of a query alike, and softmax forgets
-    that; so it is with what a span head adds to every position alike.
-    """
+    """For each trained tensor, ‖first − second‖ / ‖first − start‖ at the end; weights without effect are left out."""
     distances = {}
-    without_effect = _span_constants(first.before)
-    for name, value in first.before.items():
-        if name in without_effect:
-            continue
-        ours, theirs, start_value = (
-            _without_key_bias(name, array).astype(np.float64)
-            for array in (first.after[name], second.after[name], value)
-        )
-        moved, apart = np.linalg.norm(ours - start_value), np.linalg.norm(ours - theirs)
+    family = FAMILIES[first.model_type]
+    ours, theirs = family.weights_with_effect(first.after), family.weights_with_effect(second.after)
+    for name, start_value in family.weights_with_effect(first.before).items():
+        end = ours[name].astype(np.float64)
+        moved, apart = np.linalg.norm(end - start_value), np.linalg.norm(end - theirs[name])
         if moved or apart:
             distances[name] = float(apart / max(moved, 1e-12))
     return distances
-
-
-def _without_key_bias(name: str, value: NDArray) -> NDArray:
-    if name.endswith("key.bias"):
-        return value[:0]
-    if name.endswith("c_attn.bias"):  # GPT-2 has the biases of query, key and value in one vector
-        query, _, values = np.split(value, 3)
-        return np.concatenate([query, values])
-    return value
-
-
-def _span_constants(names: Iterable[str]) -> set[str]:
-    """The biases that shift the logits of all positions: the span head's, and that of the LayerNorm before it."""
-    if "qa_outputs.bias" not in names:
-        return set()
-    layers = [name for name in names if re.search(r"encoder\.layer\.\d+\.output\.LayerNorm\.bias$", name)]
-    last = max(layers, key=lambda name: int(re.search(r"layer\.(\d+)\.", name).group(1)))
-    return {"qa_outputs.bias", last}

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.run_set import Outcome, read_outcome
+from pipeline.models.attention import name_problem
 from pipeline.recipe.schema import Recipe
 from pipeline.runs import directory as rundir
 from pipeline.training.checkpoints import TrainingCheckpoints
@@ -73,12 +74,7 @@ def plan(
         for name in frameworks
         if name not in FRAMEWORKS
     ]
-    known = ("stock", "handwritten")
-    problems += [
-        f'attention is "{name}", want stock, handwritten or module:Class.{did_you_mean(name, known)}'
-        for name in attentions
-        if name not in known and ":" not in name
-    ]
+    problems += [problem for name in attentions if (problem := name_problem(name))]
     wrong = [seed for seed in seeds if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32]
     problems += [f"seed is {seed!r}, want a whole number from 0 to 2^32 - 1" for seed in wrong]
     if problems:

@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.backend import Backend, load_backend
 from pipeline.data import batches
 from pipeline.models import checkpoint
+from pipeline.models.building import build_model
 from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import Run
 from pipeline.tasks.base import Task, load_task
@@ -52,10 +53,7 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
     backend = load_backend(framework or run.report["framework"])
-    model = backend.build_model(task.auto_class, config, "fp32", seed=0)
-    shapes, found = backend.weight_shapes(model), checkpoint.read_weights(recipe)
-    weights = checkpoint.complete_weights(recipe, found, shapes, model.base_model_prefix, config, seed=0)
-    backend.set_weights(model, weights)
+    model = build_model(backend, recipe, task.auto_class, config, seed=0)
     task = load_task(recipe.override(task.prediction_changes(config)))
     task.setup(config, tokenizer)
     return Trained(backend, model, task, tokenizer)

@@ -56,7 +56,6 @@ class Task(ABC):
     """
 
     auto_class: str
-    families: tuple[str, ...]
     # Fields of a row: those that training must have, may have, and those that a prediction must have.
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()

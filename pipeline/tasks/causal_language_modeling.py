@@ -23,7 +23,6 @@ class CausalLanguageModeling(Task):
     """
 
     auto_class = "AutoModelForCausalLM"
-    families = ("gpt2",)
     reads_beginnings = False
     required = ("text",)
     optional = ("floor",)

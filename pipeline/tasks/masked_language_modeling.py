@@ -27,7 +27,6 @@ class MaskedLanguageModeling(Task):
     """
 
     auto_class = "AutoModelForMaskedLM"
-    families = ("bert",)
     required = ("text",)
     metrics = ("perplexity", "masked_accuracy")
     default_metrics = metrics

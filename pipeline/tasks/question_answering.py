@@ -26,7 +26,6 @@ class QuestionAnswering(Task):
     """
 
     auto_class = "AutoModelForQuestionAnswering"
-    families = ("bert",)
     required = ("question", "context", "answers")
     optional = ("id",)
     asked = ("question", "context")

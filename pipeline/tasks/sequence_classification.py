@@ -40,7 +40,6 @@ class SequenceClassification(Task):
     """The rules of the family for one recipe; `options.problem_type` says which of the three it is."""
 
     auto_class = "AutoModelForSequenceClassification"
-    families = ("bert", "gpt2")
     required = ("text", "label")
     optional = ("text_pair",)
 

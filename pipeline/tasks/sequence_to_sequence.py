@@ -17,7 +17,6 @@ class SequenceToSequence(Task):
     """The rules of the family for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
-    families = ("t5",)
     required = ("source", "target")
     asked = ("source",)
     metrics = ("exact_match", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity")

@@ -37,7 +37,6 @@ class TokenClassification(Task):
     """
 
     auto_class = "AutoModelForTokenClassification"
-    families = ("bert",)
     required = ("tokens", "tags")
     asked = ("tokens",)
     metrics = ("seqeval_f1", "seqeval_precision", "seqeval_recall")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from pipeline.data import loading as data
 from pipeline.data.batches import Features
 from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
-from pipeline.models.attention_check import Proof, refuse_attention, swap_with_proof
+from pipeline.models.attention import STOCK
+from pipeline.models.attention_check import Proof, refuse_attention
+from pipeline.models.building import build_for_training
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
@@ -88,7 +90,7 @@ def prepare(
         attempt(refuse_attention, recipe, config, attention)
     splits = attempt(data.read_splits, recipe, task.required, task.optional)
     if config is not None and tokenizer is not None:
-        found = checkpoint.fit_problems(recipe, config, tokenizer, task.families)
+        found = checkpoint.fit_problems(recipe, config, tokenizer, task.auto_class)
         problems += [f"recipe {recipe.name}: {text}" for text in found]
     if splits is not None:
         attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
@@ -122,34 +124,12 @@ def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> N
         )
 
 
-def start(experiment: Experiment, backend: Backend, seed: int) -> Any:
-    """The model of step 0: built, every weight set, frozen where the recipe says so. Raises UserError."""
-    recipe, config = experiment.recipe, experiment.config
-    model = backend.build_model(experiment.task.auto_class, config, recipe.train.precision, seed)
-    shapes = backend.weight_shapes(model)
-    if recipe.weights == "random":
-        weights = checkpoint.random_weights(shapes, config, seed)
-    else:
-        found = checkpoint.read_weights(recipe, backend.read_pickle if experiment.allow_pickle else None)
-        weights = checkpoint.complete_weights(recipe, found, shapes, model.base_model_prefix, config, seed)
-    backend.set_weights(model, weights)
-    backend.freeze(model, recipe.train.freeze)
-    return model
-
-
-def start_swapped(experiment: Experiment, backend: Backend, seed: int, attention: str) -> tuple[Any, Proof]:
+def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> tuple[Any, Proof]:
     """The model of step 0 with the attention that the run asks for, and the proof that it is in place."""
-    proof = Proof()
-    if attention != "stock" and experiment.recipe.train.precision != "fp32":
-        # The proof compares in fp32, which a model with bf16 layers cannot compute.
-        exact = replace(experiment, recipe=experiment.recipe.override({"train.precision": "fp32"}))
-        _, proof = start_swapped(exact, backend, seed, attention)
-    model = start(experiment, backend, seed)
-    if attention != "stock" and proof.sites:
-        backend.swap_attention(model, attention)
-    elif attention != "stock":
-        proof = swap_with_proof(backend, model, attention, experiment.probe())
-    return model, proof
+    return build_for_training(
+        backend, experiment.recipe, experiment.task.auto_class, experiment.config, seed, attention,
+        experiment.probe(), experiment.allow_pickle,
+    )  # fmt: skip
 
 
 def check(
@@ -161,5 +141,5 @@ def check(
 ) -> Experiment:
     """Do all that a run does before its first step, and write nothing. Raises UserError."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
-    start_swapped(experiment, load_backend(framework), 0, attention)
+    start(experiment, load_backend(framework), 0, attention)
     return experiment

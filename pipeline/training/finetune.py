@@ -23,7 +23,7 @@ from pipeline.runs import directory as rundir
 from pipeline.runs.directory import Run
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
-from pipeline.training.experiment import Experiment, prepare, start_swapped
+from pipeline.training.experiment import Experiment, prepare, start
 from pipeline.training.trainer import Training
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, Stopped, UserError
@@ -73,7 +73,7 @@ def finetune(
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = metrics.load_metrics(experiment.metric_names)
-    model, proof = start_swapped(experiment, backend, seed, attention)
+    model, proof = start(experiment, backend, seed, attention)
     with locked(folder):
         training = Training(experiment, backend, model, identity, scorers, callback, snapshots)
         if resume:

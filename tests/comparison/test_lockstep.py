@@ -127,7 +127,7 @@ def test_each_framework_in_a_process_of_its_own(recipe):
 def test_differences_are_measured_as_said():
     values = {"a.weight": np.zeros(4, np.float32), "x.key.bias": np.zeros(3, np.float32)}
     moved = {"a.weight": np.full(4, 2.0, np.float32), "x.key.bias": np.ones(3, np.float32)}
-    first = Trace(np.zeros((2, 2)), np.array([1.0, 2.0]), np.array([4.0, 2.0]), values, moved)
+    first = Trace(np.zeros((2, 2)), np.array([1.0, 2.0]), np.array([4.0, 2.0]), values, moved, "bert")
     off = {"a.weight": np.full(4, 2.5, np.float32), "x.key.bias": -np.ones(3, np.float32)}
     second = dataclasses.replace(first, loss=np.array([1.0, 2.25]), grad_norm=np.array([4.0, 3.0]), after=off)
     report = compare_traces("x", first, second, Bounds())

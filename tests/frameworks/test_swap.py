@@ -449,7 +449,7 @@ def test_an_attention_is_found_by_its_dotted_name(framework):
 @pytest.mark.parametrize(
     ("attention", "message"),
     [
-        ("handwriten", 'wanted "handwritten" or "package.module:ClassName". Did you mean "handwritten"'),
+        ("handwriten", 'but must be "handwritten" or "package.module:ClassName". Did you mean "handwritten"'),
         ("no_such_module:Attention", "no_such_module cannot be imported"),
         ("fractions:Fractoin", 'has no class Fractoin. Did you mean "Fraction"'),
         ("fractions:Fraction", "cannot be made with width, num_heads"),
@@ -470,13 +470,13 @@ def test_an_attention_that_does_not_fit_is_refused_before_anything_changes(frame
 @pytest.mark.parametrize(
     ("family", "overrides", "message"),
     [
-        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True, wanted False"),
+        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True, but must be False"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
-        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False, wanted True"),
+        ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False, but must be True"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
-        ("bert", {"position_embedding_type": "relative_key_query"}, "wanted 'absolute'"),
-        ("bert", {"is_decoder": True}, "is_decoder is True, wanted False"),
+        ("bert", {"position_embedding_type": "relative_key_query"}, "but must be 'absolute'"),
+        ("bert", {"is_decoder": True}, "is_decoder is True, but must be False"),
         ("t5", {"pruned_heads": {0: [1]}}, "pruned_heads is {0: [1]}"),
     ],
 )

@@ -29,7 +29,7 @@ FUZZ = settings(
 def elsewhere(tmp_path, monkeypatch):
     """A working directory of its own, and no model built: what is checked before that is what can break here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.training.experiment.start_swapped", lambda *arguments: None)
+    monkeypatch.setattr("pipeline.training.experiment.start", lambda *arguments: None)
     return tmp_path
 
 

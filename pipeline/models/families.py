@@ -1,0 +1,190 @@
+"""All that the pipeline knows about BERT, GPT-2 and T5; another family needs an entry here and two swaps.
+
+The swaps themselves (`pytorch/swap.py` and `tensorflow/swap.py`) know how a family's modules call the attention.
+Weight names are those of Hugging Face's PyTorch models, which are the names in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Matches nothing, for families without weights of a kind.
+_NONE = re.compile(r"(?!)")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The facts of one model family; functions take its transformers config.
+
+    Weights whose names begin with `body_prefix` must be in a checkpoint, except those that `optional_weights`
+    matches: they are drawn anew where they are missing. `unread_weights` matches weights of old checkpoints that no
+    model reads. `tied_outputs` maps a stock class name to the output whose last entry a tied output matrix reads.
+    """
+
+    model_type: str
+    title: str
+    # The heads, as transformers' Auto classes, that both frameworks have for it; a task asks for one of them.
+    heads: tuple[str, ...]
+    # The settings of the config that are dropout rates; a recipe's `train.dropout` sets all of them.
+    dropout_keys: tuple[str, ...]
+    body_prefix: str
+    # The standard deviation of a weight matrix that is drawn anew, by its name.
+    initial_deviation: Callable[[str, Any], float]
+    num_attentions: Callable[[Any], int]
+    optional_weights: re.Pattern = _NONE
+    unread_weights: re.Pattern = _NONE
+    # Whether the output matrix belongs to the body, so that it may only be missing where it is tied.
+    output_in_body: bool = False
+    # The embedding matrix whose row for padding starts at 0.
+    padded_embedding: str | None = None
+    max_positions: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
+    # Settings of the config without which the attention cannot be swapped.
+    swap_requires: Mapping[str, Any] = field(default_factory=dict)
+    tied_outputs: Mapping[str, str] = field(default_factory=dict)
+    # What the hidden states are multiplied by before a tied output matrix reads them.
+    tied_output_scale: Callable[[Any], float] = lambda config: 1.0
+    # A weight without the entries whose gradient is 0, and the names of weights that are 0 throughout.
+    without_key_bias: Callable[[str, NDArray], NDArray] = lambda name, value: value
+    constant_shifts: Callable[[Iterable[str]], set[str]] = lambda names: set()
+
+    def is_unread(self, name: str, config: Any) -> bool:
+        """Whether a checkpoint may have this weight although the model has none of that name."""
+        is_copy = self.output_in_body and config.tie_word_embeddings and name == "lm_head.weight"
+        return is_copy or self.unread_weights.search(name) is not None
+
+    def is_required(self, name: str) -> bool:
+        """Whether a checkpoint must have this weight of the model."""
+        return name.startswith(self.body_prefix) and not self.optional_weights.search(name)
+
+    def weights_with_effect(self, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """The weights that the loss depends on; of a vector in part, that part.
+
+        A bias of the keys shifts all scores of a query alike, and softmax forgets that; so it is with what a span
+        head adds to every position alike. Their gradients are rounding noise, which Adam scales up to whole steps.
+        """
+        idle = self.constant_shifts(weights)
+        return {name: self.without_key_bias(name, value) for name, value in weights.items() if name not in idle}
+
+
+def _gpt2_deviation(name: str, config: Any) -> float:
+    """0.02; residual projections over sqrt(2 * layers). Source: Radford et al. 2019."""
+    is_residual = name.endswith("c_proj.weight")
+    return config.initializer_range / np.sqrt(2 * config.n_layer) if is_residual else config.initializer_range
+
+
+def _t5_deviation(name: str, config: Any) -> float:
+    """By the number of inputs. Source: Raffel et al. 2020."""
+    fan_in = {
+        "q": config.d_model * config.d_kv,
+        "o": config.num_heads * config.d_kv,
+        "wo": config.d_ff,
+        "shared": 1,
+        "lm_head": 1,
+    }.get(name.split(".")[-2], config.d_model)
+    return config.initializer_factor * fan_in**-0.5
+
+
+def _t5_attentions(config: Any) -> int:
+    """One in each layer of the encoder, two in each of the decoder."""
+    return config.num_layers + 2 * (config.num_decoder_layers if config.is_encoder_decoder else 0)
+
+
+def _bert_without_key_bias(name: str, value: NDArray) -> NDArray:
+    return value[:0] if name.endswith("key.bias") else value
+
+
+def _gpt2_without_key_bias(name: str, value: NDArray) -> NDArray:
+    """GPT-2 has the biases of query, key and value in one vector."""
+    if not name.endswith("c_attn.bias"):
+        return value
+    query, _, values = np.split(value, 3)
+    return np.concatenate([query, values])
+
+
+def _bert_constant_shifts(names: Iterable[str]) -> set[str]:
+    """The biases that shift the logits of all positions: the span head's, and that of the LayerNorm before it."""
+    if "qa_outputs.bias" not in names:
+        return set()
+    layers = {
+        int(match.group(1)): name
+        for name in names
+        if (match := re.search(r"encoder\.layer\.(\d+)\.output\.LayerNorm\.bias$", name))
+    }
+    return {"qa_outputs.bias", layers[max(layers)]}
+
+
+_BERT = Family(
+    model_type="bert",
+    title="BERT encoders",
+    heads=(
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+        "AutoModelForQuestionAnswering",
+        "AutoModelForMaskedLM",
+    ),
+    dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    body_prefix="bert.",
+    initial_deviation=lambda name, config: config.initializer_range,  # 0.02. Source: Devlin et al. 2018
+    num_attentions=lambda config: config.num_hidden_layers,
+    optional_weights=re.compile(r"(^|\.)pooler\."),
+    unread_weights=re.compile(r"(^|\.)position_ids$"),
+    padded_embedding="word_embeddings.weight",
+    swap_requires={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
+    without_key_bias=_bert_without_key_bias,
+    constant_shifts=_bert_constant_shifts,
+)
+_GPT2 = Family(
+    model_type="gpt2",
+    title="GPT-2 decoders",
+    heads=("AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+    dropout_keys=("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),
+    body_prefix="transformer.",
+    initial_deviation=_gpt2_deviation,
+    num_attentions=lambda config: config.num_hidden_layers,
+    # Causal masks, which today's library computes.
+    unread_weights=re.compile(r"(^|\.)attn\.(bias|masked_bias)$"),
+    # TensorFlow's stock GPT-2 ignores the first three, so the two frameworks would compute different logits.
+    swap_requires={
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+        "add_cross_attention": False,
+    },
+    tied_outputs={"GPT2LMHeadModel": "hidden_states"},
+    without_key_bias=_gpt2_without_key_bias,
+)
+_T5 = Family(
+    model_type="t5",
+    title="T5 encoders and decoders",
+    heads=("AutoModelForSeq2SeqLM",),
+    dropout_keys=("dropout_rate", "classifier_dropout"),
+    body_prefix="",  # every weight of T5 is pretrained
+    initial_deviation=_t5_deviation,
+    num_attentions=_t5_attentions,
+    # The embeddings under the names of both stacks, and a bias that its authors' files have and no model reads.
+    unread_weights=re.compile(
+        r"^(encoder|decoder)\.embed_tokens\.weight$"
+        r"|^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"
+    ),
+    output_in_body=True,
+    max_positions=lambda config: None,  # positions are relative
+    tied_outputs={"T5ForConditionalGeneration": "decoder_hidden_states"},
+    tied_output_scale=lambda config: config.d_model**-0.5,
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (_BERT, _GPT2, _T5)}
+
+
+def family_of(config: Any) -> Family:
+    """The family of a model with this transformers config, whose `model_type` must be in FAMILIES."""
+    return FAMILIES[config.model_type]
+
+
+def families_with(head: str) -> tuple[str, ...]:
+    """The model types that have a head, such as "AutoModelForCausalLM"."""
+    return tuple(family.model_type for family in FAMILIES.values() if head in family.heads)

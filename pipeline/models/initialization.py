@@ -1,0 +1,93 @@
+"""The weights of step 0: from a checkpoint, or drawn in NumPy from the seed, the same numbers in both frameworks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PretrainedConfig
+
+from pipeline.models.families import Family, family_of
+from pipeline.recipe.schema import Recipe
+from pipeline.utils.errors import UserError
+
+Weights = dict[str, NDArray]
+Shapes = Mapping[str, tuple[int, ...]]
+
+# So many faults of a checkpoint are named; the others are counted.
+_MOST_FAULTS = 5
+
+
+def complete_weights(
+    recipe: Recipe, checkpoint: Weights, expected: Shapes, config: PretrainedConfig, seed: int
+) -> Weights:
+    """A value for every expected weight: from the checkpoint, or drawn from the seed for a new head.
+
+    `expected` has the model's names and shapes in the PyTorch layout. Raises UserError naming weights of the model's
+    body that are missing, unexpected or of another shape.
+    """
+    family = family_of(config)
+    prefix = family.body_prefix
+    if not any(name.startswith(prefix) for name in checkpoint):  # saved from a model without a head
+        checkpoint = {prefix + k if prefix + k in expected else k: value for k, value in checkpoint.items()}
+    faults = [*_misfits(family, checkpoint, expected), *_strangers(family, checkpoint, expected, config)]
+    if faults:
+        more = len(faults) - _MOST_FAULTS
+        raise UserError(
+            f"recipe {recipe.name}: the weights of checkpoint {recipe.checkpoint} do not fit its config.json: "
+            + "; ".join(faults[:_MOST_FAULTS])
+            + (f"; and {more} more" if more > 0 else "")
+        )
+    return {
+        name: checkpoint[name]
+        if name in checkpoint and checkpoint[name].shape == shape
+        else draw(name, shape, config, seed)
+        for name, shape in expected.items()
+    }
+
+
+def random_weights(expected: Shapes, config: PretrainedConfig, seed: int) -> Weights:
+    """Every weight drawn from the seed: the same architecture from scratch."""
+    return {name: draw(name, shape, config, seed) for name, shape in expected.items()}
+
+
+def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int) -> NDArray[np.float32]:
+    """A fresh weight by its family's rule, a function of (name, seed) alone, whatever else is drawn.
+
+    Biases are 0, LayerNorm scales 1, matrices normal with the family's standard deviation.
+    """
+    if name.endswith("bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    family = family_of(config)
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    weight = rng.normal(0.0, family.initial_deviation(name, config), shape).astype(np.float32)
+    is_padded = family.padded_embedding is not None and name.endswith(family.padded_embedding)
+    if is_padded and config.pad_token_id is not None:
+        weight[config.pad_token_id] = 0
+    return weight
+
+
+def _misfits(family: Family, checkpoint: Weights, expected: Shapes) -> list[str]:
+    """Weights of the body that the checkpoint lacks or has in another shape."""
+    faults = []
+    for name, shape in expected.items():
+        if not family.is_required(name):
+            continue
+        if name not in checkpoint:
+            faults.append(f"{name} is missing")
+        elif checkpoint[name].shape != shape:
+            faults.append(f"{name} is {list(checkpoint[name].shape)}, expected {list(shape)}")
+    return faults
+
+
+def _strangers(family: Family, checkpoint: Weights, expected: Shapes, config: PretrainedConfig) -> list[str]:
+    """Weights of the body that the checkpoint has and the model does not."""
+    return [
+        f"{name} is not part of the model"
+        for name in checkpoint
+        if name not in expected and family.is_required(name) and not family.is_unread(name, config)
+    ]
