@@ -1,16 +1,18 @@
-r"""E2E: a restaurant's attributes to a sentence.
+r"""E2E: describe a restaurant in a sentence, given its attributes, with T5-small.
 
     make finetune RECIPE=e2e_t5
 
-On local copies of the challenge's own files:
+On local copies of the files of the E2E challenge:
 
     make finetune RECIPE=e2e_t5 SET="data.files.train=trainset.csv data.files.validation=devset.csv \
         data.columns.source=mr data.columns.target=ref"
 
-Expected: the challenge's baseline has BLEU 65.9 and ROUGE-L 0.685 on the test set, scored against all references of
-a meaning at once (Dusek et al. 2020, TGen); here each reference is an example of its own, which scores far lower:
-not to be compared. Not yet measured with this pipeline. Hyperparameters: the advice on AdamW in the T5 page of
-transformers. Data card: tuetschek/e2e_nlg, in its parquet conversion.
+Not yet measured with this pipeline. Published: the baseline of the challenge has BLEU 65.9 and ROUGE-L 0.685 on the
+test set (Dusek et al. 2020, TGen), scored against all references of a meaning at once. Here each reference is an
+example of its own, which gives far lower scores: the two cannot be compared.
+
+Hyperparameters: the advice on AdamW in the T5 page of transformers. Data card: tuetschek/e2e_nlg, in the parquet
+conversion of the Hub.
 """
 
 from pipeline import Data, Recipe, Train

@@ -1,18 +1,20 @@
-r"""OPUS Books: English to French, sentences of novels.
+r"""OPUS Books: translate sentences of novels from English to French, with T5-small.
 
     make finetune RECIPE=opus_books_t5
 
-On one local file of tab-separated pairs without a header, such as Tatoeba's:
+On one local file of tab-separated pairs without a header, such as the one of Tatoeba:
 
     make finetune RECIPE=opus_books_t5 SET="data.path=tsv data.files.train=eng-fra.txt \
         data.files.validation=eng-fra.txt data.train=train[:90%] data.validation=validation[90%:] \
         data.columns.source=0 data.columns.target=1"
 
-The data set has a train split alone: its last 2% are held out here. They are the end of the file, whole books, so
-this is harder than a random sample. Expected: no published figure at these settings; models of the translation
-tutorial of transformers (two epochs at 2e-5, a random fifth held out, outputs of 17.6 tokens on average) report
-BLEU of 5.2 to 5.8 on their Hub pages. Not yet measured with this pipeline. Prefix: Raffel et al. 2020, appendix D.
-Hyperparameters: the advice on AdamW in the T5 page of transformers. Data card: Helsinki-NLP/opus_books, en-fr.
+The data set has only a train split, so the recipe holds out its last 2%. These are whole books at the end of the
+file, which makes them harder than a random sample.
+
+Not yet measured with this pipeline, and no figure is published for these settings. Models of the translation tutorial
+of transformers (two epochs at 2e-5, a random fifth held out, outputs of 17.6 tokens on average) report BLEU 5.2 to
+5.8 on their Hub pages. Prefix: Raffel et al. 2020, appendix D. Hyperparameters: the advice on AdamW in the T5 page of
+transformers. Data card: Helsinki-NLP/opus_books, configuration en-fr.
 """
 
 from pipeline import Data, Recipe, Train

@@ -1,15 +1,15 @@
-r"""SQuAD 1.1: the words of a paragraph that answer a question.
+r"""SQuAD 1.1: find the words of a paragraph that answer a question, with BERT-base.
 
     make finetune RECIPE=squad_bert
 
-On local copies of SQuAD's own JSON files:
+On local copies of the JSON files of SQuAD:
 
     make finetune RECIPE=squad_bert SET="data.path=squad data.files.train=train-v1.1.json \
         data.files.validation=dev-v1.1.json"
 
-Expected: F1 88.5 and exact match 80.8 on the validation split (Devlin et al. 2018, table 2, BERT-base, single
-model); not yet measured with this pipeline. Hyperparameters: those of run_qa.py in the examples of transformers; a
-stride is the tokens that two windows share. Data card: rajpurkar/squad.
+Not yet measured with this pipeline. Published: F1 88.5 and exact match 80.8 on the validation split (Devlin et al.
+2018, table 2, BERT-base, single model). Hyperparameters: those of run_qa.py in the examples of transformers; `stride`
+is the number of tokens that two windows share. Data card: rajpurkar/squad.
 """
 
 from pipeline import Data, Recipe, Train

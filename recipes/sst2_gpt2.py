@@ -1,14 +1,14 @@
-"""SST-2 with GPT-2: sentiment of film-review phrases, two labels, read off the last token.
+"""SST-2 with GPT-2: sentiment of phrases from film reviews, two labels, predicted from the last token.
 
     make finetune RECIPE=sst2_gpt2
 
-On local copies of GLUE's own files:
+On local copies of the files that GLUE distributes:
 
     make finetune RECIPE=sst2_gpt2 SET="data.files.train=train.tsv data.files.validation=dev.tsv"
 
-Expected: no published figure for GPT-2 at these settings; the first GPT, of about the same size, has accuracy 0.913
-on GLUE's hidden test set (Radford et al. 2018, table 4). Not yet measured with this pipeline. Hyperparameters:
-section 4.1 of that paper, but BERT's smaller learning rate. Data card: nyu-mll/glue, sst2.
+Not yet measured with this pipeline, and no figure is published for GPT-2 at these settings. The first GPT, of about
+the same size, has accuracy 0.913 on the hidden test set of GLUE (Radford et al. 2018, table 4). Hyperparameters:
+section 4.1 of that paper, with the smaller learning rate of BERT. Data card: nyu-mll/glue, configuration sst2.
 """
 
 from pipeline import Data, Recipe, Train

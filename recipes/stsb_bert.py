@@ -1,14 +1,15 @@
-r"""STS-B: how alike are two sentences, from 0 to 5?
+r"""STS-B: rate how similar two sentences are, from 0 to 5, with BERT-base.
 
     make finetune RECIPE=stsb_bert
 
-On local copies of GLUE's own files:
+On local copies of the files that GLUE distributes:
 
     make finetune RECIPE=stsb_bert SET="data.files.train=train.tsv data.files.validation=dev.tsv \
         data.columns.label=score"
 
-Expected: Spearman correlation 0.858 on GLUE's hidden test set (Devlin et al. 2018, table 1, BERT-base); not yet
-measured with this pipeline. Hyperparameters: appendix A.3 of the paper. Data card: nyu-mll/glue, stsb.
+Not yet measured with this pipeline. Published: Spearman correlation 0.858 on the hidden test set of GLUE (Devlin et
+al. 2018, table 1, BERT-base). Hyperparameters: appendix A.3 of that paper. Data card: nyu-mll/glue, configuration
+stsb.
 """
 
 from pipeline import Data, Recipe, Train

@@ -1,4 +1,4 @@
-"""WikiText-2: hidden tokens of Wikipedia articles, raw text.
+"""WikiText-2: predict masked tokens of Wikipedia articles (raw text), with BERT-base.
 
     make finetune RECIPE=wikitext2_bert_mlm
 
@@ -6,9 +6,9 @@ On local text files:
 
     make finetune RECIPE=wikitext2_bert_mlm SET="data.files.train=train.txt data.files.validation=valid.txt"
 
-Expected: no published figure known for BERT-base at these settings; not yet measured with this pipeline. Masking:
-15% of the tokens, as in Devlin et al. 2018, section 3.1. Hyperparameters: the defaults of run_mlm.py in the
-examples of transformers. Data card: Salesforce/wikitext, wikitext-2-raw-v1.
+Not yet measured with this pipeline, and no figure is published for BERT-base at these settings. Masking: 15% of the
+tokens, as in Devlin et al. 2018, section 3.1. Hyperparameters: the defaults of run_mlm.py in the examples of
+transformers. Data card: Salesforce/wikitext, configuration wikitext-2-raw-v1.
 """
 
 from pipeline import Data, Recipe, Train

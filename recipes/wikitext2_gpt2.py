@@ -1,4 +1,4 @@
-"""WikiText-2: the next token of Wikipedia articles, raw text.
+"""WikiText-2: predict the next token of Wikipedia articles (raw text), with GPT-2.
 
     make finetune RECIPE=wikitext2_gpt2
 
@@ -6,10 +6,11 @@ On local text files:
 
     make finetune RECIPE=wikitext2_gpt2 SET="data.files.train=train.txt data.files.validation=valid.txt"
 
-Expected: perplexity about 20, of GPT-2's tokens (README of the language-modelling examples of transformers, on the
-test file); not yet measured with this pipeline. Radford et al. 2019, table 3, have 29.41 without fine-tuning, but
-per word of the tokenised text: not to be compared. The `wiki.*.tokens` files say <unk> for rare words, the raw ones
-do not. Hyperparameters: the defaults of run_clm.py there. Data card: Salesforce/wikitext, wikitext-2-raw-v1.
+Not yet measured with this pipeline. Published: perplexity of about 20 per GPT-2 token on the test file (README of the
+language modeling examples of transformers). The 29.41 that Radford et al. 2019 report without fine-tuning (table 3)
+is per word of the tokenized text and cannot be compared. Use the raw files: `wiki.*.tokens` replace rare words by
+<unk>. Hyperparameters: the defaults of run_clm.py in the same examples. Data card: Salesforce/wikitext, configuration
+wikitext-2-raw-v1.
 """
 
 from pipeline import Data, Recipe, Train

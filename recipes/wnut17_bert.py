@@ -1,16 +1,17 @@
-r"""WNUT 2017: rare and new names in social media, six types.
+r"""WNUT 2017: find rare and new names in social media, six types, with BERT-base.
 
     make finetune RECIPE=wnut17_bert
 
-On local copies of the shared task's own files:
+On local copies of the files of the shared task:
 
     make finetune RECIPE=wnut17_bert SET="data.path=conll data.files.train=wnut17train.conll \
         data.files.validation=emerging.dev.conll data.columns.tokens=0 data.columns.tags=1"
 
-Expected: no published figure at just these settings. The best system of the shared task has an entity F1 of 0.419
-on the test set (Derczynski et al. 2017, table 4). Scores on the validation split, which this recipe reports, are
-another matter: it comes from YouTube comments, the test set from other sites. Not yet measured with this pipeline.
-Hyperparameters: within Devlin et al. 2018, appendix A.3. Data card: leondz/wnut_17, in its parquet conversion.
+Not yet measured with this pipeline, and no figure is published for these settings. The best system of the shared task
+has an entity F1 of 0.419 on the test set (Derczynski et al. 2017, table 4). The validation split, which this recipe
+scores, cannot be compared with it: its texts are YouTube comments, those of the test set come from other sites.
+Hyperparameters: within the ranges of Devlin et al. 2018, appendix A.3. Data card: leondz/wnut_17, in the parquet
+conversion of the Hub.
 """
 
 from pipeline import Data, Recipe, Train

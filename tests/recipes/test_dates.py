@@ -1,4 +1,4 @@
-"""The embedded dates and their checkpoint are what their card says."""
+"""The bundled dates and their checkpoint are what their README says."""
 
 import json
 import re
@@ -121,7 +121,7 @@ def test_a_weekday_in_a_source_is_the_right_one(split):
     ],
 )
 def test_a_form_says_a_day(form, text):
-    assert grammar.say(form, date(1984, 3, 3)) == text
+    assert grammar.write_day(form, date(1984, 3, 3)) == text
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_form_says_a_day(form, text):
         (2014, "twenty fourteen"),
     ],
 )
-def test_years_are_said_as_one_hears_them(year, text):
+def test_years_are_written_as_they_are_spoken(year, text):
     assert grammar.year_in_words(year) == text
 
 
@@ -159,7 +159,7 @@ def test_pretraining_text_holds_no_source_of_validation_and_no_free_form_beside_
 def test_pretraining_text_would_meet_sources_of_validation_if_they_were_not_excluded():
     held_out = {row["source"] for row in read("validation")}
     writer = grammar.Writer(PRETRAINING_SEED)
-    assert any(held_out & set(writer.unlabelled()[1]) for _ in range(NUM_PRETRAINING_TEXTS))
+    assert any(held_out & set(writer.unlabeled()[1]) for _ in range(NUM_PRETRAINING_TEXTS))
 
 
 def test_the_tokenizer_gives_every_text_back(tokenizer):
@@ -199,7 +199,7 @@ def test_the_checkpoint_copies_a_year_from_elsewhere_in_the_text(tokenizer):
     """What pretraining taught: 0.73 of these gaps; a guess among the years would fill one in 140."""
     model = AutoModelForSeq2SeqLM.from_pretrained(CHECKPOINT)
     days = [date.fromisoformat(row["target"]) for row in read("validation")[:200]]
-    texts = [grammar.say("{March} {d}, <extra_id_0>; the {nth} of {March}, {Y}", day) for day in days]
+    texts = [grammar.write_day("{March} {d}, <extra_id_0>; the {nth} of {March}, {Y}", day) for day in days]
     inputs = tokenizer(texts, return_tensors="pt", padding=True)
     filled = tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=12, num_beams=1), skip_special_tokens=True)
     copied = sum(text.startswith(str(day.year)) for text, day in zip(filled, days, strict=True))

@@ -1,4 +1,4 @@
-"""The embedded stories: the grammar's probabilities are exact, and data and checkpoint are what their card says."""
+"""The bundled stories: the grammar computes exact probabilities; data and checkpoint are what their README says."""
 
 import json
 import math
@@ -44,10 +44,10 @@ def derivations(rules, symbols):
 
 def enumerated(small):
     """Text -> the probabilities of its derivations."""
-    found = {}
+    probabilities = {}
     for words, probability in derivations(small.rules, [small.start]):
-        found.setdefault(words, []).append(probability)
-    return found
+        probabilities.setdefault(words, []).append(probability)
+    return probabilities
 
 
 def read(split):
@@ -64,7 +64,7 @@ def tokenizer():
 def test_the_inside_algorithm_sums_all_derivations(column):
     small = Grammar(AMBIGUOUS, column, start="S")
     texts = enumerated(small)
-    assert max(map(len, texts.values())) >= 3, "the grammar is to be ambiguous"
+    assert max(map(len, texts.values())) >= 3, "the grammar must be ambiguous"
     for words, probabilities in texts.items():
         assert small.log_probability(list(words)) == pytest.approx(math.log(sum(probabilities)), abs=1e-12)
         assert small.log_probability(list(words), best=True) == pytest.approx(math.log(max(probabilities)), abs=1e-12)
@@ -113,7 +113,7 @@ def test_a_sampled_derivation_is_never_more_probable_than_its_text():
         best, total = grammar.style().log_probability(words, best=True), grammar.style().log_probability(words)
         assert log_p <= best + 1e-9 <= total + 2e-9
         ambiguous += total > best + 1e-6
-    assert ambiguous >= 10, "the sum over derivations is to matter"
+    assert ambiguous >= 10, "the sum over derivations must matter"
 
 
 def test_text_and_words_are_one_to_one():

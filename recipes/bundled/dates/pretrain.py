@@ -1,10 +1,10 @@
-"""Pretrains the tiny T5 of the embedded dates on unlabelled texts of the grammar.
+"""Pretrains the tiny T5 of dates_t5 on unlabeled texts of the grammar.
 
     python -m recipes.bundled.dates.pretrain [folder]
 
-trains a byte-pair tokenizer and then, by span corruption (Raffel et al. 2020, section 3.1.4), a T5, and saves both as
-stock files into `t5/` beside this script. It sees dates in free form and in ISO form, never the two of one day in one
-text, and no source sentence of validation.
+trains a byte-pair tokenizer, then a T5 by span corruption (Raffel et al. 2020, section 3.1.4), and saves both as stock
+Hugging Face files in `t5/` beside this script, or in `folder`. The texts have dates in free form and in ISO form, but
+never both in one text, and no source of the validation split.
 """
 
 import string
@@ -27,7 +27,7 @@ BATCH_TOKENS = 1024
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 300
 INIT_FACTOR = 1.0
-# Raffel et al. corrupt 15% of long texts. These are short and half of each can be told from the other half.
+# Raffel et al. corrupt 15% of long texts. These are short, and half of a text follows from its other half.
 CORRUPTED_SHARE = 0.3
 MEAN_SPAN_TOKENS = 3
 NUM_SENTINELS = 20
@@ -40,7 +40,7 @@ IGNORED = -100  # the label that the loss leaves out
 def train_tokenizer(texts, folder):
     """Train a byte-pair vocabulary and write it into `folder`; returns a T5TokenizerFast.
 
-    Every digit and every punctuation mark is a token of its own, so numbers can be copied digit by digit.
+    Every digit and every punctuation mark is a token of its own, so that the model can copy numbers digit by digit.
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -70,24 +70,24 @@ def train_tokenizer(texts, folder):
     return stock
 
 
-def cut(total, num_parts, rng):
-    """Cut `total` into `num_parts` positive whole numbers, each way equally likely."""
+def random_partition(total, num_parts, rng):
+    """Split `total` into `num_parts` positive whole numbers; every way to do so is equally likely."""
     cuts = np.sort(rng.choice(total - 1, num_parts - 1, replace=False)) + 1
     return np.diff([0, *cuts, total])
 
 
 def corrupt_spans(tokens, sentinels, end, rng):
-    """Replace random spans by sentinels; returns the input and, as the target, each sentinel with its span.
+    """Replace random spans by sentinels; returns the input and the target, which has each sentinel with its span.
 
-    `tokens` come without the end token; both lists end with it. Unlike T5's, the first token may be in a span: a
-    text is not cut from a longer one, and would always keep its first word.
+    `tokens` has no end token; both lists end with it. Unlike in T5's own pretraining, the first token can be part of a
+    span: these texts are not cut from longer ones, so their first word would never be predicted.
     Source: Raffel et al. 2020, section 3.1.4 and figure 2.
     """
     num_corrupted = min(max(round(len(tokens) * CORRUPTED_SHARE), 1), len(tokens) - 1)
     num_kept = len(tokens) - num_corrupted
     num_spans = min(max(round(num_corrupted / MEAN_SPAN_TOKENS), 1), num_kept)
-    spans = cut(num_corrupted, num_spans, rng)
-    gaps = cut(num_kept + 2, num_spans + 1, rng)
+    spans = random_partition(num_corrupted, num_spans, rng)
+    gaps = random_partition(num_kept + 2, num_spans + 1, rng)
     gaps[0], gaps[-1] = gaps[0] - 1, gaps[-1] - 1  # the outer two may be empty
     inputs, target, position = [], [], 0
     for gap, span, sentinel in zip(gaps, spans, sentinels, strict=False):
@@ -98,8 +98,10 @@ def corrupt_spans(tokens, sentinels, end, rng):
 
 
 def batches(sequences, tokenizer, rng):
-    """Yield NUM_STEPS batches of about BATCH_TOKENS tokens as (input_ids [B, S], labels [B, T]), of texts of one length
-    or nearly so: hardly any padding."""
+    """Yield NUM_STEPS batches (input_ids [B, S], labels [B, T]) of about BATCH_TOKENS tokens each.
+
+    The texts of a batch have nearly the same length, so that there is hardly any padding.
+    """
     sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{index}>" for index in range(NUM_SENTINELS)])
     order = rng.permutation(len(sequences))
     by_length = sorted((sequences[index] for index in order), key=len)
@@ -115,7 +117,7 @@ def batches(sequences, tokenizer, rng):
 
 
 def new_model(tokenizer):
-    """A T5 of random weights: 2 + 2 layers, width 96, 4 heads."""
+    """A T5 with random weights: 2 + 2 layers, width 96, 4 heads."""
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=96,
@@ -132,12 +134,12 @@ def new_model(tokenizer):
 
 
 def pretrain(tokenizer, sequences):
-    """Train by span corruption; prints loss and the accuracy of target tokens."""
+    """Train a T5 by span corruption; prints the loss and the accuracy over target tokens."""
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     model = new_model(tokenizer)
-    # The model is small and masks fall anew each time: dropout would only slow it down. The config keeps it for
-    # fine-tuning.
+    # The model is small and each text is corrupted anew every time, so dropout would only slow the learning down.
+    # The config keeps its dropout for fine-tuning.
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -159,8 +161,8 @@ def pretrain(tokenizer, sequences):
         schedule.step()
         optimizer.zero_grad()
         if step % 100 == 0 or step == NUM_STEPS:
-            counted = labels != IGNORED
-            accuracy = (output.logits.argmax(-1) == labels)[counted].float().mean().item()
+            is_target = labels != IGNORED
+            accuracy = (output.logits.argmax(-1) == labels)[is_target].float().mean().item()
             seconds = time.perf_counter() - started
             print(
                 f"step {step}/{NUM_STEPS} loss {output.loss.item():.3f} target-token accuracy {accuracy:.3f} "
@@ -171,6 +173,7 @@ def pretrain(tokenizer, sequences):
 
 
 def main(folder=FOLDER):
+    """Train the tokenizer and the T5, and save both into `folder`."""
     torch.set_num_threads(NUM_THREADS)
     torch.use_deterministic_algorithms(True)
     texts = list(pretraining_texts(SEED, NUM_TEXTS))

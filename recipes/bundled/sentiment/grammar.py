@@ -1,17 +1,17 @@
-"""A small grammar of English reviews whose verdict follows from how the sentence is built.
+"""Writes the rows of sentiment_bert: English reviews from a small grammar that also computes their labels.
 
     python -m recipes.bundled.sentiment.grammar
 
 rewrites `train.jsonl` and `validation.jsonl` beside this file, byte for byte the same on every machine. A word has a
-polarity (+1 or -1), a frame ("was hardly {word}") keeps or turns it, and a join ("although {a}, {b}") says which of its
-clauses carries the verdict. A `Clause` knows its polarity from the rules that built it, so the label of a sentence is
-computed from its derivation; the generator only chooses the rules.
+polarity (+1 or -1), a frame ("was hardly {word}") keeps or reverses it, and a rule that joins two clauses ("although
+{a}, {b}") names the clause that carries the verdict. A `Clause` knows its polarity from the rules that built it, so the
+label of a sentence follows from its derivation; the generator only chooses the rules.
 
-Labelled reviews and the unlabelled sentences for pretraining come from the same rules in another mix (`Style`): the
-general sentences turn and oppose less, so that which words praise and which blame can be learned from them without a
-label. How negation and contrast make a verdict of them is left to the labels.
+The labeled reviews and the unlabeled sentences for pretraining come from the same rules, mixed differently (`Style`).
+The general sentences negate and contrast less, so that a model can learn from them, without labels, which words praise
+and which blame. Only the labels show how negation and contrast turn these words into a verdict.
 
-Reading order: the words, the rules (`say`, `join`), the choices (`Writer`), the files (`rows`).
+Reading order: the words, the rules (`make_clause`, `join`), the random choices (`Writer`), the files (`rows`).
 """
 
 import json
@@ -40,7 +40,7 @@ POLARITY_WORDS = {
         shabby, useless"""),
 }
 
-# What a review is about: how one comes across it, and its parts.
+# What a review is about: things of one kind, how the reviewer came to know it, and the parts of such a thing.
 TOPICS = (
     (words("film, movie, comedy, thriller"), "I watched this {thing} with {company}",
      words("plot, story, ending, cast, acting, director, dialogue, music")),
@@ -63,7 +63,7 @@ DEGREES = {
     3: words("truly, extremely, utterly"),
 }
 
-# A frame is (template, sign): +1 keeps the polarity of its words, -1 turns it.
+# A frame is (template, sign): +1 keeps the polarity of its words, -1 reverses it.
 FRAMES = (
     ("{s} was {w}", +1), ("{s} was {w}", +1), ("{s} seemed {w}", +1), ("I found {s} {w}", +1),
     ("{s} was never less than {w}", +1),
@@ -71,8 +71,8 @@ FRAMES = (
     ("I did not find {s} {w}", -1), ("{s} was anything but {w}", -1),
 )  # fmt: skip
 
-# A join is (template, which clause carries the verdict). "both" demands that the clauses agree, the others that they
-# oppose; "stronger" is decided by the degrees.
+# A join is (template, the clause that carries the verdict). With "both" the clauses must agree, with the others they
+# must oppose each other; with "stronger" the clause of the higher degree carries the verdict.
 AGREEMENTS = (("{a} and {b}", "both"), ("{a}, and {b}", "both"), ("{a}; besides, {b}", "both"))
 CONTRASTS = (
     ("{a}, but {b}", "b"), ("{a}, yet {b}", "b"), ("although {a}, {b}", "b"), ("while {a}, {b}", "b"),
@@ -83,16 +83,16 @@ WEIGHINGS = (("{a}, whereas {b}", "stronger"),)
 
 @dataclass(frozen=True)
 class Style:
-    """How often a writer turns a clause, joins two that agree, weighs two, or sets two against each other."""
+    """Probabilities of a negated clause, and of joining two clauses: agreeing, weighed by degree, or in contrast."""
 
-    turned: float
+    negated: float
     agreeing: float
     weighing: float
-    opposed: float
+    contrasting: float
 
 
-REVIEWS = Style(turned=0.20, agreeing=0.25, weighing=0.05, opposed=0.25)
-GENERAL = Style(turned=0.10, agreeing=0.65, weighing=0.05, opposed=0.10)
+REVIEWS = Style(negated=0.20, agreeing=0.25, weighing=0.05, contrasting=0.25)
+GENERAL = Style(negated=0.10, agreeing=0.65, weighing=0.05, contrasting=0.10)
 
 
 @dataclass(frozen=True)
@@ -104,21 +104,21 @@ class Clause:
     strength: int = 2
 
 
-def say(frame: tuple[str, int], subject: str, phrase: str, polarity: int, strength: int = 2) -> Clause:
-    """Say words of known polarity of a subject, in a frame that keeps or turns it."""
+def make_clause(frame: tuple[str, int], subject: str, phrase: str, polarity: int, strength: int = 2) -> Clause:
+    """Put a subject and words of known polarity into a frame, which keeps or reverses the polarity."""
     template, sign = frame
     return Clause(template.format(s=subject, w=phrase), sign * polarity, strength)
 
 
 def join(rule: tuple[str, str], a: Clause, b: Clause) -> Clause:
-    """Join two clauses; the verdict is that of the carrying clause.
+    """Join two clauses; the polarity of the result is that of the clause that carries the verdict.
 
-    Raises ValueError for clauses that the rule does not allow: opposed under "and", agreeing under "but".
+    Raises ValueError if the rule does not allow the clauses: opposed ones with "and", agreeing ones with "but".
     """
     template, carrier = rule
     if (carrier == "both") != (a.polarity == b.polarity):
-        wanted = "agree" if carrier == "both" else "oppose each other"
-        raise ValueError(f"{template!r} joins clauses that {wanted}, got: {a}, {b}")
+        relation = "agree" if carrier == "both" else "oppose each other"
+        raise ValueError(f"{template!r} joins clauses that {relation}, got: {a}, {b}")
     if carrier == "stronger" and a.strength == b.strength:
         raise ValueError(f"{template!r} needs one clause stronger than the other, got: {a}, {b}")
     chosen = {"both": a, "a": a, "b": b, "stronger": max(a, b, key=lambda clause: clause.strength)}[carrier]
@@ -126,11 +126,11 @@ def join(rule: tuple[str, str], a: Clause, b: Clause) -> Clause:
 
 
 class Writer:
-    """Draws derivations whose verdict is asked for; the rules above compute the one that they have."""
+    """Draws random derivations for a wanted verdict; the rules above compute the verdict that results."""
 
     def __init__(self, seed: int, style: Style = REVIEWS):
         self.style = style
-        self.random = random.Random(seed).random  # its sequence is the one that Python promises to keep
+        self.random = random.Random(seed).random  # Python guarantees the sequence of `random()` across versions
         self.subjects: list[str] = []
 
     def pick(self, options: tuple | list):
@@ -140,24 +140,24 @@ class Writer:
         return self.random() < probability
 
     def clause(self, polarity: int) -> Clause:
-        """One subject and what is said of it, sometimes by a frame that turns it."""
-        sign = -1 if self.chance(self.style.turned) else +1
+        """A statement about one subject, sometimes in a frame that reverses its words."""
+        sign = -1 if self.chance(self.style.negated) else +1
         frame = self.pick([frame for frame in FRAMES if frame[1] == sign])
-        phrase = self.listed(POLARITY_WORDS[polarity * sign], "and" if sign > 0 else "or")
+        phrase = self.word_list(POLARITY_WORDS[polarity * sign], "and" if sign > 0 else "or")
         if self.chance(0.2):
             phrase = f"{self.pick(DEGREES[2])} {phrase}"
-        return say(frame, self.subject(), phrase, polarity * sign)
+        return make_clause(frame, self.subject(), phrase, polarity * sign)
 
     def weighed(self, polarity: int, strength: int) -> Clause:
-        """A clause whose degree says how much it weighs."""
+        """A clause with a degree word, which decides how much it weighs."""
         phrase = f"{self.pick(DEGREES[strength])} {self.pick(POLARITY_WORDS[polarity])}"
-        return say(FRAMES[0], self.subject(), phrase, polarity, strength)
+        return make_clause(FRAMES[0], self.subject(), phrase, polarity, strength)
 
     def subject(self) -> str:
-        """A part of what is reviewed; a review speaks of each part once."""
+        """A part of the reviewed thing; a review mentions each part once."""
         return f"the {self.subjects.pop(int(self.random() * len(self.subjects)))}"
 
-    def listed(self, choices: tuple[str, ...], conjunction: str) -> str:
+    def word_list(self, choices: tuple[str, ...], conjunction: str) -> str:
         """One, two or three different words: "good", "good and fair", "good, fair and clean"."""
         chosen = []
         for probability in (1, 0.5, 0.4):
@@ -168,7 +168,7 @@ class Writer:
         return f"{', '.join(first)} {conjunction} {last}" if first else last
 
     def verdict(self, polarity: int) -> Clause:
-        """The core of a review: a statement, or two joined."""
+        """The core of a review: one statement, or two joined."""
         kind = self.random()
         style = self.style
         if kind < style.agreeing:
@@ -176,14 +176,14 @@ class Writer:
         if kind < style.agreeing + style.weighing:
             clauses = [self.weighed(polarity, 3), self.weighed(-polarity, 1)]
             return join(self.pick(WEIGHINGS), *(clauses if self.chance(0.5) else reversed(clauses)))
-        if kind > style.agreeing + style.weighing + style.opposed:
+        if kind > style.agreeing + style.weighing + style.contrasting:
             return self.clause(polarity)
         rule = self.pick(CONTRASTS)
         polarity_of_a = polarity if rule[1] == "a" else -polarity
         return join(rule, self.clause(polarity_of_a), self.clause(-polarity_of_a))
 
     def review(self) -> tuple[str, str]:
-        """One review of one sentence, of at most MAX_WORDS words, and its label."""
+        """A review, one sentence of at most MAX_WORDS words, and its label."""
         things, opening, parts = self.pick(TOPICS)
         thing = self.pick(things)
         self.subjects = [*parts, thing]
@@ -200,7 +200,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Row:
-    """A review, the label that the grammar computed, and the one that the file has after noise."""
+    """A review, the label that the grammar computed, and the label in the file, which noise may have flipped."""
 
     text: str
     clean_label: str
@@ -209,17 +209,17 @@ class Row:
 
 @cache
 def rows(split: str) -> tuple[Row, ...]:
-    """All rows of "train" or "validation", in file order; no text occurs twice, in a split or across both."""
-    taken = {row.text for row in rows("validation")} if split == "train" else set()
-    writer, found = Writer(SEEDS[split]), []
-    while len(found) < NUM_ROWS[split]:
+    """All rows of "train" or "validation", in file order; no text occurs twice, within a split or across both."""
+    used = {row.text for row in rows("validation")} if split == "train" else set()
+    writer, drawn = Writer(SEEDS[split]), []
+    while len(drawn) < NUM_ROWS[split]:
         text, clean_label = writer.review()
         flipped = writer.chance(LABEL_NOISE)
-        if text not in taken:
-            taken.add(text)
+        if text not in used:
+            used.add(text)
             other = "negative" if clean_label == "positive" else "positive"
-            found.append(Row(text, clean_label, other if flipped else clean_label))
-    return tuple(found)
+            drawn.append(Row(text, clean_label, other if flipped else clean_label))
+    return tuple(drawn)
 
 
 def noise_ceiling(split: str = "validation") -> float:
@@ -228,12 +228,12 @@ def noise_ceiling(split: str = "validation") -> float:
 
 
 def pretraining_sentences(seed: int, count: int) -> Iterator[str]:
-    """Yield `count` sentences without labels, none of them in validation, no sentence twice."""
-    writer, taken = Writer(seed, GENERAL), {row.text for row in rows("validation")}
+    """Yield `count` different sentences without labels, none of the validation split."""
+    writer, used = Writer(seed, GENERAL), {row.text for row in rows("validation")}
     while count:
         text, _ = writer.review()
-        if text not in taken:
-            taken.add(text)
+        if text not in used:
+            used.add(text)
             count -= 1
             yield text
 

@@ -1,10 +1,10 @@
-"""Pretrains the tiny BERT of the embedded recipe on unlabelled sentences of the grammar.
+"""Pretrains the tiny BERT of sentiment_bert on unlabeled sentences of the grammar.
 
     python -m recipes.bundled.sentiment.pretrain [folder]
 
-trains a WordPiece tokenizer and then, by masked language modelling (Devlin et al. 2019, section 3.1, task 1
-only), a BERT, and saves both as stock files into `bert/` beside this script. It sees no label and no
-validation sentence.
+trains a WordPiece tokenizer, then a BERT by masked language modeling (Devlin et al. 2019, section 3.1, task 1 only),
+and saves both as stock Hugging Face files in `bert/` beside this script, or in `folder`. It sees no label and no
+sentence of the validation split.
 """
 
 import string
@@ -29,8 +29,8 @@ WARMUP_STEPS = 300
 INIT_RANGE = 0.02
 MASKED_SHARE = 0.15
 MAX_MASKING_RATE = 0.25
-# Words, then what turns them, are learned from short sentences, which are also cheap; the limit then grows step by
-# step, as a sudden change to long sentences undid what had been learned.
+# Short sentences come first: from them the model learns words, then negation, at little cost. The limit then grows
+# step by step, because a sudden change to long sentences undid what had been learned.
 NUM_SHORT_STEPS = 300
 NUM_GROWING_STEPS = 300
 SHORT_TOKENS = 16
@@ -40,9 +40,9 @@ NUM_THREADS = 2
 
 
 def train_tokenizer(sentences, folder):
-    """Train a lowercase WordPiece vocabulary, write it into `folder`; returns a BertTokenizerFast."""
+    """Train a lowercase WordPiece vocabulary and write it into `folder`; returns a BertTokenizerFast."""
     trainer = BertWordPieceTokenizer(lowercase=True)
-    # Letters inside words would else get their places, which decide ties, in an order that differs by run.
+    # The ids of word-internal letters decide ties. Unless they are listed here, their order differs from run to run.
     letters = [f"##{letter}" for letter in string.ascii_lowercase]
     trainer.train_from_iterator(
         sentences,
@@ -57,27 +57,28 @@ def train_tokenizer(sentences, folder):
     return tokenizer
 
 
-def longest(step):
-    """The length in tokens of the longest sentences that a step may see: SHORT_TOKENS, then growing to all."""
+def length_limit(step):
+    """The most tokens of a sentence in this step: SHORT_TOKENS at first, then growing to MAX_LENGTH_TOKENS."""
     grown = (step - NUM_SHORT_STEPS) / NUM_GROWING_STEPS
     return SHORT_TOKENS + round((MAX_LENGTH_TOKENS - SHORT_TOKENS) * min(max(grown, 0), 1))
 
 
 def batches(sequences, generator):
-    """Yield NUM_STEPS lists of BATCH_TOKENS tokens, of sequences of one length or nearly so: hardly any padding."""
+    """Yield NUM_STEPS lists of sequences of similar length, about BATCH_TOKENS tokens each, with hardly any padding."""
     order = torch.randperm(len(sequences), generator=generator).tolist()
     by_length = sorted((sequences[index] for index in order), key=len)
     lengths = [len(sequence) for sequence in by_length]
     for step in range(NUM_STEPS):
-        num_allowed = bisect_right(lengths, longest(step))
+        num_allowed = bisect_right(lengths, length_limit(step))
         start = torch.randint(num_allowed, (), generator=generator).item()
         yield by_length[start : start + BATCH_TOKENS // lengths[start]]
 
 
 def masking_rates(sequences, tokenizer):
-    """How often each token of the vocabulary is chosen: ~ frequency ** -0.5, MASKED_SHARE on average.
+    """The probability of masking each token of the vocabulary: ~ frequency ** -0.5, MASKED_SHARE on average.
 
-    The frequent half of the text ("the", "was") teaches little. Source: Lample and Conneau 2019, section 3.3.
+    The most frequent words ("the", "was") make up half of the text but teach little.
+    Source: Lample and Conneau 2019, section 3.3.
     """
     counts = torch.bincount(torch.tensor([token for row in sequences for token in row]), minlength=len(tokenizer))
     counts[tokenizer.all_special_ids] = 0
@@ -86,16 +87,16 @@ def masking_rates(sequences, tokenizer):
 
 
 def mask_tokens(input_ids, rates, tokenizer, generator):
-    """Choose tokens to predict; 80% become [MASK], 10% a random token, 10% stay; returns (inputs, chosen)."""
+    """Choose tokens to predict: 80% become [MASK], 10% a random token, 10% stay; returns (inputs, chosen)."""
     chosen = torch.rand(input_ids.shape, generator=generator) < rates[input_ids]
-    fate = torch.rand(input_ids.shape, generator=generator)
+    draw = torch.rand(input_ids.shape, generator=generator)
     random_ids = torch.randint(len(tokenizer.all_special_ids), len(tokenizer), input_ids.shape, generator=generator)
-    inputs = torch.where(chosen & (fate < 0.8), tokenizer.mask_token_id, input_ids)
-    return torch.where(chosen & (fate > 0.9), random_ids, inputs), chosen
+    inputs = torch.where(chosen & (draw < 0.8), tokenizer.mask_token_id, input_ids)
+    return torch.where(chosen & (draw > 0.9), random_ids, inputs), chosen
 
 
 def pretrain(tokenizer, sequences):
-    """Train the masked language model; prints loss and masked-token accuracy."""
+    """Train the masked language model; prints the loss and the accuracy over masked tokens."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     config = BertConfig(
@@ -109,8 +110,8 @@ def pretrain(tokenizer, sequences):
         pad_token_id=tokenizer.pad_token_id,
     )
     model = BertForMaskedLM(config)
-    # The text hardly repeats and the model is small: dropout would only slow it down. The config keeps it for
-    # fine-tuning.
+    # Hardly any text repeats and the model is small, so dropout would only slow the learning down. The config keeps
+    # its dropout for fine-tuning.
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -131,7 +132,7 @@ def pretrain(tokenizer, sequences):
         inputs, chosen = mask_tokens(input_ids, rates, tokenizer, generator)
         attention_mask = (input_ids != tokenizer.pad_token_id).long()
         hidden = model.bert(inputs, attention_mask=attention_mask).last_hidden_state
-        # Only the chosen positions go through the head, few of them: the vocabulary is the wide part.
+        # Only the chosen positions go through the head, whose output is as wide as the vocabulary.
         logits, targets = model.cls(hidden[chosen]), input_ids[chosen]
         loss = torch.nn.functional.cross_entropy(logits, targets)
         loss.backward()
@@ -150,6 +151,7 @@ def pretrain(tokenizer, sequences):
 
 
 def main(folder=FOLDER):
+    """Train the tokenizer and the BERT, and save both into `folder`."""
     torch.set_num_threads(NUM_THREADS)
     torch.use_deterministic_algorithms(True)
     sentences = list(pretraining_sentences(SEED, NUM_SENTENCES))

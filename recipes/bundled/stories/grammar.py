@@ -1,18 +1,19 @@
-"""A weighted grammar of short stories, and the exact probability of any text under it.
+"""Writes the rows of stories_gpt2: stories from a weighted grammar, each with its exact probability.
 
     python -m recipes.bundled.stories.grammar
 
 rewrites `train.jsonl` and `validation.jsonl` beside this file, byte for byte the same on every machine.
 
-Every rule has two weights. The first makes the general grammar, whose stories the checkpoint is pretrained on; the
-second makes the style that it is fine-tuned on: fairy tales, with heroes, places and turns of phrase in another mix
-and some rules of their own. As the style is known, so is the best possible loss on its text: -log p, where p sums over
-all derivations of the text (`log_probability`, the inside algorithm). No model can do better but by luck.
+Every rule has two weights. The first gives the general grammar, on whose stories the checkpoint is pretrained. The
+second gives the style on which it is fine-tuned: fairy tales, in which heroes, places and turns of phrase are mixed
+differently, with some rules of their own. Since the style is known, so is the best possible loss on its text: -log p,
+where p sums over all derivations of the text (`log_probability`, the inside algorithm). A model can only do better by
+luck.
 
-The hero, the hero's name and the lost thing come back later in a story. A context-free grammar remembers them in its
-symbols: the rules under `HERO_RULES` and `THING_RULES` are written once and copied for every hero, name and thing.
+The hero, the name of the hero and the lost thing come back later in a story. A context-free grammar remembers them in
+its symbols: the rules in `HERO_RULES` and `THING_RULES` are written once and copied for every hero, name and thing.
 
-Reading order: the rules, the grammar made of them (`Grammar`), its use (`STYLE`, `GENERAL`), the files (`rows`).
+Reading order: the rules, the class `Grammar`, the two grammars (`general`, `style`), the files (`rows`).
 """
 
 import json
@@ -28,8 +29,8 @@ HERE = Path(__file__).parent
 NUM_ROWS = {"train": 2000, "validation": 800}
 SEEDS = {"train": 404, "validation": 505}
 
-# A line is "SYMBOL: alternative | alternative"; an alternative is symbols, words and marks, and may end in its weights
-# "general/style" (1/1 where none are given). Weight 0 means that the grammar lacks the rule.
+# A line is "SYMBOL: alternative | alternative". An alternative consists of symbols, words and punctuation marks and can
+# end with its weights "general/style" (1/1 if they are missing). Weight 0 means that the grammar lacks the rule.
 COMMON_RULES = """
 WHEN: one day 3/2 | one night 1/3 | next morning 3/1 | that evening 3/1 | one time 2/0 | long after 1/1
 PLACE: river 2/1 | hill 2/1 | forest 1/5 | village 3/1 | bridge 2/1 | castle 1/6 | mill 2/1 | market 4/0 | tower 1/4
@@ -93,7 +94,7 @@ END.{h}.{o}: and with the {o} {she} lived happily ever after . 0/3
 END.{h}.{o}: great was the joy when SHE.{h} FOUND THING.{o} . 0/3
 """
 
-# Weights general/style again.
+# The weights are general/style, as above.
 HEROES = {
     "she": "girl 4/1 | baker 3/0 | teacher 3/0 | widow 2/1 | queen 1/3 | princess 1/5 | witch 1/3",
     "he": "boy 4/1 | farmer 3/1 | sailor 3/0 | miller 2/1 | king 1/3 | prince 1/5 | knight 1/3",
@@ -104,7 +105,7 @@ THINGS = "ring 2/4 | key 3/2 | lamp 3/2 | book 4/0 | coat 3/1 | crown 1/4 | mirr
 
 
 def weighted(alternative: str) -> tuple[tuple[str, ...], tuple[float, float]]:
-    """Split "a b c 2/0.5" into its parts and its weights (general, style), (1, 1) where it names none."""
+    """Split "a b c 2/0.5" into its parts and its weights (general, style), which are (1, 1) if it names none."""
     *parts, last = alternative.split()
     if "/" not in last:
         return (*parts, last), (1.0, 1.0)
@@ -113,7 +114,7 @@ def weighted(alternative: str) -> tuple[tuple[str, ...], tuple[float, float]]:
 
 
 def rule_lines() -> Iterator[str]:
-    """Yield every line of the grammar: the common rules, then those copied for each hero, name and thing."""
+    """Yield every line of the grammar: the common rules, then the copies for each hero, name and thing."""
     yield from COMMON_RULES.splitlines()
     things = [weighted(entry) for entry in THINGS.split("|")]
     for gender, heroes in HEROES.items():
@@ -132,8 +133,8 @@ def rule_lines() -> Iterator[str]:
 class Grammar:
     """A context-free grammar with probabilities, from lines of "SYMBOL: alternative | alternative".
 
-    `column` picks the weight of "general/style". A symbol is in capitals (up to its first dot); anything else is a word
-    or a mark of the text. Raises ValueError for a symbol without a rule and for one that can begin with itself.
+    `column` chooses the weight from "general/style". A symbol is written in capitals (up to its first dot); anything
+    else is a word or a punctuation mark. Raises ValueError if a symbol has no rule or can begin with itself.
     """
 
     def __init__(self, lines, column: int, start: str = "STORY"):
@@ -158,21 +159,21 @@ class Grammar:
             self._index(symbol, ())
 
     def _index(self, symbol: str, above: tuple[str, ...]) -> set[str]:
-        """The words that the symbol can begin with; files its rules under them, as few rules fit any one word."""
+        """The words that the symbol can begin with; also files its rules by them, since few rules fit any one word."""
         if symbol in above:
             raise ValueError(f"{symbol} can begin with itself: {' -> '.join((*above, symbol))}")
         if symbol not in self.rules:
             return {symbol}
         if symbol not in self._by_first_word:
-            found = defaultdict(list)
+            rules_by_word = defaultdict(list)
             for rule in self.rules[symbol]:
                 for word in self._index(rule[0][0], (*above, symbol)):
-                    found[word].append(rule)
-            self._by_first_word[symbol] = found
+                    rules_by_word[word].append(rule)
+            self._by_first_word[symbol] = rules_by_word
         return set(self._by_first_word[symbol])
 
     def longest(self) -> int:
-        """The most words and marks that a text can have. Only for a grammar without recursion."""
+        """The most words and punctuation marks that a text can have. Only for a grammar without recursion."""
 
         @cache
         def length(symbol):
@@ -184,28 +185,28 @@ class Grammar:
 
     def sample(self, random) -> tuple[list[str], float]:
         """Draw a derivation with `random()` in [0, 1); returns its words and the log of its own probability."""
-        words, log_p, waiting = [], 0.0, [self.start]
-        while waiting:
-            symbol = waiting.pop()
+        words, log_p, pending = [], 0.0, [self.start]
+        while pending:
+            symbol = pending.pop()
             if symbol not in self.rules:
                 words.append(symbol)
                 continue
             options, point = self.rules[symbol], random()
-            for parts, probability in options:  # noqa: B007, the last one stands where rounding leaves a gap
+            for parts, probability in options:  # noqa: B007, rounding may leave a gap: then the last alternative is taken
                 point -= probability
                 if point < 0:
                     break
             log_p += math.log(probability)
-            waiting.extend(reversed(parts))
+            pending.extend(reversed(parts))
         return words, log_p
 
     def log_probability(self, words: list[str], best: bool = False) -> float:
-        """The natural log of p(words), all derivations summed; -inf where there is none.
+        """The natural log of p(words), summed over all derivations; -inf if there is none.
 
-        With `best`, of the most probable derivation alone. The inside algorithm (Baker 1979; Manning and Schütze 1999,
-        section 11.3.1), memoised from the left: with beta(A, i, k) = P(A yields words i to k), a rule A -> B C of
-        probability p adds p * beta(B, i, j) * beta(C, j, k) to beta(A, i, k) for every j. `ends` holds beta(A, i, k)
-        for all k at once; rules may have any number of parts. In float64 a story is far from underflow.
+        With `best`, only the most probable derivation counts. This is the inside algorithm (Baker 1979; Manning and
+        Schütze 1999, section 11.3.1), memoized from the left: with beta(A, i, k) = P(A yields words i to k), a rule
+        A -> B C of probability p adds p * beta(B, i, j) * beta(C, j, k) to beta(A, i, k) for every j. `ends` returns
+        beta(A, i, k) for all k at once; rules can have any number of parts. In float64 a story is far from underflow.
         """
         join = max if best else float.__add__
 
@@ -245,7 +246,7 @@ def style() -> Grammar:
 
 
 def render(words: list[str]) -> str:
-    """Words and marks as text: sentences begin with a capital letter, marks follow their word."""
+    """Words and punctuation marks as text: sentences begin with a capital letter, marks follow their word."""
     text, begins = "", True
     for word in words:
         text += word if word in (".", ",") else f" {word.capitalize() if begins else word}"
@@ -254,29 +255,29 @@ def render(words: list[str]) -> str:
 
 
 def unrender(text: str, names: set[str]) -> list[str]:
-    """The one list of words that `render` makes this text of; only names keep their capital letter."""
+    """The inverse of `render`: the words of a text, in which only names keep their capital letter."""
     words = re.findall(r"[A-Za-z]+|[.,]", text)
     return [word if word in names else word.lower() for word in words]
 
 
 def log_probability(text: str, grammar: Grammar | None = None) -> float:
-    """The natural log of the probability of a whole text, its end included, under the style (or another grammar)."""
+    """The natural log of the probability of a whole text, including its end, under the style (or another grammar)."""
     grammar = grammar or style()
     words = unrender(text, grammar.names)
-    # Other capitals or spaces make another text, which the grammar does not write.
+    # A text with other capitals or spaces is one that the grammar cannot write.
     return grammar.log_probability(words) if render(words) == text else -math.inf
 
 
 @cache
 def rows(split: str) -> tuple[tuple[str, float], ...]:
     """All stories of "train" or "validation" in file order, independent draws from the style, each with -log p."""
-    random = Random(SEEDS[split]).random  # its sequence is the one that Python promises to keep
+    random = Random(SEEDS[split]).random  # Python guarantees the sequence of `random()` across versions
     texts = [render(style().sample(random)[0]) for _ in range(NUM_ROWS[split])]
     return tuple((text, -log_probability(text)) for text in texts)
 
 
 def pretraining_stories(seed: int, count: int) -> Iterator[str]:
-    """Yield `count` stories of the general grammar, none of them in validation."""
+    """Yield `count` stories of the general grammar, none of the validation split."""
     held_out, random = {text for text, _ in rows("validation")}, Random(seed).random
     while count:
         text = render(general().sample(random)[0])
@@ -288,7 +289,7 @@ def pretraining_stories(seed: int, count: int) -> Iterator[str]:
 def write(folder: Path = HERE) -> None:
     """Write train.jsonl and validation.jsonl into `folder`."""
     for split in NUM_ROWS:
-        # Six decimals are the same on machines whose logarithms differ in the last bit.
+        # Rounded to six decimals, so that machines whose logarithms differ in the last bit write the same file.
         records = [{"text": text, "floor_nats": round(floor_nats, 6)} for text, floor_nats in rows(split)]
         lines = [json.dumps(record) + "\n" for record in records]
         Path(folder, f"{split}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")

@@ -1,9 +1,9 @@
-"""Pretrains the tiny GPT-2 of the embedded stories on general stories of the grammar.
+"""Pretrains the tiny GPT-2 of stories_gpt2 on general stories of the grammar.
 
     python -m recipes.bundled.stories.pretrain [folder]
 
-trains a byte-level BPE tokenizer and then, by next-token prediction (Radford et al. 2019), a GPT-2, and saves both as
-stock files into `gpt2/` beside this script. It sees no validation story.
+trains a byte-level BPE tokenizer, then a GPT-2 by next-token prediction (Radford et al. 2019), and saves both as stock
+Hugging Face files in `gpt2/` beside this script, or in `folder`. No text is a story of the validation split.
 """
 
 import sys
@@ -26,14 +26,14 @@ WARMUP_STEPS = 150
 INIT_RANGE = 0.02
 WEIGHT_DECAY = 0.01
 END = "<|endoftext|>"
-# Room enough for every word of the grammar to become one token; merging stops earlier, when none is left to make.
+# Large enough for every word of the grammar to become one token; merging stops earlier, once nothing can be merged.
 VOCABULARY_SIZE = 1500
 MAX_LENGTH_TOKENS = 64
 IGNORED = -100
 
 
 def train_tokenizer(stories, folder):
-    """Train a byte-level BPE vocabulary, write it into `folder`; returns a GPT2TokenizerFast."""
+    """Train a byte-level BPE vocabulary and write it into `folder`; returns a GPT2TokenizerFast."""
     trainer = ByteLevelBPETokenizer()
     trainer.train_from_iterator(
         stories, vocab_size=VOCABULARY_SIZE, min_frequency=2, show_progress=False, special_tokens=[END]
@@ -47,7 +47,7 @@ def train_tokenizer(stories, folder):
 
 
 def batches(sequences, end, generator):
-    """Yield NUM_STEPS pairs (input_ids, labels) [B, T] of rows of nearly one length, about BATCH_TOKENS tokens each.
+    """Yield NUM_STEPS pairs (input_ids, labels) [B, T] of about BATCH_TOKENS tokens each, from rows of similar length.
 
     A story is [end] + tokens -> tokens + [end]; padding is `end` in the inputs and IGNORED in the labels.
     """
@@ -56,9 +56,9 @@ def batches(sequences, end, generator):
     starts = [0]
     while starts[-1] < len(by_length):
         starts.append(starts[-1] + BATCH_TOKENS // (len(by_length[starts[-1]]) + 1))
-    assert len(starts) > NUM_STEPS, f"{NUM_STORIES} stories make {len(starts) - 1} batches, {NUM_STEPS} are wanted"
-    for which in torch.randperm(len(starts) - 1, generator=generator).tolist()[:NUM_STEPS]:
-        rows = by_length[starts[which] : starts[which + 1]]
+    assert len(starts) > NUM_STEPS, f"{NUM_STORIES} stories give {len(starts) - 1} batches, but {NUM_STEPS} are needed"
+    for batch in torch.randperm(len(starts) - 1, generator=generator).tolist()[:NUM_STEPS]:
+        rows = by_length[starts[batch] : starts[batch + 1]]
         inputs = [torch.tensor([end, *row]) for row in rows]
         labels = [torch.tensor([*row, end]) for row in rows]
         pad = torch.nn.utils.rnn.pad_sequence
@@ -81,11 +81,11 @@ def new_model(tokenizer):
 
 
 def pretrain(tokenizer, sequences):
-    """Train the language model; prints the loss of the last batch, in nats a token."""
+    """Train the language model; prints the loss of the last batch in nats per token."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     model = new_model(tokenizer)
-    # No story comes twice: dropout would only slow the learning down. The config keeps it for fine-tuning.
+    # Hardly any story occurs twice, so dropout would only slow the learning down; the config keeps it for fine-tuning.
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -113,7 +113,8 @@ def pretrain(tokenizer, sequences):
 
 
 def main(folder=FOLDER):
-    # More threads would add in another order, and the last bits of the weights with it.
+    """Train the tokenizer and the GPT-2, and save both into `folder`."""
+    # More threads would change the order of sums, and with it the last bits of the weights.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     stories = list(pretraining_stories(SEED, NUM_STORIES))

@@ -1,4 +1,4 @@
-"""The embedded sentiment data and checkpoint are what their cards say; needs neither framework."""
+"""The bundled reviews and their checkpoint are what their README says; needs neither framework."""
 
 import json
 from collections import Counter
@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer
 
 from recipes.bundled.sentiment import grammar
-from recipes.bundled.sentiment.grammar import Clause, join, say
+from recipes.bundled.sentiment.grammar import Clause, join, make_clause
 
 FOLDER = Path(grammar.__file__).parent
 CHECKPOINT = FOLDER / "bert"
 
-SOUP = say(("{s} was {w}", +1), "the soup", "superb", +1)
-WAITER = say(("{s} was {w}", +1), "the waiter", "rude", -1)
+SOUP = make_clause(("{s} was {w}", +1), "the soup", "superb", +1)
+WAITER = make_clause(("{s} was {w}", +1), "the waiter", "rude", -1)
 
 
 def read(split):
@@ -95,7 +95,7 @@ def test_pretraining_text_would_meet_validation_sentences_if_they_were_not_exclu
     ],
 )
 def test_a_frame_keeps_or_turns_its_word(template, word, polarity, text, verdict):
-    clause = say(rule(grammar.FRAMES, template), "the plot", word, polarity)
+    clause = make_clause(rule(grammar.FRAMES, template), "the plot", word, polarity)
     assert clause == Clause(text, verdict)
 
 
@@ -115,8 +115,8 @@ def test_the_conjunction_and_the_order_decide_which_clause_carries_the_verdict(t
 
 def test_the_stronger_degree_wins_in_either_order():
     weigh = rule(grammar.WEIGHINGS, "{a}, whereas {b}")
-    praise = say(("{s} was {w}", +1), "the soup", "slightly salty", -1, strength=1)
-    blame = say(("{s} was {w}", +1), "the bread", "truly fresh", +1, strength=3)
+    praise = make_clause(("{s} was {w}", +1), "the soup", "slightly salty", -1, strength=1)
+    blame = make_clause(("{s} was {w}", +1), "the bread", "truly fresh", +1, strength=3)
     assert join(weigh, praise, blame).polarity == join(weigh, blame, praise).polarity == +1
 
 
@@ -142,7 +142,7 @@ def test_words_alone_stay_far_below_the_recipe():
         assert accuracy <= grammar.noise_ceiling() - 0.06 - 0.08, f"C={inverse_penalty}"
 
 
-def test_the_checkpoint_is_a_small_stock_bert_for_masked_language_modelling():
+def test_the_checkpoint_is_a_small_stock_bert_for_masked_language_modeling():
     config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForMaskedLM"] and config["model_type"] == "bert"
     assert config["num_hidden_layers"] >= 2

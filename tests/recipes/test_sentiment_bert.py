@@ -1,4 +1,4 @@
-"""The shipped recipe in full, in both frameworks: near its ceiling, above a bag of words, alike."""
+"""The recipe sentiment_bert in full: close to its ceiling, above a bag of words, and alike in both frameworks."""
 
 import json
 
@@ -15,7 +15,7 @@ FRAMEWORKS = ("torch", "tensorflow")
 
 @pytest.fixture(scope="module")
 def accuracy(tmp_path_factory):
-    """Validation accuracy of the recipe as shipped, by framework."""
+    """Validation accuracy of the unmodified recipe, by framework."""
     folder = tmp_path_factory.mktemp("sentiment")
     recipe = load_recipe("sentiment_bert")
     return {f: finetune(recipe, framework=f, out=folder / f).metrics["accuracy"] for f in FRAMEWORKS}
