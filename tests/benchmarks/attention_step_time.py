@@ -1,9 +1,9 @@
-"""Training-step time of the hand-written attention against the library's, as ratios from one run.
+"""Compares the time of a training step with the hand-written attention and with that of the library.
 
     python -m tests.benchmarks.attention_step_time torch|tensorflow [rounds] [dropout]
 
-BERT with 4 layers, width 256, batch 32, length 128, fp32, AdamW. The variants take their steps in turn, the order
-changes every round, and the median over rounds counts. A busy machine makes the figures useless: its load is printed.
+BERT of 4 layers, width 256, batch size 32, length 128, fp32, AdamW. The variants take turns, in an order that changes
+every round; medians over rounds are printed. On a busy machine the figures mean nothing, so its load is printed too.
 """
 
 import os
@@ -19,8 +19,8 @@ from pipeline.utils.environment import configure_process
 BATCH, LENGTH, WARMUP_ROUNDS = 32, 128, 2
 
 
-def data():
-    """Ids, mask [B, T] with up to fifteen padded positions a row, and labels [B]."""
+def example_batch():
+    """Token ids and mask [B, T] with up to fifteen padded positions a row, and labels [B]."""
     rng = np.random.default_rng(0)
     mask = (np.arange(LENGTH) < LENGTH - np.arange(BATCH)[:, None] % 16).astype(np.int32)
     return {
@@ -50,7 +50,7 @@ def variant(framework, name, dropout):
     if name == "handwritten":
         backend.swap_attention(model, name)
     rounds = 10_000
-    learner, batch = backend.Learner(model, Train(learning_rate=5e-4), np.full(rounds, 5e-4)), data()
+    learner, batch = backend.Learner(model, Train(learning_rate=5e-4), np.full(rounds, 5e-4)), example_batch()
     if framework == "torch":
         return lambda: float(learner.train_step(batch, 5e-4)[0])
     import tensorflow as tf
@@ -61,7 +61,7 @@ def variant(framework, name, dropout):
 
 
 def main(framework, rounds=12, dropout=0.1):
-    """Measure and print."""
+    """Measure every variant; print medians and ratios."""
     names = ["sdpa", "eager", "handwritten"] if framework == "torch" else ["stock", "handwritten"]
     steps = {name: variant(framework, name, dropout) for name in names}
     seconds = {name: [] for name in names}

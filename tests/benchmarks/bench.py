@@ -1,11 +1,12 @@
-"""`make bench`: this pipeline beside what a person would use instead, in one run.
+"""`make bench`: measures this pipeline beside the Trainer and the Keras training of Hugging Face, in one run.
 
     python -m tests.benchmarks.bench [--data ../shared/data] [--repeats 3] [--only classification]
         [--contestants "trainer-fp32 ours-torch-fp32"] [--rows 8192] [--quick] [--out reports/bench]
 
-Writes results.json and report.md after every run, so that a stop loses nothing. The contestants take turns: repeat r
-of all of them, with seed r, before repeat r + 1 of any, in turned order every other time. The same random weights,
-rows, batch size and number of updates for all; each in a fresh process with the same number of threads.
+Writes results.json and report.md after every run, so that nothing is lost when it is stopped. The contestants take
+turns: all of them run repeat r, with seed r, before any runs repeat r + 1, and every other repeat reverses the order.
+All have the same random weights, rows, batch size and number of steps, and each runs in a fresh process with the same
+number of threads.
 """
 
 import argparse
@@ -27,30 +28,30 @@ LOG_LINES = 12
 
 
 def parsed(arguments):
-    """The command line's settings; says what there is where a name is wrong."""
+    """The settings of the command line; a wrong name gives an error that lists the known ones."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with glue/SST-2, wikitext2 and tatoeba_eng_fra")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=" ".join(SETTINGS), help="workloads")
     parser.add_argument("--contestants", default=" ".join(CONTESTANTS))
-    parser.add_argument("--rows", type=int, default=8192, help="the most rows to train on")
+    parser.add_argument("--rows", type=int, default=8192, help="the largest number of training rows")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 64 rows, one repeat")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "bench")
     settings = parser.parse_args(arguments)
     for chosen, known in ((settings.only, SETTINGS), (settings.contestants, CONTESTANTS)):
         if unknown := set(chosen.split()) - set(known):
-            parser.error(f"{', '.join(sorted(unknown))}: no such name; there are {', '.join(known)}")
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(known)}")
     if settings.data is not None and not settings.data.is_dir():
         parser.error(f"--data {settings.data}: no such folder")
     if settings.quick:
         settings.rows, settings.repeats = min(settings.rows, 64), 1
     if settings.rows < 32 or settings.repeats < 1:
-        parser.error("want at least 32 rows, a batch, and 1 repeat")
+        parser.error("--rows must be at least 32 (one batch) and --repeats at least 1")
     return settings
 
 
 def main(arguments):
-    """Measure, showing a line a run; returns 1 where a contestant failed."""
+    """Measure, printing a line for each run; returns 1 if a contestant failed."""
     settings = parsed(arguments)
     work, num_threads = settings.out / "work", os.cpu_count()
     shutil.rmtree(work, ignore_errors=True)
@@ -68,9 +69,9 @@ def main(arguments):
     }
     for name in settings.only.split():
         arguments = [str(work / name), name, str(settings.rows), *([str(settings.data)] if settings.data else [])]
-        failed = run_child("workloads", arguments, environment, work / f"{name}.log")
-        if failed:
-            sys.exit(f"{name} could not be prepared:\n{failed}")
+        error = run_child("workloads", arguments, environment, work / f"{name}.log")
+        if error:
+            sys.exit(f"{name} could not be prepared:\n{error}")
         results["workloads"][name] = json.loads((work / name / "workload.json").read_text(encoding="utf-8"))
     plan = turns(settings)
     for number, (repeat, name, contestant) in enumerate(plan, start=1):
@@ -78,7 +79,7 @@ def main(arguments):
         run |= measured(work, name, contestant, repeat, environment)
         results["runs"].append(run)
         write(results, settings.out)
-        print(f"{number}/{len(plan)} {name} {contestant} repeat {repeat}: {outcome(run, results)}", flush=True)
+        print(f"{number}/{len(plan)} {name} {contestant} repeat {repeat}: {summary(run, results)}", flush=True)
     print(f"{settings.out / 'report.md'}, {settings.out / 'results.json'}")
     return int(any("failed" in run for run in results["runs"]))
 
@@ -89,25 +90,25 @@ def turns(settings):
     for repeat in range(settings.repeats):
         for name in settings.only.split():
             chosen = [c for c in settings.contestants.split() if not (name == "causal" and "grouped" in c)]
-            # Blocks have one length: there is nothing to group by.
+            # All blocks have the same length, so there is nothing to group by.
             plan += [(repeat, name, c) for c in ["ceiling", *chosen[:: -1 if repeat % 2 else 1]]]
     return plan
 
 
 def measured(work, name, contestant, repeat, environment):
-    """What a contestant measured in a process of its own, or {"failed": the end of its log}."""
+    """The measurements of a contestant in its own process, or {"failed": the end of its log}."""
     spec, result = work / "spec.json", work / "result.json"
     result.unlink(missing_ok=True)
     content = {"folder": str(work / name), "contestant": contestant, "seed": repeat, "result": str(result)}
     spec.write_text(json.dumps(content | {"launched": time.time()}), encoding="utf-8")
     module = "ceiling" if contestant == "ceiling" else "contestants"
-    failed = run_child(module, [str(spec)], environment, work / f"{name}-{contestant}-{repeat}.log")
+    error = run_child(module, [str(spec)], environment, work / f"{name}-{contestant}-{repeat}.log")
     shutil.rmtree(work / name / "run", ignore_errors=True)
-    return {"failed": failed} if failed else json.loads(result.read_text(encoding="utf-8"))
+    return {"failed": error} if error else json.loads(result.read_text(encoding="utf-8"))
 
 
 def run_child(module, arguments, environment, log):
-    """Run a module of this folder; returns the end of its log where it failed, else nothing."""
+    """Run a module of this folder; returns the end of its log if it failed, else None."""
     with open(log, "w", encoding="utf-8") as file:
         command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -118,14 +119,14 @@ def run_child(module, arguments, environment, log):
 
 
 def write(results, folder):
-    """results.json and report.md, each whole or not at all."""
+    """Write results.json and report.md; each appears complete or not at all."""
     for file, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("report.md", report(results))):
         partial = folder / f".{file}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / file)
 
 
-def outcome(run, results):
+def summary(run, results):
     """A run in a few words."""
     if "failed" in run:
         return "FAILED: " + next((line for line in reversed(run["failed"].splitlines()[:-1]) if line.strip()), "")

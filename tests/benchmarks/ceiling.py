@@ -1,9 +1,9 @@
-"""What this machine can do at most: matrix products of the shapes that a workload uses, in GFLOP/s.
+"""Measures the ceiling of this machine: GFLOP/s of matrix products of the shapes that a workload uses.
 
     python -m tests.benchmarks.ceiling SPEC.json
 
-A training step is such products and all that stands between them; the share of the ceiling that a contestant reaches
-on real tokens says how much is lost to padding, small operations, the optimiser and Python.
+A training step consists of such products and of everything between them. The share of the ceiling that a contestant
+reaches on real tokens shows how much is lost to padding, small operations, the optimizer and Python.
 """
 
 import json
@@ -16,7 +16,7 @@ BURSTS = 5
 
 
 def products(workload):
-    """(M, K, N, how often) of the products [M, K] x [K, N] of a step's forward pass over real tokens."""
+    """(M, K, N, count) of the products [M, K] x [K, N] in the forward pass of a step over real tokens."""
     from tests.benchmarks.workloads import INNER, LAYERS, WIDTH
 
     tokens = max(1, round(workload["tokens"] / workload["rows"] * workload["batch_size"]))
@@ -27,9 +27,9 @@ def products(workload):
 
 
 def measure(workload):
-    """GFLOP/s of these products by precision, each product at the fastest of some bursts.
+    """GFLOP/s of these products by precision; each product counts with its fastest burst.
 
-    A product in bf16 is computed in bf16, or in fp32 with conversions before and after: the quicker way counts.
+    A bf16 product is computed in bf16, and in fp32 with conversions before and after; the faster way counts.
     """
     from torch import bfloat16, float32, randn
     from torch.nn.functional import linear
@@ -38,19 +38,19 @@ def measure(workload):
         "fp32": (float32, [linear]),
         "bf16": (bfloat16, [linear, lambda inputs, weight: linear(inputs.float(), weight.float()).bfloat16()]),
     }
-    found = {}
+    gflops = {}
     for precision, (dtype, alternatives) in ways.items():
         flops = seconds = 0.0
         for m, k, n, times in products(workload):
             inputs, weight = randn(m, k).to(dtype), randn(n, k).to(dtype)
             flops += 2 * m * k * n * times
             seconds += min(_fastest(way, inputs, weight) for way in alternatives) * times
-        found[precision] = flops / seconds / 1e9
-    return found
+        gflops[precision] = flops / seconds / 1e9
+    return gflops
 
 
 def _fastest(product, *matrices):
-    """Seconds of one product in the fastest of several bursts, after one to warm up."""
+    """Seconds of one product in the fastest of several bursts, after a warm-up burst."""
     bursts = []
     for _ in range(BURSTS + 1):
         began, count = time.perf_counter(), 0

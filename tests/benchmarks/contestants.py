@@ -1,10 +1,10 @@
-"""One contestant of `make bench`, in a process of its own: trains, scores, writes what it measured.
+"""One contestant of `make bench`, in its own process: trains, scores, and writes its measurements.
 
     python -m tests.benchmarks.contestants SPEC.json
 
-Time is taken alike for everyone: from just before the first batch is fetched to the end of the last update, first
-step included, evaluation excluded. For Trainer that is on_train_begin to the last on_step_end, for Keras' fit
-on_train_begin to the last on_train_batch_end, for this pipeline `train.seconds` of metrics.json.
+All are timed alike: from just before the first batch is fetched to the end of the last step, including the first step
+and excluding evaluation. For Trainer that is on_train_begin to the last on_step_end, for fit of Keras on_train_begin to
+the last on_train_batch_end, and for this pipeline `train.seconds` in metrics.json.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-# Name: who runs it, and how.
+# The name of a contestant: the function that runs it, and its arguments.
 CONTESTANTS = {
     f"{who}-{precision}": (kind, options | {"precision": precision})
     for precision in ("fp32", "bf16")
@@ -34,7 +34,7 @@ WARMUP_RATIO, WEIGHT_DECAY, MAX_GRAD_NORM = 0.06, 0.01, 1.0
 
 
 class Stopwatch:
-    """Training time, and memory, of one contestant."""
+    """Measures the training time and peak memory of one contestant."""
 
     def __init__(self):
         self.began = self.first = self.last = None
@@ -50,7 +50,7 @@ class Stopwatch:
         self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def report(self, launched):
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
         return {
             "seconds": self.last - self.began,
             "startup_seconds": self.first - launched,
@@ -60,7 +60,7 @@ class Stopwatch:
 
 
 class CountedCollator:
-    """A collator that counts the real tokens and the positions of the batches that it makes."""
+    """Wraps a collator and counts the real tokens and all positions of its batches."""
 
     def __init__(self, collator):
         self.collator, self.real, self.positions = collator, 0, 0
@@ -76,8 +76,8 @@ class CountedCollator:
         return batch
 
 
-def tokenised(workload, folder, tokenizer):
-    """The training rows as Hugging Face's guides for the task prepare them."""
+def tokenized(workload, folder, tokenizer):
+    """The training rows, prepared as the guide of Hugging Face for the task does."""
     from datasets import load_dataset
 
     rows = load_dataset("json", data_files=str(folder / "train.jsonl"), split="train")
@@ -104,7 +104,7 @@ def tokenised(workload, folder, tokenizer):
 
 
 def collator(workload, tokenizer, model, kind):
-    """The data collator that the guides name; kind is pt or tf."""
+    """The data collator that the guide uses; `kind` is pt or tf."""
     import transformers
 
     if workload["name"] == "classification":
@@ -116,12 +116,12 @@ def collator(workload, tokenizer, model, kind):
 
 
 def trainer(workload, folder, seed, watch, precision, group_by_length=False):
-    """Hugging Face's Trainer; returns (share of real tokens, a function to logits)."""
+    """Train with Trainer; returns (share of real tokens, a function from batches to logits)."""
     import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
-    rows = tokenised(workload, folder, tokenizer)
+    rows = tokenized(workload, folder, tokenizer)
     model = getattr(transformers, workload["auto_class"]).from_pretrained(folder / "model")
     collate = CountedCollator(collator(workload, tokenizer, model, "pt"))
     seq2seq = workload["name"] == "seq2seq"
@@ -129,7 +129,7 @@ def trainer(workload, folder, seed, watch, precision, group_by_length=False):
         output_dir=str(folder / "trainer"), per_device_train_batch_size=workload["batch_size"],
         num_train_epochs=workload["epochs"], learning_rate=workload["learning_rate"], warmup_ratio=WARMUP_RATIO,
         weight_decay=WEIGHT_DECAY, seed=seed, bf16=precision == "bf16", group_by_length=group_by_length,
-        save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
+        save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),  # else it refuses bf16 on a CPU
     )  # fmt: skip
 
     class Watch(transformers.TrainerCallback):
@@ -152,21 +152,21 @@ def trainer(workload, folder, seed, watch, precision, group_by_length=False):
 
 
 def keras(workload, folder, seed, watch, precision):
-    """Hugging Face's TensorFlow way: prepare_tf_dataset, create_optimizer, compile, fit."""
-    # Else transformers imports PyTorch too, and a CUDA build's triton crashes in a process that has TensorFlow.
+    """Train as the TensorFlow guides of Hugging Face do: prepare_tf_dataset, create_optimizer, compile, fit."""
+    # Otherwise transformers also imports PyTorch, and the triton of a CUDA build crashes beside TensorFlow.
     os.environ["USE_TORCH"] = "0"
     import tensorflow as tf
     import transformers
 
     transformers.set_seed(seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tf_model")
-    rows = tokenised(workload, folder, tokenizer)
+    rows = tokenized(workload, folder, tokenizer)
     model = getattr(transformers, "TF" + workload["auto_class"]).from_pretrained(folder / "tf_model")
     collate = CountedCollator(collator(workload, tokenizer, model, "tf"))
     batches = model.prepare_tf_dataset(
         rows, batch_size=workload["batch_size"], shuffle=True, collate_fn=collate, drop_remainder=False
     )
-    collate.real = collate.positions = 0  # prepare_tf_dataset tries the collator to learn the shapes
+    collate.real = collate.positions = 0  # prepare_tf_dataset has called the collator to learn the shapes
     optimizer, _ = transformers.create_optimizer(
         workload["learning_rate"], num_train_steps=workload["steps"], weight_decay_rate=WEIGHT_DECAY,
         num_warmup_steps=math.ceil(WARMUP_RATIO * workload["steps"]), adam_global_clipnorm=MAX_GRAD_NORM,
@@ -185,7 +185,7 @@ def keras(workload, folder, seed, watch, precision):
 
 
 def ours(workload, folder, seed, watch, precision, framework, attention):
-    """This pipeline, through its Python API; returns (share of real tokens, the run)."""
+    """Train with this pipeline through its Python API; returns (share of real tokens, the run)."""
     from pipeline.utils.environment import configure_process
 
     configure_process(framework)
@@ -227,20 +227,20 @@ def main(spec):
     workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
     kind, options = CONTESTANTS[spec["contestant"]]
     watch = Stopwatch()
-    real, found = {"trainer": trainer, "keras": keras, "ours": ours}[kind](
+    real_token_share, trained = {"trainer": trainer, "keras": keras, "ours": ours}[kind](
         workload, folder, spec["seed"], watch, **options
     )
-    result = watch.report(spec["launched"]) | {"real_token_share": real}
+    result = watch.report(spec["launched"]) | {"real_token_share": real_token_share}
     if kind == "ours":
-        result |= {"score": found.metrics[workload["score"]], "seconds": found.report["train"]["seconds"]}
+        result |= {"score": trained.metrics[workload["score"]], "seconds": trained.report["train"]["seconds"]}
     else:
         from tests.benchmarks.scoring import score
 
-        result["score"] = score(workload, folder, found)
+        result["score"] = score(workload, folder, trained)
     Path(spec["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":
     main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     sys.stdout.flush()
-    os._exit(0)  # both frameworks hold threads that can take seconds to end
+    os._exit(0)  # threads of the frameworks can take seconds to end

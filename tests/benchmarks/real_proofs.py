@@ -1,4 +1,4 @@
-"""Our metrics and our two generators against others, on the runs of `tests.benchmarks.real_text`."""
+"""Checks our metrics and both generators against independent programs, on runs of `tests.benchmarks.real_text`."""
 
 import collections
 import json
@@ -13,12 +13,12 @@ ROWS = 500
 
 
 def sacrebleu(run, work):
-    """Ours and what sacreBLEU's own command line says of the same texts, to its last digit."""
+    """Compare our BLEU with that of the command line of sacreBLEU on the same texts, to its last digit."""
     lines = read_lines(run / "predictions.jsonl")
     paths = []
     for key in ("prediction", "reference"):
         paths.append(work / f"{key}.txt")
-        # A line break inside a text would be a new segment to the command line; BLEU's tokens know no breaks.
+        # The command line takes each line as a segment, so a text must not have line breaks; BLEU ignores them.
         texts = (" ".join(line[key].split("\n")) for line in lines)
         paths[-1].write_text("".join(text + "\n" for text in texts), encoding="utf-8")
     hypothesis, reference = map(str, paths)
@@ -28,29 +28,29 @@ def sacrebleu(run, work):
 
 
 def squad(run, work):
-    """Ours and SQuAD 1.1's official formula on the written predictions."""
+    """Compare our F1 with the official formula of SQuAD 1.1 on the predictions of a run."""
     lines = read_lines(run / "predictions.jsonl")
     scores = [max(_f1(line["prediction"], answer) for answer in line["reference"]) for line in lines]
     return _compared(f"SQuAD F1, {len(lines)} answers", _metric(run, "squad_f1"), 100 * sum(scores) / len(scores))
 
 
-def _normalised(text):
-    """Lower case, without punctuation, articles and surplus white space: the order of evaluate-v1.1.py."""
+def _normalized(text):
+    """Lower case, then no punctuation, articles or extra white space, in the order of evaluate-v1.1.py."""
     text = "".join(character for character in text.lower() if character not in set(string.punctuation))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def _f1(prediction, answer):
-    found, wanted = _normalised(prediction).split(), _normalised(answer).split()
-    common = sum((collections.Counter(found) & collections.Counter(wanted)).values())
+    predicted, expected = _normalized(prediction).split(), _normalized(answer).split()
+    common = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
     if common == 0:
         return 0.0
-    precision, recall = common / len(found), common / len(wanted)
+    precision, recall = common / len(predicted), common / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
 def generators(run, work, rows, environment):
-    """How many of the same sources the two frameworks turn into different texts, with the same model."""
+    """Count the sources for which the two frameworks generate different texts with the same model."""
     source = work / "asked.jsonl"
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     answers = []

@@ -1,6 +1,6 @@
-"""What `tests.benchmarks.real_text` trains on: the shipped recipes on real text, from small random starts.
+"""The sets of `tests.benchmarks.real_text`: recipes of this project on local real text, with small random models.
 
-Each set is a Hub recipe turned to local files as its own docstring says, with fewer rows and a small model.
+Each set is a recipe for the Hub, pointed at local files as its docstring describes, with fewer rows and a small model.
 """
 
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 
 TOKENIZERS = {"bert": "bert-base-uncased", "gpt2": "gpt2", "t5": "t5"}
 WIDTH, INNER, LAYERS, HEADS, LONGEST = 128, 512, 2, 4, 384
-# What --small makes of every set: enough to see that it runs.
+# The overrides of --small: just enough to see that every set runs.
 SMALL = {"data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1}
 
 
 def sets(shared, work):
-    """{name: (recipe, family, overrides)}; `work` holds the files that are made for a set."""
+    """{name: (recipe, family, overrides)}; `work` is the folder for files that are made for a set."""
     data = shared / "data"
     glue, wikitext, tales = data / "glue", data / "wikitext2", data / "gutenberg" / "tales.txt"
     pairs, e2e, wnut = data / "tatoeba_eng_fra" / "eng-fra.txt", data / "e2e_nlg", data / "wnut17"
@@ -27,7 +27,7 @@ def sets(shared, work):
         "mrpc": ("mrpc_bert", "bert", glue_files(glue / "MRPC") | rows(None, 3) | {
             "data.columns.label": "Quality", "data.columns.text": "#1 String", "data.columns.text_pair": "#2 String",
         }),
-        # From random weights nothing beats calling all acceptable, which has a correlation of 0, but for the weights.
+        # Without class weights, a model from random weights calls everything acceptable: a correlation of 0.
         "cola": ("cola_bert", "bert", glue_files(glue / "CoLA") | rows(None, 3) | {
             "data.columns.text": 3, "data.columns.label": 1, "train.class_weights": "balanced",
         }),
@@ -75,7 +75,7 @@ def rows(limit, epochs):
 
 
 def split_squad(path, work):
-    """Two SQuAD files of one: its first 1,000 questions, and the rest."""
+    """Split a SQuAD file in two: its first 1,000 questions, and the rest."""
     parts = [work / "xquad.train.json", work / "xquad.validation.json"]
     if not all(part.is_file() for part in parts):
         articles, seen = json.loads(path.read_text(encoding="utf-8"))["data"], 0
@@ -92,7 +92,7 @@ def split_squad(path, work):
 
 
 def write_starts(shared, work):
-    """A folder for each family with a small config and the real tokenizer; weights are drawn from the seed."""
+    """Write a folder for each family with a small config and the real tokenizer; runs draw weights from the seed."""
     from transformers import AutoTokenizer, BertConfig, GPT2Config, T5Config
 
     for family, name in TOKENIZERS.items():
@@ -118,16 +118,16 @@ def write_starts(shared, work):
 
 
 def overrides(chosen, work, small):
-    """The dotted keys of a set, with its start in them."""
+    """The overrides of a set as dotted keys, including its checkpoint."""
     _, family, changes = chosen
     start = {"checkpoint": str((work / family).resolve()), "weights": "random"}
     small_ones = SMALL | ({"data.limit.train": 1500, "data.limit.test": 16} if "data.files.test" in changes else {})
-    # Rare tags must be in the training rows, or they are refused.
+    # Validation tags that do not occur in the training rows are refused, so there must be enough of these.
     return changes | start | (small_ones if small else {})
 
 
 def as_arguments(changes):
-    """--set KEY=VALUE for each; a text is quoted, since YAML would read "#1 String" as a comment."""
+    """--set KEY=VALUE for each override; strings are quoted, because YAML would read "#1 String" as a comment."""
     shown = ((key, f'"{v}"' if isinstance(v, str) else str(v)) for key, v in changes.items())
     return [text for key, value in shown for text in ("--set", f"{key}={value}")]
 

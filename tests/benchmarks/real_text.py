@@ -1,11 +1,12 @@
-"""Every task family on real text, in both frameworks with both attentions: scores, speeds, and lock-step differences.
+"""Runs every task on real text in both frameworks with both attentions: scores, speeds, and lock-step differences.
 
     python -m tests.benchmarks.real_text --data ../shared [--only "sst2 mrpc"] [--out reports/real_text]
         [--small] [--no-lockstep] [--proofs]
 
-`--data` has data/ and tokenizers/. Each run is the finetune verb in a process of its own; one that is finished is used
-again, so a stop loses nothing. Writes report.md and results.json after every run. `--proofs` adds our BLEU and SQuAD
-F1 against others' and the texts that both frameworks write with one model; it needs the sets tatoeba and xquad.
+`--data` names a folder with data/ and tokenizers/. Each run is a finetune command in its own process. Finished runs are
+reused, so nothing is lost when it is stopped; report.md and results.json are written after every run. `--proofs` also
+compares our BLEU and SQuAD F1 with independent programs, and the texts that both frameworks generate with one model; it
+needs the sets tatoeba and xquad.
 """
 
 import argparse
@@ -26,19 +27,19 @@ STEPS, SMALL_STEPS, LOG_LINES = 50, 3, 10
 
 
 def parsed(arguments):
-    """The command line's settings."""
+    """The settings of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and tokenizers/")
     parser.add_argument("--only", default="", help="sets; by default all")
     parser.add_argument("--out", type=Path, default=Path("reports/real_text"))
-    parser.add_argument("--small", action="store_true", help="a few rows and updates, to see that all sets run")
+    parser.add_argument("--small", action="store_true", help="a few rows and steps, to see that all sets run")
     parser.add_argument("--no-lockstep", action="store_true")
     parser.add_argument("--proofs", action="store_true")
     return parser.parse_args(arguments)
 
 
 def main(arguments):
-    """Run what is not there yet and show the table; returns 1 where something failed."""
+    """Run what is missing and print the table; returns 1 if something failed."""
     settings = parsed(arguments)
     settings.data, work = settings.data.resolve(), settings.out.resolve() / "work"
     work.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def main(arguments):
     every = sets(settings.data, work)
     names = settings.only.split() or list(every)
     if unknown := set(names) - set(every):
-        sys.exit(f"--only {', '.join(sorted(unknown))}: no such set; there are {', '.join(every)}")
+        sys.exit(f"--only: unknown set {', '.join(sorted(unknown))}; the sets are {', '.join(every)}")
     results = {name: {} for name in names}
     for name in names:
         changes = overrides(every[name], work, settings.small)
@@ -67,14 +68,13 @@ def main(arguments):
 
 
 def trained(recipe, changes, framework, attention, out):
-    """One run of the finetune verb: its metrics, speed and wall time, or how it failed."""
+    """Run the finetune command once: its metrics, speed and wall time, or how it failed."""
     began = time.time()
     command = [sys.executable, "-m", "pipeline", "finetune", recipe, "--framework", framework, "--attention", attention]
-    failed = run_child([*command, "--out", str(out), *as_arguments(changes)], out.with_suffix(".log"))
-    if failed:
-        return {"failed": failed}
+    error = run_child([*command, "--out", str(out), *as_arguments(changes)], out.with_suffix(".log"))
+    if error:
+        return {"failed": error}
     report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    # The recipe's first metric comes first there.
     return {
         "metrics": report["metrics"],
         "examples_per_second": report["train"]["examples_per_second"],
@@ -84,21 +84,21 @@ def trained(recipe, changes, framework, attention, out):
 
 
 def compared(recipe, changes, steps, path):
-    """Lock-step differences of the recipe, kept in `path` with the recipe that they are of."""
+    """The lock-step differences of a recipe, cached in `path` with the digest of the recipe."""
     from pipeline import load_recipe
     from pipeline.comparison.lockstep import Bounds, compare_frameworks
 
     resolved = load_recipe(recipe, changes)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if (known.get("digest"), known.get("steps")) != (resolved.digest(), steps):
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (record.get("digest"), record.get("steps")) != (resolved.digest(), steps):
         try:
-            found = compare_frameworks(resolved, steps)
-        except Exception as error:  # one set's failure is shown, and the others go on
+            report = compare_frameworks(resolved, steps)
+        except Exception as error:  # a set that fails is shown as failed, and the others continue
             return {"failed": f"{type(error).__name__}: {error}"}
-        known = {"digest": resolved.digest(), "steps": found.steps, "same": found.same, "bounds": asdict(Bounds())}
-        known |= {"differences": found.differences, "worst_parameter": found.worst_parameter}
-        path.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    return known
+        record = {"digest": resolved.digest(), "steps": report.steps, "same": report.same, "bounds": asdict(Bounds())}
+        record |= {"differences": report.differences, "worst_parameter": report.worst_parameter}
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
 
 
 def proofs(runs, work, shared):
@@ -106,17 +106,17 @@ def proofs(runs, work, shared):
     lines = (shared / "data" / "tatoeba_eng_fra" / "eng-fra.txt").read_text(encoding="utf-8").splitlines()
     asked = [{"source": line.split("\t")[0]} for line in lines[-real_proofs.ROWS :]]
     translated, answered = runs / "tatoeba" / "torch-stock", runs / "xquad" / "torch-stock"
-    found = []
+    results = []
     for proof in (
         lambda: real_proofs.sacrebleu(translated, work),
         lambda: real_proofs.squad(answered, work),
         lambda: real_proofs.generators(translated, work, asked, environment()),
     ):
         try:
-            found.append(proof())
+            results.append(proof())
         except (OSError, subprocess.CalledProcessError) as error:
-            found.append(f"failed: {type(error).__name__}: {error}")
-    return found
+            results.append(f"failed: {type(error).__name__}: {error}")
+    return results
 
 
 def environment():
@@ -124,7 +124,7 @@ def environment():
 
 
 def run_child(command, log):
-    """Run a command; returns the end of its log where it failed, else nothing."""
+    """Run a command; returns the end of its log if it failed, else None."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
@@ -133,13 +133,13 @@ def run_child(command, log):
 
 
 def show(results, name, variant, folder):
-    """One line to the terminal, and the report as far as it goes."""
+    """Print one line and write the report so far."""
     write(results, folder)
     print(f"{name} {variant}: {cell(results[name][variant])}", flush=True)
 
 
 def write(results, folder):
-    """results.json and report.md, each whole or not at all."""
+    """Write results.json and report.md; each appears complete or not at all."""
     for file, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("report.md", table(results))):
         partial = folder / f".{file}.partial"
         partial.write_text(text, encoding="utf-8")
@@ -147,41 +147,41 @@ def write(results, folder):
 
 
 def table(results):
-    """Markdown: a row a set, then failures and proofs."""
+    """Markdown: a row for each set, then failures and proofs."""
     columns = [f"{framework}/{attention}" for framework, attention in VARIANTS]
     lines = [
         "| set | metric | " + " | ".join(columns) + " | lock-step: loss | gradient norm | parameters | same |",
         "|---" * (len(columns) + 6) + "|",
     ]
     failures = []
-    for name, found in results.items():
+    for name, variants in results.items():
         if name == "proofs":
             continue
-        metric = next((next(iter(found[c]["metrics"])) for c in columns if "metrics" in found.get(c, {})), "")
-        lockstep = found.get("lockstep", {})
+        metric = next((next(iter(variants[c]["metrics"])) for c in columns if "metrics" in variants.get(c, {})), "")
+        lockstep = variants.get("lockstep", {})
         values = lockstep.get("differences", {})
         shown = [f"{values[key]:.1e}" if values else "" for key in ("loss", "grad_norm", "parameters")]
         verdict = {True: "yes", False: "NO"}.get(lockstep.get("same"), "failed" if lockstep else "")
-        cells = [name, metric, *(cell(found.get(column, {})) for column in columns), *shown, verdict]
+        cells = [name, metric, *(cell(variants.get(column, {})) for column in columns), *shown, verdict]
         lines.append("| " + " | ".join(cells) + " |")
-        failures += [f"{name} {key}:\n\n```\n{v['failed']}\n```\n" for key, v in found.items() if "failed" in v]
-    lines += ["", "Each cell: the metric (loss in nats of a target), training examples a second."]
-    for title, found in (("Failed", failures), ("Proofs", [f"- {text}" for text in results.get("proofs", [])])):
-        lines += ["", f"## {title}", "", *found] if found else []
+        failures += [f"{name} {key}:\n\n```\n{v['failed']}\n```\n" for key, v in variants.items() if "failed" in v]
+    lines += ["", "Each cell: the metric (loss in nats per target), training examples per second."]
+    for title, entries in (("Failed", failures), ("Proofs", [f"- {text}" for text in results.get("proofs", [])])):
+        lines += ["", f"## {title}", "", *entries] if entries else []
     return "\n".join(lines) + "\n"
 
 
-def cell(found):
+def cell(result):
     """A run or a comparison in a few words."""
-    if "failed" in found:
+    if "failed" in result:
         return "failed"
-    if "differences" in found:
-        shown = ", ".join(f"{key} {value:.1e}" for key, value in found["differences"].items())
-        return f"{shown} ({'the same' if found['same'] else 'NOT the same'} over {found['steps']} updates)"
-    if not found:
+    if "differences" in result:
+        shown = ", ".join(f"{key} {value:.1e}" for key, value in result["differences"].items())
+        return f"{shown} ({'the same' if result['same'] else 'NOT the same'} over {result['steps']} steps)"
+    if not result:
         return ""
-    metrics = {key: value if value is not None else float("nan") for key, value in found["metrics"].items()}
-    return f"{next(iter(metrics.values())):.3f} ({metrics['loss']:.3f}), {found['examples_per_second']:.0f}/s"
+    metrics = {key: value if value is not None else float("nan") for key, value in result["metrics"].items()}
+    return f"{next(iter(metrics.values())):.3f} ({metrics['loss']:.3f}), {result['examples_per_second']:.0f}/s"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The score of a model that is not ours, by the definitions of this pipeline, so that scores can stand side by side."""
+"""Scores models that other programs trained, by the definitions of this pipeline, so that scores can be compared."""
 
 import json
 
@@ -8,7 +8,7 @@ BATCH = 64
 
 
 def score(workload, folder, logits):
-    """Accuracy, or the mean loss of a token in nats; `logits` turns a batch of arrays into an array."""
+    """Accuracy, or the mean loss per token in nats; `logits` turns a batch of arrays into an array."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
@@ -29,13 +29,13 @@ def _accuracy(rows, tokenizer, length, logits):
 
 
 def _causal_loss(rows, tokenizer, length, logits):
-    """Every token once, the first predicted from the begin-of-text token; blocks as long as the model allows."""
+    """Score every token once, in blocks as long as the model allows; the end-of-text token predicts the first one."""
     ids = [token for text in tokenizer([row["text"] for row in rows])["input_ids"] for token in text]
     inputs, labels = np.array([tokenizer.eos_token_id, *ids[:-1]]), np.array(ids)
     losses = []
     for i in range(0, len(ids), length):
-        found = logits({"input_ids": inputs[None, i : i + length]})
-        losses.append(token_losses(found, labels[None, i : i + length]))
+        predicted = logits({"input_ids": inputs[None, i : i + length]})
+        losses.append(token_losses(predicted, labels[None, i : i + length]))
     return np.concatenate(losses, axis=1).mean()
 
 
@@ -48,8 +48,8 @@ def _seq2seq_loss(rows, tokenizer, length, logits):
         labels, mask = target["input_ids"], target["attention_mask"]
         started = np.concatenate([np.full((len(chunk), 1), tokenizer.pad_token_id), labels[:, :-1]], axis=1)
         keys = ("input_ids", "attention_mask")
-        found = logits({key: batch[key] for key in keys} | {"decoder_input_ids": started})
-        total += float((token_losses(found, labels) * mask).sum())
+        predicted = logits({key: batch[key] for key in keys} | {"decoder_input_ids": started})
+        total += float((token_losses(predicted, labels) * mask).sum())
         count += int(mask.sum())
     return total / count
 

@@ -1,4 +1,4 @@
-"""The tables of `make bench`, computed from its results: medians, ranges, ratios to Trainer's defaults."""
+"""The tables of `make bench`, from its results: medians, ranges, and ratios to Trainer with its defaults."""
 
 import statistics
 
@@ -6,11 +6,11 @@ BASELINE = "trainer-fp32"
 
 
 def rows(runs, workload, ceilings, baseline=BASELINE):
-    """A dict for each contestant in order of appearance.
+    """A dict for each contestant, in order of appearance.
 
-    `runs` are the workload's runs: contestant, repeat, and either what was measured or "failed". A speed's ratio is
-    taken in each repeat against the baseline of that repeat, whose machine was the most alike; of those the median
-    counts. `ceilings` are GFLOP/s by precision.
+    `runs` are the runs of the workload: contestant, repeat, and either the measurements or "failed". The ratio of
+    speeds is taken within each repeat, because the speed of the machine drifts; the median ratio counts. `ceilings` are
+    GFLOP/s by precision.
     """
     names = list(dict.fromkeys(run["contestant"] for run in runs))
     speeds = {(run["contestant"], run["repeat"]): _speed(run, workload) for run in runs if "failed" not in run}
@@ -43,22 +43,22 @@ def _speed(run, workload):
 
 
 def spread(values):
-    """Median and range."""
+    """Median and range of values."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def report(results):
-    """The whole report.md."""
+    """The text of report.md."""
     settings, machine = results["settings"], results["machine"]
     lines = [
-        "# This pipeline beside what a person would use instead",
+        "# This pipeline beside Trainer and Keras",
         "",
         f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}; {results['began']}. "
-        f"Repeats: {settings['repeats']}, repeat r with seed r; each run in a process of its own.",
-        "Training time is from the first batch to the last update, first step included, evaluation excluded. Ratios "
-        f"are to {BASELINE} of the same repeat. Each cell has the median, then the range over repeats. Peak memory is "
-        "the process's, from its launch to the last update. The share of the ceiling is that of matrix products on "
-        "real tokens alone, in the precision's own ceiling.",
+        f"Repeats: {settings['repeats']}, repeat r with seed r; each run has its own process.",
+        "Training time is from the first batch to the end of the last step, without evaluation. Ratios are to "
+        f"{BASELINE} in the same repeat. Each cell has the median and, in parentheses, the range over repeats. Peak "
+        "memory is that of the process from its launch to the last step. The share of the ceiling is the time that "
+        "the matrix products on real tokens need at the ceiling of their precision, over the training time.",
         "",
     ]
     for name, workload in results["workloads"].items():
@@ -75,16 +75,16 @@ def report(results):
 def _section(name, workload, runs):
     ceilings = ceiling_of(runs)
     shown = ", ".join(f"{precision} {gflops:.0f} GFLOP/s" for precision, gflops in ceilings.items())
-    score = {"accuracy": "accuracy", "loss": "validation loss, nats a token"}[workload["score"]]
+    score = {"accuracy": "accuracy", "loss": "validation loss, nats per token"}[workload["score"]]
     lines = [
         f"## {name}: {workload['source']}",
         "",
         f"{workload['rows']} examples of {workload['tokens'] / workload['rows']:.1f} real tokens, "
-        f"{workload['steps']} updates of {workload['batch_size']}, learning rate {workload['learning_rate']:g}, "
+        f"{workload['steps']} steps of {workload['batch_size']}, learning rate {workload['learning_rate']:g}, "
         f"vocabulary {workload['vocabulary']}. The ceiling, matrix products of these shapes: {shown or 'unknown'}.",
         "",
         f"| who | runs | examples/s | to {BASELINE} | {score} | real tokens | of the ceiling | peak memory, MB "
-        "| launch to first update, s | updates |",
+        "| launch to first step, s | steps |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows([run for run in runs if run["contestant"] != "ceiling"], workload, ceilings):
@@ -93,12 +93,12 @@ def _section(name, workload, runs):
 
 
 def ceiling_of(runs):
-    """GFLOP/s by precision, the most of any repeat: a ceiling is what was reached at best."""
-    found = {}
+    """GFLOP/s by precision, the highest of all repeats."""
+    ceilings = {}
     for run in runs:
         for precision, gflops in run.get("gflops", {}).items():
-            found[precision] = max(gflops, found.get(precision, 0.0))
-    return found
+            ceilings[precision] = max(gflops, ceilings.get(precision, 0.0))
+    return ceilings
 
 
 def _cells(row):
@@ -109,17 +109,17 @@ def _cells(row):
     return [
         row["contestant"],
         runs,
-        _shown(row["examples_per_second"], 0),
-        _shown(row["ratio"], 2) if row["ratio"] else "",
-        _shown(row["score"], 3),
+        _median_and_range(row["examples_per_second"], 0),
+        _median_and_range(row["ratio"], 2) if row["ratio"] else "",
+        _median_and_range(row["score"], 3),
         f"{row['real_token_share']:.0%}",
         f"{row['share_of_ceiling']:.0%}" if row["share_of_ceiling"] else "",
-        _shown(memory, 0),
-        _shown(row["startup_seconds"], 1),
+        _median_and_range(memory, 0),
+        _median_and_range(row["startup_seconds"], 1),
         " or ".join(map(str, row["steps"])),
     ]
 
 
-def _shown(found, digits):
-    low, median, high = (f"{found[key]:.{digits}f}" for key in ("low", "median", "high"))
+def _median_and_range(values, digits):
+    low, median, high = (f"{values[key]:.{digits}f}" for key in ("low", "median", "high"))
     return median if low == high else f"{median} ({low} to {high})"

@@ -1,4 +1,4 @@
-"""The tables of `make bench`, from made-up numbers; nothing is trained or timed."""
+"""Tests of the tables of `make bench` with made-up numbers; nothing is trained or timed."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_a_ratio_is_taken_within_each_repeat():
     assert table()["trainer-fp32"]["ratio"] == {"median": 1, "low": 1, "high": 1}
 
 
-def test_the_share_of_the_ceiling_is_that_of_the_best_products_in_the_median_time():
+def test_the_share_of_the_ceiling_compares_the_median_time_with_the_fastest_products():
     assert table()["ours-torch-fp32"]["share_of_ceiling"] == pytest.approx(12 / 5 / 24)
 
 

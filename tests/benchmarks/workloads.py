@@ -1,9 +1,9 @@
-"""What the contestants of `make bench` work on: three tasks, each a folder with rows, a tokenizer and random weights.
+"""The workloads of `make bench`: three tasks, each a folder with rows, a tokenizer and random weights.
 
     python -m tests.benchmarks.workloads FOLDER NAME ROWS [DATA]
 
 writes FOLDER with train.jsonl, validation.jsonl, `model/` (a stock PyTorch checkpoint), `tf_model/` (the same weights
-as TensorFlow's own file, for those who load with TFAuto...from_pretrained) and workload.json.
+in a TensorFlow file, for TFAuto...from_pretrained) and workload.json.
 """
 
 import json
@@ -18,8 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 WIDTH, INNER, LAYERS, HEADS, VOCABULARY = 256, 1024, 4, 4, 8000
 BATCH_SIZE = 32
-SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
-# `rows` are the most that are trained on; ROWS of the command line can only make them fewer.
+BUNDLED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
+# `rows` is the largest number of training rows; ROWS of the command line can only lower it.
 SETTINGS = {
     "classification": {
         "task": "sequence-classification", "auto_class": "AutoModelForSequenceClassification", "rows": 8192,
@@ -37,9 +37,9 @@ SETTINGS = {
 
 
 def read_rows(name, data):
-    """(training rows, validation rows, where they are from): real text where there is DATA, embedded sets otherwise."""
+    """(training rows, validation rows, source): real text from the folder `data`, or a bundled set if it is None."""
     if data is None:
-        folder = SHIPPED / {"classification": "sentiment", "causal": "stories", "seq2seq": "dates"}[name]
+        folder = BUNDLED / {"classification": "sentiment", "causal": "stories", "seq2seq": "dates"}[name]
         splits = [
             [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
             for split in ("train", "validation")
@@ -47,7 +47,7 @@ def read_rows(name, data):
         if name == "classification":
             splits = [[r | {"label": int(r["label"] == "positive")} for r in rows] for rows in splits]
         keys = {"classification": ("text", "label"), "causal": ("text",), "seq2seq": ("source", "target")}[name]
-        return *([{key: row[key] for key in keys} for row in rows] for rows in splits), f"embedded {folder.name}"
+        return *([{key: row[key] for key in keys} for row in rows] for rows in splits), f"bundled {folder.name}"
     if name == "classification":
         splits = [_sst2(data / "glue" / "SST-2" / file) for file in ("train.tsv", "dev.tsv")]
         return *splits, "SST-2"
@@ -57,7 +57,7 @@ def read_rows(name, data):
         return *splits, "WikiText-2 (valid to train, test to validate)"
     lines = (data / "tatoeba_eng_fra" / "eng-fra.txt").read_text(encoding="utf-8").splitlines()
     pairs = [dict(zip(("source", "target"), line.split("\t"), strict=False)) for line in lines]
-    random.Random(0).shuffle(pairs)  # the file is sorted by length
+    random.Random(0).shuffle(pairs)  # the lines of the file are sorted by length
     return pairs[:4480], pairs[4480:], "Tatoeba English to French"
 
 
@@ -67,7 +67,7 @@ def _sst2(path):
 
 
 def train_tokenizer(name, texts, max_length, folder):
-    """A tokenizer of the family's kind with at most VOCABULARY tokens, learned from the training texts alone."""
+    """A tokenizer of the kind that the model family uses, trained on the texts, with at most VOCABULARY tokens."""
     from tokenizers import (
         BertWordPieceTokenizer,
         ByteLevelBPETokenizer,
@@ -84,7 +84,7 @@ def train_tokenizer(name, texts, max_length, folder):
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         learned = BertWordPieceTokenizer(lowercase=True)
         learned.train_from_iterator(texts, vocab_size=VOCABULARY, show_progress=False, special_tokens=special)
-        # The trainer finds the same tokens each time, but numbers them in an order that differs by run.
+        # The trainer learns the same tokens every time, but numbers them differently; sorting makes them the same.
         vocabulary = folder / "vocab.txt"
         vocabulary.write_text("\n".join([*special, *sorted(set(learned.get_vocab()) - {*special})]), encoding="utf-8")
         return BertTokenizerFast(str(vocabulary), model_max_length=max_length)
@@ -103,7 +103,7 @@ def train_tokenizer(name, texts, max_length, folder):
 
 
 def build_config(name, tokenizer, max_length):
-    """BERT, GPT-2 or T5 of 4 layers (T5: 4 and 4), width 256; dropout as the family has it, 0.1."""
+    """BERT, GPT-2 or T5 of 4 layers (T5: 4 + 4), width 256, with the default dropout of the family, 0.1."""
     from transformers import BertConfig, GPT2Config, T5Config
 
     vocabulary = len(tokenizer)
@@ -126,10 +126,10 @@ def build_config(name, tokenizer, max_length):
 
 
 def forward_flops(name, lengths, vocabulary):
-    """Multiplications and additions of one forward pass over the real tokens of rows with these lengths.
+    """Floating-point operations of one forward pass over the real tokens of rows with these lengths.
 
-    Matrix products only, two operations each; attention counts every pair of a row, masked or not, since all compute
-    them. `lengths` are numbers, or (source, target) pairs for T5.
+    Only matrix products count, a multiplication and an addition each; attention counts every pair of tokens in a row,
+    masked or not, because every contestant computes them all. `lengths` are numbers, or (source, target) pairs for T5.
     """
     square, inner = 2 * WIDTH * WIDTH, 4 * WIDTH * INNER
     if name == "seq2seq":
@@ -145,7 +145,7 @@ def forward_flops(name, lengths, vocabulary):
 
 
 def row_lengths(name, rows, tokenizer, max_length):
-    """Real tokens of each training row: of texts, of blocks, or (source, target)."""
+    """The number of real tokens of each text or block, or of (source, target)."""
     if name == "causal":
         total = sum(map(len, tokenizer([row["text"] for row in rows])["input_ids"]))
         return [max_length] * (total // max_length) + ([total % max_length] if total % max_length else [])
@@ -156,7 +156,7 @@ def row_lengths(name, rows, tokenizer, max_length):
 
 
 def prepare(folder, name, max_rows, data):
-    """Write the workload's folder; workload.json last, so that its presence means complete."""
+    """Write the folder of a workload; workload.json comes last, so its presence means that the folder is complete."""
     import torch
     import transformers
 
