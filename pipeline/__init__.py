@@ -17,7 +17,7 @@ from pipeline.utils.errors import UserError
 if TYPE_CHECKING:
     from pipeline.api import Comparison, compare, compare_runs
     from pipeline.runs.attention_maps import attention_maps
-    from pipeline.runs.directory import Run
+    from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
     from pipeline.training.finetune import finetune
 
@@ -35,6 +35,7 @@ __all__ = [
     "compare_runs",
     "finetune",
     "load_recipe",
+    "load_run",
     "predict",
 ]
 
@@ -46,6 +47,7 @@ _LAZY = {
     "compare": "pipeline.api",
     "compare_runs": "pipeline.api",
     "finetune": "pipeline.training.finetune",
+    "load_run": "pipeline.runs.directory",
     "predict": "pipeline.runs.prediction",
 }
 

@@ -64,8 +64,8 @@ def test_the_window_attention_of_the_readme_runs_and_is_reported(small, tmp_path
     (tmp_path / "my_attention.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     run = finetune(small, attention="my_attention:WindowAttention", out=tmp_path / "run")
-    assert run.report["attention_sites"] > 0
-    assert run.report["attention_max_difference"] > 1e-4
+    assert run.record.attention_sites > 0
+    assert run.record.attention_max_difference > 1e-4
 
 
 def test_nothing_names_a_registry_or_a_machine():

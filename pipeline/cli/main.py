@@ -166,10 +166,10 @@ def attention(
     debug: Debug = False,
 ) -> None:
     """Draw who attends to whom in a text, a heat map for each layer and head."""
-    from pipeline.runs.directory import Run
+    from pipeline.runs.directory import load_run
 
-    finished = Run.load(run)
-    chosen = framework.value if framework else finished.report["framework"]
+    finished = load_run(run)
+    chosen = framework.value if framework else finished.record.framework
     configure_process(chosen)
     from pipeline.runs.attention_maps import draw_maps, maps_and_tokens
 
@@ -177,7 +177,7 @@ def attention(
     path = out or run / "attention.png"
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
-    draw_maps(maps, tokens, path, f"{finished.report['recipe']} in {chosen}")
+    draw_maps(maps, tokens, path, f"{finished.record.recipe} in {chosen}")
     print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {escape_controls(str(path))}")
 
 
@@ -194,10 +194,10 @@ def predict(
     """Predict with a finished run: a JSON line for each text."""
     if (text is None) == (source is None):
         raise UserError("predict wants either --text or --input (TEXT= or INPUT=)")
-    from pipeline.runs.directory import Run
+    from pipeline.runs.directory import load_run
 
-    finished = Run.load(run)
-    chosen = framework.value if framework else finished.report["framework"]
+    finished = load_run(run)
+    chosen = framework.value if framework else finished.record.framework
     configure_process(chosen)
     from pipeline.runs import prediction
 

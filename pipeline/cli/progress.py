@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.runs.directory import Run
+from pipeline.runs.record import RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.text import escape_controls
 
@@ -101,39 +102,39 @@ class TerminalProgress(TrainingCallback):
         self._show(run)
 
     def _show(self, run: Run) -> None:
-        report, train = run.report, run.report["train"]
+        record, train = run.record, run.record.train
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for split, metrics in (("validation", report["metrics"]), ("test", report.get("test", {}))):
+        for split, metrics in (("validation", record.metrics), ("test", record.test or {})):
             for name, value in metrics.items():
                 table.add_row(
                     Text(escape_controls(f"{split} {name}")), "undefined" if value is None else f"{value:.4f}"
                 )
-        table.add_row("training", f"{train['seconds']:.1f} s, {train['examples_per_second']:.0f} examples/s")
-        if report["attention_sites"]:
-            away = f"{report['attention_max_difference']:.1e} from stock at the start"
-            table.add_row("attention", f"{report['attention_sites']} sites, {away}")
-        table.add_row("padding", f"{train['padding_fraction']:.1%} of positions")
-        for name, counts in _losses(report["data"]).items():
+        table.add_row("training", f"{train.seconds:.1f} s, {train.examples_per_second:.0f} examples/s")
+        if record.attention_sites:
+            away = f"{record.attention_max_difference:.1e} from stock at the start"
+            table.add_row("attention", f"{record.attention_sites} sites, {away}")
+        table.add_row("padding", f"{train.padding_fraction:.1%} of positions")
+        for name, counts in _losses(record.data.splits).items():
             table.add_row(Text(escape_controls(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
         table.add_row("results", Text(escape_controls(os.path.relpath(run.path))))
         self.console.print(table)
-        other = "tensorflow" if report["framework"] == "torch" else "torch"
-        self._say(f"Next: {_command(report, other)}")
+        other = "tensorflow" if record.framework == "torch" else "torch"
+        self._say(f"Next: {_command(record, other)}")
 
     def _say(self, text: str) -> None:
         self.console.print(Text(escape_controls(text)), soft_wrap=True)
 
 
-def _losses(data: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _losses(splits: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     """What preparing the data cost, such as truncated rows, by kind and split; kinds that cost nothing left out."""
     found: dict[str, dict[str, int]] = {}
-    for split, counts in data.items():
-        for name, count in counts.items() if isinstance(counts, dict) else ():
+    for split, counts in splits.items():
+        for name, count in counts.items():
             if count and name not in ("rows", "windows", "tokens"):
                 found.setdefault("truncated rows" if name == "truncated" else name, {})[split] = count
     return found
 
 
-def _command(report: dict[str, Any], framework: str) -> str:
-    seed = f" SEED={report['seed']}" if report["seed"] else ""
-    return f"make finetune RECIPE={report['recipe']} FRAMEWORK={framework}{seed}"
+def _command(identity: RunIdentity, framework: str) -> str:
+    seed = f" SEED={identity.seed}" if identity.seed else ""
+    return f"make finetune RECIPE={identity.recipe} FRAMEWORK={framework}{seed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -16,15 +15,13 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.run_set import Outcome, read_outcome
 from pipeline.models.attention import name_problem
 from pipeline.recipe.schema import Recipe
-from pipeline.runs import directory as rundir
+from pipeline.runs.directory import RunDirectory
+from pipeline.runs.record import RunIdentity
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils import processes as isolated
 from pipeline.utils.errors import ProofError, UserError, did_you_mean
 
 MOST_SEEDS = 1000
-RUN_FILES = {
-    "recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def plan(
     planned = []
     for number, seed in enumerate(seeds):
         for framework, attention in variants[:: -1 if number % 2 else 1]:
-            folder = rundir.default_folder(recipe, shipped, framework, attention, seed)
+            folder = RunDirectory.default(recipe, shipped, framework, attention, seed).path
             done = _is_done(folder, recipe, framework, attention, seed, rerun)
             planned.append(Planned(framework, attention, seed, folder, done, rerun))
     return planned
@@ -133,7 +130,8 @@ def execute(run: Planned, recipe: Recipe, arguments: Sequence[str]) -> Outcome:
     command = [sys.executable, "-m", "pipeline", "finetune", *arguments, "--framework", run.framework]
     command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder)]
     # What an earlier process has saved on its way is gone on with, unless everything is to be done again.
-    command.append("--resume" if TrainingCheckpoints(run.folder, 1).names() and not run.again else "--overwrite")
+    has_checkpoints = TrainingCheckpoints(RunDirectory(run.folder).checkpoints_folder, keep=1).names()
+    command.append("--resume" if has_checkpoints and not run.again else "--overwrite")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         log = Path(folder) / "log"
         code = isolated.run(command, log)
@@ -153,30 +151,17 @@ def _problems(name: str, values: Sequence[Any]) -> list[str]:
 
 def _is_done(folder: Path, recipe: Recipe, framework: str, attention: str, seed: int, rerun: bool) -> bool:
     """Whether the folder holds this run, finished. Raises UserError where it holds something that must not be lost."""
-    identity = {"recipe": recipe.name, "framework": framework, "attention": attention, "seed": seed}
-    if _is_unfinished(folder):
+    directory = RunDirectory(folder)
+    identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
+    if directory.is_unfinished:
         return False
     try:
-        return rundir.finished(folder, recipe, identity, rerun) is not None
+        return directory.finished_run(recipe, identity, rerun) is not None
     except UserError as error:
-        text = str(error).replace("--out ", "", 1)
-        raise UserError(text.replace("--overwrite", "--rerun (RERUN=1)")) from error
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Whether the folder holds remains of a run and nothing else: no metrics.json that can be read."""
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir()}
-    if not names or names - RUN_FILES:
-        return False
-    try:
-        json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return False
+        message = str(error).replace("overwrite=True", "rerun=True (RERUN=1)")
+        raise UserError(message, arguments=("rerun",)) from error
 
 
 def _clear_unfinished(folder: Path) -> None:
-    if _is_unfinished(folder):
+    if RunDirectory(folder).is_unfinished:
         shutil.rmtree(folder)

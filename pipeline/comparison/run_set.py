@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.directory import Run
+from pipeline.runs.directory import RunDirectory
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import read_json_lines
 from pipeline.utils.text import flatten
 
 # Where things lie is no part of an experiment, and its fingerprints say whether they are the same things.
@@ -76,17 +74,16 @@ class Outcome:
 def read_outcome(path: str | os.PathLike) -> Outcome:
     """A finished run's directory. Raises UserError where it is none, or cannot be read."""
     path = Path(path)
-    report = Run.load(path).report
+    directory = RunDirectory(path)
+    record = directory.record()
     try:
-        with np.load(path / "probe.npz") as probe:
-            logits = probe["logits_before"]
         return Outcome(
-            report["framework"], report["attention"], report["seed"], path, load_recipe(path / "recipe.yaml"),
-            report=report,
-            environment=json.loads((path / "environment.json").read_text(encoding="utf-8")),
-            history=read_json_lines(path / "history.jsonl"),
-            predictions=read_json_lines(path / "predictions.jsonl"),
-            probe=logits,
+            record.framework, record.attention, record.seed, path, directory.recipe(),
+            report=record.model_dump(),
+            environment=directory.environment().model_dump(),
+            history=[step.model_dump() for step in directory.history()],
+            predictions=directory.predictions(),
+            probe=directory.probe().before,
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not a whole run: {type(error).__name__}: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import load_backend
-from pipeline.runs.directory import Run
+from pipeline.runs.directory import Run, load_run
 from pipeline.runs.prediction import open_run
 from pipeline.utils.errors import UserError
 
@@ -32,7 +32,7 @@ def maps_and_tokens(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Maps as in `attention_maps`, with the text's tokens [T]."""
     if isinstance(run_or_model, Run | str | Path):
-        run = run_or_model if isinstance(run_or_model, Run) else Run.load(run_or_model)
+        run = run_or_model if isinstance(run_or_model, Run) else load_run(run_or_model)
         trained = open_run(run, framework)
         backend, model, tokenizer = trained.backend, trained.model, trained.tokenizer
     else:

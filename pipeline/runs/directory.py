@@ -1,98 +1,247 @@
-"""The run directory: where it is, whether it may be written, and that it appears whole or not at all."""
+"""The run directory: its place, the names of its files, whether it may be written, and readers for what it holds."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import refuse_locked
+from pipeline.utils.files import locked, read_json_lines, refuse_locked, staged_folder
+
+RECIPE, METRICS, HISTORY, PREDICTIONS = "recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl"
+PROBE, ENVIRONMENT, MODEL = "probe.npz", "environment.json", "model"
+# Everything that a finished run holds.
+CONTENTS = frozenset({RECIPE, METRICS, HISTORY, PREDICTIONS, PROBE, ENVIRONMENT, MODEL})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory and what metrics.json says."""
+    """A finished run: its directory and its record, which is the content of metrics.json.
+
+    >>> run = load_run("runs/sentiment_bert/torch-stock-seed0")  # doctest: +SKIP
+    >>> run.metrics["accuracy"]  # doctest: +SKIP
+    0.904
+    """
 
     path: Path
-    report: dict[str, Any]
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Run:
-        """Read a finished run's directory. Raises UserError if it is not one."""
-        try:
-            return cls(Path(path), json.loads((Path(path) / "metrics.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a finished run: {error}") from error
+    record: RunRecord
 
     @property
-    def metrics(self) -> dict[str, float | None]:
+    def metrics(self) -> Metrics:
         """Validation metrics by name; None for one that is undefined."""
-        return self.report["metrics"]
+        return self.record.metrics
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The files of the run."""
+        return RunDirectory(self.path)
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {'undefined' if v is None else f'{v:.4g}'}" for name, v in self.metrics.items())
+        return f"<Run {self.record.identity.label}: {scores}; {self.path}>"
 
 
-def default_folder(recipe: Recipe, shipped: Recipe, framework: str, attention: str, seed: int) -> Path:
-    """runs/<recipe>/<framework>-<attention>-seed<seed>, with the recipe's digest where it is not the shipped one."""
-    suffix = "" if recipe.experiment() == shipped.experiment() else f"-{recipe.digest()}"
-    return Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}"
+@dataclass(frozen=True)
+class ProbeLogits:
+    """Logits of the first validation rows in file order before and after training, as `Experiment.probe_logits`."""
+
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
 
 
-def finished(folder: Path, recipe: Recipe, identity: dict[str, Any], overwrite: bool) -> Run | None:
-    """The finished run of the same recipe in `folder`, or None where a new one may be written.
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of a run, there or not yet: the only place that knows its files' names.
 
-    Raises UserError where the folder holds something else; `overwrite` replaces runs only, never other files.
+    A run is written in a hidden folder beside it, which takes the directory's name when everything is there. While it
+    trains, `history.jsonl` grows in that folder, `.<name>.partial-<process id>/`, by a line per step.
     """
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder for the run")
-    names = {entry.name for entry in folder.iterdir()}
-    if not names:
-        return None
-    if not {"recipe.yaml", "metrics.json"} <= names:
-        raise UserError(f"--out {folder} holds something that is not a run; name another folder")
-    if overwrite:
-        return None
-    run = Run.load(folder)
-    same_recipe = load_shipped(folder / "recipe.yaml").experiment() == recipe.experiment()
-    different = [key for key, value in identity.items() if run.report.get(key) != value]
-    if same_recipe and not different:
-        return run
-    raise UserError(
-        f"--out {folder} holds a run of another {' and '.join(different) or 'setting of the recipe'}; "
-        "name another folder, or replace it with --overwrite"
-    )
+
+    path: Path
+
+    @classmethod
+    def default(cls, recipe: Recipe, shipped: Recipe, framework: str, attention: str, seed: int) -> RunDirectory:
+        """runs/<recipe>/<framework>-<attention>-seed<seed>, with the recipe's digest if it is not the shipped one."""
+        suffix = "" if recipe.experiment() == shipped.experiment() else f"-{recipe.digest()}"
+        return cls(Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}")
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe as YAML."""
+        return self.path / RECIPE
+
+    @property
+    def metrics_file(self) -> Path:
+        """The run's record as JSON, written last."""
+        return self.path / METRICS
+
+    @property
+    def history_file(self) -> Path:
+        """A JSON line for each optimizer step."""
+        return self.path / HISTORY
+
+    @property
+    def predictions_file(self) -> Path:
+        """A JSON line for each validation example."""
+        return self.path / PREDICTIONS
+
+    @property
+    def probe_file(self) -> Path:
+        """The probe's logits as NumPy arrays."""
+        return self.path / PROBE
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions, processor and command as JSON."""
+        return self.path / ENVIRONMENT
+
+    @property
+    def model_folder(self) -> Path:
+        """The trained model as a stock Hugging Face checkpoint."""
+        return self.path / MODEL
+
+    @property
+    def weights_file(self) -> Path:
+        """The trained model's weights."""
+        return self.model_folder / "model.safetensors"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """The training checkpoints of an unfinished run, beside the directory."""
+        return self.path.with_name(f"{self.path.name}.checkpoints")
+
+    def contents(self) -> set[str]:
+        """The names of the files and folders in the directory; none if it does not exist."""
+        return {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a finished run lies here."""
+        return {RECIPE, METRICS} <= self.contents()
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether remains of a run lie here and nothing else: no metrics.json that can be read as JSON."""
+        names = self.contents()
+        if not names or names - CONTENTS:
+            return False
+        try:
+            json.loads(self.metrics_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return True
+        return False
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path lies in the directory, in its training checkpoints or in what is written beside it."""
+        beside, path = self.path.absolute().parent, path.absolute()
+        first = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
+        own = (self.path.name, self.checkpoints_folder.name)
+        return first in own or first.startswith(f".{self.path.name}.")
+
+    def finished_run(self, recipe: Recipe, identity: RunIdentity, overwrite: bool) -> Run | None:
+        """The finished run of the same recipe and identity, or None if a new one may be written here.
+
+        Raises UserError if something else lies here; `overwrite` replaces runs only, never other files.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; choose a folder for the run with out", arguments=("out",))
+        if not self.contents():
+            return None
+        if not self.is_finished:
+            message = f"{self.path} holds something that is not a run; choose another folder with out"
+            raise UserError(message, arguments=("out",))
+        if overwrite:
+            return None
+        run = load_run(self.path)
+        different = [
+            name for name, value in identity.model_dump().items() if getattr(run.record.identity, name) != value
+        ]
+        if self.recipe().experiment() == recipe.experiment() and not different:
+            return run
+        raise UserError(
+            f"{self.path} holds a run of another {' and '.join(different) or 'setting of the recipe'}; choose another "
+            "folder with out, or replace that run with overwrite=True",
+            arguments=("out", "overwrite"),
+        )
+
+    def refuse_if_taken(self) -> None:
+        """Raise UserError, before anything is loaded, if the directory cannot be written or another process does."""
+        parent = next(folder for folder in self.path.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(
+                f"{self.path} cannot be written: {parent} is not a folder that can be written to", arguments=("out",)
+            )
+        refuse_locked(self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out. Raises UserError if another process writes the run."""
+        with locked(self.path):
+            yield
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[RunDirectory]:
+        """A hidden directory to write into, which replaces this one when the block ends well. Raises OSError."""
+        with staged_folder(self.path) as folder:
+            yield RunDirectory(folder)
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe. Raises UserError."""
+        return load_shipped(self.recipe_file)
+
+    def record(self) -> RunRecord:
+        """The content of metrics.json. Raises UserError if there is none or it is not valid."""
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise UserError(f"{self.path} is not a finished run: it has no {METRICS}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} is not a finished run: {error}") from error
+        return parse_record(RunRecord, text, str(self.metrics_file))
+
+    def environment(self) -> EnvironmentRecord:
+        """The content of environment.json. Raises UserError, OSError."""
+        text = self.environment_file.read_text(encoding="utf-8")
+        return parse_record(EnvironmentRecord, text, str(self.environment_file))
+
+    def history(self) -> list[StepRecord]:
+        """The optimizer steps. Raises UserError, OSError."""
+        text = self.history_file.read_text(encoding="utf-8")
+        lines = enumerate(text.splitlines(), start=1)
+        return [parse_record(StepRecord, line, f"{self.history_file} line {number}") for number, line in lines]
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """A dict for each validation example: `index`, `prediction`, `reference` and what its task adds.
+
+        Raises OSError, ValueError.
+        """
+        return read_json_lines(self.predictions_file)
+
+    def probe(self) -> ProbeLogits:
+        """The probe's logits. Raises OSError, ValueError, KeyError."""
+        with np.load(self.probe_file) as arrays:
+            return ProbeLogits(arrays["logits_before"], arrays["logits_after"])
+
+    def write_probe(self, before: NDArray, after: NDArray) -> None:
+        """Write the probe's logits."""
+        np.savez(self.probe_file, logits_before=before, logits_after=after)
 
 
-def refuse_taken(folder: Path) -> None:
-    """Raise UserError at once, before anything is loaded, where the folder cannot be written or another run does."""
-    there = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out {folder} cannot be written: {there} is no folder that can be written to")
-    refuse_locked(folder)
+def load_run(path: str | os.PathLike) -> Run:
+    """A finished run, read from its directory. Raises UserError if there is none or its metrics.json is not valid.
 
-
-def model_card(recipe: Recipe, auto_class: str, identity: dict[str, Any], metrics: dict[str, float]) -> str:
-    """The model's README: what it is, from what, how well it does."""
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
-    base = Path(recipe.checkpoint).name if os.path.isabs(recipe.checkpoint) else recipe.checkpoint
-    start = "random weights of the architecture of" if recipe.weights == "random" else "the pretrained checkpoint"
-    source = recipe.data.path + (f" ({recipe.data.name})" if recipe.data.name else "")
-    return f"""# {recipe.name}
-
-A model for {recipe.task}, fine-tuned from {start} `{base}` on {source} in {identity["framework"]} with
-{identity["attention"]} attention, seed {identity["seed"]}. It loads with
-`{auto_class}.from_pretrained` in PyTorch.
-
-| validation metric | value |
-|---|---|
-{scores}
-
-Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, learning rate
-{recipe.train.learning_rate:g} ({recipe.train.schedule}), precision {recipe.train.precision}. The whole recipe is
-`recipe.yaml` in the run's directory.
-"""
+    >>> load_run("runs/sentiment_bert/torch-stock-seed0").metrics["accuracy"]  # doctest: +SKIP
+    0.904
+    """
+    return Run(Path(path), RunDirectory(Path(path)).record())

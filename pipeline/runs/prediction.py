@@ -20,7 +20,7 @@ from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
 from pipeline.recipe.loading import load_shipped
-from pipeline.runs.directory import Run
+from pipeline.runs.directory import Run, load_run
 from pipeline.tasks.base import Task, load_task
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
@@ -52,7 +52,7 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     recipe = recipe.override({"train.precision": "fp32", **(changes or {})})
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
-    backend = load_backend(framework or run.report["framework"])
+    backend = load_backend(framework or run.record.framework)
     model = build_model(backend, recipe, task.auto_class, config, seed=0)
     task = load_task(recipe.override(task.prediction_changes(config)))
     task.setup(config, tokenizer)
@@ -68,7 +68,7 @@ def predict(
     for one. Rows are read and predicted a few at a time; "truncated" marks those of which only the beginning, of
     `data.max_length` tokens, was read. Raises UserError naming a row that is wrong.
     """
-    trained = open_run(run if isinstance(run, Run) else Run.load(run), framework)
+    trained = open_run(run if isinstance(run, Run) else load_run(run), framework)
     yield from predict_rows(trained, rows)
 
 

@@ -45,10 +45,10 @@ class TrainingCheckpoint:
 
 
 class TrainingCheckpoints:
-    """The checkpoints of the run in `folder`, of which the last `keep` are kept."""
+    """The training checkpoints of a run, in a folder of their own, of which the last `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder.parent / f"{folder.name}.checkpoints", keep
+        self.folder, self.keep = folder, keep
 
     def names(self) -> list[str]:
         """Checkpoints by name, the newest first, whole or not."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +16,17 @@ from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
 from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
-from pipeline.runs import directory as rundir
-from pipeline.runs.directory import Run
+from pipeline.runs.directory import Run, RunDirectory, load_run
+from pipeline.runs.machine import describe_environment
+from pipeline.runs.model_card import model_card
+from pipeline.runs.record import RunIdentity, RunRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
 from pipeline.training.experiment import Experiment, prepare, start
 from pipeline.training.trainer import Training
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, Stopped, UserError
-from pipeline.utils.files import locked, staged_folder, write_json
+from pipeline.utils.files import write_json
 
 
 def finetune(
@@ -61,43 +60,45 @@ def finetune(
     if shipped is None:
         shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
     callback = callback or TrainingCallback()
-    folder = Path(out) if out is not None else rundir.default_folder(recipe, shipped, framework, attention, seed)
-    identity = {"recipe": recipe.name, "framework": framework, "attention": attention, "seed": seed}
-    finished = rundir.finished(folder, recipe, identity, overwrite)
+    default = RunDirectory.default(recipe, shipped, framework, attention, seed)
+    directory = default if out is None else RunDirectory(Path(out))
+    identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
+    finished = directory.finished_run(recipe, identity, overwrite)
     if finished is not None:
         callback.on_run_found(finished)
         return finished
-    rundir.refuse_taken(folder)
-    snapshots = TrainingCheckpoints(folder, recipe.train.keep_checkpoints)
+    directory.refuse_if_taken()
+    snapshots = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
     begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = metrics.load_metrics(experiment.metric_names)
     model, proof = start(experiment, backend, seed, attention)
-    with locked(folder):
+    with directory.locked():
         training = Training(experiment, backend, model, identity, scorers, callback, snapshots)
         if resume:
             training.resume(*begin_from)
         else:
             snapshots.remove()
-        environment = _environment(backend) | {"startup_seconds": round(time.perf_counter() - launched, 3)}
-        with _last_words(training, folder), staged_folder(folder) as staging:
-            (staging / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            write_json(staging / "environment.json", environment)
+        environment = describe_environment(backend.versions(), time.perf_counter() - launched)
+        with _last_words(training, directory), directory.staged() as staging:
+            staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
+            write_json(staging.environment_file, environment.model_dump())
             with training.stop.listening(callback.on_stop_requested):
                 training.train()
                 report = training.write(staging)
                 report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
                 _write_model(experiment, backend, model, identity, report, staging)
-            write_json(staging / "metrics.json", identity | {"status": "completed"} | report)
+            record = RunRecord.model_validate(identity.model_dump() | report)
+            write_json(staging.metrics_file, record.model_dump())
         snapshots.remove()
-    run = Run.load(folder)
+    run = load_run(directory.path)
     callback.on_run_end(run)
     return run
 
 
 def _begin_from(
-    snapshots: TrainingCheckpoints, recipe: Recipe, identity: dict[str, Any], resume: bool, overwrite: bool
+    snapshots: TrainingCheckpoints, recipe: Recipe, identity: RunIdentity, resume: bool, overwrite: bool
 ) -> tuple[TrainingCheckpoint | None, list[str]]:
     """The checkpoint to go on from, and what is said of those passed over. Raises UserError."""
     if not resume:
@@ -109,12 +110,12 @@ def _begin_from(
         return None, []
     newest, passed_over = snapshots.newest()
     if newest is not None:
-        refuse_foreign(newest, identity, recipe.experiment())
+        refuse_foreign(newest, identity.model_dump(), recipe.experiment())
     return newest, passed_over
 
 
 @contextlib.contextmanager
-def _last_words(training: Training, folder: Path) -> Iterator[None]:
+def _last_words(training: Training, directory: RunDirectory) -> Iterator[None]:
     """Say what is left of a run that is stopped, cannot be written or lost a file. Raises Stopped, RunFailure."""
     try:
         yield
@@ -123,51 +124,26 @@ def _last_words(training: Training, folder: Path) -> Iterator[None]:
         kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
         raise Stopped(f"stopped{kept}") from error
     except (OSError, SafetensorError) as error:
-        raise RunFailure(f"{_cause(error, folder)}. {training.rescued()}") from error
+        raise RunFailure(f"{_cause(error, directory)}. {training.rescued()}") from error
 
 
-def _cause(error: Exception, folder: Path) -> str:
+def _cause(error: Exception, directory: RunDirectory) -> str:
     """What failed: writing the run, or something that it reads."""
     file = getattr(error, "filename", None)
     if not isinstance(file, str):
-        return f"{folder} cannot be written: {reason(error)}"
-    beside, path = folder.absolute().parent, Path(file).absolute()
-    place = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
-    is_own = place in (folder.name, f"{folder.name}.checkpoints") or place.startswith(f".{folder.name}.")
-    return f"{folder} cannot be written: {reason(error)}" if is_own else f"{file} failed: {reason(error)}"
+        file = None
+    if file is None or directory.owns(Path(file)):
+        return f"{directory.path} cannot be written: {reason(error)}"
+    return f"{file} failed: {reason(error)}"
 
 
 def _write_model(
-    experiment: Experiment, backend: Backend, model: Any, identity: dict[str, Any], report: dict, staging: Path
+    experiment: Experiment, backend: Backend, model: Any, identity: RunIdentity, report: dict, staging: RunDirectory
 ) -> None:
     """Write the trained model as a stock checkpoint."""
     backend.restore_attention(model)
     config = experiment.config
     config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
     weights = backend.get_weights(model)
-    card = rundir.model_card(experiment.recipe, experiment.task.auto_class, identity, report["metrics"])
-    checkpoint.save_checkpoint(staging / "model", weights, config, experiment.tokenizer, card)
-
-
-def _environment(backend: Backend) -> dict[str, Any]:
-    packages = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "safetensors", "numpy", "accelerate")
-    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
-    framework = backend.versions()
-    return {
-        "versions": {"python": platform.python_version()}
-        | {name: installed[name] for name in packages if name in installed},
-        "framework": framework,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": framework["threads"],
-        "platform": platform.platform(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _processor() -> str:
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    card = model_card(experiment.recipe, experiment.task.auto_class, identity, report["metrics"])
+    checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)

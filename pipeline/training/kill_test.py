@@ -6,7 +6,6 @@ and saving, and each time goes on with --resume. Then everything that they leave
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import tempfile
 import time
@@ -19,10 +18,10 @@ import numpy as np
 
 from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.directory import RunDirectory
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, UserError
-from pipeline.utils.files import read_json_lines
 from pipeline.utils.hashing import sha256_of_file
 
 PHASES = ("training", "saving", "evaluation", "start-up")
@@ -126,16 +125,14 @@ def compare(first: Path, second: Path) -> dict[str, bool]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on whether it was ever stopped."""
-    lines = read_json_lines(folder / "history.jsonl")
-    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    with np.load(folder / "probe.npz") as probe:
-        logits = {name: probe[name].tobytes() for name in probe}
+    directory = RunDirectory(folder)
+    record, probe = directory.record().model_dump(), directory.probe()
     return {
-        "model weights": sha256_of_file(folder / "model" / "model.safetensors"),
-        "predictions": (folder / "predictions.jsonl").read_bytes(),
-        "history but its seconds": [{k: v for k, v in line.items() if k != "seconds"} for line in lines],
-        "probe logits": logits,
-        "metrics": {k: report.get(k) for k in ("metrics", "evaluations", "kept_epoch", "test", "data")},
+        "model weights": sha256_of_file(directory.weights_file),
+        "predictions": directory.predictions_file.read_bytes(),
+        "history but its seconds": [step.model_dump(exclude={"seconds"}) for step in directory.history()],
+        "probe logits": [probe.before.tobytes(), probe.after.tobytes()],
+        "metrics": {k: record.get(k) for k in ("metrics", "evaluations", "kept_epoch", "test", "data")},
     }
 
 
@@ -223,23 +220,23 @@ class _Telling(TrainingCallback):
     def __init__(self, send: Callable[[tuple[str, Any]], None]):
         self.send = send
 
-    def started(self, num_updates: int, num_epochs: int) -> None:
+    def on_train_begin(self, num_updates: int, num_epochs: int) -> None:
         self.send(("started", num_updates))
 
-    def resumed(self, step: int, notes: list[str]) -> None:
+    def on_resume(self, step: int, notes: list[str]) -> None:
         self.send(("resumed", step))
 
-    def update(self, line: dict[str, Any]) -> None:
+    def on_step_end(self, line: dict[str, Any]) -> None:
         self.send(("update", line["step"]))
 
-    def evaluating(self, epoch: int) -> None:
+    def on_evaluate_begin(self, epoch: int) -> None:
         self.send(("evaluating", epoch))
 
-    def evaluated(self, epoch: int, metrics: dict[str, float]) -> None:
+    def on_evaluate_end(self, epoch: int, metrics: dict[str, float]) -> None:
         self.send(("evaluated", epoch))
 
-    def saving(self, step: int) -> None:
+    def on_save_begin(self, step: int) -> None:
         self.send(("saving", step))
 
-    def saved(self, step: int) -> None:
+    def on_save_end(self, step: int) -> None:
         self.send(("saved", step))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,9 @@ from pipeline.data import batches
 from pipeline.metrics import scoring as metrics
 from pipeline.models import checkpoint
 from pipeline.models.schedule import learning_rates
+from pipeline.runs.directory import RunDirectory
+from pipeline.runs.machine import peak_memory_bytes
+from pipeline.runs.record import RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from pipeline.training.experiment import Experiment
@@ -35,13 +35,13 @@ class Training:
         experiment: Experiment,
         backend: Backend,
         model: Any,
-        identity: dict[str, Any],
+        identity: RunIdentity,
         scorers: dict,
         callback: TrainingCallback,
         snapshots: TrainingCheckpoints,
     ):
         self.experiment, self.scorers, self.callback = experiment, scorers, callback
-        train, self.seed = experiment.recipe.train, identity["seed"]
+        train, self.seed = experiment.recipe.train, identity.seed
         self.plans = [experiment.training_plan(epoch, self.seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.plans for batch in plan]
         self.rates = learning_rates(train, len(self.plan))
@@ -76,7 +76,7 @@ class Training:
         self.callback.on_train_end()
         self.stop_if_asked()
 
-    def write(self, staging: Path) -> dict[str, Any]:
+    def write(self, staging: RunDirectory) -> dict[str, Any]:
         """Write history, predictions and probe of the kept weights; returns the body of metrics.json."""
         experiment, course = self.experiment, self.course
         kept = course.last
@@ -85,9 +85,9 @@ class Training:
             self.learner.restore_weights(self.best_weights)
         logits = (self.logits_before, self.learner.logits(experiment.probe()))
         before, after = (experiment.probe_logits(each) for each in logits)
-        np.savez(staging / "probe.npz", logits_before=before, logits_after=after)
-        write_json_lines(staging / "history.jsonl", course.history)
-        write_json_lines(staging / "predictions.jsonl", kept.rows)
+        staging.write_probe(before, after)
+        write_json_lines(staging.history_file, course.history)
+        write_json_lines(staging.predictions_file, kept.rows)
         report = {"metrics": kept.metrics, "kept_epoch": kept.epoch}
         if "test" in experiment.examples:
             report["test"] = self.evaluate("test", kept.epoch).metrics
@@ -155,7 +155,7 @@ class Training:
             arrays |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
             rest = course.as_json() | {
                 "step": step,
-                "identity": self.identity,
+                "identity": self.identity.model_dump(),
                 "experiment": self.experiment.recipe.experiment(),
                 "fingerprints": self.fingerprints,
                 "versions": self.versions,
@@ -325,17 +325,6 @@ class Clock:
 def _listed(arrays: dict[str, Any], name: str) -> list[Any]:
     """The arrays "name.0", "name.1", ..."""
     return [arrays[f"{name}.{i}"] for i in range(sum(key.startswith(f"{name}.") for key in arrays))]
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held at once."""
-    status = Path("/proc/self/status")
-    # Counted from this program's start; getrusage counts what the process was before it became this program, too.
-    lines = status.read_text().splitlines() if status.exists() else []
-    for line in (line for line in lines if line.startswith("VmHWM")):
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _better(value: float, than: float, metric: str) -> bool:

@@ -218,7 +218,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
         options=options.get(workload["name"]),
     )  # fmt: skip
     run = finetune(recipe, framework, attention, seed, folder / "run", overwrite=True, callback=Watch())
-    return 1 - run.report["train"]["padding_fraction"], run
+    return 1 - run.record.train.padding_fraction, run
 
 
 def main(spec):
@@ -232,7 +232,7 @@ def main(spec):
     )
     result = watch.report(spec["launched"]) | {"real_token_share": real_token_share}
     if kind == "ours":
-        result |= {"score": trained.metrics[workload["score"]], "seconds": trained.report["train"]["seconds"]}
+        result |= {"score": trained.metrics[workload["score"]], "seconds": trained.record.train.seconds}
     else:
         from tests.benchmarks.scoring import score
 

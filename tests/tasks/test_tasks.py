@@ -53,7 +53,7 @@ def test_a_run_with_handwritten_attention_scores_saves_and_predicts(kind, framew
     recipe = recipe_of(kind, tmp_path)
     run = finetune(recipe, framework=framework, attention="handwritten", out=tmp_path / "run")
     assert all(math.isfinite(value) for value in run.metrics.values()) and "loss" in run.metrics
-    assert run.report["attention_sites"] > 0
+    assert run.record.attention_sites > 0
     found = lines(run.path / "predictions.jsonl")
     assert [line["index"] for line in found] == list(range(len(found)))
     with np.load(run.path / "probe.npz") as probe:

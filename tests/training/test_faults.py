@@ -21,7 +21,7 @@ from pipeline.backend import load_backend
 from pipeline.cli.main import execute
 from pipeline.models.checkpoint import load_config, load_tokenizer, read_weights
 from pipeline.recipe.loading import load_recipe, read_yaml
-from pipeline.runs import directory as rundir
+from pipeline.runs import directory
 from pipeline.runs.prediction import _write
 from pipeline.training import checkpoints as snapshot
 from pipeline.training.checkpoints import TrainingCheckpoints
@@ -60,7 +60,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(tiny, tmp_pa
     message = str(failure.value)
     assert message.startswith("the loss of update 2 is nan, so the run stops.")
     assert f"examples {rows} (from 1). Lower train.learning_rate (0.0005)" in message
-    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run.checkpoints", 2).newest()
     assert found.step == 1 and str(found.path) in message
     assert not (tmp_path / "run").exists()
 
@@ -69,7 +69,7 @@ def test_weights_that_are_no_numbers_are_never_saved(framework, tiny, tmp_path):
     recipe = tiny.override({"train.learning_rate": 1e38, "train.weight_decay": 10.0})
     with pytest.raises(RunFailure, match="There is no checkpoint before it"):
         finetune(recipe, framework, out=tmp_path / "run")
-    assert TrainingCheckpoints(tmp_path / "run", 2).names() == []
+    assert TrainingCheckpoints(tmp_path / "run.checkpoints", 2).names() == []
 
 
 def full_disk(*arguments, **options):
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(snapshot, "save_file", filling)
     with pytest.raises(RunFailure) as failure:
         finetune(tiny, out=tmp_path / "run")
-    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run.checkpoints", 2).newest()
     assert re.search(
         "step-00000002 cannot be written: No space left on device; the last whole one is ", str(failure.value)
     )
@@ -124,21 +124,21 @@ def test_a_run_that_cannot_be_written_at_the_end_is_saved_and_finished_later(tin
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.pytorch.train.Learner.train_step", full_disk)  # nothing is trained again
         run = finetune(recipe, attention="handwritten", out=out, resume=True)
-    assert run.report["train"]["steps"] == 3
+    assert run.record.train.steps == 3
     straight = finetune(recipe, attention="handwritten", out=tmp_path / "straight")
     files = [each.path / "model" / "model.safetensors" for each in (run, straight)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(rundir.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(directory.os, "access", lambda path, mode: False)
     monkeypatch.setattr("pipeline.training.finetune.prepare", full_disk)
-    with pytest.raises(UserError, match="run cannot be written: .* is no folder that can be written to"):
+    with pytest.raises(UserError, match="run cannot be written: .* is not a folder that can be written to"):
         finetune(tiny, out=tmp_path / "run")
 
 
 def test_a_data_file_that_vanished_keeps_the_checkpoints(tiny, tmp_path):
-    snapshots = TrainingCheckpoints(tmp_path / "run", 2)
+    snapshots = TrainingCheckpoints(tmp_path / "run.checkpoints", 2)
     identity = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
     rest = {"step": 1, "identity": identity, "experiment": tiny.experiment()}
     snapshots.save("step-00000001", {}, rest)
@@ -153,7 +153,7 @@ def test_changed_data_are_not_gone_on_with(tiny, tmp_path, monkeypatch):
         "pipeline.pytorch.train.Learner.fit",
         lambda self, epochs, on_step, *rest: (_ for _ in ()).throw(KeyboardInterrupt),
     )
-    snapshots = TrainingCheckpoints(tmp_path / "run", 2)
+    snapshots = TrainingCheckpoints(tmp_path / "run.checkpoints", 2)
     identity = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
     prints = {"data": "0", "checkpoint": None}
     rest = {"step": 1, "identity": identity, "experiment": tiny.experiment(), "fingerprints": prints}

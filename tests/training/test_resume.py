@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import UserError, finetune
-from pipeline.runs.directory import Run
+from pipeline.runs.directory import load_run
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.kill_test import Moment, compare, drill, moments
@@ -70,7 +70,7 @@ def lines(path):
 
 def outcome(folder):
     """All of a run that must not depend on whether it was killed."""
-    report = Run.load(folder).report
+    report = load_run(folder).record.model_dump()
     with np.load(folder / "probe.npz") as probe:
         logits = {name: probe[name].tobytes() for name in probe}
     return {
@@ -101,10 +101,10 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
     assert killed(("evaluating", 2), recipe, **options, resume=True) == 2  # in the middle of the first epoch
     resumed = finetune(recipe, **options, resume=True)  # between the last update and its evaluation
     assert_same(straight.path, resumed.path)
-    train = resumed.report["train"]
-    assert (train["resumed_at"], straight.report["train"]["resumed_at"]) == ([2, 6], [])
+    train = resumed.record.train
+    assert (train.resumed_at, straight.record.train.resumed_at) == ([2, 6], [])
     seconds = [line["seconds"] for line in lines(resumed.path / "history.jsonl")]
-    assert seconds == sorted(seconds) and train["seconds"] == seconds[-1]
+    assert seconds == sorted(seconds) and train.seconds == seconds[-1]
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".jsonl") == ["killed", "straight"]
 
 
@@ -112,7 +112,7 @@ def test_a_resumed_run_stops_early_where_the_other_did(framework, tmp_path):
     changes = CHANGES | {"train.epochs": 5, "train.learning_rate": 1e-12, "train.dropout": 0.0}
     recipe = recipe_of("single-label", tmp_path, changes=changes)
     straight = finetune(recipe, framework, out=tmp_path / "straight")
-    evaluations = straight.report["evaluations"]
+    evaluations = straight.record.evaluations
     assert 1 < len(evaluations) < 5  # patience is 1, and nothing gets better
     killed(("update", 3 * len(evaluations) - 1), recipe, framework, out=tmp_path / "killed")
     assert_same(straight.path, finetune(recipe, framework, out=tmp_path / "killed", resume=True).path)
@@ -185,7 +185,7 @@ def test_what_would_lose_or_mix_up_work_is_refused(copied, options, message):
     changes = {key: options.pop(key) for key in list(options) if "." in key}
     with pytest.raises(UserError, match=re.escape(message)):
         finetune(recipe.override(changes), **options, out=out)
-    assert TrainingCheckpoints(out, 2).newest()[0].step == 2
+    assert TrainingCheckpoints(out.with_name("run.checkpoints"), 2).newest()[0].step == 2
 
 
 def test_resuming_a_finished_run_says_so(copied):
@@ -193,7 +193,7 @@ def test_resuming_a_finished_run_says_so(copied):
     told = []
 
     class Told(TrainingCallback):
-        def already_done(self, run):
+        def on_run_found(self, run):
             told.append(run.path)
 
     for _ in range(2):
@@ -203,7 +203,7 @@ def test_resuming_a_finished_run_says_so(copied):
 
 
 def test_torn_checkpoints_are_passed_over_and_later_ones_given_up(tmp_path):
-    snapshots = TrainingCheckpoints(tmp_path / "run", keep=2)
+    snapshots = TrainingCheckpoints(tmp_path / "run.checkpoints", keep=2)
     assert snapshots.newest() == (None, [])
     for step in (1, 2, 3, 4):
         snapshots.save(f"step-{step:08d}", {"x": np.arange(step)}, {"step": step})
@@ -257,7 +257,7 @@ def test_a_signal_saves_and_a_second_one_does_not(tmp_path, signals, message, st
         for number, handler in outer.items():
             signal.signal(number, handler)
     assert seen.stops == 1
-    found, _ = TrainingCheckpoints(tmp_path / "run", 2).newest()
+    found, _ = TrainingCheckpoints(tmp_path / "run.checkpoints", 2).newest()
     assert (found and found.step) == steps
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".run*"))
 

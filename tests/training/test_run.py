@@ -79,15 +79,15 @@ def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
     histories = [lines(run.path / "history.jsonl") for run in runs]
     for key in ("examples", "tokens", "learning_rate", "epoch"):
         assert [line[key] for line in histories[0]] == [line[key] for line in histories[1]]
-    assert runs[0].report["batches"] == runs[1].report["batches"]
-    assert len(runs[0].report["batches"]) == 1
+    assert runs[0].record.batches == runs[1].record.batches
+    assert len(runs[0].record.batches) == 1
 
 
 def test_the_handwritten_attention_is_proved_and_a_stock_checkpoint_is_left(framework, small, tmp_path):
     run = finetune(small, framework, attention="handwritten", out=tmp_path / "run")
     config = json.loads((run.path / "model" / "config.json").read_text())
-    assert run.report["attention_sites"] == config["num_hidden_layers"]
-    assert 0 <= run.report["attention_max_difference"] <= 1e-4
+    assert run.record.attention_sites == config["num_hidden_layers"]
+    assert 0 <= run.record.attention_max_difference <= 1e-4
     import transformers
 
     _, info = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -112,7 +112,7 @@ def test_a_finished_run_is_not_done_again_unless_asked(small, tmp_path):
     for overwrite in (False, False, True):
         finetune(small, out=tmp_path / "run", overwrite=overwrite, callback=seen)
     assert seen.calls == ["finished", "already done", "finished"]
-    with pytest.raises(UserError, match="holds a run of another seed; .*--overwrite"):
+    with pytest.raises(UserError, match="holds a run of another seed; .*overwrite=True"):
         finetune(small, seed=5, out=tmp_path / "run")
     with pytest.raises(UserError, match="another setting of the recipe"):
         finetune(small.override({"train.learning_rate": 1e-3}), out=tmp_path / "run")
@@ -130,7 +130,7 @@ def test_a_folder_with_something_else_is_never_touched(small, tmp_path, overwrit
 
 def test_a_run_that_fails_leaves_nothing(small, tmp_path):
     class Broken(TrainingCallback):
-        def update(self, line):
+        def on_step_end(self, record):
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
@@ -160,9 +160,9 @@ def test_keep_best_keeps_the_best_epoch_and_early_stopping_stops(framework, smal
         "train.keep_metric": "loss", "train.early_stopping": 2,
     }  # fmt: skip
     run = finetune(small.override(changes), framework, out=tmp_path / "run")
-    losses = [evaluation["loss"] for evaluation in run.report["evaluations"]]
+    losses = [evaluation.metrics["loss"] for evaluation in run.record.evaluations]
     assert run.metrics["loss"] == min(losses)
-    assert run.report["kept_epoch"] == losses.index(min(losses)) + 1 == len(losses) - 2
+    assert run.record.kept_epoch == losses.index(min(losses)) + 1 == len(losses) - 2
     again = check_loss(run, small)
     assert again == pytest.approx(run.metrics["loss"], abs=1e-5)
 
@@ -185,11 +185,12 @@ def check_loss(run, small):
 def test_a_test_split_is_scored_once_at_the_end(framework, small, tmp_path):
     files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
     run = finetune(small.override(files), framework, out=tmp_path / "run")
-    assert set(run.report["test"]) == set(run.metrics) == {"accuracy", "f1", "loss"}
-    assert run.report["data"]["test"]["rows"] == 24
+    assert set(run.record.test) == set(run.metrics) == {"accuracy", "f1", "loss"}
+    assert run.record.data.test["rows"] == 24
     right = [line["prediction"] == line["reference"] for line in lines(run.path / "predictions.jsonl")[:24]]
-    assert run.report["test"]["accuracy"] == pytest.approx(np.mean(right))
-    assert "test" not in finetune(small, framework, out=tmp_path / "other").report
+    assert run.record.test["accuracy"] == pytest.approx(np.mean(right))
+    other = finetune(small, framework, out=tmp_path / "other")
+    assert other.record.test is None and "test" not in json.loads((other.path / "metrics.json").read_text())
 
 
 def test_options_reach_the_training(framework, small, tmp_path):
@@ -208,7 +209,7 @@ def test_options_reach_the_training(framework, small, tmp_path):
 def test_random_weights_are_another_start_from_the_same_architecture(framework, small, tmp_path):
     changed = small.override({"weights": "random"})
     run = finetune(changed, framework, out=tmp_path / "run")
-    assert run.report["checkpoint_fingerprint"] is None
+    assert run.record.checkpoint_fingerprint is None
     assert (run.path / "model" / "config.json").exists()
 
 

@@ -1,0 +1,50 @@
+"""The machine that a run is made on: processor, versions and peak memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from pipeline.runs.record import EnvironmentRecord
+
+PACKAGES = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "safetensors", "numpy", "accelerate")
+
+
+def describe_environment(framework_versions: dict[str, str], startup_seconds: float) -> EnvironmentRecord:
+    """What environment.json holds; `framework_versions` are those of the backend."""
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    packages = {name: installed[name] for name in PACKAGES if name in installed}
+    return EnvironmentRecord(
+        versions={"python": platform.python_version()} | packages,
+        framework=framework_versions,
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=framework_versions["threads"],
+        platform=platform.platform(),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        startup_seconds=round(startup_seconds, 3),
+    )
+
+
+def processor() -> str:
+    """The processor's model name."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held at once."""
+    status = Path("/proc/self/status")
+    # Counted from this program's start; getrusage counts what the process was before it became this program, too.
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
