@@ -33,7 +33,7 @@ DYNAMIC = {
     "pipeline/__init__.py": "public names are looked up when they are asked for",
     "pipeline/backend.py": "a framework is loaded by its name",
     "pipeline/tasks/base.py": "a task is loaded by its name in the recipe",
-    "pipeline/metrics/scoring.py": "a metric is loaded by its name in the recipe",
+    "pipeline/metrics/specs.py": "a metric is loaded by its name in the recipe",
     "pipeline/models/attention.py": "an attention class of the user's own is loaded by module:Class",
     "pipeline/recipe/loading.py": "a recipe's Python file is executed",
 }

@@ -14,10 +14,10 @@ from pipeline.comparison import same_experiment as evidence
 from pipeline.comparison.run_set import Outcome, pairs, shared_seeds, variants
 from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics import equivalence as statistics
-from pipeline.comparison.statistics.sums import statistic
 from pipeline.data import hub
 from pipeline.data import loading as data
-from pipeline.metrics.scoring import LOWER_IS_BETTER
+from pipeline.metrics.scoring import statistic_for
+from pipeline.metrics.specs import lower_is_better, scale
 from pipeline.reporting.sentences import headline
 from pipeline.tasks.base import load_task
 from pipeline.utils import processes as isolated
@@ -88,7 +88,7 @@ def _subject(outcomes: list[Outcome], completed: list[Outcome], margin: float) -
     recipe = outcomes[0].recipe
     counts = completed[0].report["data"] if completed else {}
     checkpoint = Path(recipe.checkpoint)
-    relative = all(statistics.scale(name) is None for name in list(_metrics(completed))[:1])
+    relative = all(scale(name) is None for name in list(_metrics(completed))[:1])
     return {
         "recipe": recipe.name,
         "task": recipe.task,
@@ -144,8 +144,7 @@ def _metrics(completed: list[Outcome]) -> dict[str, Any]:
             variant: statistics.summary({run.seed: run.metrics.get(name) for run in group})
             for variant, group in variants(completed).items()
         }
-        lower = name.partition(".")[0] in LOWER_IS_BETTER
-        found[name] = {"lower_is_better": lower, "scale": statistics.scale(name), "variants": rows}
+        found[name] = {"lower_is_better": lower_is_better(name), "scale": scale(name), "variants": rows}
     return found
 
 
@@ -199,7 +198,7 @@ def _resampled(completed: list[Outcome], notes: Notes) -> dict[tuple[str, str], 
     for run in completed:
         labels = _labels(run)
         for name, recorded in run.metrics.items():
-            of_counts = statistic(name, run.predictions, labels)
+            of_counts = statistic_for(name, run.predictions, labels)
             if of_counts is None:
                 continue
             value = bootstrap.on_the_full_set(of_counts, num_examples)

@@ -1,1 +1,1 @@
-"""Metrics as `evaluate.Metric` classes that work offline."""
+"""Metrics: one file for each kind, `specs` for the table of all of them, `scoring` for their use in an evaluation."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, text_problems
 from pipeline.utils.errors import UserError
 
@@ -26,8 +27,8 @@ class CausalLanguageModeling(Task):
     reads_beginnings = False
     required = ("text",)
     optional = ("floor",)
-    metrics = ("perplexity", "bits_per_byte", "perplexity_floor")
-    default_metrics = ("perplexity", "bits_per_byte")
+    metrics = metrics_for("causal-language-modeling")
+    default_metrics = default_metrics_for("causal-language-modeling")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are null; blank ones are dropped and counted. A floor must be a number of nats a row."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, log_softmax, text_problems
 from pipeline.utils.errors import UserError
 
@@ -28,8 +29,8 @@ class MaskedLanguageModeling(Task):
 
     auto_class = "AutoModelForMaskedLM"
     required = ("text",)
-    metrics = ("perplexity", "masked_accuracy")
-    default_metrics = metrics
+    metrics = metrics_for("masked-language-modeling")
+    default_metrics = default_metrics_for("masked-language-modeling")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are null; blank ones are dropped and counted."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, first_problems, log_softmax, text_problems
 from pipeline.utils.errors import UserError
 
@@ -29,8 +30,8 @@ class QuestionAnswering(Task):
     required = ("question", "context", "answers")
     optional = ("id",)
     asked = ("question", "context")
-    metrics = ("squad_f1", "squad_exact_match")
-    default_metrics = metrics
+    metrics = metrics_for("question-answering")
+    default_metrics = default_metrics_for("question-answering")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Questions or contexts without text, and answers that are not where they say."""

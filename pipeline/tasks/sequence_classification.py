@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.metrics.specs import default_metrics_for, metrics_for, need_probabilities
 from pipeline.tasks.base import (
     Examples,
     ScoredExample,
@@ -28,11 +29,6 @@ from pipeline.utils.errors import UserError, did_you_mean
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}
-_METRICS = {
-    ONE: ("accuracy", "f1", "f1_macro", "f1_micro", "precision", "recall", "matthews_correlation", "roc_auc"),
-    MANY: ("f1_micro", "f1_macro", "accuracy", "roc_auc"),
-    NUMBER: ("pearson", "spearman", "mse"),
-}
 _MOST_LABELS = 1000
 
 
@@ -47,10 +43,10 @@ class SequenceClassification(Task):
         super().__init__(recipe)
         self.problem_type = recipe.options.problem_type
         self.loss = _LOSSES[self.problem_type]
-        self.metrics = _METRICS[self.problem_type]
-        self.default_metrics = self.metrics[:1]
+        self.metrics = metrics_for(self.problem_type)
+        self.default_metrics = default_metrics_for(self.problem_type)
         # Every class's probability of every example is much to keep for metrics that do not ask for it.
-        self.keeps_scores = any(name == "roc_auc" or name.startswith("hub:") for name in recipe.metrics)
+        self.keeps_scores = need_probabilities(recipe.metrics)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are missing, and labels of the wrong kind."""

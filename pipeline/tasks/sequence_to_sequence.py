@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.tasks.base import Examples, ScoredExample, Task, cut_rows, equal_weights, text_problems
 
 
@@ -19,8 +20,8 @@ class SequenceToSequence(Task):
     auto_class = "AutoModelForSeq2SeqLM"
     required = ("source", "target")
     asked = ("source",)
-    metrics = ("exact_match", "sacrebleu", "chrf", "rouge1", "rouge2", "rougeL", "perplexity")
-    default_metrics = ("sacrebleu", "chrf")
+    metrics = metrics_for("sequence-to-sequence")
+    default_metrics = default_metrics_for("sequence-to-sequence")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sources and targets without text."""

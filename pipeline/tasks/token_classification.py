@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.tasks.base import (
     Examples,
     ScoredExample,
@@ -39,8 +40,8 @@ class TokenClassification(Task):
     auto_class = "AutoModelForTokenClassification"
     required = ("tokens", "tags")
     asked = ("tokens",)
-    metrics = ("seqeval_f1", "seqeval_precision", "seqeval_recall")
-    default_metrics = metrics
+    metrics = metrics_for("token-classification")
+    default_metrics = default_metrics_for("token-classification")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sentences without words, and tags that are not one a word."""

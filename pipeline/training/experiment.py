@@ -12,7 +12,7 @@ from pipeline.backend import Backend, load_backend
 from pipeline.data import batches, hub
 from pipeline.data import loading as data
 from pipeline.data.batches import Features
-from pipeline.metrics import scoring as metrics
+from pipeline.metrics.scoring import metric_problems
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, refuse_attention
@@ -95,7 +95,7 @@ def prepare(
     if splits is not None:
         attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
-    found = metrics.metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code)
+    found = metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code)
     problems += [f"recipe {recipe.name}: {text}" for text in found]
     if problems:
         raise UserError("\n".join(problems))

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from pipeline.backend import Backend, load_backend
-from pipeline.metrics import scoring as metrics
+from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.recipe.loading import load_shipped, recipe_names
 from pipeline.recipe.schema import Recipe
@@ -72,7 +72,7 @@ def finetune(
     begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
-    scorers = metrics.load_metrics(experiment.metric_names)
+    scorers = load_metrics(experiment.metric_names)
     model, proof = start(experiment, backend, seed, attention)
     with directory.locked():
         training = Training(experiment, backend, model, identity, scorers, callback, snapshots)

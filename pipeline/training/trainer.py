@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline.backend import Backend, Learner, StepReport
 from pipeline.data import batches
-from pipeline.metrics import scoring as metrics
+from pipeline.metrics.scoring import compute_metrics
+from pipeline.metrics.specs import lower_is_better
 from pipeline.models import checkpoint
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
@@ -236,9 +237,8 @@ class Training:
             for row, example in zip(batch.rows, judged, strict=True):
                 found[row] = example
         scored = task.aggregate(examples, found)
-        loss = sum(j.loss for j in scored) / sum(j.num_targets for j in scored)
         rows = [{"index": index} | example.line for index, example in enumerate(scored)]
-        return Evaluation(epoch, metrics.compute(self.scorers, scored) | {"loss": loss}, rows)
+        return Evaluation(epoch, compute_metrics(self.scorers, scored), rows)
 
     def _costs(self) -> dict[str, Any]:
         history = self.course.history
@@ -328,4 +328,4 @@ def _listed(arrays: dict[str, Any], name: str) -> list[Any]:
 
 
 def _better(value: float, than: float, metric: str) -> bool:
-    return math.isnan(than) or (value < than if metric in metrics.LOWER_IS_BETTER else value > than)
+    return math.isnan(than) or (value < than if lower_is_better(metric) else value > than)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.comparison.statistics.bootstrap import Difference, difference, on_the_full_set, resample
-from pipeline.comparison.statistics.sums import statistic
-from pipeline.metrics.scoring import load_metrics
+from pipeline.metrics.scoring import load_metrics, statistic_for
 
 NUM = 61
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "17", "dogs", "ran", "home", ",", "quickly", "!"]
@@ -119,7 +118,7 @@ def test_a_metric_from_sums_is_the_metrics_own_value_on_any_resample(kind, metri
         expected = scorer.compute(**given)
         counts = np.bincount(rows, minlength=NUM)[None].astype(float)
         for name, value in expected.items():
-            found = statistic(name, lines, NAMES[:2] if kind == "two classes" else NAMES)(counts)
+            found = statistic_for(name, lines, NAMES[:2] if kind == "two classes" else NAMES)(counts)
             assert found == pytest.approx([value], rel=1e-9, abs=1e-12, nan_ok=True), name
 
 
@@ -130,19 +129,19 @@ def _features(scorer):
 def test_constant_numbers_correlate_with_nothing():
     lines = [{"prediction": 1 / 3, "reference": float(i)} for i in range(NUM)]
     for metric in ("pearson", "spearman"):
-        assert on_the_full_set(statistic(metric, lines, []), NUM) == 0
+        assert on_the_full_set(statistic_for(metric, lines, []), NUM) == 0
 
 
 def test_what_predictions_do_not_hold_has_no_statistic():
     lines, _ = classes(np.random.default_rng(0), 3)
-    assert statistic("roc_auc", lines, NAMES) is None
-    assert statistic("loss", lines, NAMES) is None
-    assert statistic("hub:anything@1", lines, NAMES) is None
+    assert statistic_for("roc_auc", lines, NAMES) is None
+    assert statistic_for("loss", lines, NAMES) is None
+    assert statistic_for("hub:anything@1", lines, NAMES) is None
 
 
 def test_resampled_accuracies_have_the_spread_of_the_binomial():
     lines = [{"prediction": "good" if i % 5 else "bad", "reference": "good", "score": 1.0} for i in range(500)]
-    (values,) = resample([statistic("accuracy", lines, NAMES)], 500)
+    (values,) = resample([statistic_for("accuracy", lines, NAMES)], 500)
     assert values.shape == (10_000,)
     assert values.mean() == pytest.approx(0.8, abs=1e-3)
     assert values.std() == pytest.approx((0.8 * 0.2 / 500) ** 0.5, rel=0.03)
@@ -175,7 +174,7 @@ def test_three_thousand_examples_take_seconds():
     rng = np.random.default_rng(2)
     made = [MAKE[kind](rng) for kind, _ in CASES]
     statistics = [
-        statistic(name, lines * 50, NAMES[:2] if kind == "two classes" else NAMES)
+        statistic_for(name, lines * 50, NAMES[:2] if kind == "two classes" else NAMES)
         for (kind, names), (lines, _) in zip(CASES, made, strict=True)
         for name in names.split()
     ]

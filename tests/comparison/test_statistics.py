@@ -13,9 +13,9 @@ from pipeline.comparison.statistics.equivalence import (
     equivalence,
     interval,
     margin_of,
-    scale,
     summary,
 )
+from pipeline.metrics.specs import scale
 
 PAIR = ("torch/stock", "tensorflow/stock")
 MINUS = "\N{MINUS SIGN}"

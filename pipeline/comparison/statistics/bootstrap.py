@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.comparison.statistics.sums import Statistic, Sums
+from pipeline.metrics.resampling import Statistic, Sums
 
 RESAMPLES = 10_000
 SEED = 20_170_612

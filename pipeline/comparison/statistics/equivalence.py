@@ -17,13 +17,11 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from pipeline.comparison.statistics.bootstrap import RESAMPLES, Difference
-from pipeline.metrics.scoring import LOWER_IS_BETTER, metric_names
+from pipeline.metrics.specs import is_constant, scale
 from pipeline.reporting.formatting import MINUS
 
 # With two seeds the t distribution has one degree of freedom, and scores of a small split coincide by chance.
 FEWEST_SEEDS = 3
-_OF_100 = ("sacrebleu", "chrf", "squad_f1", "squad_exact_match")
-_CONSTANTS = ("perplexity_floor",)
 
 Values = Mapping[int, float | None]
 
@@ -47,14 +45,6 @@ class Margin:
         """'1 point', '0.5 points', '1%'."""
         size = f"{self.value / self.unit:.4g}"
         return size + "%" if self.word == "%" else f"{size} point" + ("" if size == "1" else "s")
-
-
-def scale(metric: str) -> int | None:
-    """1 or 100 for a metric between 0 (or -1) and that, None for one without an end."""
-    name = metric.partition(".")[0]
-    if name in _OF_100:
-        return 100
-    return 1 if name in metric_names() and name not in LOWER_IS_BETTER else None
 
 
 def margin_of(metric: str, margin: float, reference: float | None) -> Margin:
@@ -107,7 +97,7 @@ def compare_metric(
         low, high = example_difference.interval(0.95)
         bootstrap = {"difference": example_difference.value, "low": low, "high": high}
         bootstrap |= {"resamples": RESAMPLES, "n_examples": num_examples}
-    if metric in _CONSTANTS and len(a) and np.array_equal(a, b):
+    if is_constant(metric) and len(a) and np.array_equal(a, b):
         tested["equivalent"] = True
     found = {"seeds": seeds, "equivalence": tested, "bootstrap": bootstrap}
     alike = None
@@ -142,7 +132,7 @@ def verdict(
     """A state and a sentence that claims no more than the numbers bear; `alike` is said in place of zeros."""
     seeds, tested, bootstrap = found["seeds"], found["equivalence"], found["bootstrap"]
     num = seeds["n"] + undefined
-    if metric in _CONSTANTS and tested["equivalent"]:
+    if is_constant(metric) and tested["equivalent"]:
         return _said("good", "the same: a figure of the data, which no model changes")
     if undefined or not num or margin.value is None:
         why = f"undefined in {undefined} of {_count(num, 'seed')}" if num else "no seed was completed by both"
