@@ -18,10 +18,9 @@ from pipeline.comparison.assembly import assemble
 from pipeline.comparison.lockstep_records import LOCKSTEP_UPDATES, fingerprints, lockstep_records, recorded_locksteps
 from pipeline.comparison.run_matrix import ComparisonCallback
 from pipeline.comparison.run_set import named, read_outcome, refuse_incomparable
-from pipeline.recipe.loading import load_shipped, recipe_names
+from pipeline.recipe.loading import LoadedRecipe
 from pipeline.recipe.schema import Recipe
 from pipeline.reporting import writer as report
-from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import json_safe
 
@@ -85,27 +84,41 @@ def compare(
     *,
     rerun: bool = False,
     allow_hub_code: bool = False,
-    shipped: Recipe | None = None,
-    arguments: Sequence[str] | None = None,
     callback: ComparisonCallback | None = None,
 ) -> Comparison:
     """Run a recipe with every framework, attention and seed, and compare; the report is `out` or reports/<recipe>.
 
     Each run has a process of its own, one after the other; finished runs are taken as they are unless `rerun`, and one
-    that fails is shown as failed. `shipped` and `arguments` (recipe and settings for the finetune verb) are what the
-    command line knows. Raises UserError before the first run for anything that is wrong with the input.
+    that fails is shown as failed. Raises UserError before the first run for anything that is wrong with
+    the input.
     """
-    configure_process()
-    callback = callback or ComparisonCallback()
-    if shipped is None:
-        shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
+    return compare_loaded(
+        LoadedRecipe.of(recipe), frameworks, attentions, seeds, out, rerun=rerun, allow_hub_code=allow_hub_code,
+        callback=callback,
+    )  # fmt: skip
+
+
+def compare_loaded(
+    loaded: LoadedRecipe,
+    frameworks: Sequence[str],
+    attentions: Sequence[str],
+    seeds: Sequence[int],
+    out: str | os.PathLike | None = None,
+    *,
+    rerun: bool = False,
+    allow_hub_code: bool = False,
+    callback: ComparisonCallback | None = None,
+) -> Comparison:
+    """`compare` for a recipe of which it is known how it was loaded, so that its runs are named and started alike."""
+    recipe, callback = loaded.recipe, callback or ComparisonCallback()
     folder = Path(out) if out is not None else Path("reports") / recipe.name
     report.refuse_unless_report(folder)
-    planned = runner.plan(recipe, shipped, frameworks, attentions, seeds, rerun)
+    planned = runner.plan(recipe, loaded.original, frameworks, attentions, seeds, rerun)
     callback.on_check_begin(planned)
     runner.check(planned, recipe, allow_hub_code)
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="twinstep-") as scratch:
+        arguments = loaded.arguments
         if arguments is None:
             written = Path(scratch) / "recipe.yaml"
             written.write_text(recipe.to_yaml(), encoding="utf-8")
@@ -137,7 +150,6 @@ def compare_runs(paths: Iterable[str | os.PathLike], out: str | os.PathLike | No
 
     Raises UserError where a directory is no run, or where task, checkpoint, data or metrics differ.
     """
-    configure_process()
     paths = [Path(path) for path in paths]
     if len(paths) < 2:
         raise UserError("report wants two or more run directories")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.recipe.loading import load_recipe, load_shipped, parse_overrides, recipe_names
+from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, parse_overrides, recipe_names
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 from pipeline.utils.text import escape_controls
@@ -62,15 +62,20 @@ def finetune(
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
     configure_process(framework.value)
-    resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
+    loaded = LoadedRecipe.read(recipe, settings)
     from pipeline.cli.progress import TerminalProgress
+    from pipeline.runs.directory import RunDirectory
     from pipeline.training import finetune as run
+    from pipeline.training.signals import StopOnSignal
+
+    resolved = loaded.recipe
+    out = out or RunDirectory.default(resolved, loaded.original, framework.value, attention, seed).path
 
     progress = TerminalProgress(f"{resolved.name} {framework.value}/{attention} seed {seed}")
     try:
         run.finetune(
             resolved, framework.value, attention, seed, out, overwrite=overwrite, resume=resume,
-            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, shipped=shipped, callback=progress,
+            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
         )  # fmt: skip
     finally:
         progress.close()
@@ -222,16 +227,15 @@ def compare(
     """Run a recipe with each framework, attention and seed, and write a report that compares them."""
     configure_process()
     numbers = _whole_numbers(seeds)
-    resolved, shipped = load_recipe(recipe, settings), load_shipped(recipe)
+    loaded = LoadedRecipe.read(recipe, settings)
     from pipeline import api as comparison
     from pipeline.cli.comparison_progress import ComparisonProgress
 
-    arguments = [recipe, *(part for setting in settings for part in ("--set", setting))]
-    progress = ComparisonProgress(resolved.name)
+    progress = ComparisonProgress(loaded.recipe.name)
     try:
-        found = comparison.compare(
-            resolved, frameworks.split(), attentions.split(), numbers, out, rerun=rerun,
-            allow_hub_code=allow_hub_code, shipped=shipped, arguments=arguments, callback=progress,
+        found = comparison.compare_loaded(
+            loaded, frameworks.split(), attentions.split(), numbers, out, rerun=rerun,
+            allow_hub_code=allow_hub_code, callback=progress,
         )  # fmt: skip
     except KeyboardInterrupt:
         progress.close()

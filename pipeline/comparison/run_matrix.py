@@ -60,7 +60,7 @@ class ComparisonCallback:
 
 
 def plan(
-    recipe: Recipe, shipped: Recipe, frameworks: Sequence[str], attentions: Sequence[str], seeds: Sequence[int],
+    recipe: Recipe, original: Recipe, frameworks: Sequence[str], attentions: Sequence[str], seeds: Sequence[int],
     rerun: bool,
 ) -> list[Planned]:  # fmt: skip
     """The runs in their order: seed by seed, and every other seed backwards, so that a machine that warms up or slows
@@ -80,7 +80,7 @@ def plan(
     planned = []
     for number, seed in enumerate(seeds):
         for framework, attention in variants[:: -1 if number % 2 else 1]:
-            folder = RunDirectory.default(recipe, shipped, framework, attention, seed).path
+            folder = RunDirectory.default(recipe, original, framework, attention, seed).path
             done = _is_done(folder, recipe, framework, attention, seed, rerun)
             planned.append(Planned(framework, attention, seed, folder, done, rerun))
     return planned

@@ -5,6 +5,7 @@ Rows are counted from 1 in messages, as a person counts them, and a header is no
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,6 @@ from pipeline.recipe.schema import FORMATS, SPLITS, Data, Recipe
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
 from pipeline.utils.text import one_line
-
-csv.field_size_limit(2**31 - 1)  # a document in a field is longer than the library's default allows
-datasets.disable_progress_bars()
-datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it also raises
 
 
 def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, datasets.Dataset]:
@@ -93,11 +90,22 @@ def _mapping_problems(data: Data, required: tuple[str, ...], optional: tuple[str
 
 def _read(data: Data, split: str) -> datasets.Dataset:
     """One split as `datasets` reads it, cut to its limit. Raises UserError."""
-    rows = _read_local(data, split) if data.is_local else _read_hub(data, split)
+    with _long_csv_fields():
+        rows = _read_local(data, split) if data.is_local else _read_hub(data, split)
     if len(rows) == 0:
         raise UserError(f"data.{split}: the {_source(data, split)} has no rows")
     limit = getattr(data.limit, split)
     return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+
+@contextlib.contextmanager
+def _long_csv_fields() -> Iterator[None]:
+    """Allow a document in a field, which is longer than the csv module's default allows; then restore its limit."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_hub(data: Data, split: str) -> datasets.Dataset:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,31 @@ def load_shipped(source: str | os.PathLike) -> Recipe:
     else:
         values, name = _from_yaml(path), path.name
     return validated(resolve_paths(values, path.resolve().parent), name)
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with its overrides, what it was before them, and the arguments of the finetune verb that give it.
+
+    Default folders have the recipe's name alone if nothing was overridden. `arguments` is None for a recipe that no
+    file holds.
+    """
+
+    recipe: Recipe
+    original: Recipe
+    arguments: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, source: str | os.PathLike, settings: Iterable[str] = ()) -> LoadedRecipe:
+        """A name or path with "key=value" settings, the file read once. Raises UserError."""
+        original, changes = load_shipped(source), parse_overrides(settings)
+        arguments = (str(source), *(part for setting in settings for part in ("--set", setting)))
+        return cls(original.override(changes) if changes else original, original, arguments)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> LoadedRecipe:
+        """A recipe object: it is compared with the one of its name in recipes/, if there is one."""
+        return cls(recipe, load_shipped(recipe.name) if recipe.name in recipe_names() else recipe)
 
 
 def recipe_names() -> list[str]:

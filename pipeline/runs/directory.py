@@ -71,9 +71,9 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def default(cls, recipe: Recipe, shipped: Recipe, framework: str, attention: str, seed: int) -> RunDirectory:
-        """runs/<recipe>/<framework>-<attention>-seed<seed>, with the recipe's digest if it is not the shipped one."""
-        suffix = "" if recipe.experiment() == shipped.experiment() else f"-{recipe.digest()}"
+    def default(cls, recipe: Recipe, original: Recipe, framework: str, attention: str, seed: int) -> RunDirectory:
+        """runs/<recipe>/<framework>-<attention>-seed<seed>, with its digest if overrides changed the original."""
+        suffix = "" if recipe.experiment() == original.experiment() else f"-{recipe.digest()}"
         return cls(Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}")
 
     @property

@@ -22,7 +22,7 @@ from pipeline.models.building import build_model
 from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import Run, load_run
 from pipeline.tasks.base import Task, load_task
-from pipeline.utils.environment import configure_process
+from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, json_safe
 from pipeline.utils.text import escape_controls
@@ -42,9 +42,9 @@ class Trained:
     tokenizer: Any
 
 
+@preserved_random_state()
 def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] | None = None) -> Trained:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
-    configure_process()
     recipe = load_shipped(run.path / "recipe.yaml")
     recipe = recipe.override({"checkpoint": str((run.path / "model").resolve()), "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:

@@ -1,18 +1,21 @@
 """TensorFlow: the names of `pipeline.backend.Backend`."""
 
-from pipeline.tensorflow.model import (
-    attention_weights,
-    build_model,
-    freeze,
-    get_weights,
-    logits,
-    read_pickle,
-    set_weights,
-    versions,
-    weight_shapes,
-)
-from pipeline.tensorflow.swap import attention_calls, restore_attention, swap_attention
-from pipeline.tensorflow.train import Learner
+from pipeline.utils.environment import legacy_keras
+
+with legacy_keras():  # transformers' TensorFlow classes are Keras 2
+    from pipeline.tensorflow.model import (
+        attention_weights,
+        build_model,
+        freeze,
+        get_weights,
+        logits,
+        read_pickle,
+        set_weights,
+        versions,
+        weight_shapes,
+    )
+    from pipeline.tensorflow.swap import attention_calls, restore_attention, swap_attention
+    from pipeline.tensorflow.train import Learner
 
 name = "tensorflow"
 

@@ -24,7 +24,6 @@ TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "d
 
 if tf.keras.Model is not tf_keras.Model:
     raise UserError("TensorFlow was imported with Keras 3; set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported")
-tf.get_logger().setLevel("ERROR")
 # Keras dropout then draws from generators that set_random_seed governs, the same way eagerly and in tf.function.
 tf_keras.backend.experimental.enable_tf_random_generator()
 

@@ -20,6 +20,7 @@ from pipeline.models.building import build_for_training
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
+from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 
 PROBE_ROWS = 8
@@ -132,6 +133,7 @@ def start(experiment: Experiment, backend: Backend, seed: int, attention: str = 
     )  # fmt: skip
 
 
+@preserved_random_state()
 def check(
     recipe: Recipe,
     framework: str = "torch",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from pipeline.backend import Backend, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
-from pipeline.recipe.loading import load_shipped, recipe_names
+from pipeline.recipe.loading import LoadedRecipe
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
 from pipeline.runs.machine import describe_environment
@@ -23,12 +23,14 @@ from pipeline.runs.record import RunIdentity, RunRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
 from pipeline.training.experiment import Experiment, prepare, start
+from pipeline.training.signals import StopRequest
 from pipeline.training.trainer import Training
-from pipeline.utils.environment import configure_process
+from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import RunFailure, Stopped, UserError
 from pipeline.utils.files import write_json
 
 
+@preserved_random_state()
 def finetune(
     recipe: Recipe,
     framework: str = "torch",
@@ -40,28 +42,29 @@ def finetune(
     resume: bool = False,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
-    shipped: Recipe | None = None,
+    stop: StopRequest | None = None,
     callback: TrainingCallback | None = None,
 ) -> Run:
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
-    A finished run of the same recipe is returned as it is unless `overwrite`. `resume` goes on from the newest whole
-    checkpoint of an unfinished one, to the bit as if it had never stopped, or from the beginning where there is none.
-    `shipped` is the recipe before overrides, from which the default directory's name is made; by default the one of
-    that name in recipes/. Raises UserError before the first step for anything that is wrong with the input, RunFailure
-    where a run cannot go on, and Stopped where SIGINT or SIGTERM ended it after it had saved itself.
+    A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
+    training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
+    there is none. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
+    `StopOnSignal()` by SIGINT and SIGTERM; without it no signal is handled.
+
+    Raises UserError before the first step for anything that is wrong with the input, RunFailure if a run cannot
+    continue, and Stopped if it was asked to stop.
     """
-    configure_process()
     launched = time.perf_counter()
     if seed < 0 or seed >= 2**32:
         raise UserError(f"seed is {seed}, want a whole number from 0 to 2^32 - 1")
     if resume and overwrite:
         raise UserError("--resume goes on with a run and --overwrite drops it; give one of them")
-    if shipped is None:
-        shipped = load_shipped(recipe.name) if recipe.name in recipe_names() else recipe
-    callback = callback or TrainingCallback()
-    default = RunDirectory.default(recipe, shipped, framework, attention, seed)
-    directory = default if out is None else RunDirectory(Path(out))
+    callback, stop = callback or TrainingCallback(), stop or StopRequest()
+    if out is None:
+        directory = RunDirectory.default(recipe, LoadedRecipe.of(recipe).original, framework, attention, seed)
+    else:
+        directory = RunDirectory(Path(out))
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
     finished = directory.finished_run(recipe, identity, overwrite)
     if finished is not None:
@@ -75,7 +78,7 @@ def finetune(
     scorers = load_metrics(experiment.metric_names)
     model, proof = start(experiment, backend, seed, attention)
     with directory.locked():
-        training = Training(experiment, backend, model, identity, scorers, callback, snapshots)
+        training = Training(experiment, backend, model, identity, scorers, callback, snapshots, stop)
         if resume:
             training.resume(*begin_from)
         else:
@@ -84,7 +87,7 @@ def finetune(
         with _last_words(training, directory), directory.staged() as staging:
             staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
             write_json(staging.environment_file, environment.model_dump())
-            with training.stop.listening(callback.on_stop_requested):
+            with stop.listening(callback.on_stop_requested):
                 training.train()
                 report = training.write(staging)
                 report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
@@ -120,6 +123,8 @@ def _last_words(training: Training, directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
+        if not training.stop.requested:  # the caller's own interruption
+            raise
         found, _ = training.snapshots.newest()
         kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
         raise Stopped(f"stopped{kept}") from error

@@ -209,7 +209,7 @@ def _run(file: str, framework: str, attention: str, seed: int, out: str, pipe: A
         from pipeline.training.finetune import finetune
 
         recipe = load_shipped(file)
-        finetune(recipe, framework, attention, seed, out, resume=True, shipped=recipe, callback=_Telling(pipe.send))
+        finetune(recipe, framework, attention, seed, out, resume=True, callback=_Telling(pipe.send))
     except (UserError, RunFailure) as error:
         pipe.send(("failed", error))
 

@@ -1,4 +1,4 @@
-"""Asked to stop: the first SIGINT or SIGTERM lets a run save itself, the second ends it at once."""
+"""Asking a run to stop: by a call, or, on the command line, by SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-class Stop:
-    """Whether somebody has asked the run to stop."""
+class StopRequest:
+    """Whether somebody has asked the run to stop; it then saves itself after the present step and ends.
+
+    Set `requested` from a callback or another thread.
+    """
 
     def __init__(self) -> None:
         self.requested = False
 
     @contextlib.contextmanager
     def listening(self, announce: Callable[[], None]) -> Iterator[None]:
-        """Inside the block the first signal is noted and announced, and the second raises KeyboardInterrupt.
+        """The time in which a run can be saved; `announce` is called when something asks for it from outside."""
+        yield
 
-        Python lets only the main thread have signals; elsewhere, and for a signal that is ignored, nothing changes.
+
+class StopOnSignal(StopRequest):
+    """A request that SIGINT or SIGTERM makes; a second one ends the run at once, with KeyboardInterrupt."""
+
+    @contextlib.contextmanager
+    def listening(self, announce: Callable[[], None]) -> Iterator[None]:
+        """Handle both signals inside the block, and put the handlers that were there back after it.
+
+        Python lets only the main thread handle signals; elsewhere, and for a signal that is ignored, nothing changes.
         """
 
         def handle(number: int, frame: Any) -> None:

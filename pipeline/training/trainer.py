@@ -23,7 +23,7 @@ from pipeline.runs.record import RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from pipeline.training.experiment import Experiment
-from pipeline.training.signals import Stop
+from pipeline.training.signals import StopRequest
 from pipeline.utils.errors import RunFailure, Stopped, UserError
 from pipeline.utils.files import write_json_lines
 
@@ -40,6 +40,7 @@ class Training:
         scorers: dict,
         callback: TrainingCallback,
         snapshots: TrainingCheckpoints,
+        stop: StopRequest,
     ):
         self.experiment, self.scorers, self.callback = experiment, scorers, callback
         train, self.seed = experiment.recipe.train, identity.seed
@@ -48,7 +49,7 @@ class Training:
         self.rates = learning_rates(train, len(self.plan))
         self.learner: Learner = backend.Learner(model, train, self.rates, experiment.task.loss)
         self.identity, self.versions = identity, backend.versions()
-        self.clock, self.stop, self.snapshots = Clock(), Stop(), snapshots
+        self.clock, self.stop, self.snapshots = Clock(), stop, snapshots
         self.course = Course(parts=train.gradient_accumulation)
         self.best_weights: list | None = None
         self.fingerprints = {

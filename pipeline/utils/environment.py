@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import random
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+
+import numpy
 
 # How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -22,6 +26,8 @@ DEFAULTS = {
     # TensorFlow's own pool keeps what each step frees; the system would take it back and hand it out page by page.
     "TF_CPU_ALLOCATOR_USE_BFC": "true",
     "TOKENIZERS_PARALLELISM": "true",
+    "DATASETS_VERBOSITY": "critical",  # it logs what it also raises
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -48,6 +54,7 @@ def configure_process(framework: str | None = None) -> None:
     if framework is not None:
         os.environ["USE_TORCH"] = "1" if framework == "torch" else "0"
         os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     _keep_freed_memory()
 
 
@@ -73,6 +80,34 @@ def without_native_noise() -> Iterator[None]:
             for line in held:
                 if not _NATIVE_NOISE.search(line):
                     os.write(2, line)
+
+
+@contextlib.contextmanager
+def legacy_keras() -> Iterator[None]:
+    """Have TensorFlow choose Keras 2 if it is imported in the block; afterwards the environment is as it was."""
+    before = os.environ.get("TF_USE_LEGACY_KERAS")
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TF_USE_LEGACY_KERAS"]
+        else:
+            os.environ["TF_USE_LEGACY_KERAS"] = before
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Give the caller's Python and NumPy generators back as they were; also a decorator.
+
+    A framework seeds them along with its own.
+    """
+    python, numpy_state = random.getstate(), numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numpy_state)
 
 
 def _keep_freed_memory() -> None:

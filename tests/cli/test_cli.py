@@ -197,9 +197,9 @@ def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
 
 def test_the_time_left_is_not_reckoned_from_the_first_update(capsys):
     shown = TerminalProgress("a run", Console(highlight=False, width=100))
-    shown.started(num_updates=11, num_epochs=1)
+    shown.on_train_begin(11, num_epochs=1)
     for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first update's 30
-        shown.update({"step": step, "seconds": seconds, "examples": 10, "loss": 0.5})
+        shown.on_step_end({"step": step, "seconds": seconds, "examples": 10, "loss": 0.5})
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  1/11  loss 0.5000  0 examples/s",
         "  2/11  loss 0.5000  1 examples/s  18 s left",

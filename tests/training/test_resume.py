@@ -15,6 +15,7 @@ from pipeline.runs.directory import load_run
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.kill_test import Moment, compare, drill, moments
+from pipeline.training.signals import StopOnSignal
 from pipeline.utils.errors import Stopped
 from tests.helpers.families import recipe_of
 
@@ -251,7 +252,7 @@ def test_a_signal_saves_and_a_second_one_does_not(tmp_path, signals, message, st
     outer = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Stopped, match=message):
-            finetune(recipe, out=tmp_path / "run", callback=seen)
+            finetune(recipe, out=tmp_path / "run", callback=seen, stop=StopOnSignal())
         assert all(signal.getsignal(number) == signal.default_int_handler for number in outer)
     finally:
         for number, handler in outer.items():

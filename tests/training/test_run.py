@@ -10,6 +10,7 @@ import pytest
 from pipeline import UserError, finetune, load_recipe
 from pipeline.data.batches import padded_batch
 from pipeline.recipe.loading import load_shipped
+from pipeline.runs.directory import RunDirectory
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.experiment import check, prepare
 
@@ -149,8 +150,7 @@ def test_default_folders_tell_changed_recipes_apart(small, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     run = finetune(small)
     assert str(run.path) == f"runs/sentiment_bert/torch-stock-seed0-{small.digest()}"
-    shipped = finetune(small, shipped=small)
-    assert str(shipped.path) == "runs/sentiment_bert/torch-stock-seed0"
+    assert str(RunDirectory.default(small, small, "torch", "stock", 0).path) == "runs/sentiment_bert/torch-stock-seed0"
 
 
 def test_keep_best_keeps_the_best_epoch_and_early_stopping_stops(framework, small, tmp_path):
