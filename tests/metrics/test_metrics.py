@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand or by the library's own function, offline, streamed."""
+"""Every metric against a value worked out by hand or by the function of its library."""
 
 import math
 
@@ -106,33 +106,33 @@ CASES = [
 OF_LIBRARIES = {"sacrebleu", "chrf"}
 
 
-def scored(name, columns, parts=1):
-    """The metric of these columns, handed over in so many parts."""
+def scored(name, columns, portions=1):
+    """The metric of these columns, handed over in so many portions."""
     metric = load_metrics((name,))[name]
     features = metric.features[0] if isinstance(metric.features, list) else metric.features
     size = len(next(iter(columns.values())))
-    for rows in np.array_split(np.arange(size), parts):
+    for rows in np.array_split(np.arange(size), portions):
         metric.add_batch(**{key: [columns[key][i] for i in rows] for key in features})
     return metric.compute()
 
 
-def test_every_metric_has_a_value_by_hand_or_by_its_library():
+def test_every_metric_has_a_value_worked_out_by_hand_or_by_its_library():
     assert set(metric_names()) == {name for name, _, _ in CASES} | OF_LIBRARIES
 
 
-@pytest.mark.parametrize(("name", "columns", "wanted"), CASES)
-def test_a_metric_is_the_value_by_hand_in_one_call_or_several(name, columns, wanted):
-    for parts in (1, 2):
-        values = scored(name, columns, parts)
-        assert values == pytest.approx(wanted)
+@pytest.mark.parametrize(("name", "columns", "expected"), CASES)
+def test_a_metric_has_the_value_worked_out_by_hand_in_one_call_or_several(name, columns, expected):
+    for portions in (1, 2):
+        values = scored(name, columns, portions)
+        assert values == pytest.approx(expected)
         assert list(values)[0] == name and all(type(value) is float for value in values.values())
 
 
-def test_computing_starts_the_next_round_from_nothing():
+def test_a_metric_forgets_its_examples_once_it_is_computed():
     metric = load_metrics(("accuracy",))["accuracy"]
-    for wanted in (1.0, 0.0):
-        metric.add_batch(predictions=[1, 1], references=[int(wanted)] * 2)
-        assert metric.compute() == {"accuracy": wanted}
+    for expected in (1.0, 0.0):
+        metric.add_batch(predictions=[1, 1], references=[int(expected)] * 2)
+        assert metric.compute() == {"accuracy": expected}
 
 
 @pytest.mark.parametrize("name", ["precision", "recall", "f1", "matthews_correlation"])
@@ -141,10 +141,10 @@ def test_nothing_predicted_scores_zero_without_a_warning(name):
     assert scored(name, {"predictions": [0, 0], "references": [0, 1]}) == {name: 0.0}
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("accuracy", 0.75), ("f1_macro", 0.8), ("f1_micro", 0.8)])
-def test_a_single_label_is_scored_as_a_label_not_as_two_classes(name, wanted):
+@pytest.mark.parametrize(("name", "expected"), [("accuracy", 0.75), ("f1_macro", 0.8), ("f1_micro", 0.8)])
+def test_a_single_label_is_scored_as_a_label_not_as_two_classes(name, expected):
     columns = {"predictions": [[1], [1], [0], [1]], "references": [[1], [1], [0], [0]]}
-    assert scored(name, columns) == pytest.approx({name: wanted})
+    assert scored(name, columns) == pytest.approx({name: expected})
 
 
 def test_macro_is_the_mean_over_three_classes_and_micro_is_not():
@@ -158,25 +158,25 @@ SCORES = [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.3, 0.3, 0.4], [0.4, 0.25, 0.35], 
 
 def test_roc_auc_of_several_classes_is_one_against_the_rest():
     references = [0, 1, 2, 2, 0]
-    wanted = roc_auc_score(references, SCORES, multi_class="ovr", average="macro")
-    assert scored("roc_auc", {"scores": SCORES, "references": references}, 2) == {"roc_auc": pytest.approx(wanted)}
+    expected = roc_auc_score(references, SCORES, multi_class="ovr", average="macro")
+    assert scored("roc_auc", {"scores": SCORES, "references": references}, 2) == {"roc_auc": pytest.approx(expected)}
 
 
 def test_roc_auc_leaves_out_a_class_that_no_example_has():
-    wanted = np.mean([roc_auc_score(truth, np.array(SCORES)[:, c]) for c, truth in ((0, [1, 0, 0, 0, 1]),
+    expected = np.mean([roc_auc_score(truth, np.array(SCORES)[:, c]) for c, truth in ((0, [1, 0, 0, 0, 1]),
                                                                                     (1, [0, 1, 1, 1, 0]))])  # fmt: skip
     values = scored("roc_auc", {"scores": SCORES, "references": [0, 1, 1, 1, 0]})
-    assert values == {"roc_auc": pytest.approx(wanted)}
+    assert values == {"roc_auc": pytest.approx(expected)}
 
 
-def test_roc_auc_of_labels_is_their_mean_and_nan_where_no_label_has_a_curve():
+def test_roc_auc_of_labels_is_their_mean_and_nan_if_no_label_has_a_curve():
     columns = {"scores": [[0.9, 0.2], [0.8, 0.3], [0.1, 0.4]], "references": [[0, 1], [1, 1], [0, 1]]}
     assert scored("roc_auc", columns) == {"roc_auc": 0.5}
     assert math.isnan(scored("roc_auc", {"scores": [[0.4, 0.6]] * 2, "references": [1, 1]})["roc_auc"])
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
-def test_a_constant_correlates_with_nothing_without_a_warning(name):
+def test_a_constant_has_a_correlation_of_zero_without_a_warning(name):
     assert scored(name, {"predictions": [2.5] * 3, "references": [1.0, 2.0, 3.0]}) == {name: 0.0}
     assert scored(name, {"predictions": [1.0, 2.0, 3.0], "references": [2.5] * 3}) == {name: 0.0}
 
@@ -189,7 +189,7 @@ def test_tags_without_entities_score_zero_and_a_stray_inner_tag_opens_one():
 
 @pytest.mark.parametrize("name", ["squad_f1", "squad_exact_match"])
 @pytest.mark.parametrize(
-    ("prediction", "answers", "wanted"),
+    ("prediction", "answers", "expected"),
     [
         ("", [], 100.0),
         ("x", [], 0.0),
@@ -200,8 +200,8 @@ def test_tags_without_entities_score_zero_and_a_stray_inner_tag_opens_one():
         ("An U.S.-based  THEORY", ["us based theory", "usbased theory"], 100.0),
     ],
 )
-def test_squad_answers_follow_the_rules_of_both_versions(name, prediction, answers, wanted):
-    assert scored(name, {"predictions": [prediction], "references": [answers]}) == {name: wanted}
+def test_squad_answers_follow_the_rules_of_both_versions(name, prediction, answers, expected):
+    assert scored(name, {"predictions": [prediction], "references": [answers]}) == {name: expected}
 
 
 def test_squad_f1_counts_a_repeated_word_as_often_as_both_have_it():
@@ -215,7 +215,7 @@ def test_a_perplexity_beyond_floats_is_infinite(name):
     assert scored(name, columns) == {name: math.inf}
 
 
-def test_bleu_and_chrf_are_sacrebleus_where_all_have_as_many_references():
+def test_bleu_and_chrf_are_those_of_sacrebleu_if_all_examples_have_as_many_references():
     predictions = ["the cat sat on the mat today", "he read the book there"]
     first, second = (
         ["the cat sat on a mat today", "he read a book"],
@@ -223,27 +223,27 @@ def test_bleu_and_chrf_are_sacrebleus_where_all_have_as_many_references():
     )
     columns = {"predictions": predictions, "references": [list(pair) for pair in zip(first, second, strict=True)]}
     for name, function in (("sacrebleu", corpus_bleu), ("chrf", corpus_chrf)):
-        wanted = function(predictions, [first, second]).score
-        assert 0 < wanted < 100
-        assert wanted != pytest.approx(function(predictions, [first]).score)
-        for parts in (1, 2):
-            assert scored(name, columns, parts) == {name: pytest.approx(wanted)}
+        expected = function(predictions, [first, second]).score
+        assert 0 < expected < 100
+        assert expected != pytest.approx(function(predictions, [first]).score)
+        for portions in (1, 2):
+            assert scored(name, columns, portions) == {name: pytest.approx(expected)}
 
 
-def test_bleu_of_ragged_references_is_the_value_by_hand():
+def test_bleu_of_one_and_of_two_references_is_the_value_worked_out_by_hand():
     # Shared n-grams: 6 of 7 words, 5 of 5 pairs, 4 of 4, 3 of 3. The nearest references have 6 and 3 words.
     columns = {
         "predictions": ["the cat sat on the mat", "x"],
         "references": [["no", "the cat sat on the mat"], ["y z w"]],
     }
-    wanted = 100 * math.exp(1 - 9 / 7) * (6 / 7) ** (1 / 4)
-    assert scored("sacrebleu", columns, 2) == {"sacrebleu": pytest.approx(wanted)}
+    expected = 100 * math.exp(1 - 9 / 7) * (6 / 7) ** (1 / 4)
+    assert scored("sacrebleu", columns, 2) == {"sacrebleu": pytest.approx(expected)}
 
 
-def test_chrf_of_ragged_references_is_that_of_each_examples_best_one():
+def test_chrf_of_one_and_of_two_references_is_that_of_each_examples_best_one():
     columns = {"predictions": ["the cat", "dogs ran"], "references": [["zzz", "the cats"], ["dog ran"]]}
-    wanted = corpus_chrf(["the cat", "dogs ran"], [["the cats", "dog ran"]]).score
-    assert scored("chrf", columns, 2) == {"chrf": pytest.approx(wanted)}
+    expected = corpus_chrf(["the cat", "dogs ran"], [["the cats", "dog ran"]]).score
+    assert scored("chrf", columns, 2) == {"chrf": pytest.approx(expected)}
 
 
 @pytest.mark.parametrize("name", ["sacrebleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match"])
@@ -254,7 +254,7 @@ def test_empty_predictions_score_zero_and_no_reference_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL"])
-def test_rouge_is_the_librarys_best_reference_with_stemming(name):
+def test_rouge_is_the_score_of_the_library_with_stemming_for_the_best_reference(name):
     prediction, references = (
         "dogs chased the cat home quickly",
         ["the cat was chased home", "a dog is chasing the cat home"],
@@ -267,7 +267,7 @@ def test_rouge_is_the_librarys_best_reference_with_stemming(name):
     assert scored(name, {"predictions": [prediction], "references": [references]}) == {name: pytest.approx(with_stems)}
 
 
-def test_rouge_l_wants_the_order_and_rouge_1_does_not():
+def test_rouge_l_depends_on_the_order_of_words_and_rouge_1_does_not():
     columns = {"predictions": ["mat cat"], "references": [["cat mat"]]}
     assert scored("rouge1", columns) == {"rouge1": 1.0}
     assert scored("rougeL", columns) == {"rougeL": 0.5}

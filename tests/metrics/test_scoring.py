@@ -1,0 +1,189 @@
+"""The metrics of a recipe: what the table says of them, which are refused, and how an evaluation is scored."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline.metrics import scoring
+from pipeline.metrics.scoring import compute_metrics, load_metrics, metric_problems
+from pipeline.metrics.specs import (
+    METRICS,
+    default_metrics_for,
+    is_constant,
+    lower_is_better,
+    metric_class,
+    metric_names,
+    metrics_for,
+    need_probabilities,
+    scale,
+)
+from pipeline.recipe.loading import load_recipe
+from pipeline.utils.errors import UserError
+from tests.helpers.metric_examples import MAKERS, two_classes
+
+# What the metrics of each problem read, if every prediction is right and certain.
+PERFECT = {
+    "single_label_classification": {
+        "predictions": [0, 1, 1], "references": [0, 1, 1], "scores": [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    },
+    "multi_label_classification": {
+        "predictions": [[1, 0], [0, 1]], "references": [[1, 0], [0, 1]], "scores": [[1.0, 0.0], [0.0, 1.0]]
+    },
+    "regression": {"predictions": [1.0, 2.5, 4.0], "references": [1.0, 2.5, 4.0]},
+    "token-classification": {"predictions": [["B-x", "O"]], "references": [["B-x", "O"]]},
+    "question-answering": {"predictions": ["a cat"], "references": [["dog", "cat"]]},
+    "masked-language-modeling": {"loss_sums": [0.0, 0.0], "tokens": [2, 3], "correct": [2, 3]},
+    "causal-language-modeling": {"loss_sums": [0.0], "tokens": [2], "bytes": [7], "floor_nats": [0.0]},
+    "sequence-to-sequence": {
+        "predictions": ["the cat sat on the mat"], "references": [["the cat sat on the mat"]],
+        "loss_sums": [0.0], "tokens": [5],
+    },
+}  # fmt: skip
+FITTING = [(name, problem) for name, spec in METRICS.items() for problem in spec.fits]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One scored example, as a task hands it over."""
+
+    columns: dict
+    loss: float = 0.0
+    num_targets: int = 1
+
+
+def examples_of(columns, losses=None):
+    """The examples of these columns, one after the other."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [Example(row, loss) for row, loss in zip(rows, losses or [0.0] * len(rows), strict=True)]
+
+
+@pytest.mark.parametrize(("name", "problem"), FITTING)
+def test_a_perfect_model_has_the_best_value_of_the_scale(name, problem):
+    values = compute_metrics(load_metrics((name,)), examples_of(PERFECT[problem]))
+    best = {"perplexity": 1.0, "perplexity_floor": 1.0, "bits_per_byte": 0.0, "mse": 0.0}
+    assert values[name] == pytest.approx(scale(name) or best[name])
+    assert lower_is_better(name) == (name in best)
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_a_card_holds_the_description_the_source_and_the_columns(name):
+    metric = load_metrics((name,))[name]
+    assert metric.description == inspect.getdoc(metric_class(name)) != inspect.getdoc(metric_class(name).__base__)
+    assert metric.citation and metric.inputs_description
+    features = metric.features if isinstance(metric.features, list) else [metric.features]
+    assert all(f"{column}" in metric.inputs_description for each in features for column in each)
+
+
+def test_every_problem_has_metrics_to_choose_from_and_some_by_default():
+    assert set(MAKERS) == {problem for spec in METRICS.values() for problem in spec.fits} == set(PERFECT)
+    expected = {
+        "single_label_classification": ("accuracy",),
+        "multi_label_classification": ("f1_micro",),
+        "regression": ("pearson",),
+        "token-classification": ("seqeval_f1", "seqeval_precision", "seqeval_recall"),
+        "question-answering": ("squad_f1", "squad_exact_match"),
+        "masked-language-modeling": ("perplexity", "masked_accuracy"),
+        "causal-language-modeling": ("perplexity", "bits_per_byte"),
+        "sequence-to-sequence": ("sacrebleu", "chrf"),
+    }
+    assert {problem: default_metrics_for(problem) for problem in MAKERS} == expected
+    for problem, names in expected.items():
+        assert set(names) <= set(metrics_for(problem))
+
+
+def test_what_the_table_says_of_a_metric_holds_for_its_parts_and_nothing_holds_for_unknown_ones():
+    assert (scale("seqeval_f1.person"), lower_is_better("seqeval_f1.person")) == (1, False)
+    assert (scale("anything"), lower_is_better("anything"), is_constant("anything")) == (None, False, False)
+    assert (scale("loss"), lower_is_better("loss"), is_constant("loss")) == (None, True, False)
+    assert [name for name in METRICS if is_constant(name)] == ["perplexity_floor"]
+    assert need_probabilities(["accuracy", "roc_auc"]) and need_probabilities(["hub:anything@1"])
+    assert not need_probabilities(["accuracy", "f1"]) and "loss" not in metric_names()
+
+
+def problems(names, num_labels=2, allow_hub_code=False, **train):
+    """What is wrong with these metrics for a classification of so many labels."""
+    recipe = load_recipe("sentiment_bert", {f"train.{key}": value for key, value in train.items()})
+    fitting = metrics_for("single_label_classification")
+    return metric_problems(recipe, names, fitting, num_labels, allow_hub_code)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "expected"),
+    [
+        (("acuracy",), {}, 'there is no metric "acuracy". Did you mean "accuracy"? Known: accuracy, bits_per_byte, '),
+        (("loss",), {}, 'there is no metric "loss"'),
+        (("mse",), {}, "mse does not fit this sequence-classification recipe; these do: accuracy, f1, "),
+        (("accuracy", "recall"), {"num_labels": 3}, "recall is for two labels, but the data has 3; use f1_macro"),
+        (("hub:x",), {"allow_hub_code": True}, '"hub:x" has no revision; write hub:NAME@REVISION'),
+        (("hub:x@1",), {}, '"hub:x@1" runs code from the Hub; allow it with --allow-hub-code'),
+        (("hub:x@1",), {"allow_hub_code": True, "keep": "best"}, "and hub:x@1 cannot; name another one in train.keep"),
+        (
+            ("accuracy",),
+            {"keep": "best", "keep_metric": "f1"},
+            'train.keep_metric is "f1", but the recipe has: accuracy',
+        ),
+    ],
+)
+def test_a_metric_that_cannot_be_scored_is_refused_with_the_way_out(names, settings, expected):
+    (problem,) = problems(names, **settings)
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("names", "settings"),
+    [
+        (("accuracy", "f1"), {}),
+        (("accuracy", "f1_macro"), {"num_labels": 3}),
+        (("accuracy",), {"keep": "best", "keep_metric": "loss"}),
+        (("hub:x@1",), {"allow_hub_code": True}),
+        (("hub:x@1", "f1"), {"allow_hub_code": True, "keep": "best", "keep_metric": "f1"}),
+    ],
+)
+def test_metrics_that_can_be_scored_are_not_refused(names, settings):
+    assert problems(names, **settings) == []
+
+
+def test_a_metric_of_the_hub_that_fails_to_load_is_an_error_with_its_name():
+    with pytest.raises(UserError, match="metrics: hub:no-such/metric@1 cannot be loaded: "):
+        load_metrics(("hub:no-such/metric@1",))
+
+
+def test_many_examples_are_scored_in_several_portions_with_the_same_result(monkeypatch):
+    columns = two_classes(np.random.default_rng(4)).columns
+    examples = examples_of(columns, losses=list(range(len(columns["references"]))))
+    whole = compute_metrics(load_metrics(("accuracy", "f1", "roc_auc")), examples)
+    monkeypatch.setattr(scoring, "EXAMPLES_AT_ONCE", 7)
+    assert compute_metrics(load_metrics(("accuracy", "f1", "roc_auc")), examples) == whole
+    agree = [a == b for a, b in zip(columns["predictions"], columns["references"], strict=True)]
+    assert whole["accuracy"] == sum(agree) / len(agree)
+    assert list(whole) == ["accuracy", "f1", "roc_auc", "loss"] and whole["loss"] == (len(examples) - 1) / 2
+
+
+def test_the_values_of_a_metric_that_are_no_numbers_are_left_out():
+    class FromTheHub:
+        features = {"predictions": None}
+
+        def add_batch(self, predictions):
+            self.seen = predictions
+
+        def compute(self):
+            return {"score": np.float32(0.5), "count": len(self.seen), "table": [1, 2], "name": "x", "none": None}
+
+    values = compute_metrics({"hub:x@1": FromTheHub()}, examples_of({"predictions": [1, 2], "other": [3, 4]}))
+    assert values == {"score": 0.5, "count": 2.0, "loss": 0.0}
+
+
+def test_a_recipe_is_checked_without_importing_the_libraries_of_metrics():
+    heavy = ["evaluate", "sklearn", "scipy", "sacrebleu", "seqeval", "rouge_score"]
+    code = (
+        "import sys, pipeline.metrics.scoring, pipeline.metrics.specs\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+        "import pipeline.metrics.classification\n"
+        "print([name for name in ('transformers.pipelines', 'tensorflow') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n") == ["[]", "[]", ""]
