@@ -11,14 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    matthews_corrcoef,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-)
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score, roc_auc_score
 
 from pipeline.metrics.base import INTEGER, NUMBER, Inputs, Metric
 from pipeline.metrics.resampling import Lines, RankedValues, Statistic, Sums, column, divide, mean
