@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.runs.directory import Run
-from pipeline.runs.record import RunIdentity
+from pipeline.runs.record import RunIdentity, StepRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.text import escape_controls
 
@@ -31,7 +30,7 @@ class TerminalProgress(TrainingCallback):
         self.num_updates = self.num_epochs = 0
         self.examples = self.last_part = 0
         self.last_seconds = 0.0
-        self.first: dict[str, Any] | None = None
+        self.first: StepRecord | None = None
 
     def on_train_begin(self, num_updates: int, num_epochs: int) -> None:
         self.num_updates, self.num_epochs, self.examples, self.first = num_updates, num_epochs, 0, None
@@ -51,24 +50,24 @@ class TerminalProgress(TrainingCallback):
             self._say(note)
         self._say(f"Going on after update {step}." if step else "There is no whole checkpoint: from the beginning.")
 
-    def on_step_end(self, line: dict[str, Any]) -> None:
-        self.examples += line["examples"]
-        self.first = self.first or line
-        note = f"loss {line['loss']:.4f}  {self.examples / max(line['seconds'], 1e-9):.0f} examples/s"
+    def on_step_end(self, record: StepRecord) -> None:
+        self.examples += record.examples
+        self.first = self.first or record
+        note = f"loss {record.loss:.4f}  {self.examples / max(record.seconds, 1e-9):.0f} examples/s"
         if self.bar is not None:
-            self.bar.update(self.task, completed=line["step"], note=note)
+            self.bar.update(self.task, completed=record.step, note=note)
             return
-        part = line["step"] * PLAIN_LINES // self.num_updates
-        if line["step"] == 1 or part > self.last_part or line["seconds"] > self.last_seconds + PLAIN_SECONDS:
-            self.last_part, self.last_seconds = part, line["seconds"]
-            self._say(f"  {line['step']}/{self.num_updates}  {note}{self._left(line)}")
+        part = record.step * PLAIN_LINES // self.num_updates
+        if record.step == 1 or part > self.last_part or record.seconds > self.last_seconds + PLAIN_SECONDS:
+            self.last_part, self.last_seconds = part, record.seconds
+            self._say(f"  {record.step}/{self.num_updates}  {note}{self._left(record)}")
 
-    def _left(self, line: dict[str, Any]) -> str:
+    def _left(self, record: StepRecord) -> str:
         """How long the rest takes; nothing after the first update, in which TensorFlow traces its graph."""
-        done = line["step"] - self.first["step"]
-        if not done:
+        if self.first is None or record.step == self.first.step:
             return ""
-        seconds = (line["seconds"] - self.first["seconds"]) / done * (self.num_updates - line["step"])
+        done = record.step - self.first.step
+        seconds = (record.seconds - self.first.seconds) / done * (self.num_updates - record.step)
         return f"  {seconds:.0f} s left"
 
     def on_memory_split(self, step: int, parts: int) -> None:

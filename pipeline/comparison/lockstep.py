@@ -111,7 +111,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = "stock",
     before = backend.get_weights(model)
     if attention != "stock":
         swap_with_proof(backend, model, attention, experiment.probe())
-    plans = (experiment.updates(experiment.training_plan(epoch, seed), epoch, seed) for epoch in itertools.count())
+    plans = (experiment.features(experiment.training_plan(epoch, seed), epoch, seed) for epoch in itertools.count())
     batches = itertools.islice(itertools.chain.from_iterable(plans), steps)
     learner = backend.Learner(model, still.train, learning_rates(still.train, steps), experiment.task.loss)
     logits = experiment.probe_logits(learner.logits(experiment.probe()))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import datasets
 import numpy as np
@@ -128,15 +128,16 @@ def lines_of(text: str | None, source: str | None) -> Iterator[Iterable[str]]:
 def sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Writes JSON lines to standard output as they come, or to a file that appears when all are there."""
     if out is None:
-        yield lambda answer: _write(sys.stdout, answer)
+        yield lambda answer: write_prediction(sys.stdout, answer)
         return
     if not os.access(out.parent, os.W_OK) or out.is_dir():
         raise UserError(f"--out {out} cannot be written; name a file in a folder that is there")
     with atomic_write(out) as file:
-        yield lambda answer: _write(file, answer)
+        yield lambda answer: write_prediction(file, answer)
 
 
-def _write(file: TextIO, answer: dict[str, Any]) -> None:
+def write_prediction(file: IO[str], answer: dict[str, Any]) -> None:
+    """Write one prediction as a JSON line that cannot change a terminal."""
     file.write(escape_controls(json.dumps(json_safe(answer), ensure_ascii=False)) + "\n")
     file.flush()
 

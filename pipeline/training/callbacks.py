@@ -1,48 +1,46 @@
-"""What a run tells while it runs. The base class says nothing; `pipeline.terminal` has the one that a person sees."""
+"""Callbacks: what a training run reports while it runs. The base class does nothing; override what you need."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pipeline.runs.directory import Run
+from pipeline.runs.directory import Run
+from pipeline.runs.record import StepRecord
 
 
 class TrainingCallback:
-    """Silent progress."""
+    """Receives the events of a run, in the order below; the command line's progress display is one."""
 
-    def on_train_begin(self, num_updates: int, num_epochs: int) -> None:
-        """Training begins."""
+    def on_run_found(self, run: Run) -> None:
+        """A finished run of the same recipe is there already, so nothing is trained and no other event follows."""
 
     def on_resume(self, step: int, notes: list[str]) -> None:
-        """The run goes on after update `step`, 0 for the beginning; `notes` say what is odd about it."""
+        """The run resumes after `step`, 0 for the beginning; `notes` name training checkpoints that were skipped."""
 
-    def on_step_end(self, line: dict[str, Any]) -> None:
-        """One optimiser update is done; `line` is its line of history.jsonl."""
+    def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
+        """Training begins; both numbers are those of the whole run."""
 
-    def on_memory_split(self, step: int, parts: int) -> None:
-        """Memory was short at update `step`, so it and all that follow are split into `parts` micro-batches."""
+    def on_step_end(self, record: StepRecord) -> None:
+        """One optimizer step is done; `record` is its line of history.jsonl."""
+
+    def on_memory_split(self, step: int, micro_batches: int) -> None:
+        """Memory was too small at `step`: this step and all later ones are split into so many micro-batches."""
 
     def on_evaluate_begin(self, epoch: int) -> None:
-        """Validation is about to be scored after an epoch."""
+        """The validation split is about to be scored after an epoch."""
 
     def on_evaluate_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Validation was scored after an epoch."""
+        """The validation split was scored after an epoch."""
 
     def on_save_begin(self, step: int) -> None:
-        """A checkpoint of update `step` is about to be written."""
+        """A training checkpoint is about to be written after `step`."""
 
     def on_save_end(self, step: int) -> None:
-        """It is written."""
+        """The training checkpoint is written."""
 
     def on_stop_requested(self) -> None:
-        """Somebody asks the run to stop; it will save itself first."""
+        """The run was asked to stop; it saves a training checkpoint first."""
 
     def on_train_end(self) -> None:
-        """The last update is done."""
+        """The last step and its evaluation are done."""
 
     def on_run_end(self, run: Run) -> None:
         """The run directory is complete."""
-
-    def on_run_found(self, run: Run) -> None:
-        """A finished run of the same recipe was found."""

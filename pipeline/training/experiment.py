@@ -1,10 +1,10 @@
-"""A recipe made ready: everything that it names loaded and checked, and the model of step 0."""
+"""An experiment: everything that a recipe names, loaded and checked, and the model before its first step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from pipeline.utils.errors import UserError
 
 PROBE_ROWS = 8
 PROBE_POSITIONS = 16
-_ONCE = [2**32 - 1, 2**32 - 1, 1]  # the key of splits that are drawn once; a run's has a seed and an epoch
+# The random key of splits that are drawn once; an epoch's key has two numbers, the seed and the epoch.
+DRAWN_ONCE = [2**32 - 1, 2**32 - 1, 1]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,25 +44,26 @@ class Experiment:
     allow_pickle: bool = False
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
-        """The updates of an epoch, counted from 0."""
+        """The batches of an epoch, one for each step; epochs are counted from 0."""
         train = self.recipe.train
         multiple = self.recipe.data.pad_to_multiple_of
         return batches.training_batches(self.examples["train"].lengths, train.batch_size, seed, epoch, multiple)
 
-    def updates(self, plan: list[batches.Batch], epoch: int, seed: int) -> Iterator[Features]:
-        """Each update's global batch: inputs and targets."""
+    def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int) -> Iterator[Features]:
+        """Inputs and targets of each batch of an epoch."""
         examples = self.task.for_epoch(self.examples["train"], [seed, epoch])
         for batch in plan:
             yield self.task.inputs(examples, batch) | self.task.targets(examples, batch)
 
     def probe(self) -> Features:
-        """The first validation rows in file order, a fixed question put to every model."""
+        """Inputs of the first validation rows in file order, the same batch for every model."""
         examples = self.examples["validation"]
         rows = np.arange(min(PROBE_ROWS, len(examples.lengths)))
         return self.task.inputs(examples, batches.padded_batch(rows, examples.lengths))
 
     def probe_logits(self, logits: np.ndarray) -> np.ndarray:
-        """What is kept of the probe's logits: [rows, classes], or [positions, ...] of evenly spaced real positions."""
+        """The part of the probe's logits that a run keeps: [rows, classes], or [positions, ...] of evenly spaced real
+        positions."""
         if logits.ndim == 2:
             return logits
         inputs = self.probe()
@@ -73,51 +76,77 @@ class Experiment:
 
 
 def prepare(
-    recipe: Recipe, attention: str = "stock", allow_hub_code: bool = False, allow_pickle: bool = False
+    recipe: Recipe, attention: str = STOCK, allow_hub_code: bool = False, allow_pickle: bool = False
 ) -> Experiment:
     """Load and check everything that the recipe names. Raises UserError with all that is wrong at once."""
-    task, problems = load_task(recipe), []
+    task, problems = load_task(recipe), Problems()
     hub.go_offline_if_unreachable(recipe)
-
-    def attempt(load: Callable, *args: Any) -> Any:
-        try:
-            return load(*args)
-        except UserError as error:
-            problems.append(str(error))
-
-    config = attempt(checkpoint.load_config, recipe)
-    tokenizer = attempt(checkpoint.load_tokenizer, recipe) if config is not None else None
-    if config is not None:
-        attempt(refuse_attention, recipe, config, attention)
-    splits = attempt(data.read_splits, recipe, task.required, task.optional)
-    if config is not None and tokenizer is not None:
-        found = checkpoint.fit_problems(recipe, config, tokenizer, task.auto_class)
-        problems += [f"recipe {recipe.name}: {text}" for text in found]
+    config, tokenizer = _load_checkpoint(recipe, task, attention, problems)
+    splits = problems.attempt(data.read_splits, recipe, task.required, task.optional)
     if splits is not None:
-        attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
+        problems.attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
-    found = metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code)
-    problems += [f"recipe {recipe.name}: {text}" for text in found]
-    if problems:
-        raise UserError("\n".join(problems))
+    problems.add(recipe, metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code))
+    problems.raise_if_any()
+    assert config is not None and tokenizer is not None and splits is not None
     for key, value in task.config_changes().items():
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
     task.setup(config, tokenizer)
-    contents = {split: data.content_digest(rows) for split, rows in splits.items()}
-    examples = {split: attempt(cache.encoded, task, rows, contents[split]) for split, rows in splits.items()}
-    if problems:
-        raise UserError("\n".join(problems))
-    # What is drawn for training anew each epoch is drawn for the other splits once.
-    examples |= {split: task.for_epoch(e, _ONCE) for split, e in examples.items() if split != "train"}
-    for split, found in examples.items():
-        _refuse_without_targets(recipe, split, found)
-    fingerprint = data.fingerprint(contents)
-    return Experiment(recipe, task, config, tokenizer, examples, fingerprint, names, allow_pickle)
+    digests = {split: data.content_digest(rows) for split, rows in splits.items()}
+    examples = _encode(task, splits, digests)
+    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(digests), names, allow_pickle)
+
+
+class Problems(list[str]):
+    """What is wrong with a recipe, collected so that all of it is reported at once."""
+
+    def attempt(self, load: Callable[..., Result], *arguments: Any) -> Result | None:
+        """What `load` returns; None if it raises UserError, whose message is kept."""
+        try:
+            return load(*arguments)
+        except UserError as error:
+            self.append(str(error))
+            return None
+
+    def add(self, recipe: Recipe, messages: Iterable[str]) -> None:
+        """Keep messages about a recipe."""
+        self.extend(f"recipe {recipe.name}: {message}" for message in messages)
+
+    def raise_if_any(self) -> None:
+        """Raise UserError with a line for each problem."""
+        if self:
+            raise UserError("\n".join(self))
+
+
+def _load_checkpoint(recipe: Recipe, task: Task, attention: str, problems: Problems) -> tuple[Any, Any]:
+    """Configuration and tokenizer of the recipe's checkpoint, None if they cannot be loaded."""
+    config = problems.attempt(checkpoint.load_config, recipe)
+    if config is None:
+        return None, None
+    tokenizer = problems.attempt(checkpoint.load_tokenizer, recipe)
+    problems.attempt(refuse_attention, recipe, config, attention)
+    if tokenizer is not None:
+        problems.add(recipe, checkpoint.fit_problems(recipe, config, tokenizer, task.auto_class))
+    return config, tokenizer
+
+
+def _encode(task: Task, splits: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Examples]:
+    """Each split as token ids, from the cache if it was encoded before. Raises UserError."""
+    problems, examples = Problems(), {}
+    for split, rows in splits.items():
+        encoded = problems.attempt(cache.encoded, task, rows, digests[split])
+        if encoded is not None:
+            # What is drawn anew for training in each epoch is drawn once for the other splits.
+            examples[split] = encoded if split == "train" else task.for_epoch(encoded, DRAWN_ONCE)
+    problems.raise_if_any()
+    for split, encoded in examples.items():
+        _refuse_without_targets(task.recipe, split, encoded)
+    return examples
 
 
 def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> None:
-    """A split in which nothing is to be predicted has no loss (0 / 0). Raises UserError."""
+    """Raise UserError for a split in which nothing is to be predicted: it has no loss (0 / 0)."""
     if examples.num_targets.sum() == 0:
         raise UserError(
             f"recipe {recipe.name}: data.{split}: no row has a target that counts: all are cut off, blank or masked; "
@@ -126,7 +155,7 @@ def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> N
 
 
 def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> tuple[Any, Proof]:
-    """The model of step 0 with the attention that the run asks for, and the proof that it is in place."""
+    """The model before the first step with the attention that the run asks for, and the proof that it is in place."""
     return build_for_training(
         backend, experiment.recipe, experiment.task.auto_class, experiment.config, seed, attention,
         experiment.probe(), experiment.allow_pickle,
@@ -137,11 +166,11 @@ def start(experiment: Experiment, backend: Backend, seed: int, attention: str = 
 def check(
     recipe: Recipe,
     framework: str = "torch",
-    attention: str = "stock",
+    attention: str = STOCK,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
 ) -> Experiment:
-    """Do all that a run does before its first step, and write nothing. Raises UserError."""
+    """Do everything that a run does before its first step, and write nothing. Raises UserError."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     start(experiment, load_backend(framework), 0, attention)
     return experiment

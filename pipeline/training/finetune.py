@@ -1,4 +1,4 @@
-"""One recipe, one framework, one attention, one seed -> one run directory."""
+"""Fine-tuning: one recipe, one framework, one attention and one seed make one run directory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from safetensors import SafetensorError
 from pipeline.backend import Backend, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
+from pipeline.models.attention_check import Proof
 from pipeline.recipe.loading import LoadedRecipe
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
 from pipeline.runs.machine import describe_environment
 from pipeline.runs.model_card import model_card
-from pipeline.runs.record import RunIdentity, RunRecord
+from pipeline.runs.record import EnvironmentRecord, RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
-from pipeline.training.experiment import Experiment, prepare, start
+from pipeline.training.experiment import prepare, start
 from pipeline.training.signals import StopRequest
-from pipeline.training.trainer import Training
+from pipeline.training.trainer import CONTINUE, Trainer
 from pipeline.utils.environment import preserved_random_state
-from pipeline.utils.errors import RunFailure, Stopped, UserError
+from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import write_json
+
+MOST_SEED = 2**32 - 1
 
 
 @preserved_random_state()
@@ -50,105 +53,122 @@ def finetune(
     A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
     training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
     there is none. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
-    `StopOnSignal()` by SIGINT and SIGTERM; without it no signal is handled.
+    `StopOnSignal()` by SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
+
+    The directory appears when everything in it is written. Until then history.jsonl grows by a line per step in
+    `.<name>.partial-<process id>/` beside it.
 
     Raises UserError before the first step for anything that is wrong with the input, RunFailure if a run cannot
     continue, and Stopped if it was asked to stop.
+
+    >>> run = finetune(load_recipe("sentiment_bert"), framework="tensorflow", seed=1)  # doctest: +SKIP
+    >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
     launched = time.perf_counter()
-    if seed < 0 or seed >= 2**32:
-        raise UserError(f"seed is {seed}, want a whole number from 0 to 2^32 - 1")
-    if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite drops it; give one of them")
+    _refuse_arguments(seed, resume, overwrite)
     callback, stop = callback or TrainingCallback(), stop or StopRequest()
-    if out is None:
-        directory = RunDirectory.default(recipe, LoadedRecipe.of(recipe).original, framework, attention, seed)
-    else:
-        directory = RunDirectory(Path(out))
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
+    directory = _directory(recipe, identity, out)
     finished = directory.finished_run(recipe, identity, overwrite)
     if finished is not None:
         callback.on_run_found(finished)
         return finished
     directory.refuse_if_taken()
-    snapshots = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
-    begin_from = _begin_from(snapshots, recipe, identity, resume, overwrite)
+    checkpoints = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
+    saved, notes = _saved_state(checkpoints, recipe, identity, resume, overwrite)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = load_metrics(experiment.metric_names)
     model, proof = start(experiment, backend, seed, attention)
     with directory.locked():
-        training = Training(experiment, backend, model, identity, scorers, callback, snapshots, stop)
+        trainer = Trainer(experiment, backend, model, identity, scorers, callback, checkpoints, stop)
         if resume:
-            training.resume(*begin_from)
+            trainer.resume(saved, notes)
         else:
-            snapshots.remove()
+            checkpoints.remove()
         environment = describe_environment(backend.versions(), time.perf_counter() - launched)
-        with _last_words(training, directory), directory.staged() as staging:
-            staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
-            write_json(staging.environment_file, environment.model_dump())
-            with stop.listening(callback.on_stop_requested):
-                training.train()
-                report = training.write(staging)
-                report |= {"attention_sites": proof.sites, "attention_max_difference": proof.max_difference}
-                _write_model(experiment, backend, model, identity, report, staging)
-            record = RunRecord.model_validate(identity.model_dump() | report)
-            write_json(staging.metrics_file, record.model_dump())
-        snapshots.remove()
+        with _failures_explained(trainer, directory), directory.staged() as staging:
+            _write_run(staging, trainer, backend, model, proof, environment)
+        checkpoints.remove()
     run = load_run(directory.path)
     callback.on_run_end(run)
     return run
 
 
-def _begin_from(
-    snapshots: TrainingCheckpoints, recipe: Recipe, identity: RunIdentity, resume: bool, overwrite: bool
+def _refuse_arguments(seed: int, resume: bool, overwrite: bool) -> None:
+    if not 0 <= seed <= MOST_SEED:
+        raise UserError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1", arguments=("seed",))
+    if resume and overwrite:
+        raise UserError(
+            "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
+            arguments=("resume", "overwrite"),
+        )
+
+
+def _directory(recipe: Recipe, identity: RunIdentity, out: str | os.PathLike | None) -> RunDirectory:
+    if out is not None:
+        return RunDirectory(Path(out))
+    original = LoadedRecipe.of(recipe).original
+    return RunDirectory.default(recipe, original, identity.framework, identity.attention, identity.seed)
+
+
+def _saved_state(
+    checkpoints: TrainingCheckpoints, recipe: Recipe, identity: RunIdentity, resume: bool, overwrite: bool
 ) -> tuple[TrainingCheckpoint | None, list[str]]:
-    """The checkpoint to go on from, and what is said of those passed over. Raises UserError."""
-    if not resume:
-        if snapshots.names() and not overwrite:
-            raise UserError(
-                f"{snapshots.folder} holds checkpoints of an unfinished run; go on with --resume (RESUME=1), or begin "
-                "anew with --overwrite (OVERWRITE=1), which drops them"
-            )
-        return None, []
-    newest, passed_over = snapshots.newest()
-    if newest is not None:
-        refuse_foreign(newest, identity.model_dump(), recipe.experiment())
-    return newest, passed_over
+    """The training checkpoint to resume from, and a note for each that is skipped. Raises UserError."""
+    if resume:
+        newest, skipped = checkpoints.newest()
+        if newest is not None:
+            refuse_foreign(newest, identity, recipe)
+        return newest, skipped
+    if checkpoints.names() and not overwrite:
+        raise UserError(
+            f"{checkpoints.folder} holds training checkpoints of an unfinished run; continue it with resume=True, or "
+            "start from the beginning with overwrite=True, which deletes them",
+            arguments=("resume", "overwrite"),
+        )
+    return None, []
+
+
+def _write_run(
+    staging: RunDirectory, trainer: Trainer, backend: Backend, model: Any, proof: Proof, environment: EnvironmentRecord
+) -> None:
+    """Train, and write everything that the run directory holds; its record comes last."""
+    recipe = trainer.experiment.recipe
+    staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
+    write_json(staging.environment_file, environment.model_dump())
+    with trainer.stop.listening(trainer.callback.on_stop_requested):
+        trainer.train(staging.history_file)
+        record = trainer.finish(staging, proof)
+        backend.restore_attention(model)
+        experiment, config = trainer.experiment, trainer.experiment.config
+        config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
+        card = model_card(recipe, experiment.task.auto_class, record.identity, record.metrics)
+        weights = backend.get_weights(model)
+        checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)
+    write_json(staging.metrics_file, record.model_dump())
 
 
 @contextlib.contextmanager
-def _last_words(training: Training, directory: RunDirectory) -> Iterator[None]:
-    """Say what is left of a run that is stopped, cannot be written or lost a file. Raises Stopped, RunFailure."""
+def _failures_explained(trainer: Trainer, directory: RunDirectory) -> Iterator[None]:
+    """Say what is left of a run that is interrupted, cannot be written or loses a file. Raises Stopped, RunFailure."""
     try:
         yield
     except KeyboardInterrupt as error:
-        if not training.stop.requested:  # the caller's own interruption
+        if not trainer.stop.requested:  # the caller's own interruption
             raise
-        found, _ = training.snapshots.newest()
-        kept = f"; {found.path} is there; --resume (RESUME=1) goes on from it" if found else "; nothing was written"
-        raise Stopped(f"stopped{kept}") from error
+        newest, _ = trainer.checkpoints.newest()
+        if newest is None:
+            raise Stopped("stopped; nothing was written") from error
+        message = f"stopped; the training checkpoint {newest.path} is saved; {CONTINUE}"
+        raise Stopped(message, arguments=("resume",)) from error
     except (OSError, SafetensorError) as error:
-        raise RunFailure(f"{_cause(error, directory)}. {training.rescued()}") from error
+        raise trainer.failure(_cause(error, directory)) from error
 
 
 def _cause(error: Exception, directory: RunDirectory) -> str:
     """What failed: writing the run, or something that it reads."""
     file = getattr(error, "filename", None)
-    if not isinstance(file, str):
-        file = None
-    if file is None or directory.owns(Path(file)):
+    if not isinstance(file, str) or directory.owns(Path(file)):
         return f"{directory.path} cannot be written: {reason(error)}"
     return f"{file} failed: {reason(error)}"
-
-
-def _write_model(
-    experiment: Experiment, backend: Backend, model: Any, identity: RunIdentity, report: dict, staging: RunDirectory
-) -> None:
-    """Write the trained model as a stock checkpoint."""
-    backend.restore_attention(model)
-    config = experiment.config
-    config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
-    weights = backend.get_weights(model)
-    card = model_card(experiment.recipe, experiment.task.auto_class, identity, report["metrics"])
-    checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)

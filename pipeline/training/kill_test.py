@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
+from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import RunFailure, UserError
@@ -226,8 +227,8 @@ class _Telling(TrainingCallback):
     def on_resume(self, step: int, notes: list[str]) -> None:
         self.send(("resumed", step))
 
-    def on_step_end(self, line: dict[str, Any]) -> None:
-        self.send(("update", line["step"]))
+    def on_step_end(self, record: StepRecord) -> None:
+        self.send(("update", record.step))
 
     def on_evaluate_begin(self, epoch: int) -> None:
         self.send(("evaluating", epoch))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipeline.cli.main import execute
 from pipeline.cli.progress import TerminalProgress
+from pipeline.runs.record import StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--set", "data.limit.train=64", "--set", "data.limit.validation=16", "--set", "train.epochs=1"]
@@ -174,9 +175,7 @@ def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     assert process.returncode == 1
     first, second = error.strip().splitlines()
     assert first == "stopping: saving after the present update; once more stops without saving"
-    assert re.fullmatch(
-        r"stopped; .*r\.checkpoints/step-\d{8} is saved; --resume \(RESUME=1\) goes on from there", second
-    )
+    assert re.fullmatch(r"stopped; .*r\.checkpoints/step-\d{8} is saved; resume=True continues from there", second)
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.checkpoints"]
 
 
@@ -199,7 +198,11 @@ def test_the_time_left_is_not_reckoned_from_the_first_update(capsys):
     shown = TerminalProgress("a run", Console(highlight=False, width=100))
     shown.on_train_begin(11, num_epochs=1)
     for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first update's 30
-        shown.on_step_end({"step": step, "seconds": seconds, "examples": 10, "loss": 0.5})
+        shown.on_step_end(
+            StepRecord(
+                step=step, epoch=1, loss=0.5, learning_rate=0.1, grad_norm=1.0, examples=10, tokens=90, seconds=seconds
+            )
+        )
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  1/11  loss 0.5000  0 examples/s",
         "  2/11  loss 0.5000  1 examples/s  18 s left",

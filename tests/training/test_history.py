@@ -1,0 +1,49 @@
+"""history.jsonl while a run trains: a line per step, from the first one on, also after a resumption."""
+
+from pipeline import finetune
+from pipeline.runs.record import StepRecord
+from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.history import HistoryFile
+from tests.helpers.families import recipe_of
+from tests.helpers.interruption import kill_at, read_lines
+
+
+def record(step):
+    return StepRecord(
+        step=step, epoch=1, loss=0.5, learning_rate=0.1, grad_norm=1.0, examples=16, tokens=90, seconds=float(step)
+    )
+
+
+class Reader(TrainingCallback):
+    """Reads the history of the run in `folder` after each step."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, []
+
+    def on_step_end(self, record):
+        (live,) = self.folder.glob(".run.partial-*/history.jsonl")
+        self.seen.append(read_lines(live))
+
+
+def test_each_step_can_be_read_as_soon_as_it_is_over(framework, tmp_path):
+    reader = Reader(tmp_path)
+    run = finetune(recipe_of("single-label", tmp_path), framework, out=tmp_path / "run", callback=reader)
+    whole = read_lines(run.path / "history.jsonl")
+    assert [len(lines) for lines in reader.seen] == [1, 2, 3]
+    assert reader.seen[-1] == whole and [line["step"] for line in whole] == [1, 2, 3]
+
+
+def test_a_resumed_run_begins_with_the_steps_of_its_checkpoint(tmp_path):
+    recipe = recipe_of("single-label", tmp_path, changes={"train.save_every": 1})
+    kill_at(("step", 3), recipe, out=tmp_path / "run")
+    reader = Reader(tmp_path)
+    run = finetune(recipe, out=tmp_path / "run", resume=True, callback=reader)
+    assert [[line["step"] for line in lines] for lines in reader.seen] == [[1, 2, 3]]
+    assert reader.seen[-1] == read_lines(run.path / "history.jsonl")
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.symlink_to("/dev/full")  # every write to it fails with "no space left on device"
+    with HistoryFile(path, [record(1)]) as history:
+        history.append(record(2))
