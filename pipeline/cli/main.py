@@ -156,7 +156,7 @@ def drill(
     configure_process()
     from pipeline.training import kill_test as drill_module
 
-    report = drill_module.drill(load_recipe(recipe, settings), framework.value, kills, attention, seed)
+    report = drill_module.kill_test(load_recipe(recipe, settings), framework.value, kills, attention, seed)
     print(report.as_text())
     if not report.passed:
         raise typer.Exit(1)

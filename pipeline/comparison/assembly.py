@@ -20,7 +20,7 @@ from pipeline.metrics.scoring import statistic_for
 from pipeline.metrics.specs import lower_is_better, scale
 from pipeline.reporting.sentences import headline
 from pipeline.tasks.base import load_task
-from pipeline.utils import processes as isolated
+from pipeline.utils import processes
 from pipeline.utils.errors import UserError
 
 # Rows of these are predictions one by one; language models cut their texts anew.
@@ -252,8 +252,8 @@ def _attention_maps(completed: list[Outcome], text: str | None, notes: Notes) ->
         if run.attention != "handwritten" or run.framework in found:
             continue
         try:
-            weights, tokens = isolated.call(draw, run.path, text, run.framework, framework=run.framework)
-        except (UserError, isolated.ProcessError) as error:
+            weights, tokens = processes.call(draw, run.path, text, run.framework, framework=run.framework)
+        except (UserError, processes.ProcessError) as error:
             last = str(error).strip().rpartition("\n")[2]
             sentence = f"the attention of {run.label} could not be drawn: {last}"
             notes.append({"state": "unknown", "sentence": sentence})

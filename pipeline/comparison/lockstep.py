@@ -8,8 +8,6 @@ norms and every trained parameter are compared too.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +20,7 @@ from pipeline.models.families import FAMILIES
 from pipeline.models.schedule import learning_rates
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import prepare, start
-from pipeline.utils.environment import configure_process
+from pipeline.utils import processes
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,10 @@ def compare_frameworks(
     recipe: Recipe, steps: int = 50, attention: str = "stock", seed: int = 0, bounds: Bounds | None = None
 ) -> Report:
     """Take `steps` updates of the recipe in each framework, in a fresh process each, and compare."""
-    traces = []
-    for framework in FRAMEWORKS:
-        # The environment is set in the new process before anything heavy is imported there.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn, initializer=configure_process, initargs=(framework,)) as pool:
-            traces.append(pool.submit(record, recipe, framework, steps, attention, seed).result())
+    traces = [
+        processes.call(record, recipe, framework, steps, attention, seed, framework=framework)
+        for framework in FRAMEWORKS
+    ]
     return compare_traces(recipe.name, *traces, bounds or Bounds())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.comparison.run_set import Outcome
 from pipeline.recipe.schema import Recipe
-from pipeline.utils import processes as isolated
+from pipeline.utils import processes
 from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import write_json
 
@@ -32,8 +32,8 @@ def lockstep_records(
         found = None if again or ":" in attention else _read(path, of)
         if found is None:
             try:
-                found = isolated.call(take_steps, recipe, steps, attention, seed)
-            except (UserError, ProofError, isolated.ProcessError) as error:
+                found = processes.call(take_steps, recipe, steps, attention, seed)
+            except (UserError, ProofError, processes.ProcessError) as error:
                 last = str(error).strip().rpartition("\n")[2]
                 sentence = f"the lock-step with {attention} attention could not be taken: {last}"
                 notes.append({"state": "unknown", "sentence": sentence})

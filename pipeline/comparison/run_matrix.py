@@ -18,7 +18,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import RunIdentity
 from pipeline.training.checkpoints import TrainingCheckpoints
-from pipeline.utils import processes as isolated
+from pipeline.utils import processes
 from pipeline.utils.errors import ProofError, UserError, did_you_mean
 
 MOST_SEEDS = 1000
@@ -95,7 +95,7 @@ def check(planned: Iterable[Planned], recipe: Recipe, allow_hub_code: bool) -> N
     problems: dict[str, None] = {}
     for framework, attentions in wanted.items():
         if attentions:
-            found = isolated.call(check_attentions, recipe, framework, attentions, allow_hub_code, framework=framework)
+            found = processes.call(check_attentions, recipe, framework, attentions, allow_hub_code, framework=framework)
             problems |= dict.fromkeys(found)
     if problems:
         raise UserError("\n".join(problems))
@@ -134,11 +134,11 @@ def execute(run: Planned, recipe: Recipe, arguments: Sequence[str]) -> Outcome:
     command.append("--resume" if has_checkpoints and not run.again else "--overwrite")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         log = Path(folder) / "log"
-        code = isolated.run(command, log)
+        code = processes.run_command(command, log)
         if code == 0:
             return read_outcome(run.folder)
         how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-        text = f"{isolated.tail(log)}\n({how})".lstrip("\n")
+        text = f"{processes.log_tail(log)}\n({how})".lstrip("\n")
     return Outcome(run.framework, run.attention, run.seed, run.folder, recipe, log_tail=text)
 
 

@@ -1,12 +1,11 @@
-"""The proof that no work is lost: a run killed again and again ends bit-identical to one that never stopped.
+"""The kill test: a run that is killed again and again must end identical to the bit to one that never stopped.
 
 One run is left alone. Another is killed with SIGKILL at moments drawn from a seed, in start-up, training, evaluation
-and saving, and each time goes on with --resume. Then everything that they leave is compared.
+and saving, and each time resumes from its newest training checkpoint. Then everything that the two leave is compared.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,219 +15,205 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.utils.environment import configure_process
-from pipeline.utils.errors import RunFailure, UserError
 from pipeline.utils.hashing import sha256_of_file
+from pipeline.utils.processes import Child
 
 PHASES = ("training", "saving", "evaluation", "start-up")
-# Before one was seen: how long a checkpoint takes.
+# How long a training checkpoint takes, until one was timed.
 SAVING_SECONDS = 0.05
-# Checkpoints of a run whose recipe asks for none.
-CHECKPOINTS = 20
+# How many training checkpoints a run saves if its recipe asks for none.
+NUM_CHECKPOINTS = 20
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: in which phase, not before which update, and after what part of the phase's usual time."""
+    """When to kill: in which phase, not before which step, and after which fraction of the phase's usual time."""
 
     phase: str
-    update: int
-    part: float
+    step: int
+    fraction: float
 
 
 @dataclass
-class Part:
-    """What one process of a run told until it ended or was killed: where it took up the run, its last update."""
+class Segment:
+    """What one process of a run reported until it ended or was killed."""
 
     resumed_at: int | None = None
-    update: int = 0
+    last_step: int = 0
     phase: str = "start-up"
-    killed: Moment | None = None
+    killed_at: Moment | None = None
 
 
 @dataclass(frozen=True)
-class Report:
-    """The kills and the comparison."""
+class KillTestReport:
+    """The processes of the killed run, and whether each thing that it left is identical to the other run's."""
 
     title: str
-    kills: int
-    parts: list[Part]
-    same: dict[str, bool]
+    num_kills: int
+    segments: list[Segment]
+    identical: dict[str, bool]
 
     @property
     def passed(self) -> bool:
-        """Whether every kill fell and the killed run ended as the other one."""
-        return all(self.same.values()) and sum(part.killed is not None for part in self.parts) == self.kills
+        """Whether the run was killed as often as planned and everything is identical."""
+        return all(self.identical.values()) and len(self._killed) == self.num_kills
 
     def as_text(self) -> str:
         """A line for each kill, one for each thing compared, and a verdict."""
-        lines, killed = [self.title], [part for part in self.parts if part.killed]
-        reached = 0
-        for i, part in enumerate(killed):
-            reached = max(part.update, reached if part.resumed_at is None else part.resumed_at)
-            onward = next(after.resumed_at for after in self.parts[i + 1 :] if after.resumed_at is not None)
-            told = f"killed in {part.phase} after update {reached}"
-            lines.append(f"  {i + 1:>2}  {told:<42} went on from {onward}, {reached - onward} done again")
-            reached = onward
-        lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.same.items()]
-        verdict = "the same to the bit" if all(self.same.values()) else "NOT the same"
-        if len(killed) < self.kills:
-            verdict += f", but the run ended before {self.kills} kills had fallen; give it more rows, or fewer KILLS"
-        return "\n".join([*lines, f"killed {len(killed)} times: {verdict}"])
+        lines, reached = [self.title], 0
+        for number, segment in enumerate(self._killed, start=1):
+            reached = max(segment.last_step, reached if segment.resumed_at is None else segment.resumed_at)
+            later = (after.resumed_at for after in self.segments[number:])
+            resumed = next(step for step in later if step is not None)
+            killed = f"killed in {segment.phase} after step {reached}"
+            lines.append(f"  {number:>2}  {killed:<42} resumed after step {resumed}, {reached - resumed} repeated")
+            reached = resumed
+        lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.identical.items()]
+        verdict = "identical to the bit" if all(self.identical.values()) else "NOT identical"
+        if len(self._killed) < self.num_kills:
+            verdict += f", but the run ended before it was killed {self.num_kills} times; use more rows or fewer kills"
+        return "\n".join([*lines, f"killed {len(self._killed)} times: {verdict}"])
+
+    @property
+    def _killed(self) -> list[Segment]:
+        return [segment for segment in self.segments if segment.killed_at]
 
 
-def drill(recipe: Recipe, framework: str, kills: int = 5, attention: str = "stock", seed: int = 0) -> Report:
-    """Run the recipe undisturbed and killed `kills` times, and compare. Raises UserError, RunFailure."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as temporary:
-        folder = Path(temporary)
-        started = Watch()
-        start(recipe, framework, attention, seed, folder / "undisturbed", started)
-        seconds = dict(started.seconds)
-        every = recipe.train.save_every or max(1, started.num_updates // CHECKPOINTS)
-        often = recipe.override({"train.save_every": every})
-        parts = []
-        for moment in [*moments(kills, seed, started.num_updates, recipe.train.epochs), None]:
+def kill_test(
+    recipe: Recipe, framework: str = "torch", num_kills: int = 5, attention: str = "stock", seed: int = 0
+) -> KillTestReport:
+    """Train the recipe undisturbed, train it again killed `num_kills` times, and compare. Raises UserError, RunFailure.
+
+    Both runs are written to a temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="kill-test-") as temporary:
+        undisturbed, killed = Path(temporary) / "undisturbed", Path(temporary) / "killed"
+        reference = Watch()
+        train_watched(recipe, framework, attention, seed, undisturbed, reference)
+        seconds = dict(reference.seconds)
+        save_every = recipe.train.save_every or max(1, reference.num_steps // NUM_CHECKPOINTS)
+        saving = recipe.override({"train.save_every": save_every})
+        segments = []
+        for moment in [*kill_moments(num_kills, seed, reference.num_steps, recipe.train.epochs), None]:
             watch = Watch(moment, seconds)
-            start(often, framework, attention, seed, folder / "killed", watch)
-            parts.append(watch.part)
+            train_watched(saving, framework, attention, seed, killed, watch)
+            segments.append(watch.segment)
             seconds |= watch.seconds
-            if watch.part.killed is None:
+            if watch.segment.killed_at is None:
                 break
-        title = f"{recipe.name} {framework}/{attention} seed {seed}: {started.num_updates} updates in "
-        title += f"{recipe.train.epochs} epochs, a checkpoint every {every}"
-        return Report(title, kills, parts, compare(folder / "undisturbed", folder / "killed"))
+        title = f"{recipe.name} {framework}/{attention} seed {seed}: {reference.num_steps} steps in "
+        title += f"{recipe.train.epochs} epochs, a training checkpoint every {save_every}"
+        return KillTestReport(title, num_kills, segments, compare_runs(undisturbed, killed))
 
 
-def moments(kills: int, seed: int, num_updates: int, num_epochs: int) -> list[Moment]:
-    """Moments spread over the phases and the length of the run, in the order in which a run meets them."""
-    rng, found = np.random.default_rng([seed, kills]), []
-    for i in range(kills):
+def kill_moments(num_kills: int, seed: int, num_steps: int, num_epochs: int) -> list[Moment]:
+    """Moments spread over the phases and the length of the run, in the order in which a run reaches them."""
+    rng, moments = np.random.default_rng([seed, num_kills]), []
+    for i in range(num_kills):
         phase = PHASES[i % len(PHASES)]
         # Each in its own stretch of the run, so that they do not crowd.
-        update = max(1, int((i + rng.random()) / kills * 0.95 * num_updates))
+        step = max(1, int((i + rng.random()) / num_kills * 0.95 * num_steps))
         if phase == "evaluation":  # the end of its epoch
-            per_epoch = num_updates // num_epochs
-            update = -(-update // per_epoch) * per_epoch
-        found.append(Moment(phase, update, float(rng.random())))
-    return sorted(found, key=lambda moment: moment.update)
+            per_epoch = num_steps // num_epochs
+            step = -(-step // per_epoch) * per_epoch
+        moments.append(Moment(phase, step, float(rng.random())))
+    return sorted(moments, key=lambda moment: moment.step)
 
 
-def compare(first: Path, second: Path) -> dict[str, bool]:
-    """Whether each thing that two runs of one recipe leave is the same; seconds are left out."""
-    ours, theirs = outcome(first), outcome(second)
+def compare_runs(first: Path, second: Path) -> dict[str, bool]:
+    """Whether each thing that two runs of one recipe leave is identical; measured seconds are left out."""
+    ours, theirs = _contents(first), _contents(second)
     return {name: ours[name] == theirs[name] for name in ours}
 
 
-def outcome(folder: Path) -> dict[str, Any]:
+def _contents(folder: Path) -> dict[str, Any]:
     """All of a finished run that must not depend on whether it was ever stopped."""
     directory = RunDirectory(folder)
     record, probe = directory.record().model_dump(), directory.probe()
     return {
         "model weights": sha256_of_file(directory.weights_file),
         "predictions": directory.predictions_file.read_bytes(),
-        "history but its seconds": [step.model_dump(exclude={"seconds"}) for step in directory.history()],
+        "history except its seconds": [step.model_dump(exclude={"seconds"}) for step in directory.history()],
         "probe logits": [probe.before.tobytes(), probe.after.tobytes()],
         "metrics": {k: record.get(k) for k in ("metrics", "evaluations", "kept_epoch", "test", "data")},
     }
 
 
 class Watch:
-    """Follows a run in another process, tells when to kill it, and takes the time of each phase."""
+    """Follows a run in another process, decides when to kill it, and takes the time of each phase."""
 
-    def __init__(self, moment: Moment | None = None, seconds: dict[str, float] | None = None):
-        self.moment, self.usual, self.part = moment, seconds or {}, Part()
+    def __init__(self, moment: Moment | None = None, usual_seconds: dict[str, float] | None = None):
+        self.moment, self.usual_seconds, self.segment = moment, usual_seconds or {}, Segment()
         self.seconds: dict[str, float] = {}
-        self.began, self.since = time.monotonic(), time.monotonic()
+        self.began = self.since = time.monotonic()
         self.kill_at = float("inf")
-        self.num_updates = 0
+        self.num_steps = 0
         if moment and moment.phase == "start-up":
-            self.kill_at = self.began + moment.part * self.usual["start-up"]
+            self.kill_at = self.began + moment.fraction * self.usual_seconds["start-up"]
 
-    def __call__(self, event: str, value: Any) -> None:
-        """Hear one event of the run."""
+    def on_event(self, event: str, value: int) -> None:
+        """Note one event of the run."""
         now = time.monotonic()
-        phase = {"update": "training", "evaluating": "evaluation", "saving": "saving"}.get(event)
-        ends = {"started": "start-up", "update": "training", "evaluated": "evaluation", "saved": "saving"}
-        if over := ends.get(event):
-            self.seconds[over] = now - (self.began if over == "start-up" else self.since)
-            self.part.phase = "training"
-        self.part.phase = phase or self.part.phase
+        begins = {"step": "training", "evaluating": "evaluation", "saving": "saving"}.get(event)
+        ends = {"started": "start-up", "step": "training", "evaluated": "evaluation", "saved": "saving"}.get(event)
+        if ends:
+            self.seconds[ends] = now - (self.began if ends == "start-up" else self.since)
+            self.segment.phase = "training"
+        self.segment.phase = begins or self.segment.phase
         self.since = now
         if event == "resumed":
-            self.part.resumed_at = value
+            self.segment.resumed_at = value
         elif event == "started":
-            self.num_updates = value
-        elif event == "update":
-            self.part.update = value
-        moment = self.moment
-        if moment and phase == moment.phase and max(self.part.update, self.part.resumed_at or 0) >= moment.update:
-            self.kill_at = min(self.kill_at, now + moment.part * self.usual.get(phase, SAVING_SECONDS))
+            self.num_steps = value
+        elif event == "step":
+            self.segment.last_step = value
+        moment, reached = self.moment, max(self.segment.last_step, self.segment.resumed_at or 0)
+        if moment and begins == moment.phase and reached >= moment.step:
+            delay = moment.fraction * self.usual_seconds.get(begins, SAVING_SECONDS)
+            self.kill_at = min(self.kill_at, now + delay)
 
 
-def start(recipe: Recipe, framework: str, attention: str, seed: int, out: Path, watch: Watch) -> None:
-    """Run, or go on with, a recipe in a process of its own until it ends or the watch's moment has come."""
-    file = out.with_suffix(".yaml")
-    file.write_text(recipe.to_yaml(), encoding="utf-8")
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_run, args=(str(file), framework, attention, seed, str(out), there))
-    process.start()
-    there.close()
-    failure: Exception | None = None
-    try:
-        while True:
-            left = watch.kill_at - time.monotonic()
-            if left <= 0:
-                process.kill()
-                watch.part.killed = watch.moment
+def train_watched(recipe: Recipe, framework: str, attention: str, seed: int, out: Path, watch: Watch) -> None:
+    """Train in a process of its own, resuming if there is something to resume, until it ends or the watch kills it."""
+    with Child(_train, recipe, framework, attention, seed, out, framework=framework, sends_events=True) as child:
+        while not child.has_ended:
+            seconds_left = watch.kill_at - time.monotonic()
+            if seconds_left <= 0:
+                child.kill()
+                watch.segment.killed_at = watch.moment
                 return
-            if here.poll(min(left, 1.0)):
-                event, value = here.recv()
-                if event == "failed":
-                    failure = value
-                watch(event, value)
-    except EOFError:
-        process.join()
-        if failure is not None:
-            raise failure from None
-        if process.exitcode:
-            raise RunFailure(f"the run's process ended with {process.exitcode}") from None
-    finally:
-        process.kill()
-        process.join()
+            event = child.next_event(min(seconds_left, 1.0))
+            if event is not None:
+                watch.on_event(*event)
+        child.result()
 
 
-def _run(file: str, framework: str, attention: str, seed: int, out: str, pipe: Any) -> None:
-    """One process of a run."""
-    configure_process(framework)
-    try:
-        from pipeline.training.finetune import finetune
+def _train(
+    send: Callable[[tuple[str, int]], None], recipe: Recipe, framework: str, attention: str, seed: int, out: Path
+) -> None:
+    from pipeline.training.finetune import finetune
 
-        recipe = load_shipped(file)
-        finetune(recipe, framework, attention, seed, out, resume=True, callback=_Telling(pipe.send))
-    except (UserError, RunFailure) as error:
-        pipe.send(("failed", error))
+    finetune(recipe, framework, attention, seed, out, resume=True, callback=_EventSender(send))
 
 
-class _Telling(TrainingCallback):
-    """Tells another process each event of a run."""
+class _EventSender(TrainingCallback):
+    """Sends each event of a run to another process."""
 
-    def __init__(self, send: Callable[[tuple[str, Any]], None]):
+    def __init__(self, send: Callable[[tuple[str, int]], None]):
         self.send = send
 
-    def on_train_begin(self, num_updates: int, num_epochs: int) -> None:
-        self.send(("started", num_updates))
+    def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
+        self.send(("started", num_steps))
 
     def on_resume(self, step: int, notes: list[str]) -> None:
         self.send(("resumed", step))
 
     def on_step_end(self, record: StepRecord) -> None:
-        self.send(("update", record.step))
+        self.send(("step", record.step))
 
     def on_evaluate_begin(self, epoch: int) -> None:
         self.send(("evaluating", epoch))

@@ -1,4 +1,7 @@
-"""A function called in a fresh process of its own: a framework's memory and threads end with it."""
+"""Other processes, each with its own memory and threads: a function in a fresh Python, or a command.
+
+Everything that the pipeline starts goes through `_start`, and ends with the process that started it.
+"""
 
 from __future__ import annotations
 
@@ -10,80 +13,146 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 
-# How long a process has to end by itself once it is told to.
+# How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
-_BODY = """
-import os, pickle, sys
-from pipeline.utils.environment import configure_process
-from pipeline.utils.errors import ProofError, UserError
-call, answer, framework = sys.argv[1:]
-configure_process(framework or None)
-with open(call, "rb") as file:
-    function, arguments = pickle.load(file)
-try:
-    result = (True, function(*arguments))
-except (ProofError, UserError) as error:
-    result = (False, error)
-with open(answer, "wb") as file:
-    pickle.dump(result, file)
-os._exit(0)
-"""
 
 
 class ProcessError(Exception):
-    """The process ended without an answer; the message is the end of what it wrote."""
+    """The process ended without a result; the message is the end of what it wrote."""
+
+
+class Child:
+    """A function that runs in a fresh Python process, kept to one framework.
+
+    The function is importable, and it, its arguments, events and result can be pickled. With `sends_events` it gets,
+    before its arguments, a function that sends an event to this process. What it prints goes to a log, of which errors
+    show the end. As a context manager, the process has ended when the block has.
+
+    >>> with Child(math.sqrt, 4.0) as child:  # doctest: +SKIP
+    ...     child.result()
+    2.0
+    """
+
+    def __init__(self, function: Callable, *arguments: Any, framework: str = "", sends_events: bool = False):
+        self.has_ended = False
+        self._answer: tuple[str, Any] | None = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
+        self._pipe, theirs = Pipe()
+        with theirs:
+            command = [sys.executable, "-m", "pipeline.utils.child", str(theirs.fileno()), framework]
+            self._process = _start(command, self._log, [theirs.fileno()])
+        try:
+            with contextlib.suppress(OSError):  # a process that has died already; `result` says of what
+                self._pipe.send_bytes(pickle.dumps((function, arguments, sends_events)))
+        except BaseException:
+            self.close()
+            raise
+
+    def next_event(self, timeout: float | None = None) -> Any:
+        """The next event; None if none came within `timeout` seconds, or if the function has ended."""
+        try:
+            if self.has_ended or not self._pipe.poll(timeout):
+                return None
+            kind, value = self._pipe.recv()
+        except (EOFError, OSError):
+            self.has_ended = True
+            return None
+        if kind == "event":
+            return value
+        self._answer, self.has_ended = (kind, value), True
+        return None
+
+    def result(self) -> Any:
+        """Wait for the function and return its result. Raises the PipelineError that it raised, or ProcessError."""
+        while not self.has_ended:
+            self.next_event()
+        if self._answer is None:
+            code = self._process.wait()
+            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+            raise ProcessError(_end_of(self._log) or f"the process wrote nothing ({how})")
+        kind, value = self._answer
+        if kind == "error":
+            raise value
+        return value
+
+    def kill(self) -> None:
+        """Kill the process and all that it started, without a chance to save anything."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process if it still runs."""
+        _end(self._process)
+        self._pipe.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def call(function: Callable, *arguments: Any, framework: str = "") -> Any:
-    """`function(*arguments)` in a fresh process kept to one framework; raises UserError, ProofError, ProcessError."""
-    with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
-        question, answer, log = (Path(folder) / name for name in ("call", "answer", "log"))
-        question.write_bytes(pickle.dumps((function, arguments)))
-        run([sys.executable, "-c", _BODY, str(question), str(answer), framework], log)
-        if not answer.exists():
-            raise ProcessError(tail(log))
-        worked, found = pickle.loads(answer.read_bytes())
-    if not worked:
-        raise found
-    return found
+    """`function(*arguments)` in a process of its own. Raises the PipelineError that it raised, or ProcessError."""
+    with Child(function, *arguments, framework=framework) as child:
+        return child.result()
 
 
-def run(command: Sequence[str], log: Path) -> int:
+def run_command(command: Sequence[str], log: Path) -> int:
     """Run a command to its end, its output going to `log`; returns its exit code.
 
     Whatever interrupts this process ends the command, and what it started, before it is passed on.
     """
-    with open(log, "wb") as file, _ended(command, file) as process:
-        return process.wait()
-
-
-def tail(log: Path, lines: int = 40, most: int = 8000) -> str:
-    """The end of a log."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    return "\n".join(text.splitlines()[-lines:])[-most:]
-
-
-@contextlib.contextmanager
-def _ended(command: Sequence[str], log: Any) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_environment(),
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
+    with open(log, "wb") as file:
+        process = _start(command, file)
+        try:
+            return process.wait()
+        finally:
             _end(process)
+
+
+def log_tail(log: Path, lines: int = 40, most: int = 8000) -> str:
+    """The last lines of a log, at most `most` characters."""
+    if not log.exists():
+        return ""
+    with open(log, "rb") as file:
+        return _end_of(file, lines, most)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of a new process: this one's, with the same modules importable, and free to choose a framework.
+
+    Both frameworks get as many threads; left alone, each chooses by a rule of its own. If the user has set some of the
+    variables, the first one decides for those that are not set.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "USE_TF")}
+    places = dict.fromkeys(str(Path(place).resolve()) for place in sys.path if place)
+    threads = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)), str(usable_cores()))
+    kept |= {name: threads for name in THREAD_VARIABLES if not os.environ.get(name)}
+    return kept | {"PYTHONPATH": os.pathsep.join(places)}
+
+
+def _start(command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()) -> subprocess.Popen:
+    """Start a command as the leader of a process group, so that it can be ended with all that it starts."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=child_environment(),
+        start_new_session=True, pass_fds=pass_fds,
+    )  # fmt: skip
 
 
 def _end(process: subprocess.Popen) -> None:
     """Ask the process group to end, then make it; a second Ctrl-C must not leave it behind."""
+    if process.poll() is not None:
+        return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         until = time.monotonic() + GRACE_SECONDS
@@ -94,14 +163,7 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment, with the modules that it finds found there too, and free to choose a framework.
-
-    Both frameworks get as many threads; left alone, each chooses by a rule of its own. Where the user has set some of
-    the variables, the first one decides for those that are not set.
-    """
-    kept = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "USE_TF")}
-    places = dict.fromkeys(str(Path(place).resolve()) for place in sys.path if place)
-    threads = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)), str(usable_cores()))
-    kept |= {name: threads for name in THREAD_VARIABLES if not os.environ.get(name)}
-    return kept | {"PYTHONPATH": os.pathsep.join(places)}
+def _end_of(log: IO[bytes], lines: int = 40, most: int = 8000) -> str:
+    log.seek(0)
+    text = log.read().decode(encoding="utf-8", errors="replace")
+    return "\n".join(text.splitlines()[-lines:])[-most:]

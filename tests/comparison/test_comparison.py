@@ -19,7 +19,7 @@ from pipeline import api as comparison
 from pipeline.cli.main import execute
 from pipeline.comparison import run_matrix as runner
 from pipeline.recipe.loading import load_shipped
-from pipeline.utils import processes as isolated
+from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
 from tests.helpers.run_writer import write_run
 
@@ -275,10 +275,10 @@ def test_a_report_never_replaces_what_is_none(written):
 def test_both_frameworks_get_as_many_threads(monkeypatch):
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name)
-    found = isolated._environment()
+    found = processes.child_environment()
     assert {found[name] for name in THREAD_VARIABLES} == {str(len(os.sched_getaffinity(0)))}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = isolated._environment()
+    found = processes.child_environment()
     assert [found[name] for name in THREAD_VARIABLES] == ["3", "3", "3"]
     monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
-    assert isolated._environment()["TF_NUM_INTEROP_THREADS"] == "5"
+    assert processes.child_environment()["TF_NUM_INTEROP_THREADS"] == "5"

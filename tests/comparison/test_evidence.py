@@ -13,7 +13,7 @@ from pipeline.comparison.run_set import Outcome, named, read_outcome
 from pipeline.comparison.same_experiment import disagreements
 from pipeline.recipe.loading import load_recipe
 from pipeline.reporting import writer as report
-from pipeline.utils import processes as isolated
+from pipeline.utils import processes
 from tests.helpers.comparison_example import example
 from tests.helpers.run_writer import write_run
 
@@ -257,7 +257,7 @@ def test_numbers_disagree_beyond_rounding_only_the_widest_apart_first():
 def test_a_lockstep_is_used_again_for_the_same_data_only(tmp_path, monkeypatch):
     taken, now = [], {"data": "a", "checkpoint": "b"}
     record = {"attention": "stock"}
-    monkeypatch.setattr(isolated, "call", lambda *arguments: taken.append(1) or {"of": dict(now), "found": record})
+    monkeypatch.setattr(processes, "call", lambda *arguments: taken.append(1) or {"of": dict(now), "found": record})
 
     def records(again=False, **of):
         return lockstep_records(load_recipe("sentiment_bert"), ["stock"], 0, tmp_path, 50, again, now | of)

@@ -4,34 +4,36 @@ import json
 import shutil
 
 from pipeline import finetune
-from pipeline.training.kill_test import Moment, compare, drill, moments
+from pipeline.training.kill_test import Moment, compare_runs, kill_moments, kill_test
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines
 
 
 def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes={"train.dropout": 0.1, "train.save_every": 1})
-    report = drill(recipe, framework, kills=1, seed=2)
+    report = kill_test(recipe, framework, num_kills=1, seed=2)
     assert report.passed, report.as_text()
-    killed, resumed = report.parts
-    assert killed.killed.phase == "training" and resumed.resumed_at >= 1
-    assert "killed 1 times: the same to the bit" in report.as_text()
+    killed, resumed = report.segments
+    assert killed.killed_at.phase == "training" and resumed.resumed_at >= 1
+    assert "killed 1 times: identical to the bit" in report.as_text()
 
 
 def test_the_kill_test_would_find_a_difference(interrupted_copy):
     out, recipe = interrupted_copy
     run = finetune(recipe, out=out, resume=True)
     shutil.copytree(run.path, run.path.with_name("other"))
-    assert all(compare(run.path, run.path.with_name("other")).values())
+    assert all(compare_runs(run.path, run.path.with_name("other")).values())
     history = run.path.with_name("other") / "history.jsonl"
     changed = [line | {"loss": line["loss"] + 1e-12, "seconds": 0.0} for line in read_lines(history)]
     history.write_text("".join(json.dumps(line) + "\n" for line in changed))
-    assert [name for name, same in compare(run.path, history.parent).items() if not same] == ["history but its seconds"]
+    assert [name for name, same in compare_runs(run.path, history.parent).items() if not same] == [
+        "history except its seconds"
+    ]
 
 
 def test_the_moments_follow_the_run_and_cover_its_phases():
-    found = moments(8, seed=0, num_updates=90, num_epochs=3)
-    assert found == moments(8, seed=0, num_updates=90, num_epochs=3) != moments(8, 1, 90, 3)
-    assert [moment.update for moment in found] == sorted(moment.update for moment in found)
+    found = kill_moments(8, seed=0, num_steps=90, num_epochs=3)
+    assert found == kill_moments(8, seed=0, num_steps=90, num_epochs=3) != kill_moments(8, 1, 90, 3)
+    assert [moment.step for moment in found] == sorted(moment.step for moment in found)
     assert {moment.phase for moment in found} == {"training", "saving", "evaluation", "start-up"}
-    assert all(isinstance(moment, Moment) and 1 <= moment.update <= 90 for moment in found)
+    assert all(isinstance(moment, Moment) and 1 <= moment.step <= 90 for moment in found)

@@ -1,0 +1,139 @@
+"""A function in another process: its result, its errors, its events, and its end."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.utils import processes
+from pipeline.utils.environment import THREAD_VARIABLES
+from pipeline.utils.errors import RunFailure, UserError
+from pipeline.utils.processes import Child, ProcessError, call, log_tail, run_command
+
+
+def whoami(value):
+    return value, os.getpid(), {name: os.environ.get(name) for name in ("USE_TORCH", "USE_TF", *THREAD_VARIABLES)}
+
+
+def refuse(kind, *arguments):
+    print("about to refuse")
+    raise kind(*arguments)
+
+
+def refuse_argument():
+    raise UserError("there is a run already", arguments=("out", "overwrite"))
+
+
+def count_down(send, number):
+    for left in range(number, 0, -1):
+        send(left)
+    return "lift-off"
+
+
+def die(code):
+    print("a last line")
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def sleep_with_a_child(send):
+    """Sleeps, as does a process that it starts."""
+    send(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
+    time.sleep(60)
+
+
+def has_ended(pid):
+    """Whether a process is gone, or dead and not yet collected by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(condition, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_a_function_runs_in_a_process_of_its_own_kept_to_its_framework():
+    value, pid, variables = call(whoami, {"a": [1, 2.5]}, framework="tensorflow")
+    assert value == {"a": [1, 2.5]} and pid != os.getpid()
+    assert (variables["USE_TORCH"], variables["USE_TF"]) == ("0", "1")
+    assert {variables[name] for name in THREAD_VARIABLES} == {os.environ["OMP_NUM_THREADS"]}
+
+
+@pytest.mark.parametrize("kind", [UserError, RunFailure])
+def test_an_error_that_explains_itself_comes_back_as_it_is(kind):
+    with pytest.raises(kind, match="^no rows$"):
+        call(refuse, kind, "no rows")
+
+
+def test_the_arguments_that_an_error_speaks_of_come_back_too():
+    with pytest.raises(UserError) as refused:
+        call(refuse_argument)
+    assert refused.value.arguments == ("out", "overwrite")
+
+
+def test_any_other_error_comes_back_as_the_end_of_the_log():
+    with pytest.raises(ProcessError, match="(?s)about to refuse.*KeyError: 'x'$"):
+        call(refuse, KeyError, "x")
+
+
+def test_a_process_that_dies_leaves_its_last_lines():
+    with pytest.raises(ProcessError, match="^a last line$"):
+        call(die, 3)
+
+
+def test_events_come_in_order_before_the_result():
+    with Child(count_down, 3, sends_events=True) as child:
+        events = []
+        while not child.has_ended:
+            event = child.next_event(timeout=30)
+            events += [] if event is None else [event]
+        assert events == [3, 2, 1]
+        assert child.result() == "lift-off"
+
+
+def test_the_result_can_be_asked_for_without_reading_the_events():
+    with Child(count_down, 1000, sends_events=True) as child:
+        assert child.result() == "lift-off"
+
+
+@pytest.mark.parametrize("how", ["killed", "left", "interrupted"])
+def test_a_process_ends_with_all_that_it_started(how):
+    try:
+        with Child(sleep_with_a_child, sends_events=True) as child:
+            grandchild = child.next_event(timeout=30)
+            assert not has_ended(grandchild)
+            if how == "killed":
+                child.kill()
+                assert child.next_event(timeout=5) is None and child.has_ended
+                with pytest.raises(ProcessError, match="ended by signal 9"):
+                    child.result()
+            elif how == "interrupted":
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert how == "interrupted"
+    assert wait_until(lambda: has_ended(grandchild))
+
+
+def test_a_command_writes_its_log_and_gives_its_exit_code(tmp_path):
+    log = tmp_path / "log"
+    program = "import sys; print(*range(100), sep='\\n'); sys.exit(5)"
+    assert run_command([sys.executable, "-c", program], log) == 5
+    assert log_tail(log, lines=2) == "98\n99"
+    assert log_tail(log, lines=2, most=3) == "\n99"
+    assert log_tail(tmp_path / "none") == ""
+
+
+def test_a_new_process_finds_the_same_modules_and_may_choose_its_framework(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("USE_TORCH", "1")
+    environment = processes.child_environment()
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path.resolve())
+    assert "USE_TORCH" not in environment
