@@ -1,1 +1,1 @@
-"""Data sets: reading files and the Hub, batches, token streams."""
+"""Data sets: read from files or the Hub, cut into batches, or tokenized as one stream for language models."""

@@ -1,7 +1,7 @@
-"""The batch plan: which examples, in which order, padded how; in NumPy, the same for both frameworks.
+"""The batch plan: which examples go through the model together, in which order, and how wide they are padded.
 
-The plan is a pure function of (lengths, settings, seed, epoch): any number of processes and either framework see the
-same batches, and a run that resumes at update N needs no loader state.
+It is computed in NumPy, the same for both frameworks, and a pure function of (lengths, settings, seed, epoch): either
+framework and any number of processes see the same batches, and a run that resumes at step N needs no loader state.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.utils.hashing import short_digest
 
-# Examples are sorted by length only inside a window of this many batches: little padding, yet near to a plain shuffle.
+# Examples are sorted by length only inside a window of this many batches: little padding, and almost a plain shuffle.
 WINDOW_BATCHES = 64
-# Keys of a batch that the loss reads; all others are inputs of the model.
+# The keys of a batch that the loss reads; all others are inputs of the model.
 TARGETS = ("labels", "loss_weights")
 
 Array = NDArray
@@ -47,7 +47,7 @@ class Ragged:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def padded(self, rows: Array, width: int, fill: int) -> Array:
-        """The named rows as one array [len(rows), width], filled up on the right."""
+        """These rows as one array [len(rows), width], padded with `fill` on the right."""
         out = np.full((len(rows), width), fill, dtype=self.values.dtype)
         real = np.arange(width) < self.lengths[rows][:, None]
         out[real] = np.concatenate([self[i] for i in rows])
@@ -58,7 +58,7 @@ class Ragged:
 class Batch:
     """Rows of a split that go through the model together, and the widths to which they are padded.
 
-    There is a width for each of an example's sequences: one, or those of source and target.
+    There is one width, or two for examples with a source and a target.
     """
 
     rows: NDArray[np.int64]
@@ -68,10 +68,10 @@ class Batch:
 def training_batches(
     lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int, pad_to_multiple_of: int = 1
 ) -> list[Batch]:
-    """One epoch's updates: each example once, of like length inside a batch, the batches in random order.
+    """The batches of one epoch: each example once, similar lengths together, the batches in random order.
 
-    `lengths` in tokens, [N], or [N, 2] for sources and targets; the last, smaller batch is kept. Shuffle, cut into
-    windows, sort by length inside each window, cut into batches, shuffle the batches.
+    `lengths` are in tokens, [N], or [N, 2] for sources and targets. The examples are shuffled and cut into windows;
+    each window is sorted by length and cut into batches, which are shuffled. A smaller last batch is kept.
     """
     rng = np.random.default_rng([seed, epoch])
     order, totals = rng.permutation(len(lengths)), _totals(lengths)
@@ -85,7 +85,7 @@ def training_batches(
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> list[Batch]:
-    """Every example once, sorted by length; nothing random. The widest come first, so that too little memory shows."""
+    """Every example once, the longest first, so that a lack of memory shows at once; nothing is random."""
     order = np.argsort(-_totals(lengths), kind="stable")
     return [
         padded_batch(order[i : i + batch_size], lengths, pad_to_multiple_of) for i in range(0, len(order), batch_size)
@@ -93,7 +93,7 @@ def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multi
 
 
 def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
-    """These rows together, padded to the longest, rounded up."""
+    """A batch of these rows, as wide as the longest, rounded up to a multiple."""
     longest = lengths[rows].reshape(len(rows), -1).max(axis=0)
     return Batch(rows, tuple(int(-(-length // pad_to_multiple_of) * pad_to_multiple_of) for length in longest))
 
@@ -148,7 +148,7 @@ def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
 
 
 def digest(batches: list[Batch]) -> str:
-    """Sixteen hex digits of the rows of every batch, in order: which examples went together, and when."""
+    """Sixteen hex digits of the rows of every batch, in order: two plans with the same one have the same batches."""
     counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
     return short_digest(np.concatenate(counted).astype("<i8").tobytes())
 

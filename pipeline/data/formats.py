@@ -1,4 +1,4 @@
-"""Local formats that `datasets` does not read as they are: JSON, SQuAD's JSON and CoNLL's columns."""
+"""Readers of local files that `datasets` does not read as we need them: JSON, the JSON of SQuAD, columns of CoNLL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON array, or of JSON lines, each value as it is written. Raises ValueError naming the line.
+    """The rows of a JSON array or of JSON lines, each value as it is written. Raises ValueError with the line.
 
-    The library's own reader turns texts that look like dates into timestamps.
+    The reader of `datasets` turns texts that look like dates into timestamps.
     """
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
@@ -25,19 +25,19 @@ def read_json(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"line {number}: {error}") from None
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {str(row)[:40]!r}, want an object with the columns as keys")
+            raise ValueError(f"row {number} is {str(row)[:40]!r}, but must be an object whose keys are the columns")
     keys = dict.fromkeys(key for row in rows for key in row)
     return [{key: row.get(key) for key in keys} for row in rows]
 
 
 def read_squad(path: Path) -> list[dict[str, Any]]:
-    """Questions of a SQuAD file: id, title, context, question, and answers with their texts and starts.
+    """The questions of a SQuAD file: id, title, context, question, and answers with their texts and starts.
 
-    Source: Rajpurkar et al. 2016; version 2 marks unanswerable questions, which have no answers. Raises ValueError.
+    Raises ValueError. Source: Rajpurkar et al. 2016 and 2018; from version 2 on a question may have no answers.
     """
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
-        raise ValueError('want an object with "data", a list of articles, as in SQuAD')
+        raise ValueError('the file must be an object with "data", a list of articles, as in SQuAD')
     rows = []
     for article_number, article in enumerate(content["data"], start=1):
         try:
@@ -64,10 +64,10 @@ def _questions(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def read_conll(path: Path) -> list[dict[str, list[str]]]:
-    """Sentences of a file with a word a line and a blank line between sentences: column "0", "1" ... as lists.
+    """The sentences of a file with a word per line and a blank line after each sentence: column "0", "1", ... as lists.
 
-    Columns are parted by tabs where the file has any, else by white space. Lines of -DOCSTART- are left out.
-    Source: Tjong Kim Sang and De Meulder 2003. Raises ValueError naming the line.
+    Columns are separated by tabs if the file has any, else by white space. Lines with -DOCSTART- are skipped. Raises
+    ValueError with the line. Source: Tjong Kim Sang and De Meulder 2003.
     """
     text = path.read_text(encoding="utf-8-sig")
     separator = "\t" if "\t" in text else None

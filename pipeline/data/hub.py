@@ -1,4 +1,4 @@
-"""The Hub: whether it can be reached, and what went wrong with it, in one sentence with the way out."""
+"""Access to the Hub: use the cache if it cannot be reached, try again, and explain what failed in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 
 from pipeline.recipe.schema import Recipe
 
-# How often a file is asked for that breaks off on its way; what has arrived is not asked for again.
+# How often a download that breaks off is tried; each try continues where the last one stopped.
 ATTEMPTS = 3
 
 _BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError")
@@ -25,29 +25,29 @@ _OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEnt
 
 
 def go_offline_if_unreachable(recipe: Recipe) -> None:
-    """Where the recipe names the Hub and it cannot be reached, use what is cached at once.
+    """If the recipe needs the Hub and it cannot be reached, make the libraries use their caches right away.
 
-    Without this the libraries ask again five times for each file, which takes minutes and fills the screen.
+    Without this they ask for each file five more times, which takes minutes and fills the screen.
     """
     needs_hub = not os.path.isabs(recipe.checkpoint) or not recipe.data.is_local
     if not needs_hub or huggingface_hub.constants.HF_HUB_OFFLINE:
         return
     try:
-        seconds = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT  # the variable of that name, else 10
+        seconds = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT  # the environment variable of that name, else 10
         urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=seconds).close()
     except urllib.error.HTTPError:
-        return  # it answered, and what it says to a real request is for the libraries to judge
+        return  # it can be reached; errors of real requests are reported by the libraries
     except OSError:
-        # Each library read HF_HUB_OFFLINE when it was imported.
+        # The libraries read the variable HF_HUB_OFFLINE only when they are imported.
         huggingface_hub.constants.HF_HUB_OFFLINE = True
         transformers.utils.hub._is_offline_mode = True
         datasets.config.HF_HUB_OFFLINE = True
 
 
 def persistently(load: Callable[[], Any]) -> Any:
-    """What `load` returns, asked again where a file broke off on its way.
+    """What `load` returns; it is called again if a download breaks off.
 
-    huggingface_hub itself asks six times where the Hub is slow or answers 500 to 504, but not in this case.
+    huggingface_hub itself tries six times if the Hub is slow or answers 500 to 504, but not in this case.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -58,17 +58,17 @@ def persistently(load: Callable[[], Any]) -> Any:
 
 
 def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
-    """One sentence about why `repository`, named by the recipe's `key`, could not be had."""
+    """One sentence: why `repository`, which the recipe names in `key`, cannot be loaded, and what to do."""
     chain = _chain(error)
     kinds = _kinds(error)
     texts = " ".join(str(link) for link in chain)
     if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in texts.lower():
         return (
-            f"{key}: {repository} is gated: accept its terms on its Hub page, then give a token with "
+            f"{key}: {repository} is gated: accept its terms on its page of the Hub, then give a token with "
             "`hf auth login` or HF_TOKEN=..."
         )
     if any(isinstance(link, RevisionNotFoundError) for link in chain):
-        return f"{key}: {repository} has no such revision; see its Hub page for those it has"
+        return f"{key}: {repository} has no such revision; its page of the Hub lists those that it has"
     if kinds & set(_BROKEN_OFF):
         return (
             f"{key}: the Hub broke off in the middle of {repository}, {ATTEMPTS} times; what has arrived is kept, so "

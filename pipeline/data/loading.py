@@ -1,6 +1,6 @@
-"""Recipe -> columns: reads the Hub or local files through `datasets` and names what is wrong with them.
+"""Reading the splits of a recipe, from the Hub or local files, and reporting what is wrong with them.
 
-Rows are counted from 1 in messages, as a person counts them, and a header is not a row.
+Messages count rows from 1, without the header.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pipeline.utils.text import one_line
 
 
 def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, datasets.Dataset]:
-    """The recipe's splits, each with columns named as the task's fields.
+    """The splits of the recipe, their columns renamed to the fields of the task.
 
-    `required` and `optional` are the task's fields. Raises UserError with everything that is wrong at once: an
-    unreadable file, a missing column, an empty split.
+    `required` and `optional` are the fields of the task. Raises UserError with every problem at once: unreadable
+    files, missing columns, empty splits.
     """
     data, problems = recipe.data, _mapping_problems(recipe.data, required, optional)
     splits: dict[str, datasets.Dataset] = {}
@@ -51,11 +51,11 @@ def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, 
 
 
 def content_digest(rows: datasets.Dataset) -> str:
-    """A SHA-256 of a split's contents: the same rows on any machine have the same one."""
+    """The SHA-256 of the contents of a split, which is the same for the same rows on any machine."""
 
     def pieces() -> Iterator[bytes]:
         for column in sorted(rows.column_names):
-            kind = repr(rows.features[column])  # the names of labels that are stored as numbers
+            kind = repr(rows.features[column])  # holds the names of labels that are stored as numbers
             yield f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode()
             yield json.dumps(rows[column][:], ensure_ascii=False, default=str).encode()
 
@@ -63,7 +63,7 @@ def content_digest(rows: datasets.Dataset) -> str:
 
 
 def fingerprint(digests: dict[str, str]) -> str:
-    """Sixteen hex digits of all splits' contents, from the digest of each."""
+    """Sixteen hex digits for the contents of all splits, from the digest of each."""
     return short_digest(json.dumps(digests, sort_keys=True))
 
 
@@ -77,9 +77,9 @@ def _mapping_problems(data: Data, required: tuple[str, ...], optional: tuple[str
     positions = [field for field, column in data.columns.items() if isinstance(column, int)]
     named = [field for field in {*required, *data.columns} if field not in positions]
     if positions and FORMATS.get(data.path) not in ("csv", "conll"):
-        problems.append(f"data.columns.{positions[0]} is a position, which only csv, tsv and conll files can have")
+        problems.append(f"data.columns.{positions[0]} is a position, but only csv, tsv and conll files have positions")
     elif named and data.path == "conll":
-        problems.append(f"data.columns.{named[0]} must be a position from 0, for conll files have no header")
+        problems.append(f"data.columns.{named[0]} must be a position from 0, since conll files have no header")
     elif positions and set(positions) != {*required, *data.columns}:
         named = sorted({*required, *data.columns} - set(positions))
         problems.append(
@@ -100,7 +100,7 @@ def _read(data: Data, split: str) -> datasets.Dataset:
 
 @contextlib.contextmanager
 def _long_csv_fields() -> Iterator[None]:
-    """Allow a document in a field, which is longer than the csv module's default allows; then restore its limit."""
+    """Allow fields as long as a document, which the default limit of the csv module forbids; restore it afterwards."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         yield
@@ -112,7 +112,7 @@ def _read_hub(data: Data, split: str) -> datasets.Dataset:
     wanted = getattr(data, split)
     try:
         return persistently(lambda: datasets.load_dataset(data.path, data.name, revision=data.revision, split=wanted))
-    except Exception as error:  # the library raises many kinds here; each is explained, none swallowed
+    except Exception as error:  # many kinds of errors can come from here
         raise UserError(explain_hub_error(error, "data.path", data.path)) from error
 
 
@@ -123,7 +123,7 @@ def _read_local(data: Data, split: str) -> datasets.Dataset:
         raise UserError(f"data.files.{split} is {path}, but there is no such file.{near}")
     if path.stat().st_size == 0:
         raise UserError(f"data.{split}: the file {path} is empty")
-    # The file's split is asked for as "train[:10%]" and the like; the part before the bracket only names it.
+    # For a local file "train[:10%]" means a part of the file: "train" is only a name.
     wanted = getattr(data, split)
     label = wanted.partition("[")[0] or split
     try:
@@ -137,14 +137,14 @@ def _read_local(data: Data, split: str) -> datasets.Dataset:
         )
     except UserError:
         raise
-    except Exception as error:  # pandas, pyarrow and datasets each have their own kinds
+    except Exception as error:  # pandas, pyarrow and datasets raise errors of their own kinds
         if "corresponds to no data" in str(error):
             raise UserError(f"data.{split}: the {_source(data, split)} has no rows") from error
         raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
 
 
 def _slice(rows: datasets.Dataset, wanted: str, label: str) -> datasets.Dataset:
-    """The part of a file that "train[:10%]" and the like name."""
+    """The rows that a split such as "train[:10%]" selects from a file."""
     if wanted == label:
         return rows
     read = datasets.ReadInstruction.from_spec(wanted).to_absolute({label: len(rows)})
@@ -153,12 +153,12 @@ def _slice(rows: datasets.Dataset, wanted: str, label: str) -> datasets.Dataset:
 
 
 def _reader_options(data: Data, path: Path) -> dict[str, object]:
-    """What the reader must know that its defaults get wrong: byte-order marks, "NA" as a word, GLUE's quotes."""
+    """Options instead of unsuitable defaults: byte-order marks, "NA" as a word, the quotation marks of GLUE."""
     kind = FORMATS[data.path]
     if kind == "parquet":
         return {}
     if kind == "text":
-        return {"encoding": "utf-8-sig", "keep_linebreaks": True}  # a language model may want them
+        return {"encoding": "utf-8-sig", "keep_linebreaks": True}  # a language model may need them
     if kind != "csv":
         return {"encoding": "utf-8-sig"}
     is_tsv = path.suffix == ".tsv" or data.path == "tsv"
@@ -177,8 +177,8 @@ def _reader_options(data: Data, path: Path) -> dict[str, object]:
         options["column_names"] = [str(i) for i in range(len(first))]
         options["header"] = None
     elif len(second) > len(first):
-        # The reader would take the first fields of such rows for an index, and shift the rest.
-        raise UserError(f"{path} row 1 has {len(second)} fields, but the header names {len(first)}")
+        # The reader would use the first fields of such rows as an index and shift the others.
+        raise UserError(f"{path} row 1 has {len(second)} fields, but the header has {len(first)}")
     return options
 
 
@@ -193,14 +193,14 @@ def _missing(field: str, column: str | int, rows: datasets.Dataset, split: str) 
 
 
 def _named(rows: datasets.Dataset, fields: dict[str, str | int]) -> datasets.Dataset:
-    """Only the mapped columns, under the fields' names; one column may serve two fields."""
+    """Only the columns that are used, named as the fields; one column may serve two fields."""
     features = datasets.Features({field: _inside(rows.features, str(column)) for field, column in fields.items()})
     columns = {field: _values(rows, str(column)) for field, column in fields.items()}
     return datasets.Dataset.from_dict(columns, features=features)
 
 
 def _inside(features: Mapping[str, Any], column: str) -> Any:
-    """The type of a column; "translation.en" reaches into a nested one. None where there is no such column."""
+    """The type of a column; "translation.en" is inside a nested one. None if there is no such column."""
     if column in features:
         return features[column]
     outer, dot, inner = column.partition(".")
@@ -225,7 +225,7 @@ def _source(data: Data, split: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first cause of a chain, on one line: `datasets` wraps what pandas or pyarrow said."""
+    """The first cause of a chain of errors, on one line: `datasets` wraps the errors of pandas and pyarrow."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Texts as one stream of tokens for language models, with the bytes that each token stands for."""
+"""Texts as tokens for language models, with the number of bytes that each token stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Document:
-    """One text's tokens: `ids` [T], `num_bytes` [T] of UTF-8, `words` [T], the number of the word each belongs to."""
+    """The tokens of one text: `ids`, `num_bytes` of UTF-8, and `words`, the word that each belongs to; each [T]."""
 
     ids: NDArray[np.int32]
     num_bytes: NDArray[np.int64]
@@ -20,10 +20,10 @@ class Document:
 
 
 def read_documents(rows: datasets.Dataset, tokenizer: Any, keep_line_breaks: bool) -> tuple[list[Document], list[int]]:
-    """Tokenise every text that is not blank, without special tokens; returns the documents and their rows from 0.
+    """Tokenize every text that is not blank, without special tokens; returns the documents and their rows from 0.
 
-    The bytes of a document's tokens sum to its UTF-8 length: what lies between two tokens counts with the later one,
-    and what follows the last with the last.
+    The bytes of a document's tokens sum to its length in UTF-8: white space between two tokens counts as part of the
+    later one, and text after the last token as part of that.
     """
     texts = rows["text"][:]
     texts = texts if keep_line_breaks else [text.rstrip("\r\n") for text in texts]

@@ -63,13 +63,13 @@ def test_a_text_file_keeps_its_lines(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "changes", "message"),
     [
-        ("a.json", "{}", {"data.path": "squad"}, 'want an object with "data"'),
+        ("a.json", "{}", {"data.path": "squad"}, 'must be an object with "data"'),
         ("a.json", '{"data": [{"title": "A"}]}', {"data.path": "squad"}, "article 1 has no 'paragraphs'"),
         ("a.json", "{", {"data.path": "squad"}, "cannot be read as squad"),
         ("a.conll", "a B\nb\n", {"data.columns": {"question": 0}}, "line 2 has 1 columns, but the line before has 2"),
         ("a.conll", "a B\n", {"data.columns": {"question": "word"}}, "question must be a position from 0"),
         ("a.conll", "a B\n", {"data.columns": {"question": 7}}, "position 7, but train has columns 0 to 1"),
-        ("a.jsonl", '{"question": "a"}\n3\n', {}, "row 2 is '3', want an object"),
+        ("a.jsonl", '{"question": "a"}\n3\n', {}, "row 2 is '3', but must be an object"),
         ("a.jsonl", '{"question": "a"}\n{"question": [1]}\n', {}, "cannot be read as jsonl"),
         ("a.jsonl", '{"question": "a"}\n{"q\n', {}, "line 2"),
     ],

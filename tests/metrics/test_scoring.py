@@ -1,9 +1,11 @@
 """The metrics of a recipe: what the table says of them, which are refused, and how an evaluation is scored."""
 
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +95,31 @@ def test_every_problem_has_metrics_to_choose_from_and_some_by_default():
     assert {problem: default_metrics_for(problem) for problem in MAKERS} == expected
     for problem, names in expected.items():
         assert set(names) <= set(metrics_for(problem))
+
+
+# The words of recipes/README.md for the problems that a metric fits.
+WORDS = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+    "tokens": "token-classification",
+    "questions": "question-answering",
+    "causal": "causal-language-modeling",
+    "masked": "masked-language-modeling",
+    "seq2seq": "sequence-to-sequence",
+}
+
+
+def test_the_readme_of_recipes_lists_every_metric_as_the_table_has_it():
+    text = (Path(__file__).resolve().parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \| (higher|lower) \| (.*) \|$", text, flags=re.M)
+    assert sorted(name for name, *_ in rows) == metric_names()
+    for name, span, better, problems in rows:
+        words = problems.split(", ")
+        assert scale(name) == (int(span.split(" to ")[1]) if " to " in span else None), name
+        assert lower_is_better(name) == (better == "lower"), name
+        assert {WORDS[word.strip("*")] for word in words} == set(METRICS[name].fits), name
+        assert {WORDS[word.strip("*")] for word in words if "**" in word} == set(METRICS[name].default_for), name
 
 
 def test_what_the_table_says_of_a_metric_holds_for_its_parts_and_nothing_holds_for_unknown_ones():
