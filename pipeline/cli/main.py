@@ -176,14 +176,16 @@ def attention(
     finished = load_run(run)
     chosen = framework.value if framework else finished.record.framework
     configure_process(chosen)
-    from pipeline.runs.attention_maps import draw_maps, maps_and_tokens
+    from pipeline.runs.attention_figure import draw_attention_maps
+    from pipeline.runs.attention_maps import maps_of_run
 
-    maps, tokens = maps_and_tokens(finished, text, framework=chosen)
+    maps = maps_of_run(finished, text, chosen)
     path = out or run / "attention.png"
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
-    draw_maps(maps, tokens, path, f"{finished.record.recipe} in {chosen}")
-    print(f"{maps.shape[0]} layers, {maps.shape[1]} heads, {len(tokens)} tokens: {escape_controls(str(path))}")
+    draw_attention_maps(maps, path, f"{finished.record.recipe} in {chosen}")
+    num_layers, num_heads, num_tokens, _ = maps.weights.shape
+    print(f"{num_layers} layers, {num_heads} heads, {num_tokens} tokens: {escape_controls(str(path))}")
 
 
 @app.command()

@@ -270,6 +270,7 @@ def _attention_maps(completed: list[Outcome], text: str | None, notes: Notes) ->
 
 def draw(path: Path, text: str, framework: str) -> tuple[np.ndarray, list[str]]:
     """Attention maps and tokens; called in a process of its own."""
-    from pipeline.runs.attention_maps import maps_and_tokens
+    from pipeline.runs.attention_maps import maps_of_run
 
-    return maps_and_tokens(path, text, framework=framework)
+    maps = maps_of_run(path, text, framework)
+    return maps.weights, maps.tokens

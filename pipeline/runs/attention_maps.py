@@ -1,87 +1,92 @@
-"""Attention maps: who looks at whom, from a finished run or a model object, in either framework."""
+"""Attention maps: the attention weights of every layer and head for one text, from a finished run or a model object."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import load_backend
+from pipeline.backend import Backend, load_backend
+from pipeline.models.attention import HANDWRITTEN
 from pipeline.runs.directory import Run, load_run
 from pipeline.runs.prediction import open_run
 from pipeline.utils.errors import UserError
 
+# Tokens that are read of a text if the model's configuration has no limit of its own, as T5's.
+MOST_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The attention weights of a text [layers, heads, T, S], each row summing to 1, and its tokens [T]."""
+
+    weights: NDArray[np.float32]
+    tokens: list[str]
+
+
+@overload
+def attention_maps(run: Run | str | Path, text: str, *, framework: str | None = None) -> NDArray[np.float32]: ...
+
+
+@overload
+def attention_maps(run: Any, text: str, tokenizer: Any) -> NDArray[np.float32]: ...
+
 
 def attention_maps(
-    run_or_model: Run | str | Path | Any, text: str, tokenizer: Any = None, framework: str | None = None
+    run: Run | str | Path | Any, text: str, tokenizer: Any = None, framework: str | None = None
 ) -> NDArray[np.float32]:
     """The attention weights of every layer for one text, [layers, heads, T, S]; each row sums to 1.
 
-    A run is given as such or by its directory and is opened in `framework`, by default its own. A stock model object
-    of either framework wants its `tokenizer` too, and is left as it was. Maps come from the hand-written module, so
-    what is drawn is what the formula says. T5's are those of its encoder. Raises UserError.
+    `run` is a finished run or its directory, opened in `framework`, by default its own; or it is a transformers model
+    of either framework, which needs its `tokenizer` and is left as it was. The weights are those of the hand-written
+    attention, so they follow its formula; T5's are those of its encoder. Raises UserError.
+
+    >>> attention_maps("runs/sentiment_bert/torch-stock-seed0", "A fine film.").shape  # doctest: +SKIP
+    (2, 2, 6, 6)
     """
-    return maps_and_tokens(run_or_model, text, tokenizer, framework)[0]
+    if isinstance(run, Run | str | Path):
+        return maps_of_run(run, text, framework).weights
+    return maps_of_model(run, tokenizer, text).weights
 
 
-def maps_and_tokens(
-    run_or_model: Run | str | Path | Any, text: str, tokenizer: Any = None, framework: str | None = None
-) -> tuple[NDArray[np.float32], list[str]]:
-    """Maps as in `attention_maps`, with the text's tokens [T]."""
-    if isinstance(run_or_model, Run | str | Path):
-        run = run_or_model if isinstance(run_or_model, Run) else load_run(run_or_model)
-        trained = open_run(run, framework)
-        backend, model, tokenizer = trained.backend, trained.model, trained.tokenizer
-    else:
-        model, backend = run_or_model, load_backend(_framework_of(run_or_model))
-        if tokenizer is None:
-            raise UserError("attention_maps: a model object has no tokenizer of its own; give tokenizer=...")
-    encoded = tokenizer([text], return_tensors="np", truncation=True, max_length=_positions(model.config))
+def maps_of_run(run: Run | str | Path, text: str, framework: str | None = None) -> AttentionMaps:
+    """The maps of a finished run's model, in a framework, by default the run's own. Raises UserError."""
+    trained = open_run(run if isinstance(run, Run) else load_run(run), framework)
+    return _maps(trained.backend, trained.model, trained.tokenizer, text)
+
+
+def maps_of_model(model: Any, tokenizer: Any, text: str) -> AttentionMaps:
+    """The maps of a transformers model of either framework, which is left as it was. Raises UserError."""
+    backend = load_backend(_framework_of(model))
+    if tokenizer is None:
+        raise UserError("attention_maps: a model object needs its tokenizer; give tokenizer=...")
+    return _maps(backend, model, tokenizer, text)
+
+
+def _maps(backend: Backend, model: Any, tokenizer: Any, text: str) -> AttentionMaps:
+    most = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
+    encoded = tokenizer([text], return_tensors="np", truncation=True, max_length=most)
     batch = {key: value.astype(np.int32) for key, value in encoded.items()}
     if batch["input_ids"].shape[1] == 0:
         raise UserError("attention_maps: the text is empty")
-    swapped_here = not backend.attention_calls(model)
-    if swapped_here:
-        backend.swap_attention(model, "handwritten")
+    is_stock = not backend.attention_calls(model)
+    if is_stock:
+        backend.swap_attention(model, HANDWRITTEN)
     try:
-        maps = backend.attention_weights(model, batch)
+        weights = backend.attention_weights(model, batch)
     finally:
-        if swapped_here:
+        if is_stock:
             backend.restore_attention(model)
-    return maps, tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
-
-
-def draw_maps(maps: NDArray, tokens: Sequence[str], path: Path, title: str = "") -> None:
-    """Write a PNG with one heat map for each layer and head, queries down, keys across, labelled with the tokens."""
-    from matplotlib.figure import Figure
-
-    num_layers, num_heads, num_tokens, _ = maps.shape
-    side = max(2.2, 0.16 * num_tokens + 0.8)
-    figure = Figure(figsize=(side * num_heads + 0.6, side * num_layers + 0.8), layout="constrained")
-    axes = figure.subplots(num_layers, num_heads, squeeze=False, sharex=True, sharey=True)
-    for (layer, head), axis in np.ndenumerate(axes):
-        image = axis.imshow(maps[layer, head], cmap="viridis", vmin=0, vmax=1)
-        axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-        axis.set_xticks(range(num_tokens), tokens, rotation=90, fontsize=6)
-        axis.set_yticks(range(num_tokens), tokens, fontsize=6)
-    figure.colorbar(image, ax=axes, shrink=0.6, label="attention weight")
-    figure.supxlabel("looked at (keys)", fontsize=9)
-    figure.supylabel("looking (queries)", fontsize=9)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    return AttentionMaps(weights, tokenizer.convert_ids_to_tokens(batch["input_ids"][0]))
 
 
 def _framework_of(model: Any) -> str:
-    bases = {base.__module__.partition(".")[0] for base in type(model).__mro__}
-    if "torch" in bases:
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if "torch" in packages:
         return "torch"
-    if "tf_keras" in bases:
+    if "tf_keras" in packages:
         return "tensorflow"
-    raise UserError(f"attention_maps: want a run or a transformers model, not {type(model).__name__}")
-
-
-def _positions(config: Any) -> int:
-    return getattr(config, "max_position_embeddings", None) or 512
+    raise UserError(f"attention_maps takes a run or a transformers model, not {type(model).__name__}")

@@ -36,10 +36,10 @@ def test_maps_of_a_model_object_are_those_of_the_library_and_leave_it_as_it_was(
         run.path / "model", attn_implementation="eager"
     ).eval()
     names = [name for name, _ in model.named_modules()]
-    found = attention_maps(model, TEXT, tokenizer=tokenizer)
+    maps = attention_maps(model, TEXT, tokenizer=tokenizer)
     with torch.no_grad():
         stock = model(**tokenizer([TEXT], return_tensors="pt"), output_attentions=True).attentions
-    assert found == pytest.approx(torch.cat(stock).numpy(), abs=1e-6)
+    assert maps == pytest.approx(torch.cat(stock).numpy(), abs=1e-6)
     assert [name for name, _ in model.named_modules()] == names
 
 
@@ -53,13 +53,13 @@ def test_the_picture_is_drawn(run, tmp_path, capsys):
     ("arguments", "message"),
     [(["nowhere", "--text", "a"], "not a finished run"), (["{run}", "--text", "a", "--out", "no/x.png"], "no folder")],
 )
-def test_what_cannot_be_drawn_is_told(run, capsys, arguments, message):
+def test_what_cannot_be_drawn_is_reported(run, capsys, arguments, message):
     assert execute(["attention", *(argument.replace("{run}", str(run.path)) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_model_without_tokenizer_and_a_stranger_are_refused():
-    with pytest.raises(UserError, match="give tokenizer"):
+def test_a_model_without_tokenizer_and_an_object_that_is_no_model_are_refused():
+    with pytest.raises(UserError, match="needs its tokenizer"):
         attention_maps(Torch.build("bert"), TEXT)
     with pytest.raises(UserError, match="not dict"):
         attention_maps({}, TEXT)
