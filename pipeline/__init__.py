@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import pipeline.tasks.options  # noqa: F401 (makes the tasks known to recipes)
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
 from pipeline.utils.errors import UserError

@@ -16,7 +16,7 @@ BUNDLED = Path(__file__).parent / "bundled" / "stories"
 
 RECIPE = Recipe(
     name="stories_gpt2",
-    task="causal-language-modelling",
+    task="causal-language-modeling",
     checkpoint=str(BUNDLED / "gpt2"),
     data=Data(
         path="json",

@@ -15,7 +15,7 @@ from pipeline import Data, Recipe, Train
 
 RECIPE = Recipe(
     name="wikitext2_bert_mlm",
-    task="masked-language-modelling",
+    task="masked-language-modeling",
     checkpoint="google-bert/bert-base-uncased",
     data=Data(
         path="Salesforce/wikitext",

@@ -17,7 +17,7 @@ from pipeline import Data, Recipe, Train
 
 RECIPE = Recipe(
     name="wikitext2_gpt2",
-    task="causal-language-modelling",
+    task="causal-language-modeling",
     checkpoint="openai-community/gpt2",
     data=Data(
         path="Salesforce/wikitext",

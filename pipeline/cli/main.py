@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, parse_overrides, recipe_names
+from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
+from pipeline.recipe.overrides import parse_overrides
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 from pipeline.utils.text import escape_controls

@@ -19,12 +19,10 @@ from pipeline.data import loading as data
 from pipeline.metrics.scoring import statistic_for
 from pipeline.metrics.specs import lower_is_better, scale
 from pipeline.reporting.sentences import headline
-from pipeline.tasks.base import load_task
+from pipeline.tasks.base import Task, load_task
 from pipeline.utils import processes
 from pipeline.utils.errors import UserError
 
-# Rows of these are predictions one by one; language models cut their texts anew.
-_BY_ROW = ("sequence-classification", "token-classification", "question-answering", "sequence-to-sequence")
 MOST_WORDS = 20  # of the text whose attention is drawn
 # Scores in predictions.jsonl have six decimals, and an area under a curve can turn on the last.
 _RECORDED = 1e-3
@@ -35,12 +33,13 @@ Notes = list[dict[str, str]]
 def assemble(outcomes: list[Outcome], margin: float, locksteps: list[dict[str, Any]], notes: Notes) -> dict[str, Any]:
     """All results but when and by which command. `outcomes` have their variants' names."""
     completed = [run for run in outcomes if run.completed]
-    rows, asked = validation_rows(completed[0]) if completed else ([], [])
+    task = load_task(outcomes[0].recipe)
+    rows = validation_rows(completed[0]) if completed else []
     notes = list(notes)
     resampled = _resampled(completed, notes)
     chosen = pairs(outcomes)
     metrics = _metrics(completed)
-    disagreements = evidence.disagreements(outcomes, rows if outcomes[0].recipe.task in _BY_ROW else [])
+    disagreements = evidence.disagreements(outcomes, rows if task.has_prediction_per_row else [])
     results = {
         **_subject(outcomes, completed, margin),
         "variants": _variants(outcomes),
@@ -59,29 +58,29 @@ def assemble(outcomes: list[Outcome], margin: float, locksteps: list[dict[str, A
         "disagreements": disagreements,
         "cost": cost.costs(outcomes),
         "machine": cost.machines(outcomes),
-        "attention_maps": _attention_maps(completed, _text_to_draw(disagreements, rows, asked), notes),
+        "attention_maps": _attention_maps(completed, _text_to_draw(task, disagreements, rows), notes),
     }
     return results | {"headline": headline(results, outcomes, notes)}
 
 
-def validation_rows(run: Outcome) -> tuple[list[dict[str, Any]], list[str]]:
-    """The validation split's fields that a prediction is made from, by row, and their names.
+def validation_rows(run: Outcome) -> list[dict[str, Any]]:
+    """The validation split's fields that a prediction is made from, by row.
 
     Empty where the data cannot be read here, or are no longer what the run was trained on.
     """
     task = load_task(run.recipe)
-    fields = list(task.prediction_fields())
+    fields = task.prediction_fields
     try:
         hub.go_offline_if_unreachable(run.recipe)
         splits = data.read_splits(run.recipe, task.required, task.optional)
     except UserError:
-        return [], fields
+        return []
     fingerprint = data.fingerprint({split: data.content_digest(rows) for split, rows in splits.items()})
     if fingerprint != run.report["data"]["fingerprint"]:
-        return [], fields
+        return []
     rows = splits["validation"]
     columns = [rows[name][:] for name in fields]
-    return [dict(zip(fields, values, strict=True)) for values in zip(*columns, strict=True)], fields
+    return [dict(zip(fields, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _subject(outcomes: list[Outcome], completed: list[Outcome], margin: float) -> dict[str, Any]:
@@ -176,7 +175,7 @@ def _comparison(
             same_predictions,
         )
     agreement = None
-    if shared[0][0].recipe.task == "sequence-classification" and not _is_regression(shared[0][0]):
+    if load_task(shared[0][0].recipe).predicts_classes:
         columns = ("prediction", "prediction", "reference")
         agreement = statistics.agreement(
             [[line[key] for line in run.predictions] for key, run in zip(columns, (a, b, a), strict=True)]
@@ -230,17 +229,11 @@ def _labels(run: Outcome) -> list[str]:
     return [found[key] for key in sorted(found, key=int)]
 
 
-def _is_regression(run: Outcome) -> bool:
-    return run.recipe.options.problem_type == "regression"
-
-
-def _text_to_draw(disagreements: list, rows: list[dict[str, Any]], asked: list[str]) -> str | None:
+def _text_to_draw(task: Task, disagreements: list, rows: list[dict[str, Any]]) -> str | None:
     """The first text on which the variants disagree, or the split's first one; its first words."""
     candidates = [each["fields"] for each in disagreements if each["fields"]] + rows[:1]
     for fields in candidates:
-        found = fields[asked[0]]
-        words = found if isinstance(found, list) else str(found).split()
-        if words:
+        if words := task.words_to_show(fields):
             return " ".join(words[:MOST_WORDS])
     return None
 

@@ -16,7 +16,8 @@ import datasets
 
 from pipeline.data.formats import READERS
 from pipeline.data.hub import explain_hub_error, persistently
-from pipeline.recipe.schema import FORMATS, SPLITS, Data, Recipe
+from pipeline.recipe.formats import FORMATS, SPLITS
+from pipeline.recipe.schema import Data, Recipe
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
 from pipeline.utils.text import one_line

@@ -104,12 +104,12 @@ def metric_names() -> list[str]:
     return sorted(METRICS)
 
 
-def metrics_for(problem: Problem) -> tuple[str, ...]:
+def metrics_for(problem: str) -> tuple[str, ...]:
     """The metrics that fit a problem, the usual one first."""
     return tuple(name for name, spec in METRICS.items() if problem in spec.fits)
 
 
-def default_metrics_for(problem: Problem) -> tuple[str, ...]:
+def default_metrics_for(problem: str) -> tuple[str, ...]:
     """The metrics of a problem whose recipe lists none."""
     return tuple(name for name, spec in METRICS.items() if problem in spec.default_for)
 

@@ -7,12 +7,11 @@ not part of it: they say who runs the experiment, not which experiment it is.
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -26,31 +25,58 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.recipe.task_options import OPTIONS
+from pipeline.recipe.formats import FORMATS, SPLITS
+from pipeline.recipe.messages import explain
+from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.hashing import short_digest
 
-FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet", "text": "text",
-           "txt": "text", "squad": "squad", "conll": "conll"}  # fmt: skip
-SPLITS = ("train", "validation", "test")
-# Keys of `train` that say how a run is saved on its way, and change nothing of what comes out.
+# Keys of `train` that say when a run is saved, and change nothing in its result.
 SAVING = ("save_every", "keep_checkpoints")
 
 # YAML and JSON have lists where a recipe has tuples.
 _tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Names = Annotated[tuple[str, ...], _tuple]
+PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Options(_Strict):
+    """The base of each task's options."""
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """What a recipe must know about a task: its options, and other names by which people may ask for it.
+
+    A `former_name` is accepted and replaced; the names of `also_called` get a hint.
+    """
+
+    options: type[Options]
+    former_name: str | None = None
+    also_called: tuple[str, ...] = ()
+
+
+# Filled by pipeline/tasks/options.py.
+TASKS: dict[str, TaskEntry] = {}
+
+
+def register_task(
+    name: str, options: type[Options], former_name: str | None = None, also_called: tuple[str, ...] = ()
+) -> None:
+    """Make a task known to recipes."""
+    TASKS[name] = TaskEntry(options, former_name, also_called)
+
+
 class Files(_Strict):
     """Local files of the splits, absolute or relative to the recipe's file."""
 
-    train: str | None = None
-    validation: str | None = None
-    test: str | None = None
+    train: PathText | None = None
+    validation: PathText | None = None
+    test: PathText | None = None
 
 
 class Limit(_Strict):
@@ -113,7 +139,7 @@ class Data(_Strict):
 
 
 class Train(_Strict):
-    """The optimisation, the same in both frameworks. `batch_size` is the examples in one optimiser update."""
+    """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
     epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -171,49 +197,56 @@ class Recipe(_Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     task: str
-    checkpoint: str = Field(min_length=1)
+    checkpoint: PathText = Field(min_length=1)
     weights: Literal["pretrained", "random"] = "pretrained"
     data: Data
     train: Train = Train()
     metrics: Names = ()
-    # How far apart two variants may score and still be called equivalent: of 1, that is 0.01 for one point; of a metric
-    # without a scale, such as perplexity, the share of its value. Comparisons read it, runs do not.
+    # How far apart two variants may score and still be called equivalent: 0.01 is one point of 100; for a metric
+    # without a scale, such as perplexity, it is a share of its value. Comparisons read it, runs do not.
     margin: float = Field(0.01, gt=0, lt=1)
     options: Any = Field(default=None, validate_default=True)
 
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
-        if task not in OPTIONS:
-            raise ValueError(f'is "{task}", but the tasks are: {", ".join(OPTIONS)}.{did_you_mean(task, OPTIONS)}')
-        return task
+        if task in TASKS:
+            return task
+        for name, entry in TASKS.items():
+            if task == entry.former_name:
+                return name
+            if task in entry.also_called:
+                raise ValueError(f'is "{task}", which is called "{name}" here; set task={name}')
+        raise ValueError(f'is "{task}", but the tasks are: {", ".join(TASKS)}.{did_you_mean(task, TASKS)}')
 
     @field_validator("options", mode="before")
     @classmethod
     def _options_of_the_task(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = OPTIONS.get(info.data.get("task"))
-        if kind is None or isinstance(value, kind):
+        task = info.data.get("task")
+        if task is None or isinstance(value, TASKS[task].options):
             return value
-        known = kind.model_fields
+        known = TASKS[task].options.model_fields
         for key in value if isinstance(value, dict) else ():
             if key not in known:
-                there = f"{info.data['task']} has: {', '.join(known)}" if known else f"{info.data['task']} has none"
+                there = f"{task} has: {', '.join(known)}" if known else f"{task} has none"
                 raise ValueError(f'has no key "{key}"; {there}.{did_you_mean(key, known)}')
-        return kind.model_validate({} if value is None else value)
+        return TASKS[task].options.model_validate({} if value is None else value)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
-        """A copy with dotted keys replaced, as `--set` does; relative paths are relative to the working directory.
+        """A copy with some keys changed: {"train.epochs": 1}, or {"train": {"epochs": 1}}, which keeps other keys.
 
-        Raises UserError naming an unknown key or a value of the wrong type.
+        Relative paths are relative to the working directory. Another `data.path` clears what belonged to the old
+        source, another `task` the options. Raises UserError naming an unknown key or a value of the wrong type.
         """
-        return validated(resolve_paths(_merged(self, changes), Path.cwd(), only=changes), self.name)
+        flat = dotted(changes, self)
+        return validated(resolve_paths(merge(self.model_dump(), flat), Path.cwd(), only=flat), self.name)
 
     def to_yaml(self) -> str:
         """The whole resolved recipe as YAML, itself a recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def experiment(self) -> dict[str, Any]:
-        """What decides the outcome: every value but how often a run saves itself, and the margin of comparisons."""
+        """What decides the result: every value except when a run is saved, and the margin of comparisons."""
         values = self.model_dump(mode="json")
         del values["margin"]
         for key in SAVING:
@@ -226,100 +259,18 @@ class Recipe(_Strict):
         return short_digest(canonical, 8)
 
 
-def _merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's values with `changes` laid over them; a new source clears what belonged to the old one."""
-    values = recipe.model_dump()
-    changes = dict(changes)
-    files = {key: value for key, value in changes.items() if key.startswith("data.files.")}
-    if files and "data.path" not in changes and not recipe.data.is_local:
-        suffix = Path(str(next(iter(files.values())))).suffix.lstrip(".")
-        if suffix not in FORMATS:
-            raise UserError(
-                f'{next(iter(files))}: cannot tell the format from ".{suffix}"; set data.path=csv or the like'
-            )
-        changes["data.path"] = suffix
-    if changes.get("data.path", recipe.data.path) != recipe.data.path:
-        for key in ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting"):
-            values["data"].pop(key, None)
-    if changes.get("task", recipe.task) != recipe.task:
-        values.pop("options")
-    for key, value in changes.items():
-        target, parts = values, key.split(".")
-        for depth, part in enumerate(parts[:-1]):
-            target = target.setdefault(part, {})
-            if not isinstance(target, dict):
-                raise UserError(f'--set {key}: "{".".join(parts[: depth + 1])}" is a single value and has no keys')
-        target[parts[-1]] = value
-    return values
-
-
-def resolve_paths(values: dict[str, Any], base: Path, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Make the local paths in `values` absolute; with `only`, just those that its dotted keys name."""
-
-    def mine(key: str) -> bool:
-        return only is None or any(key == k or key.startswith(k + ".") for k in only)
-
-    checkpoint = values.get("checkpoint")
-    if isinstance(checkpoint, str) and mine("checkpoint"):
-        expanded = os.path.expanduser(checkpoint)
-        if (base / expanded).exists() or expanded.startswith((".", os.sep)):
-            values["checkpoint"] = os.path.normpath(base / expanded)
-    files = values.get("data", {}).get("files") if isinstance(values.get("data"), dict) else None
-    if isinstance(files, dict):
-        for split, file in files.items():
-            if isinstance(file, str) and mine(f"data.files.{split}"):
-                files[split] = os.path.normpath(base / os.path.expanduser(file))
-    return values
+# The models by the title that pydantic gives its errors.
+_MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (Recipe, Data, Train, Files, Limit)}
 
 
 def validated(values: dict[str, Any], name: str) -> Recipe:
-    """The recipe of these values. Raises UserError."""
+    """The recipe with these values. Raises UserError naming every key that is wrong."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(explain(error, str(values.get("name", name)))) from error
+        raise UserError(explain_error(error, str(values.get("name", name)))) from error
 
 
-def explain(error: ValidationError, name: str) -> str:
-    """Each of pydantic's errors as a line that names the key, what came, and what was wanted."""
-    lines = {}
-    for fault in error.errors():
-        location = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
-        if fault["type"] == "extra_forbidden":  # such a key can be any text
-            location = [*(part for part in location if part != fault["loc"][-1]), fault["loc"][-1]]
-        key = ".".join(map(str, location)) or error.title.lower()
-        if fault["type"] == "extra_forbidden":
-            parent = _model_at(error.title, location[:-1])
-            known = list(parent.model_fields) if parent else []
-            text = f"no such key.{did_you_mean(location[-1], known)} Known: {', '.join(known)}."
-        elif fault["type"] == "missing":
-            text = "is missing"
-        elif fault["type"] == "value_error":
-            text = str(fault["ctx"]["error"])
-        else:
-            text = f"is {_shown(fault['input'])}, but: {fault['msg'][0].lower()}{fault['msg'][1:]}"
-        lines.setdefault(key, f"recipe {name}: {key}{':' if ' ' in text and not text.startswith('is') else ''} {text}")
-    return "\n".join(lines.values())
-
-
-def _model_at(title: str, location: Iterable[str | int]) -> type[BaseModel] | None:
-    """The model that a key such as ("data", "limit") leads to, to know its neighbours."""
-    model: Any = {"Recipe": Recipe, "Data": Data, "Train": Train, "Files": Files, "Limit": Limit}[title]
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        options = [] if field is None else _union(field.annotation)
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if model is None:
-            return None
-    return model
-
-
-def _union(annotation: Any) -> list[Any]:
-    return list(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else [annotation]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    text = json.dumps(value, default=str, ensure_ascii=True)
-    return text if len(text) <= 80 else text[:77] + "..."
+def explain_error(error: ValidationError, name: str) -> str:
+    """The message for a ValidationError of the recipe `name`."""
+    return explain(error, name, _MODELS)

@@ -80,15 +80,15 @@ def predict_rows(
     learner = trained.backend.Learner(trained.model, recipe.train, np.zeros(1), task.loss)
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
-        asked = [_fields(task, row, number) for number, row in chunk]
+        asked = [task.prediction_row(row, number) for number, row in chunk]
         try:
             examples = task.encode(datasets.Dataset.from_list(asked))
         except UserError as error:
             raise UserError(f"rows {chunk[0][0]} to {chunk[-1][0]}, counted among these: {error}") from error
-        read = examples.extra.get("sources", range(len(chunk)))
+        read = range(len(chunk)) if examples.rows_read is None else examples.rows_read
         if missed := set(range(len(chunk))) - set(read):
             raise UserError(f"row {chunk[min(missed)][0]} has no text that the tokenizer knows")
-        cut = examples.extra.get("cut", np.zeros(len(chunk), dtype=bool))
+        cut = np.zeros(len(chunk), dtype=bool) if examples.truncated is None else examples.truncated
         if cut.any() and not task.reads_beginnings:
             number, most = chunk[int(cut.argmax())][0], recipe.data.max_length
             raise UserError(f"row {number} is longer than the {most} tokens that leave room for what follows")
@@ -150,36 +150,3 @@ def _parsed(line: str, number: int) -> dict[str, Any] | str:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"row {number} is not a JSON object: {error}") from error
-
-
-def _inside(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; "translation.en" reaches into a nested one."""
-    value: Any = row
-    for key in [column] if column in row else column.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _fields(task: Task, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
-    """The task's fields of a row. Raises UserError naming the row."""
-    row = task.row_from_text(row) if isinstance(row, str) else row
-    columns, fields = task.recipe.data.columns, {}
-    for field in task.prediction_fields():
-        value = row.get(field)
-        if value is None:
-            value = _inside(row, str(columns.get(field, field)))
-        if value is None and field == "tokens" and isinstance(row.get("text"), str):
-            value = task.row_from_text(row["text"])["tokens"]
-        if value is None:
-            wanted = ", ".join(task.prediction_fields())
-            raise UserError(f'row {number} has no "{field}"; {task.recipe.task} asks for: {wanted}')
-        words = value if field == "tokens" and isinstance(value, list) else [value]
-        if (field == "tokens" and words is not value) or not all(isinstance(word, str) for word in words):
-            kind = "a list of words" if field == "tokens" else "text"
-            raise UserError(f"row {number}: {field} is {str(value)[:60]!r}, want {kind}")
-        if not "".join(words).strip():
-            raise UserError(f"row {number}: {field} is empty")
-        fields[field] = value
-    if "id" in task.optional and "id" in row:
-        fields["id"] = str(row["id"])
-    return fields

@@ -1,36 +1,40 @@
-"""One file per task family; each turns columns into features and a model's outputs into predictions, in NumPy."""
+"""The base class of all tasks: from rows to batches, and from a model's outputs to scores and predictions, in NumPy."""
 
 from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backend import Learner
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One tokenised split, ready for batches.
+    """One tokenized split, ready for batches; each task adds in a subclass what it needs for targets and scores.
 
-    `features` by model input name; `lengths` [N], or [N, 2] for sources and targets, in tokens; `num_targets` [N],
-    how many losses each row has; `counts` what a person must know of the split (rows, truncated, dropped ...);
-    `extra` what the family keeps to score it, by name, and `cut` [N], which rows lost text to truncation.
+    `features` by the name of the model's input; `lengths` [N], or [N, 2] for sources and targets, in tokens;
+    `num_targets` [N], how many losses each example has; `counts` for people: rows, truncated, dropped and so on.
+    `truncated` [N] marks the examples that lost text; `rows_read` numbers the rows, from 0, that have tokens at all.
+    Both are None where the task does not count them, or reads every row.
     """
 
     features: dict[str, Ragged]
     lengths: NDArray[np.int64]
     num_targets: NDArray[np.int64]
     counts: dict[str, int]
-    extra: dict[str, Any] = field(default_factory=dict)
+    truncated: NDArray[np.bool_] | None = None
+    rows_read: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,38 +47,47 @@ class ScoredExample:
     num_targets: int
 
 
-def cut_rows(encoded: Any) -> NDArray[np.bool_]:
-    """Which rows of a tokenizer's output were truncated, [N]."""
-    return np.array([bool(encoding.overflowing) for encoding in encoded.encodings], dtype=bool)
-
-
 class Task(ABC):
-    """What every task family offers. A file of this folder completes it in a class of its own.
+    """What every task offers; a file of this folder completes it, and `options.py` has its options in a recipe.
 
-    The order of calls: `examine` the splits, change the config, `bind` config and tokenizer, `encode` each split; then
-    for every batch `inputs` and `targets`, and for evaluation `outputs`, `judge` and `conclude`.
+    The order of calls, in training: `validate` the splits; put `config_changes` into the config; `setup` with config
+    and tokenizer; `encode` each split; `for_epoch` in each epoch; for each batch `inputs` and `targets`, and to
+    evaluate it `outputs` and `score_batch`; `aggregate` all scores of the split.
+
+    In prediction: `setup`; `prediction_row` for each row; `encode`; for each batch `inputs`, `outputs` without
+    targets, and `decode_batch`; `format_predictions` of all of them.
     """
 
-    auto_class: str
-    # Fields of a row: those that training must have, may have, and those that a prediction must have.
+    # The head, as a transformers Auto class; the families of models that have it serve the task.
+    auto_class: ClassVar[str]
+    # What `encode` returns.
+    examples_class: ClassVar[type[Examples]] = Examples
+    # Fields of a row that training must have, those that it may have, and those that a prediction must have.
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ("text",)
-    # Whether a prediction for the beginning of a text is one for the text.
+    prediction_fields: tuple[str, ...] = ("text",)
+    # Fields that a prediction carries over from its row as text, if the row has them.
+    carried_fields: tuple[str, ...] = ()
+    # Whether a truncated text can still be predicted for, from its beginning.
     reads_beginnings = True
-    # What the learner minimises: cross_entropy, binary_cross_entropy or squared_error.
+    # What the learner minimizes: cross_entropy, binary_cross_entropy or squared_error.
     loss = "cross_entropy"
-    metrics: tuple[str, ...]
-    default_metrics: tuple[str, ...]
+    # Whether each validation row has a line of its own in predictions.jsonl, in the same order.
+    has_prediction_per_row = True
+    # Whether predictions and references are classes, so that agreement between models can be counted.
+    predicts_classes = False
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, problem: str | None = None):
+        """Make the task of a recipe, scored with the metrics of `problem`, by default those of its own name."""
         self.recipe, self.options = recipe, recipe.options
+        self.metrics = metrics_for(problem or recipe.task)
+        self.default_metrics = default_metrics_for(problem or recipe.task)
         self.labels: tuple[str, ...] = ()
         self.config: Any = None
         self.tokenizer: Any = None
 
     def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
-        """Find every fault of the rows, and learn the labels from training. Raises UserError with all of them."""
+        """Check all rows, and take the labels from the training split. Raises UserError with every problem."""
         problems = [text for split, rows in splits.items() for text in self.row_problems(split, rows)]
         if not problems:
             problems = self.fit_labels(splits, checkpoint_labels)
@@ -83,33 +96,33 @@ class Task(ABC):
 
     @abstractmethod
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
-        """What is wrong with a split's rows, each by its number."""
+        """What is wrong with a split's rows; each problem names its row."""
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take what the task must know from rows that are sound; returns problems. By default there is nothing."""
-        return self.setting_problems(())
+        return self.setting_problems()
 
-    def setting_problems(self, allowed: tuple[str, ...]) -> list[str]:
-        """The settings of `train` for classes that this family would ignore, except the `allowed` ones."""
+    def setting_problems(self, allowed: tuple[str, ...] = ()) -> list[str]:
+        """The settings of `train` for classes that this task would ignore, except the `allowed` ones."""
         train = self.recipe.train
-        given = {"label_smoothing": train.label_smoothing != 0, "class_weights": train.class_weights is not None}
+        is_given = {"label_smoothing": train.label_smoothing != 0, "class_weights": train.class_weights is not None}
         return [
             f"train.{key} does not apply to {self.recipe.task}: leave it out"
-            for key, is_given in given.items()
-            if is_given and key not in allowed
+            for key in is_given
+            if is_given[key] and key not in allowed
         ]
 
     def config_changes(self) -> dict[str, Any]:
-        """What the model's config must say."""
+        """The settings that the model's config must have for this task."""
         return {}
 
     def setup(self, config: Any, tokenizer: Any) -> None:
-        """Take the final config and the tokenizer. Raises UserError where the tokenizer lacks what the task needs."""
+        """Take the final config and the tokenizer. Raises UserError if the tokenizer lacks what the task needs."""
         self.config, self.tokenizer = config, tokenizer
 
     @abstractmethod
     def encode(self, rows: datasets.Dataset) -> Examples:
-        """Tokenise rows; without their targets where they have none, as when they are to be predicted."""
+        """Tokenize rows; without targets if the rows have none, as when they are to be predicted."""
 
     def for_epoch(self, examples: Examples, key: list[int]) -> Examples:
         """The split as an epoch sees it, a pure function of `key`, such as [seed, epoch]; by default as it is."""
@@ -127,118 +140,98 @@ class Task(ABC):
 
     @abstractmethod
     def targets(self, examples: Examples, batch: Batch) -> Features:
-        """`labels` and `loss_weights` of the same shape, the weights summing to 1 over these rows: one whole update.
+        """`labels` and `loss_weights` of the same shape, the weights summing to 1 over the rows of one step.
 
-        The loss of an update is the weighted sum of its targets' losses, so splitting the update into micro-batches
-        or among processes cannot change it.
+        The loss of a step is the weighted sum of its targets' losses, so splitting the step into micro-batches or
+        among processes cannot change it.
         """
 
-    def outputs(self, learner: Any, inputs: Features, targets: Features | None) -> Any:
-        """Ask the model for what `judge`, or without targets `respond`, reads; by default its logits."""
-        return learner.logits(inputs)
+    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+        """Ask the model for what `score_batch`, or without targets `decode_batch`, reads; by default its logits."""
+        return model.logits(inputs)
 
     @abstractmethod
     def score_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
-        """What the model's output says of each row; `conclude` reads it."""
+        """Score the model's output for each row; `aggregate` reads the results."""
 
-    def aggregate(self, examples: Examples, found: list[Any]) -> list[ScoredExample]:
-        """One example for each example in file order; by default a row is an example and is judged already."""
-        return found
+    def aggregate(self, examples: Examples, scored: list[Any]) -> list[ScoredExample]:
+        """One scored example for each example of the split, in file order; by default each row is one already."""
+        return scored
 
     @abstractmethod
     def decode_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
-        """What is predicted for rows without targets; `answers` reads it."""
+        """The prediction for each row of a batch without targets; `format_predictions` reads them."""
 
-    def format_predictions(self, examples: Examples, found: list[Any]) -> Iterator[dict[str, Any]]:
-        """One prediction for each row asked, in order, as `make predict` writes it."""
-        return iter(found)
+    def format_predictions(self, examples: Examples, decoded: list[Any]) -> Iterator[dict[str, Any]]:
+        """One prediction for each row asked about, in order, as `predict` returns it."""
+        return iter(decoded)
 
-    def prediction_fields(self) -> tuple[str, ...]:
-        """The fields that a row to predict must have."""
-        return self.asked
+    def prediction_row(self, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
+        """The task's fields of a row to predict, which may have them under the recipe's column names.
+
+        Raises UserError naming the row, which is counted from 1.
+        """
+        row = self.row_from_text(row) if isinstance(row, str) else row
+        fields: dict[str, Any] = {}
+        for name in self.prediction_fields:
+            value = self.field_of_row(name, row)
+            if value is None:
+                needed = ", ".join(self.prediction_fields)
+                raise UserError(f'row {number} has no "{name}"; {self.recipe.task} needs: {needed}')
+            if problem := self.field_problem(name, value):
+                raise UserError(f"row {number}: {name} {problem}")
+            fields[name] = value
+        return fields | {name: str(row[name]) for name in self.carried_fields if name in row}
+
+    def field_of_row(self, name: str, row: Mapping[str, Any]) -> Any:
+        """A field's value in a row, under its own name or the recipe's; None if the row has neither."""
+        value = row.get(name)
+        return value_at(row, str(self.recipe.data.columns.get(name, name))) if value is None else value
+
+    def field_problem(self, name: str, value: Any) -> str | None:
+        """What is wrong with a field of a row to predict; by default it must be a text that is not blank."""
+        if not isinstance(value, str):
+            return f"is {str(value)[:60]!r}, but must be text"
+        return None if value.strip() else "is empty"
 
     def row_from_text(self, text: str) -> dict[str, Any]:
-        """A plain text as a row to predict. Raises UserError where one text is not enough."""
-        if len(self.prediction_fields()) > 1:
-            fields = ", ".join(f'"{name}": "..."' for name in self.prediction_fields())
-            raise UserError(f"{self.recipe.task} is asked with JSON: {{{fields}}}")
-        return {self.prediction_fields()[0]: text}
+        """A plain text as a row to predict. Raises UserError if the task needs more than one text."""
+        if len(self.prediction_fields) > 1:
+            fields = ", ".join(f'"{name}": "..."' for name in self.prediction_fields)
+            raise UserError(f"{self.recipe.task} predicts for JSON objects such as {{{fields}}}")
+        return {self.prediction_fields[0]: text}
+
+    def words_to_show(self, row: Mapping[str, Any]) -> list[str]:
+        """The words of a row's first field, of which attention maps are drawn."""
+        return str(row[self.prediction_fields[0]]).split()
 
     def prediction_changes(self, config: Any) -> dict[str, Any]:
-        """Overrides of the recipe under which rows are predicted, for a model of this config."""
+        """Overrides of the recipe with which rows are predicted, for a model of this config."""
         return {}
+
+    def sample_logits(self, logits: NDArray, inputs: Features, most: int) -> NDArray:
+        """What a run keeps of a batch's logits: [B, classes], or at most `most` real positions, evenly spaced."""
+        if logits.ndim == 2:
+            return logits
+        real = np.argwhere(self.real_positions(inputs))
+        chosen = real[np.linspace(0, len(real) - 1, min(most, len(real))).round().astype(int)]
+        return logits[chosen[:, 0], chosen[:, 1]]
 
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of token-level logits are real, [B, T]."""
         return inputs["attention_mask"] != 0
 
 
+def value_at(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column; "translation.en" reaches into a nested one. None if there is none."""
+    value: Any = row
+    for key in [column] if column in row else column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def load_task(recipe: Recipe) -> Task:
-    """The recipe's task, an instance of the class in its file."""
-    module = recipe.task.replace("-", "_").replace("modelling", "modeling")
+    """The recipe's task, an instance of the class in the file of its name."""
+    module = recipe.task.replace("-", "_")
     name = "".join(word.capitalize() for word in module.split("_"))
     return getattr(importlib.import_module(f"pipeline.tasks.{module}"), name)(recipe)
-
-
-def first_problems(split: str, problems: Iterable[str], most: int = 3) -> list[str]:
-    """The first few, and a word that there are more."""
-    found = []
-    for text in problems:
-        if len(found) == most:
-            return [*found, f"{split}: more rows like these follow"]
-        found.append(text)
-    return found
-
-
-def text_problems(split: str, field_name: str, rows: datasets.Dataset, blank_is_wrong: bool = True) -> list[str]:
-    """Rows whose text is null, blank or no text at all."""
-
-    def problems() -> Iterator[str]:
-        for number, text in enumerate(rows[field_name][:], start=1):
-            if text is None:
-                yield f"{split} row {number}: {field_name} is null; mend or remove the row"
-            elif not isinstance(text, str):
-                yield f"{split} row {number}: {field_name} is {text!r}, want text"
-            elif blank_is_wrong and not text.strip():
-                yield f"{split} row {number}: {field_name} is empty; mend or remove the row"
-
-    return first_problems(split, problems())
-
-
-def class_names(rows: datasets.Dataset, column: str) -> tuple[str, ...] | None:
-    """The names of a ClassLabel column, or of a column of lists of them; None for another type."""
-    feature = rows.features[column]
-    feature = getattr(feature, "feature", feature)
-    return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-
-
-def in_checkpoint_order(names: tuple[str, ...], checkpoint_labels: dict[str, int]) -> tuple[str, ...]:
-    """The label names in the order of a checkpoint that has the same ones."""
-    return tuple(sorted(names, key=checkpoint_labels.get)) if set(names) == set(checkpoint_labels) else names
-
-
-def label_maps(labels: tuple[str, ...]) -> dict[str, Any]:
-    """What a config says of labels."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: i for i, name in enumerate(labels)},
-    }
-
-
-def equal_weights(mask: NDArray) -> NDArray[np.float32]:
-    """Weights of the targets where `mask` is set, equal and summing to 1."""
-    weights = mask.astype(np.float64)
-    return (weights / max(weights.sum(), 1.0)).astype(np.float32)
-
-
-def log_softmax(logits: NDArray) -> NDArray[np.float64]:
-    """Over the last axis, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, the first ten of many."""
-    names = list(names)
-    return ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")

@@ -1,26 +1,39 @@
-"""Masked language modelling: hidden tokens from those on both sides."""
+"""Masked language modeling: predict hidden tokens from those on both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backend import Learner
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
-from pipeline.metrics.specs import default_metrics_for, metrics_for
-from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, log_softmax, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.validation import text_problems
 from pipeline.utils.errors import UserError
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
+@dataclass(frozen=True)
+class MaskedTexts(Examples):
+    """A tokenized split with the word of each token (-1 for special tokens) and, once tokens are hidden, the labels.
+
+    Words of different texts have different numbers. `labels` are the hidden tokens, -1 at all other positions.
+    """
+
+    words: Ragged | None = None
+    labels: Ragged | None = None
+
+
 class MaskedLanguageModeling(Task):
-    """The rules of the family for one recipe.
+    """The task for one recipe.
 
     Of each row, `options.masking_probability` of the tokens are chosen, at least one; 80% of them become [MASK], 10% a
     random token and 10% stay. Training draws anew every epoch from (seed, epoch); the other splits are masked once,
@@ -28,60 +41,66 @@ class MaskedLanguageModeling(Task):
     """
 
     auto_class = "AutoModelForMaskedLM"
+    examples_class = MaskedTexts
+    has_prediction_per_row = False
     required = ("text",)
-    metrics = metrics_for("masked-language-modeling")
-    default_metrics = default_metrics_for("masked-language-modeling")
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are null; blank ones are dropped and counted."""
         return text_problems(split, "text", rows, blank_is_wrong=False)
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
-        """Nothing to learn."""
+        """There is nothing to take from the rows."""
         return self.setting_problems(("label_smoothing",))
 
     def setup(self, config: Any, tokenizer: Any) -> None:
-        """Take config and tokenizer. Raises UserError where there is no mask token."""
+        """Take config and tokenizer. Raises UserError if there is no mask token."""
         super().setup(config, tokenizer)
         if tokenizer.mask_token_id is None:
             raise UserError(f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} has no mask_token")
 
-    def encode(self, rows: datasets.Dataset) -> Examples:
-        """Lay texts between [CLS] and [SEP], in blocks or rows of at most `data.max_length` tokens."""
+    def encode(self, rows: datasets.Dataset) -> MaskedTexts:
+        """Put texts between [CLS] and [SEP], in blocks or rows of at most `data.max_length` tokens."""
         room = self.recipe.data.max_length - 2
-        documents, sources = read_documents(rows, self.tokenizer, keep_line_breaks=False)
+        documents, rows_read = read_documents(rows, self.tokenizer, keep_line_breaks=False)
         counts = {"rows": len(rows), "blank rows dropped": len(rows) - len(documents)}
         ids = [document.ids for document in documents]
-        # A word is a run of equal numbers; numbers of different texts never meet.
-        # A special token that a text spells out, or one for what the vocabulary lacks, is nothing to predict.
+        # Special tokens are not predicted, be they spelled out in a text or stand for what the vocabulary lacks.
         special = self.tokenizer.all_special_ids
         words = [np.where(np.isin(document.ids, special), -1, document.words) for document in documents]
-        cut = np.array([len(row) > room for row in ids], dtype=bool)
+        truncated = None
         if self.options.packing == "rows":
-            counts["truncated"] = int(cut.sum())
+            truncated = np.array([len(row) > room for row in ids], dtype=bool)
+            counts["truncated"] = int(truncated.sum())
         else:
-            if self.options.separator != "none":
-                ids = [np.append(row, np.int32(self.tokenizer.sep_token_id)) for row in ids]
-                words = [np.append(row, -1) for row in words]
-            num_words = np.cumsum([0] + [row.max(initial=0) + 1 for row in words])
-            words = [np.where(row < 0, -1, row + first) for row, first in zip(words, num_words, strict=False)]
-            ids, words = _cut(ids, room), _cut(words, room)
+            ids, words = self._blocks(ids, words, room)
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        features = {"input_ids": Ragged.of([np.concatenate([[cls], row[:room], [sep]]) for row in ids])}
-        extra: dict[str, Any] = {
-            "sources": sources,
-            "words": Ragged.of([np.concatenate([[-1], row[:room], [-1]]) for row in words], np.int64),
-        }
-        extra |= {"cut": cut} if self.options.packing == "rows" else {}
-        lengths = features["input_ids"].lengths
-        counts["tokens"] = int(lengths.sum())
-        return Examples(features, lengths, lengths, counts, extra)
+        tokens = Ragged.of([np.concatenate([[cls], row[:room], [sep]]) for row in ids])
+        counts["tokens"] = int(tokens.lengths.sum())
+        return MaskedTexts(
+            {"input_ids": tokens},
+            lengths=tokens.lengths,
+            num_targets=tokens.lengths,
+            counts=counts,
+            truncated=truncated,
+            rows_read=rows_read,
+            words=Ragged.of([np.concatenate([[-1], row[:room], [-1]]) for row in words], np.int64),
+        )
 
-    def for_epoch(self, examples: Examples, key: list[int]) -> Examples:
+    def _blocks(self, ids: list[NDArray], words: list[NDArray], length: int) -> tuple[list[NDArray], list[NDArray]]:
+        """Tokens and words of all texts end to end, cut every `length` tokens."""
+        if self.options.separator != "none":
+            ids = [np.append(row, np.int32(self.tokenizer.sep_token_id)) for row in ids]
+            words = [np.append(row, -1) for row in words]
+        num_words = np.cumsum([0] + [row.max(initial=0) + 1 for row in words])
+        words = [np.where(row < 0, -1, row + first) for row, first in zip(words, num_words, strict=False)]
+        return _cut(ids, length), _cut(words, length)
+
+    def for_epoch(self, examples: MaskedTexts, key: list[int]) -> MaskedTexts:
         """Hide tokens, a pure function of `key`."""
         rng, ragged = np.random.default_rng([*key, 0x3A5C]), examples.features["input_ids"]
         owners = np.repeat(np.arange(len(ragged.lengths)), ragged.lengths)
-        words = examples.extra["words"].values
+        words = examples.words.values
         chosen = choose(owners, words, self.options.masking_probability, self.options.whole_word, rng)
         fate = rng.random(len(chosen))
         vocabulary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids).astype(np.int32)
@@ -94,28 +113,26 @@ class MaskedLanguageModeling(Task):
             examples,
             features={"input_ids": Ragged(hidden, ragged.offsets)},
             num_targets=num_targets,
-            extra=examples.extra | {"labels": Ragged(labels, ragged.offsets)},
+            labels=Ragged(labels, ragged.offsets),
         )
 
-    def targets(self, examples: Examples, batch: Batch) -> Features:
+    def targets(self, examples: MaskedTexts, batch: Batch) -> Features:
         """`labels` [B, width], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
-        labels = examples.extra["labels"].padded(batch.rows, batch.widths[0], -1)
+        labels = examples.labels.padded(batch.rows, batch.widths[0], -1)
         return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
-    def outputs(self, learner: Any, inputs: Features, targets: Features | None) -> Any:
-        """Each hidden token's loss, computed where the logits are; or, of a text with masks, all logits."""
-        return learner.logits(inputs) if targets is None else learner.token_losses(inputs, targets["labels"])
+    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+        """Each hidden token's loss, so that logits stay inside the framework; for a text with masks, all logits."""
+        return model.logits(inputs) if targets is None else model.token_losses(inputs, targets["labels"])
 
-    def score_batch(self, output: tuple[NDArray, NDArray], examples: Examples, rows: NDArray) -> list[ScoredExample]:
-        """Summed loss and tokens of each row; the likeliest token at each hidden place beside the true one."""
+    def score_batch(self, output: tuple[NDArray, NDArray], examples: MaskedTexts, rows: NDArray) -> list[ScoredExample]:
+        """Summed loss and tokens of each row; the most probable token at each hidden place beside the true one."""
         scored = []
         for losses, predicted, row in zip(*output, rows, strict=True):
-            labels = examples.extra["labels"][row]
+            labels = examples.labels[row]
             places = np.flatnonzero(labels >= 0)
-            loss, correct = (
-                float(losses[places].sum(dtype=np.float64)),
-                int((predicted[places] == labels[places]).sum()),
-            )
+            loss = float(losses[places].sum(dtype=np.float64))
+            correct = int((predicted[places] == labels[places]).sum())
             line = {
                 "prediction": self.tokenizer.convert_ids_to_tokens(predicted[places].tolist()),
                 "reference": self.tokenizer.convert_ids_to_tokens(labels[places].tolist()),
@@ -128,32 +145,32 @@ class MaskedLanguageModeling(Task):
         return scored
 
     def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
-        """The likeliest tokens for every mask of a text."""
-        responses = []
+        """The most probable tokens for every mask of a text."""
+        predictions = []
         for logits, row in zip(output, rows, strict=True):
             ids = examples.features["input_ids"][row]
-            fillings = []
+            candidates = []
             for place in np.flatnonzero(ids == self.tokenizer.mask_token_id):
                 probabilities = np.exp(log_softmax(logits[place]))
                 best = np.argsort(-probabilities, kind="stable")[: self.options.top_k]
                 tokens = self.tokenizer.convert_ids_to_tokens(best.tolist())
                 scores = [round(float(p), 6) for p in probabilities[best]]
-                fillings.append([{"token": t, "score": s} for t, s in zip(tokens, scores, strict=True)])
-            responses.append({"masks": fillings})
-        return responses
+                candidates.append([{"token": t, "score": s} for t, s in zip(tokens, scores, strict=True)])
+            predictions.append({"masks": candidates})
+        return predictions
 
     def prediction_changes(self, config: Any) -> dict[str, Any]:
-        """A text is a row of its own."""
+        """Each text is an example of its own."""
         return {"options.packing": "rows", "options.separator": None}
 
 
 def choose(
     owners: NDArray, words: NDArray, probability: float, whole_word: bool, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which tokens to predict: of each row the nearest number to `probability` of them, at least one.
+    """Which tokens to predict, [T]: in each row the share `probability`, rounded, but at least one token.
 
-    `owners` [T] is each token's row, `words` [T] its word, -1 for a special token, which is never chosen. With
-    `whole_word`, words are chosen in random order as long as the number is not passed, and the first in any case.
+    `owners` [T] is each token's row, `words` [T] its word, or -1 for a special token, which is never chosen. With
+    `whole_word`, words are taken in random order until the number would be exceeded, but at least one.
     """
     candidates = np.flatnonzero(words >= 0)
     rows, words = owners[candidates], words[candidates]

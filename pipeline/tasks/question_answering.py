@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -11,30 +12,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.metrics.specs import default_metrics_for, metrics_for
-from pipeline.tasks.base import Examples, ScoredExample, Task, equal_weights, first_problems, log_softmax, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError
 
-# Where [CLS] stands; a window that holds no answer points there.
+# The position of [CLS]; the target of a window that does not hold the answer.
 NO_ANSWER = 0
 
 
-class QuestionAnswering(Task):
-    """The rules of the family for one recipe.
+@dataclass(frozen=True)
+class Windows(Examples):
+    """A split cut into N windows over its contexts, each an example.
 
-    A context that does not fit is cut into windows that share `options.stride` tokens; a window is a row for the model.
-    The answer of a question is the best span over its windows. Source: Devlin et al. 2018, sections 4.2 and 4.3.
+    `questions` [N] numbers the question of each window. `context_ranges` [N, 2] has the window's first token of the
+    context and the one after its last; `token_starts` and `token_ends` the characters of the context that its tokens
+    span. `spans` [N, 2] has the first and last token of the answer. The lists have an entry for each question.
+    """
+
+    questions: NDArray[np.int64] | None = None
+    context_ranges: NDArray[np.int64] | None = None
+    token_starts: Ragged | None = None
+    token_ends: Ragged | None = None
+    spans: NDArray[np.int32] | None = None
+    contexts: list[str] | None = None
+    ids: list[str] | None = None
+    references: list[list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class WindowAnswers:
+    """The best spans of a window, as (logit, first character, character after the last), best first.
+
+    `no_answer` is the logit of the empty answer, `loss` that of the true span in nats.
+    """
+
+    candidates: list[tuple[float, int, int]]
+    no_answer: float
+    loss: float = 0.0
+
+
+class QuestionAnswering(Task):
+    """The task for one recipe.
+
+    A context that does not fit is cut into windows that share `options.stride` tokens. The answer to a question is the
+    best span over its windows. Source: Devlin et al. 2018, sections 4.2 and 4.3.
     """
 
     auto_class = "AutoModelForQuestionAnswering"
+    examples_class = Windows
     required = ("question", "context", "answers")
     optional = ("id",)
-    asked = ("question", "context")
-    metrics = metrics_for("question-answering")
-    default_metrics = default_metrics_for("question-answering")
+    prediction_fields = ("question", "context")
+    carried_fields = ("id",)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
-        """Questions or contexts without text, and answers that are not where they say."""
+        """Questions or contexts without text, and answers that are not at the character that they name."""
         texts = [text for field in ("question", "context") for text in text_problems(split, field, rows)]
         if texts:
             return texts
@@ -43,11 +76,14 @@ class QuestionAnswering(Task):
         return first_problems(split, (f"{split} row {number}: {text}" for number, text in faults if text))
 
     def config_changes(self) -> dict[str, Any]:
-        """What the model's config must say: a start and an end."""
+        """Two logits for each token: the answer starts here, and ends here."""
         return {"num_labels": 2}
 
     def encode(self, rows: datasets.Dataset) -> Examples:
-        """Cut contexts into windows; an answer lies in a window whole or the window points at [CLS]."""
+        """Cut contexts into windows; the target of a window that does not hold the whole answer is [CLS].
+
+        Raises UserError for a question that leaves no room for the context.
+        """
         questions, contexts = [text.lstrip() for text in rows["question"][:]], rows["context"][:]
         self._refuse_long_questions(questions)
         encoded = self.tokenizer(
@@ -57,116 +93,136 @@ class QuestionAnswering(Task):
         )  # fmt: skip
         owners = np.array(encoded.pop("overflow_to_sample_mapping"), dtype=np.int64)
         offsets = [np.array(window, dtype=np.int32).reshape(-1, 2) for window in encoded.pop("offset_mapping")]
-        # The first token of the context and the one after its last, in each window.
         ranges = np.array([_context_range(encoded.sequence_ids(row)) for row in range(len(owners))], dtype=np.int64)
         features = {key: Ragged.of(value) for key, value in encoded.items()}
         counts = {"rows": len(rows), "windows": len(owners), "truncated": int((np.bincount(owners) > 1).sum())}
-        extra: dict[str, Any] = {
-            "owners": owners,
-            "ranges": ranges,
-            "starts": Ragged.of([window[:, 0] for window in offsets]),
-            "ends": Ragged.of([window[:, 1] for window in offsets]),
-            "contexts": contexts,
-            "ids": rows["id"][:] if "id" in rows.column_names else None,
-        }
-        if "answers" in rows.column_names:
-            answers = rows["answers"][:]
-            extra["references"] = [list(answer["text"]) for answer in answers]
-            spans = [_span(answers[owner], *each) for owner, *each in zip(owners, offsets, ranges, strict=True)]
-            extra["spans"] = np.array(spans, dtype=np.int32)
-            answered = np.array([bool(answer["text"]) for answer in answers])
-            found = np.zeros(len(rows), dtype=bool)
-            np.logical_or.at(found, owners, extra["spans"][:, 0] != NO_ANSWER)
-            counts["answers cut by every window"] = int((answered & ~found).sum())
-        lengths = features["input_ids"].lengths
-        return Examples(features, lengths, np.full(len(owners), 2, np.int64), counts, extra)
+        examples = Windows(
+            features,
+            lengths=features["input_ids"].lengths,
+            num_targets=np.full(len(owners), 2, np.int64),
+            counts=counts,
+            questions=owners,
+            context_ranges=ranges,
+            token_starts=Ragged.of([window[:, 0] for window in offsets]),
+            token_ends=Ragged.of([window[:, 1] for window in offsets]),
+            contexts=contexts,
+            ids=rows["id"][:] if "id" in rows.column_names else None,
+        )
+        return self._with_answers(examples, rows["answers"][:], offsets) if "answers" in rows.column_names else examples
 
-    def targets(self, examples: Examples, batch: Batch) -> Features:
+    def _with_answers(self, examples: Windows, answers: Sequence[dict[str, list]], offsets: list[NDArray]) -> Windows:
+        """Add the accepted answers, and the span of the first one in each window; count those in no window."""
+        owners, ranges = examples.questions, examples.context_ranges
+        spans = np.array(
+            [_span(answers[owner], *each) for owner, *each in zip(owners, offsets, ranges, strict=True)],
+            dtype=np.int32,
+        )
+        has_answer = np.array([bool(answer["text"]) for answer in answers])
+        is_in_a_window = np.zeros(len(answers), dtype=bool)
+        np.logical_or.at(is_in_a_window, owners, spans[:, 0] != NO_ANSWER)
+        lost = int((has_answer & ~is_in_a_window).sum())
+        return replace(
+            examples,
+            counts=examples.counts | {"answers cut by every window": lost},
+            spans=spans,
+            references=[list(answer["text"]) for answer in answers],
+        )
+
+    def targets(self, examples: Windows, batch: Batch) -> Features:
         """`labels` [B, 2], the positions of the answer's first and last token, weighted alike."""
-        labels = examples.extra["spans"][batch.rows]
+        labels = examples.spans[batch.rows]
         return {"labels": labels, "loss_weights": equal_weights(np.ones(labels.shape))}
 
-    def score_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
-        """A window's loss over its real positions, and its best spans."""
-        found = []
-        for logits, row, candidates in zip(output, rows, self.decode_batch(output, examples, rows), strict=True):
-            real = log_softmax(logits[:, : examples.lengths[row]])
-            loss = -float(real[np.arange(2), examples.extra["spans"][row]].sum())
-            found.append(candidates | {"loss": loss})
-        return found
-
-    def aggregate(self, examples: Examples, found: list[dict[str, Any]]) -> list[ScoredExample]:
-        """The best answer of each question over its windows, beside the accepted ones."""
-        losses, counts = defaultdict(float), defaultdict(int)
-        for owner, window in zip(examples.extra["owners"], found, strict=True):
-            losses[owner] += window["loss"]
-            counts[owner] += 2
+    def score_batch(self, output: NDArray, examples: Windows, rows: NDArray) -> list[WindowAnswers]:
+        """A window's best spans, and its loss over its real positions."""
         scored = []
-        for owner, answer in enumerate(self.format_predictions(examples, found)):
-            references = examples.extra["references"][owner]
+        for logits, row, answers in zip(output, rows, self.decode_batch(output, examples, rows), strict=True):
+            real = log_softmax(logits[:, : examples.lengths[row]])
+            loss = -float(real[np.arange(2), examples.spans[row]].sum())
+            scored.append(replace(answers, loss=loss))
+        return scored
+
+    def aggregate(self, examples: Windows, scored: list[WindowAnswers]) -> list[ScoredExample]:
+        """The best answer to each question over its windows, beside the accepted ones."""
+        losses, num_targets = defaultdict(float), defaultdict(int)
+        for question, window in zip(examples.questions, scored, strict=True):
+            losses[question] += window.loss
+            num_targets[question] += 2
+        results = []
+        for question, answer in enumerate(self.format_predictions(examples, scored)):
+            references = examples.references[question]
             line = {"id": answer["id"]} if "id" in answer else {}
             line |= {"prediction": answer["answer"], "reference": references, "score": answer["score"]}
             columns = {"predictions": answer["answer"], "references": references}
-            scored.append(ScoredExample(line, columns, losses[owner], counts[owner]))
-        return scored
+            results.append(ScoredExample(line, columns, losses[question], num_targets[question]))
+        return results
 
-    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
-        """The best spans of each window as (logit, first character, character after the last), best first.
+    def decode_batch(self, output: NDArray, examples: Windows, rows: NDArray) -> list[WindowAnswers]:
+        """The best spans of each window.
 
         A span lies within the context, ends no earlier than it begins, and has at most `options.max_answer_tokens`.
         """
-        found = []
-        for (start_logits, end_logits), row in zip(output, rows, strict=True):
-            first, last = examples.extra["ranges"][row]
-            starts = first + np.argsort(-start_logits[first:last], kind="stable")[: self.options.n_best]
-            ends = first + np.argsort(-end_logits[first:last], kind="stable")[: self.options.n_best]
-            lengths = ends[None, :] - starts[:, None] + 1
-            fits = (lengths >= 1) & (lengths <= self.options.max_answer_tokens)
-            scores = np.where(fits, start_logits[starts][:, None] + end_logits[ends], -np.inf)
-            order = np.argsort(-scores, axis=None, kind="stable")[: self.options.n_best]
-            begin, finish = examples.extra["starts"][row], examples.extra["ends"][row]
-            candidates = [
-                (float(scores[i, j]), int(begin[starts[i]]), int(finish[ends[j]]))
-                for i, j in zip(*np.unravel_index(order, scores.shape), strict=True)
-                if fits[i, j]
-            ]
-            found.append({"candidates": candidates, "null": float(start_logits[NO_ANSWER] + end_logits[NO_ANSWER])})
-        return found
+        return [self._best_spans(logits, examples, row) for logits, row in zip(output, rows, strict=True)]
 
-    def format_predictions(self, examples: Examples, found: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """For each question its answer, the softmax of its logit among the n best, and those, likeliest first."""
+    def _best_spans(self, logits: NDArray, examples: Windows, row: int) -> WindowAnswers:
+        """Combine the best starts and ends of one window; `logits` [2, T]."""
+        start_logits, end_logits = logits
+        first, last = examples.context_ranges[row]
+        starts = first + np.argsort(-start_logits[first:last], kind="stable")[: self.options.n_best]
+        ends = first + np.argsort(-end_logits[first:last], kind="stable")[: self.options.n_best]
+        lengths = ends[None, :] - starts[:, None] + 1
+        fits = (lengths >= 1) & (lengths <= self.options.max_answer_tokens)
+        scores = np.where(fits, start_logits[starts][:, None] + end_logits[ends], -np.inf)
+        order = np.argsort(-scores, axis=None, kind="stable")[: self.options.n_best]
+        first_characters, last_characters = examples.token_starts[row], examples.token_ends[row]
+        candidates = [
+            (float(scores[i, j]), int(first_characters[starts[i]]), int(last_characters[ends[j]]))
+            for i, j in zip(*np.unravel_index(order, scores.shape), strict=True)
+            if fits[i, j]
+        ]
+        return WindowAnswers(candidates, float(start_logits[NO_ANSWER] + end_logits[NO_ANSWER]))
+
+    def format_predictions(self, examples: Windows, decoded: list[WindowAnswers]) -> Iterator[dict[str, Any]]:
+        """For each question its answer with its probability among the n best, and those, most probable first."""
         windows = defaultdict(list)
-        for owner, window in zip(examples.extra["owners"], found, strict=True):
-            windows[owner].append(window)
-        for owner, context in enumerate(examples.extra["contexts"]):
-            best: dict[str, float] = {}
-            for score, start, end in sorted((c for w in windows[owner] for c in w["candidates"]), reverse=True):
-                best.setdefault(context[start:end], score)
-            ranked = list(best.items())[: self.options.n_best]
-            null, top = min(window["null"] for window in windows[owner]), ranked[0][1] if ranked else -np.inf
-            is_null = not ranked or (self.options.unanswerable and null > top + self.options.null_threshold)
-            chosen = "" if is_null else ranked[0][0]
-            if self.options.unanswerable or not ranked:
-                ranked = sorted([*ranked, ("", null)], key=lambda each: -each[1])
-            probabilities = np.exp(log_softmax(np.array([score for _, score in ranked])))
-            n_best = [
-                {"answer": text, "score": round(float(p), 6)}
-                for (text, _), p in zip(ranked, probabilities, strict=True)
-            ]
-            named = {} if examples.extra["ids"] is None else {"id": examples.extra["ids"][owner]}
-            yield named | next(each for each in n_best if each["answer"] == chosen) | {"n_best": n_best}
+        for question, window in zip(examples.questions, decoded, strict=True):
+            windows[question].append(window)
+        for question, context in enumerate(examples.contexts):
+            named = {} if examples.ids is None else {"id": examples.ids[question]}
+            yield named | self._answer(windows[question], context)
+
+    def _answer(self, windows: list[WindowAnswers], context: str) -> dict[str, Any]:
+        """The answer to one question from all its windows."""
+        best: dict[str, float] = {}
+        for score, start, end in sorted((each for window in windows for each in window.candidates), reverse=True):
+            best.setdefault(context[start:end], score)
+        ranked = list(best.items())[: self.options.n_best]
+        no_answer, top = min(window.no_answer for window in windows), ranked[0][1] if ranked else -np.inf
+        is_empty = not ranked or (self.options.unanswerable and no_answer > top + self.options.null_threshold)
+        chosen = "" if is_empty else ranked[0][0]
+        if self.options.unanswerable or not ranked:
+            ranked = sorted([*ranked, ("", no_answer)], key=lambda each: -each[1])
+        probabilities = np.exp(log_softmax(np.array([score for _, score in ranked])))
+        n_best = [
+            {"answer": text, "score": round(float(p), 6)} for (text, _), p in zip(ranked, probabilities, strict=True)
+        ]
+        return next(each for each in n_best if each["answer"] == chosen) | {"n_best": n_best}
+
+    def sample_logits(self, logits: NDArray, inputs: Features, most: int) -> NDArray:
+        """A start and an end logit at each position, of logits [B, 2, T]."""
+        return super().sample_logits(logits.transpose(0, 2, 1), inputs, most)
 
     def _answer_problem(self, context: str, answers: Any) -> str | None:
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
-            return "answers wants the keys text and answer_start, as in SQuAD"
+            return "answers must have the keys text and answer_start, as in SQuAD"
         texts, starts = answers["text"], answers["answer_start"]
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            return "answers.text and answers.answer_start must be lists of one length"
+            return "answers.text and answers.answer_start must be lists of the same length"
         if not texts and not self.options.unanswerable:
             return "answers is empty; set options.unanswerable=true if questions may have no answer"
         for text, start in zip(texts, starts, strict=True):
             if not isinstance(text, str) or not isinstance(start, int):
-                return f"answers has {text!r} at {start!r}, want a text and a whole number"
+                return f"answers has {text!r} at {start!r}, but needs a text and a whole number"
             if not text.strip() or context[start : start + len(text)] != text:
                 elsewhere = context.find(text) if text.strip() else -1
                 hint = f"; it is at {elsewhere}" if elsewhere >= 0 else "; the context does not have it"
@@ -192,7 +248,7 @@ def _context_range(sequence_ids: list[int | None]) -> tuple[int, int]:
 
 
 def _span(answers: dict[str, list], offsets: NDArray, context_range: NDArray) -> tuple[int, int]:
-    """The first and last token of the first accepted answer in a window, or [CLS] twice where it is not all there."""
+    """The first and last token of the first accepted answer in a window, or [CLS] twice if a part is outside."""
     if not answers["text"]:
         return NO_ANSWER, NO_ANSWER
     text = answers["text"][0]

@@ -1,9 +1,10 @@
-"""Sequence classification: one text or a pair; one label of several, any number of labels, or a number."""
+"""Sequence classification: for a text or a pair, one label of several, any number of labels, or a number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -11,20 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.metrics.specs import default_metrics_for, metrics_for, need_probabilities
-from pipeline.tasks.base import (
-    Examples,
-    ScoredExample,
-    Task,
-    class_names,
-    cut_rows,
-    first_problems,
-    in_checkpoint_order,
-    label_maps,
-    listed,
-    log_softmax,
-    text_problems,
-)
+from pipeline.metrics.specs import need_probabilities
+from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
+from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
+from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
@@ -32,20 +24,29 @@ _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_
 _MOST_LABELS = 1000
 
 
+@dataclass(frozen=True)
+class LabelledTexts(Examples):
+    """A tokenized split with its labels: ids [N], 0 and 1 [N, labels], or numbers [N]; None if there are none."""
+
+    labels: NDArray | None = None
+
+
 class SequenceClassification(Task):
-    """The rules of the family for one recipe; `options.problem_type` says which of the three it is."""
+    """The task for one recipe; `options.problem_type` chooses one of its three kinds."""
 
     auto_class = "AutoModelForSequenceClassification"
+    examples_class = LabelledTexts
     required = ("text", "label")
     optional = ("text_pair",)
 
     def __init__(self, recipe: Any):
-        super().__init__(recipe)
+        super().__init__(recipe, problem=recipe.options.problem_type)
         self.problem_type = recipe.options.problem_type
         self.loss = _LOSSES[self.problem_type]
-        self.metrics = metrics_for(self.problem_type)
-        self.default_metrics = default_metrics_for(self.problem_type)
-        # Every class's probability of every example is much to keep for metrics that do not ask for it.
+        self.predicts_classes = self.problem_type != NUMBER
+        if "text_pair" in recipe.data.columns:
+            self.prediction_fields = ("text", "text_pair")
+        # The probabilities of all classes are large, and most metrics do not read them.
         self.keeps_scores = need_probabilities(recipe.metrics)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
@@ -53,20 +54,20 @@ class SequenceClassification(Task):
         for field in ("text", "text_pair"):
             if field in rows.column_names:
                 yield from text_problems(split, field, rows)
-        wanted = {ONE: self._class_problem, MANY: self._list_problem, NUMBER: _number_problem}[self.problem_type]
+        problem_of = _LABEL_PROBLEMS[self.problem_type]
         is_class_label = class_names(rows, "label") is not None
         numbered = enumerate(rows["label"][:], start=1)
-        faults = ((number, wanted(value, is_class_label)) for number, value in numbered)
+        faults = ((number, problem_of(value, is_class_label)) for number, value in numbered)
         yield from first_problems(split, (f"{split} row {number}: label {text}" for number, text in faults if text))
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take the label names from the training split, in the order of a checkpoint that has the same ones."""
         if self.problem_type == NUMBER:
-            return self.setting_problems(())
+            return self.setting_problems()
         known = {name for names in _names(splits["train"]) for name in names}
         problems = [text for split, rows in splits.items() for text in _unknown_labels(split, rows, known)]
         if not problems and len(known) < 2:
-            problems.append(f'train has the one label "{listed(known)}"; classification wants at least two')
+            problems.append(f'train has only the label "{listed(sorted(known))}"; classification needs at least two')
         if not problems and len(known) > _MOST_LABELS:
             problems.append(f"train has {len(known)} different labels; is data.columns.label the right column?")
         if problems:
@@ -77,58 +78,65 @@ class SequenceClassification(Task):
         return self.setting_problems(allowed) + self._weight_problems()
 
     def config_changes(self) -> dict[str, Any]:
-        """What the model's config must say."""
+        """The kind of problem, and the labels with their names."""
         labels = {"num_labels": 1} if self.problem_type == NUMBER else label_maps(self.labels)
         return labels | {"problem_type": self.problem_type}
 
     def setup(self, config: Any, tokenizer: Any) -> None:
-        """Take config and tokenizer, and the labels of a model that has learned them. Raises UserError."""
+        """Take config and tokenizer, and the labels of a trained model.
+
+        Raises UserError if the recipe has pairs of texts and the tokenizer cannot separate them.
+        """
         super().setup(config, tokenizer)
         if "text_pair" in self.recipe.data.columns and tokenizer.num_special_tokens_to_add(pair=True) == 0:
             raise UserError(
                 f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} puts nothing between the texts "
-                "of a pair, so that a model could not tell them apart; use a BERT, or join the texts in one column"
+                "of a pair, so a model could not tell where one ends; use a BERT, or join the texts in one column"
             )
         if not self.labels and self.problem_type != NUMBER:
             self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
 
     def encode(self, rows: datasets.Dataset) -> Examples:
-        """Tokenise one split; rows over `data.max_length` tokens are cut and counted."""
+        """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
         pairs = [rows["text_pair"][:]] if "text_pair" in rows.column_names else []
         encoded = self.tokenizer(
             rows["text"][:], *pairs, truncation=True, max_length=self.recipe.data.max_length,
             return_attention_mask=False, return_overflowing_tokens=False,
         )  # fmt: skip
         features = {key: Ragged.of(value) for key, value in encoded.items()}
-        cut = cut_rows(encoded)
-        counts = {"rows": len(rows), "truncated": int(cut.sum())}
-        extra = {"cut": cut} | ({"labels": self._label_array(rows)} if "label" in rows.column_names else {})
-        return Examples(features, features["input_ids"].lengths, np.ones(len(rows), np.int64), counts, extra)
+        truncated = truncated_rows(encoded)
+        return LabelledTexts(
+            features,
+            lengths=features["input_ids"].lengths,
+            num_targets=np.ones(len(rows), np.int64),
+            counts={"rows": len(rows), "truncated": int(truncated.sum())},
+            truncated=truncated,
+            labels=self._label_array(rows) if "label" in rows.column_names else None,
+        )
 
-    def targets(self, examples: Examples, batch: Batch) -> Features:
+    def targets(self, examples: LabelledTexts, batch: Batch) -> Features:
         """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1."""
-        labels = examples.extra["labels"][batch.rows]
+        labels = examples.labels[batch.rows]
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
         return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
 
-    def score_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[ScoredExample]:
+    def score_batch(self, output: NDArray, examples: LabelledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""
-        references, responses = examples.extra["labels"][rows], self.decode_batch(output, examples, rows)
-        judge = {ONE: self._judge_class, MANY: self._judge_classes, NUMBER: _judge_number}[self.problem_type]
-        return [judge(*each) for each in zip(output, responses, references, strict=True)]
+        references, predictions = examples.labels[rows], self.decode_batch(output, examples, rows)
+        score = {ONE: self._score_class, MANY: self._score_classes, NUMBER: _score_number}[self.problem_type]
+        return [score(*each) for each in zip(output, predictions, references, strict=True)]
 
     def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
         if self.problem_type == MANY:
-            probabilities = 1 / (1 + np.exp(-output.astype(np.float64)))
             return [
                 {
                     "prediction": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
                     "score": {name: round(float(p), 6) for name, p in zip(self.labels, row, strict=True)},
                 }
-                for row in probabilities
+                for row in sigmoid(output)
             ]
         best = output.argmax(axis=-1)
         probabilities = np.exp(log_softmax(output))[np.arange(len(output)), best]
@@ -137,45 +145,23 @@ class SequenceClassification(Task):
             for i, p in zip(best, probabilities, strict=True)
         ]
 
-    def prediction_fields(self) -> tuple[str, ...]:
-        """A text, and the second one where the recipe has pairs."""
-        return ("text", "text_pair") if "text_pair" in self.recipe.data.columns else ("text",)
-
-    def _judge_class(self, logits: NDArray, response: dict, reference: int) -> ScoredExample:
+    def _score_class(self, logits: NDArray, predicted: dict[str, Any], reference: int) -> ScoredExample:
         log_probabilities = log_softmax(logits)
-        line = {"prediction": response["prediction"], "reference": self.labels[reference], "score": response["score"]}
+        line = {"prediction": predicted["prediction"], "reference": self.labels[reference], "score": predicted["score"]}
         columns = {"predictions": int(logits.argmax()), "references": int(reference)}
         if self.keeps_scores:
             columns["scores"] = np.exp(log_probabilities).tolist()
         return ScoredExample(line, columns, -float(log_probabilities[reference]), 1)
 
-    def _judge_classes(self, logits: NDArray, response: dict, reference: NDArray) -> ScoredExample:
+    def _score_classes(self, logits: NDArray, predicted: dict[str, Any], reference: NDArray) -> ScoredExample:
         names = [name for name, is_set in zip(self.labels, reference, strict=True) if is_set]
-        line = {"prediction": response["prediction"], "reference": names, "score": response["score"]}
+        line = {"prediction": predicted["prediction"], "reference": names, "score": predicted["score"]}
         columns = {"predictions": (logits > 0).astype(int).tolist(), "references": reference.astype(int).tolist()}
         if self.keeps_scores:
-            columns["scores"] = (1 / (1 + np.exp(-logits.astype(np.float64)))).tolist()
+            columns["scores"] = sigmoid(logits).tolist()
         exact = logits.astype(np.float64)
         losses = np.logaddexp(0.0, exact) - exact * reference
         return ScoredExample(line, columns, float(losses.sum()), len(losses))
-
-    def _class_problem(self, value: Any, is_class_label: bool) -> str | None:
-        if value is None or value == "":
-            return f"is {'null' if value is None else 'empty'}"
-        if isinstance(value, list):
-            return "is a list; several labels a row want options.problem_type=multi_label_classification"
-        if not isinstance(value, str | int):
-            return f"is {value!r}, want a whole number or text"
-        if is_class_label and value < 0:
-            return f"is {value}, which marks a row without a label"
-        return None
-
-    def _list_problem(self, value: Any, is_class_label: bool) -> str | None:
-        if not isinstance(value, list):
-            return f"is {value!r}, want a list of labels (json, jsonl or parquet files can hold one)"
-        if len(set(map(str, value))) != len(value):
-            return f"is {str(value)[:60]}, which names a label twice; want the labels that apply, not a 0 or 1 for each"
-        return next((text for item in value if (text := self._class_problem(item, is_class_label))), None)
 
     def _weight_problems(self) -> list[str]:
         weights, names = self.recipe.train.class_weights, self.labels
@@ -185,13 +171,13 @@ class SequenceClassification(Task):
             return [f"train.class_weights names {listed(sorted(weights))}, but the labels are {listed(names)}"]
         return []
 
-    def _class_weights(self, examples: Examples) -> NDArray[np.float64]:
+    def _class_weights(self, examples: LabelledTexts) -> NDArray[np.float64]:
         """A weight for each class [classes]; "balanced" is scikit-learn's N / (classes · count)."""
         weights = self.recipe.train.class_weights
         if weights is None:
             return np.ones(len(self.labels))
         if weights == "balanced":
-            labels = examples.extra["labels"]
+            labels = examples.labels
             counts = np.bincount(labels, minlength=len(self.labels))
             return len(labels) / (len(self.labels) * np.maximum(counts, 1))
         return np.array([weights[name] for name in self.labels] if isinstance(weights, dict) else weights)
@@ -209,23 +195,50 @@ class SequenceClassification(Task):
         return array
 
 
-def _judge_number(logits: NDArray, response: dict, reference: float) -> ScoredExample:
-    line = {"prediction": response["prediction"], "reference": float(reference)}
-    columns = {"predictions": response["prediction"], "references": float(reference)}
-    return ScoredExample(line, columns, (response["prediction"] - float(reference)) ** 2, 1)
+def _score_number(logits: NDArray, predicted: dict[str, Any], reference: float) -> ScoredExample:
+    line = {"prediction": predicted["prediction"], "reference": float(reference)}
+    columns = {"predictions": predicted["prediction"], "references": float(reference)}
+    return ScoredExample(line, columns, (predicted["prediction"] - float(reference)) ** 2, 1)
+
+
+def _class_problem(value: Any, is_class_label: bool) -> str | None:
+    if value is None or value == "":
+        return f"is {'null' if value is None else 'empty'}"
+    if isinstance(value, list):
+        return "is a list; several labels a row need options.problem_type=multi_label_classification"
+    if not isinstance(value, str | int):
+        return f"is {value!r}, but must be a whole number or text"
+    if is_class_label and int(value) < 0:
+        return f"is {value}, which marks a row without a label"
+    return None
+
+
+def _list_problem(value: Any, is_class_label: bool) -> str | None:
+    if not isinstance(value, list):
+        return f"is {value!r}, but must be a list of labels (json, jsonl or parquet files can hold one)"
+    if len(set(map(str, value))) != len(value):
+        return f"is {str(value)[:60]}, which names a label twice; list the labels that apply, not a 0 or 1 for each"
+    return next((text for item in value if (text := _class_problem(item, is_class_label))), None)
 
 
 def _number_problem(value: Any, is_class_label: bool) -> str | None:
-    try:  # one blank field makes a whole column of a csv file text
+    try:  # a single blank field makes a whole column of a csv file text
         number = math.nan if value is None or isinstance(value, bool | list) else float(value)
     except ValueError:
         number = math.nan
-    return None if math.isfinite(number) else f"is {value!r}, want a number"
+    return None if math.isfinite(number) else f"is {value!r}, but must be a number"
+
+
+_LABEL_PROBLEMS: dict[str, Callable[[Any, bool], str | None]] = {
+    ONE: _class_problem,
+    MANY: _list_problem,
+    NUMBER: _number_problem,
+}
 
 
 def _unknown_labels(split: str, rows: datasets.Dataset, known: set[str]) -> list[str]:
     unknown = (
-        f'{split} row {number}: label is "{name}", which training never has ({listed(sorted(known))}).'
+        f'{split} row {number}: label is "{name}", which the training split does not have ({listed(sorted(known))}).'
         f"{did_you_mean(name, known)}"
         for number, names in enumerate(_names(rows), start=1)
         for name in names
@@ -243,7 +256,7 @@ def _names(rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
 
 
 def _in_order(rows: datasets.Dataset) -> tuple[str, ...]:
-    """All label names: numbers by size, texts by alphabet."""
+    """All label names: numbers by size, texts in alphabetical order."""
     values = rows["label"][:]
     flat = {v for value in values for v in (value if isinstance(value, list) else [value])}
     return tuple(str(value) for value in sorted(flat))

@@ -1,56 +1,77 @@
-"""Sequence to sequence: a text from a text, such as a translation, a summary, or a sentence from a table."""
+"""Sequence to sequence: write a text from a text, such as a translation or a summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backend import Learner
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.metrics.specs import default_metrics_for, metrics_for
-from pipeline.tasks.base import Examples, ScoredExample, Task, cut_rows, equal_weights, text_problems
+from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.numerics import equal_weights, truncated_rows
+from pipeline.tasks.validation import text_problems
+
+
+@dataclass(frozen=True)
+class TextPairs(Examples):
+    """A tokenized split of sources, with the tokens of the targets and their whole texts if the rows have them."""
+
+    labels: Ragged | None = None
+    references: list[str] | None = None
 
 
 class SequenceToSequence(Task):
-    """The rules of the family for one recipe; targets end with the tokenizer's end-of-sequence token."""
+    """The task for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
+    examples_class = TextPairs
     required = ("source", "target")
-    asked = ("source",)
-    metrics = metrics_for("sequence-to-sequence")
-    default_metrics = default_metrics_for("sequence-to-sequence")
+    prediction_fields = ("source",)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sources and targets without text."""
         return [text for field in self.required for text in text_problems(split, field, rows)]
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
-        """Nothing to learn."""
+        """There is nothing to take from the rows."""
         return self.setting_problems(("label_smoothing",))
 
-    def encode(self, rows: datasets.Dataset) -> Examples:
-        """Tokenise sources with the prefix, and targets; what is cut of either is counted."""
+    def encode(self, rows: datasets.Dataset) -> TextPairs:
+        """Tokenize sources, with the prefix, and targets; counts the truncated ones of both."""
         sources = [self.options.prefix + text for text in rows["source"][:]]
         limit = self.recipe.data.max_length
         encoded = self.tokenizer(sources, truncation=True, max_length=limit, return_attention_mask=False)
-        features = {"input_ids": Ragged.of(encoded["input_ids"])}
-        cut = cut_rows(encoded)
-        counts = {"rows": len(rows), "truncated": int(cut.sum())}
-        lengths = features["input_ids"].lengths
-        if "target" not in rows.column_names:
-            return Examples(features, lengths, np.zeros(len(rows), np.int64), counts, {"cut": cut})
-        texts, limit = rows["target"][:], self.options.max_target_length
-        targets = self.tokenizer(text_target=texts, truncation=True, max_length=limit, return_attention_mask=False)
-        counts["targets truncated"] = int(cut_rows(targets).sum())
-        labels = Ragged.of(targets["input_ids"])
-        both = np.stack([lengths, labels.lengths], axis=1)
-        return Examples(features, both, labels.lengths, counts, {"labels": labels, "references": texts})
+        tokens, truncated = Ragged.of(encoded["input_ids"]), truncated_rows(encoded)
+        examples = TextPairs(
+            {"input_ids": tokens},
+            lengths=tokens.lengths,
+            num_targets=np.zeros(len(rows), np.int64),
+            counts={"rows": len(rows), "truncated": int(truncated.sum())},
+            truncated=truncated,
+        )
+        return self._with_targets(examples, rows["target"][:]) if "target" in rows.column_names else examples
 
-    def inputs(self, examples: Examples, batch: Batch) -> Features:
-        """Source tokens [B, S] and their mask; where there are targets, the decoder's inputs [B, T]."""
+    def _with_targets(self, examples: TextPairs, texts: list[str]) -> TextPairs:
+        """Add the tokens of the targets."""
+        limit = self.options.max_target_length
+        targets = self.tokenizer(text_target=texts, truncation=True, max_length=limit, return_attention_mask=False)
+        labels = Ragged.of(targets["input_ids"])
+        return replace(
+            examples,
+            lengths=np.stack([examples.lengths, labels.lengths], axis=1),
+            num_targets=labels.lengths,
+            counts=examples.counts | {"targets truncated": int(truncated_rows(targets).sum())},
+            labels=labels,
+            references=texts,
+        )
+
+    def inputs(self, examples: TextPairs, batch: Batch) -> Features:
+        """Source tokens [B, S] and their mask; if there are targets, the decoder's inputs [B, T] too."""
         rows, (source, *target) = batch.rows, batch.widths
         lengths = examples.lengths.reshape(len(examples.lengths), -1)[rows]
         features = {
@@ -58,38 +79,37 @@ class SequenceToSequence(Task):
             "attention_mask": (np.arange(source) < lengths[:, :1]).astype(np.int32),
         }
         if target:
-            # The decoder reads its own output so far: the start token, then the labels but the last.
+            # The decoder reads the start token, then all labels except the last.
             shifted = np.full((len(rows), target[0]), self.config.decoder_start_token_id, np.int32)
-            shifted[:, 1:] = examples.extra["labels"].padded(rows, target[0], self.tokenizer.pad_token_id)[:, :-1]
+            shifted[:, 1:] = examples.labels.padded(rows, target[0], self.tokenizer.pad_token_id)[:, :-1]
             features["decoder_input_ids"] = shifted
         return features
 
-    def targets(self, examples: Examples, batch: Batch) -> Features:
+    def targets(self, examples: TextPairs, batch: Batch) -> Features:
         """`labels` [B, T], the target's tokens, and `loss_weights` that are 0 on padding."""
         width = batch.widths[1]
         real = np.arange(width) < examples.lengths[batch.rows, 1:]
-        labels = examples.extra["labels"].padded(batch.rows, width, self.tokenizer.pad_token_id)
+        labels = examples.labels.padded(batch.rows, width, self.tokenizer.pad_token_id)
         return {"labels": labels, "loss_weights": equal_weights(real)}
 
-    def outputs(self, learner: Any, inputs: Features, targets: Features | None) -> Any:
-        """Each label's loss, computed where the logits are, and a text generated without sight of the labels."""
-        chosen = {key: getattr(self.options, key) for key in ("max_new_tokens", "num_beams", "length_penalty")}
-        asked = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-        generated = learner.generate(asked, chosen)
-        return generated if targets is None else (*learner.token_losses(inputs, targets["labels"]), generated)
+    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+        """The generated texts; with targets, also each label's loss, so that logits stay inside the framework."""
+        sources = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        generated = model.generate(sources, self.options.generation_settings())
+        return generated if targets is None else (*model.token_losses(inputs, targets["labels"]), generated)
 
     def score_batch(
-        self, output: tuple[NDArray, NDArray, NDArray], examples: Examples, rows: NDArray
+        self, output: tuple[NDArray, NDArray, NDArray], examples: TextPairs, rows: NDArray
     ) -> list[ScoredExample]:
-        """The generated text beside the whole reference, which truncation does not touch."""
+        """The generated text beside the whole reference, which is never truncated."""
         losses, _, generated = output
         scored = []
-        for loss, response, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
-            num_targets, reference = int(examples.lengths[row, 1]), examples.extra["references"][row]
+        for loss, predicted, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
+            num_targets, reference = int(examples.lengths[row, 1]), examples.references[row]
             loss_sum = float(loss[:num_targets].sum(dtype=np.float64))
-            line = {"prediction": response["target"], "reference": reference}
+            line = {"prediction": predicted["target"], "reference": reference}
             line |= {"loss_sum": loss_sum, "tokens": num_targets}
-            columns = {"predictions": response["target"], "references": [reference]}
+            columns = {"predictions": predicted["target"], "references": [reference]}
             columns |= {"loss_sums": loss_sum, "tokens": num_targets}
             scored.append(ScoredExample(line, columns, loss_sum, num_targets))
         return scored

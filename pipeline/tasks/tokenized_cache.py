@@ -1,7 +1,7 @@
-"""Tokenised splits kept by content, so that a second run over the same texts does not tokenise them again.
+"""Keeps tokenized splits by content, so that a second run over the same texts does not tokenize them again.
 
 An entry is one .npz beside the `datasets` library's own cache (HF_DATASETS_CACHE). Its name is a digest of everything
-that tokenising reads, so that an entry is never stale, only unused; it holds arrays and JSON, nothing pickled.
+that tokenizing reads, so that an entry is never stale, only unused; it holds arrays and JSON, nothing pickled.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from pipeline.tasks.base import Examples, Task
 from pipeline.utils.files import atomic_write
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
 
+# How a value is stored: {"array": name}, {"ragged": [values, offsets]}, {"dict": {...}} or {"json": value}.
+Layout = dict[str, Any]
+
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises."""
     path = Path(datasets.config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
     if path.exists():
         try:
-            return _read(path)
+            return _read(path, task.examples_class)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # a damaged entry is made again
     examples = task.encode(rows)
-    with contextlib.suppress(OSError):  # a full or read-only disk costs the next run time, not this one its end
+    with contextlib.suppress(OSError):  # a full or read-only disk costs the next run time, and must not end this one
         _write(path, examples)
     return examples
 
@@ -55,7 +58,7 @@ def _key(task: Task, content: str) -> str:
 
 
 def _rules(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer's own definition, without the truncation and padding that its last call left behind."""
+    """A tokenizer's own definition, without the truncation and padding that its last call set."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
     settings = ("truncation_side", "model_input_names", "special_tokens_map", "all_special_ids", "split_special_tokens")
@@ -64,7 +67,7 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
 
 @cache
 def _code() -> str:
-    """A digest of the source of every task family and of the libraries' versions."""
+    """A digest of the source of all tasks and of the libraries' versions."""
     here = Path(__file__).parent
     data = here.parent / "data"
     sources = [*sorted(here.glob("*.py")), data / "token_stream.py", data / "batches.py"]
@@ -73,43 +76,37 @@ def _code() -> str:
 
 
 def _write(path: Path, examples: Examples) -> None:
-    """Write an entry, whole or not at all."""
+    """Write an entry: the arrays by name, and a layout in JSON that says where in the examples they belong."""
     arrays: dict[str, np.ndarray] = {}
 
-    def plain(name: str, value: Any) -> Any:
+    def layout_of(name: str, value: Any) -> Layout:
         if isinstance(value, np.ndarray):
             arrays[name] = value
             return {"array": name}
         if isinstance(value, Ragged):
-            return {"ragged": [plain(f"{name}.values", value.values), plain(f"{name}.offsets", value.offsets)]}
+            return {"ragged": [layout_of(f"{name}.values", value.values), layout_of(f"{name}.offsets", value.offsets)]}
+        if isinstance(value, dict):
+            return {"dict": {key: layout_of(f"{name}.{key}", item) for key, item in value.items()}}
         return {"json": value}
 
-    parts = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
-    layout = {
-        name: {key: plain(f"{name}.{key}", item) for key, item in value.items()}
-        if isinstance(value, dict)
-        else plain(name, value)
-        for name, value in parts.items()
-    }
+    fields = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
+    layout = json.dumps({name: layout_of(name, value) for name, value in fields.items()})
     with atomic_write(path, binary=True) as file:
-        np.savez(file, layout=np.frombuffer(json.dumps(layout).encode(), np.uint8), **arrays)
+        np.savez(file, layout=np.frombuffer(layout.encode(), np.uint8), **arrays)
 
 
-def _read(path: Path) -> Examples:
+def _read(path: Path, kind: type[Examples]) -> Examples:
+    """Read an entry back as it was written. Raises OSError, ValueError, KeyError, BadZipFile if it is damaged."""
     with np.load(path, allow_pickle=False) as stored:
 
-        def whole(part: dict[str, Any]) -> Any:
-            if "array" in part:
-                return stored[part["array"]]
-            if "ragged" in part:
-                return Ragged(*map(whole, part["ragged"]))
-            return part["json"]
+        def value_of(layout: Layout) -> Any:
+            if "array" in layout:
+                return stored[layout["array"]]
+            if "ragged" in layout:
+                return Ragged(*map(value_of, layout["ragged"]))
+            if "dict" in layout:
+                return {key: value_of(item) for key, item in layout["dict"].items()}
+            return layout["json"]
 
-        layout = json.loads(stored["layout"].tobytes())
-        one = {"lengths", "num_targets"}
-        return Examples(
-            **{
-                name: whole(value) if name in one else {key: whole(item) for key, item in value.items()}
-                for name, value in layout.items()
-            }
-        )
+        fields = json.loads(stored["layout"].tobytes())
+        return kind(**{name: value_of(layout) for name, layout in fields.items()})

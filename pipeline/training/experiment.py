@@ -62,17 +62,8 @@ class Experiment:
         return self.task.inputs(examples, batches.padded_batch(rows, examples.lengths))
 
     def probe_logits(self, logits: np.ndarray) -> np.ndarray:
-        """The part of the probe's logits that a run keeps: [rows, classes], or [positions, ...] of evenly spaced real
-        positions."""
-        if logits.ndim == 2:
-            return logits
-        inputs = self.probe()
-        real = self.task.real_positions(inputs)
-        if logits.shape[1:] == (2, real.shape[1]):  # of spans, a start and an end at each position
-            logits = logits.transpose(0, 2, 1)
-        at = np.argwhere(real)
-        chosen = at[np.linspace(0, len(at) - 1, min(PROBE_POSITIONS, len(at))).round().astype(int)]
-        return logits[chosen[:, 0], chosen[:, 1]]
+        """What is kept of the probe's logits: [rows, classes], or [positions, ...] of evenly spaced real positions."""
+        return self.task.sample_logits(logits, self.probe(), PROBE_POSITIONS)
 
 
 def prepare(

@@ -26,7 +26,7 @@ SETTINGS = {
         "validation_rows": 1000, "max_length": 128, "learning_rate": 5e-4, "epochs": 1, "score": "accuracy",
     },
     "causal": {
-        "task": "causal-language-modelling", "auto_class": "AutoModelForCausalLM", "rows": 3744,
+        "task": "causal-language-modeling", "auto_class": "AutoModelForCausalLM", "rows": 3744,
         "validation_rows": 1000, "max_length": 128, "learning_rate": 5e-4, "epochs": 1, "score": "loss",
     },
     "seq2seq": {

@@ -70,7 +70,7 @@ WRONG = {
     "an unknown key": (["sentiment_bert", "--set", "train.epoch=1"], 'Did you mean "epochs"'),
     "a value of the wrong type": (["sentiment_bert", "--set", "train.epochs=many"], 'train.epochs is "many"'),
     "a value out of range": (["sentiment_bert", "--set", "train.batch_size=0"], "train.batch_size is 0"),
-    "a setting without a value": (["sentiment_bert", "--set", "train.epochs"], "want KEY=VALUE"),
+    "a setting without a value": (["sentiment_bert", "--set", "train.epochs"], "must be KEY=VALUE"),
     "settings that contradict": (["sentiment_bert", "--set", "train.gradient_accumulation=5"], "must divide"),
     "an unknown task": (["sentiment_bert", "--set", "task=sequence-clasification"], 'Did you mean "sequence-cl'),
     "an unknown metric": (["sentiment_bert", "--set", "metrics=[acuracy]"], 'Did you mean "accuracy"'),
@@ -98,7 +98,7 @@ WRONG = {
     "a blank text": (["sentiment_bert", *on("blank.jsonl")], "train row 17: text is empty"),
     "a label that training never has": (
         ["sentiment_bert", *on("good.jsonl", "odd_label.jsonl")],
-        'validation row 17: label is "goood", which training never has (bad, good). Did you mean "good"',
+        'validation row 17: label is "goood", which the training split does not have (bad, good). Did you mean "good"',
     ),
     "a single label": (["sentiment_bert", *on("one_label.jsonl", "one_label.jsonl")], "at least two"),
     "a metric for two labels on three": (["sentiment_bert", *on("three.jsonl", "three.jsonl")], "use f1_macro"),

@@ -166,7 +166,7 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
         (["--frameworks", "torhc"], 'framework is "torhc", but there are: torch, tensorflow. Did you mean "torch"?'),
         (["--frameworks", "torch torch"], "framework torch is given twice"),
         (["--frameworks", ""], "no framework is given"),
-        (["--attentions", "handwriten"], 'attention is "handwriten", want stock, handwritten or module:Class.'),
+        (["--attentions", "handwriten"], 'attention is "handwriten", but must be stock, handwritten or module:Class.'),
         (["--attentions", "mine:Nothing"], "mine has no"),
         (["--seeds", "0 one"], '--seeds has "one", want whole numbers'),
         (["--seeds", "-1"], '--seeds has "-1", want whole numbers'),

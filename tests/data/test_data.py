@@ -158,8 +158,8 @@ def test_labels_follow_the_order_of_a_checkpoint_with_the_same_names(rows_to_fil
         ([("fine", "a"), (None, "b")], "train row 2: text is null"),
         ([("fine", "a"), ("fine", None)], "train row 2: label is null"),
         ([("fine", "a"), ("fine", "")], "train row 2: label is empty"),
-        ([("fine", 0.5), ("fine", 1.5)], "train row 1: label is 0.5, want a whole number or text"),
-        ([("fine", "a"), ("fine", "a")], 'the one label "a"'),
+        ([("fine", 0.5), ("fine", 1.5)], "train row 1: label is 0.5, but must be a whole number or text"),
+        ([("fine", "a"), ("fine", "a")], 'only the label "a"'),
     ],
 )
 def test_rows_that_are_wrong_are_named(rows_to_file, rows, message):
@@ -171,7 +171,8 @@ def test_rows_that_are_wrong_are_named(rows_to_file, rows, message):
 def test_a_validation_label_that_training_never_has_is_refused(rows_to_file):
     train = rows_to_file("t.jsonl", [{"text": "x", "label": label} for label in ("good", "bad")])
     validation = rows_to_file("v.jsonl", [{"text": "x", "label": label} for label in ("good", "goood")])
-    with pytest.raises(UserError, match='validation row 2: label is "goood", which training never has.*"good"'):
+    message = 'validation row 2: label is "goood", which the training split does not have.*Did you mean "good"'
+    with pytest.raises(UserError, match=message):
         learned(train, validation)
 
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from pipeline.recipe.loading import RECIPES
+from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.schema import Recipe
 
 CHECKPOINTS = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
@@ -76,10 +76,10 @@ KINDS = {
     "multi-label": ("sequence-classification", "bert", {"problem_type": "multi_label_classification"}),
     "token-classification": ("token-classification", "bert", {}),
     "question-answering": ("question-answering", "bert", {"stride": 8}),
-    "masked blocks": ("masked-language-modelling", "bert", {}),
-    "masked words": ("masked-language-modelling", "bert", {"whole_word": True, "packing": "rows"}),
-    "causal blocks": ("causal-language-modelling", "gpt2", {}),
-    "causal rows": ("causal-language-modelling", "gpt2", {"packing": "rows", "max_new_tokens": 5}),
+    "masked blocks": ("masked-language-modeling", "bert", {}),
+    "masked words": ("masked-language-modeling", "bert", {"whole_word": True, "packing": "rows"}),
+    "causal blocks": ("causal-language-modeling", "gpt2", {}),
+    "causal rows": ("causal-language-modeling", "gpt2", {"packing": "rows", "max_new_tokens": 5}),
     "sequence-to-sequence": ("sequence-to-sequence", "t5", {"max_target_length": 16, "max_new_tokens": 14}),
 }
 METRICS = {"gpt2 single-label": ("accuracy",), "sequence-to-sequence": ("exact_match", "chrf", "perplexity")}

@@ -5,7 +5,8 @@ import yaml
 
 from pipeline import UserError
 from pipeline.cli.main import execute
-from pipeline.recipe.loading import load_recipe, read_yaml
+from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.yaml_reader import read_yaml
 
 
 def laughs(depth):

@@ -4,7 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import Data, Recipe, Train, UserError, load_recipe
-from pipeline.recipe.loading import load_shipped, parse_overrides, read_yaml, recipe_names
+from pipeline.recipe.loading import load_shipped, recipe_names
+from pipeline.recipe.overrides import parse_overrides
+from pipeline.recipe.yaml_reader import read_yaml
 
 
 def hub_recipe(**changes):
@@ -124,7 +126,7 @@ def test_paths_are_relative_to_the_recipe_file_and_overrides_to_the_working_dire
         ("broken.py", "1/0", "ZeroDivisionError"),
         ("empty.py", "x = 1", "must set RECIPE"),
         ("bad.yaml", "a: [", "cannot be read as YAML"),
-        ("list.yaml", "- a", "want a mapping"),
+        ("list.yaml", "- a", "must be a mapping"),
         ("evil.yaml", "!!python/object/apply:os.system [echo]", "cannot be read as YAML"),
         ("poor.yaml", "name: poor", "checkpoint is missing"),
     ],

@@ -158,13 +158,13 @@ def test_every_answer_is_found_again_in_the_windows_of_its_context(tmp_path):
     experiment, task, examples = prepared(recipe_of("question-answering", tmp_path, num_rows=40))
     rows = rows_of("question-answering", 40, 0)
     assert examples.counts["windows"] > 40 and examples.counts["answers cut by every window"] == 0
-    for window, owner in enumerate(examples.extra["owners"]):
-        start, end = examples.extra["spans"][window]
+    for window, owner in enumerate(examples.questions):
+        start, end = examples.spans[window]
         if start == 0:
             continue
-        first, last = examples.extra["ranges"][window]
+        first, last = examples.context_ranges[window]
         assert first <= start <= end < last
-        begin, finish = examples.extra["starts"][window][start], examples.extra["ends"][window][end]
+        begin, finish = examples.token_starts[window][start], examples.token_ends[window][end]
         answer = rows[owner]["answers"]["text"][0]
         # A word's punctuation can be a piece of its own, so the span is the answer to the letter.
         assert rows[owner]["context"][begin:finish] == answer
@@ -176,7 +176,7 @@ def test_an_answer_never_crosses_into_the_question_nor_runs_backwards(tmp_path):
     rows, width = np.arange(len(examples.lengths)), int(examples.lengths.max())
     logits = rng.normal(size=(len(rows), 2, width))
     logits[:, 0, 1:4] += 50  # the question begins here, and the likeliest start with it
-    contexts = examples.extra["contexts"]
+    contexts = examples.contexts
     for answer, context in zip(
         task.format_predictions(examples, task.decode_batch(logits, examples, rows)), contexts, strict=True
     ):
@@ -193,7 +193,7 @@ def test_a_question_without_answer_is_answered_by_nothing(tmp_path):
         prepared(of_rows("question-answering", tmp_path, rows))
     recipe = of_rows("question-answering", tmp_path, rows, **{"options.unanswerable": True})
     _, task, examples = prepared(recipe)
-    spans_of_first = examples.extra["spans"][examples.extra["owners"] == 0]
+    spans_of_first = examples.spans[examples.questions == 0]
     assert (spans_of_first == 0).all()
     width = int(examples.lengths.max())
     sure = np.zeros((len(examples.lengths), 2, width))
@@ -232,7 +232,7 @@ def test_of_the_chosen_tokens_80_percent_are_hidden_10_random_10_kept(tmp_path):
     experiment, task, _ = prepared(recipe_of("masked blocks", tmp_path, num_rows=2000))
     plain = task.encode(datasets.Dataset.from_list([{"text": text} for text in sentences(2000)]))
     masked = task.for_epoch(plain, [0, 0])
-    labels, ids = masked.extra["labels"].values, masked.features["input_ids"].values
+    labels, ids = masked.labels.values, masked.features["input_ids"].values
     chosen = labels >= 0
     assert (labels[chosen] == plain.features["input_ids"].values[chosen]).all()
     assert (ids[~chosen] == plain.features["input_ids"].values[~chosen]).all()
@@ -268,11 +268,11 @@ def test_blocks_hold_every_token_once_as_input_and_once_as_label(tmp_path, separ
     if separator == "eos":
         kept = [tokenizer(row["text"].rstrip("\n"))["input_ids"] + end for row in (rows[0], rows[2])]
     stream = [token for ids in kept for token in ids]
-    assert examples.extra["labels"].values.tolist() == stream
+    assert examples.labels.values.tolist() == stream
     assert examples.features["input_ids"].values.tolist() == end + stream[:-1]
     assert examples.lengths.max() == 7 and (examples.lengths[:-1] == 7).all()
     text = "".join(row["text"] if separator == "none" else row["text"].rstrip("\n") for row in rows)
-    assert examples.extra["bytes"].values.sum() == len(text.encode())
+    assert examples.num_bytes.values.sum() == len(text.encode())
 
 
 def test_perplexity_is_that_of_the_saved_model_in_float64(tmp_path, framework):
@@ -322,7 +322,7 @@ QA = {"question": "Who?", "context": "Ann saw Bob.", "answers": answers("Bob", 8
 REFUSED = [
     ("question-answering", QA | {"answers": answers("Bob", 0)}, "row 2: .*not in the context.*it is at 8"),
     ("question-answering", QA | {"answers": answers("Eve", 0)}, "row 2: .*the context does not have it"),
-    ("question-answering", QA | {"answers": answers("Bob")}, "row 2: .*lists of one length"),
+    ("question-answering", QA | {"answers": answers("Bob")}, "row 2: .*lists of the same length"),
     ("question-answering", QA | {"question": " "}, "row 2: question is empty"),
     ("question-answering", QA | {"question": "why " * 40}, "question of row 2 has 80 tokens"),
     ("token-classification", {"tokens": ["a", "b"], "tags": ["O"]}, "row 2: tokens has 2 words, but tags has 1"),
@@ -330,13 +330,13 @@ REFUSED = [
     ("sequence-to-sequence", {"source": "a", "target": " "}, "row 2: target is empty"),
     ("sequence-to-sequence", {"source": None, "target": "a"}, "row 2: source is null"),
     ("pairs", {"text": "a", "text_pair": None, "label": 1}, "row 2: text_pair is null"),
-    ("question-answering", QA | {"answers": answers("Bob", None)}, "row 2: .*want a text and a whole number"),
+    ("question-answering", QA | {"answers": answers("Bob", None)}, "row 2: .*needs a text and a whole number"),
     ("token-classification", {"tokens": ["a"], "tags": ["PER"]}, "tags must be .* but train has: PER"),
     ("multi-label", {"text": "a", "label": ["0", "1", "1"]}, "row 2: label is .* names a label twice"),
-    ("regression", {"text": "a", "label": None}, "row 2: label is None, want a number"),
-    ("multi-label", {"text": "a", "label": None}, "row 2: label is None, want a list of labels"),
+    ("regression", {"text": "a", "label": None}, "row 2: label is None, but must be a number"),
+    ("multi-label", {"text": "a", "label": None}, "row 2: label is None, but must be a list of labels"),
     ("causal rows", {"text": None, "floor_nats": 1.0}, "row 2: text is null"),
-    ("causal rows", {"text": "a", "floor_nats": -1.0}, "row 2: floor wants a number"),
+    ("causal rows", {"text": "a", "floor_nats": -1.0}, "row 2: floor must be a number"),
 ]  # fmt: skip
 
 
@@ -352,10 +352,10 @@ def test_a_tag_or_label_unknown_to_training_is_refused(tmp_path):
         [{"tokens": ["a"], "tags": ["B-X"]}, {"tokens": ["a"], "tags": ["O"]}],
         [{"tokens": ["a"], "tags": ["B-Y"]}],
     )
-    with pytest.raises(UserError, match='validation row 1: the tag "B-Y" is one that training never has'):
+    with pytest.raises(UserError, match='validation row 1: the tag "B-Y" is not in the training split'):
         prepare(recipe_of("token-classification", tmp_path, good, strange))
     good, strange = rows_of("multi-label", 4, 0), [{"text": "a", "label": ["new"]}]
-    with pytest.raises(UserError, match='validation row 1: label is "new", which training never has'):
+    with pytest.raises(UserError, match='validation row 1: label is "new", which the training split does not have'):
         prepare(recipe_of("multi-label", tmp_path, good, strange))
 
 
@@ -378,7 +378,7 @@ def test_a_split_without_any_target_is_refused(tmp_path):
         ("causal rows", {"data.max_length": 16}, "floor is of whole texts, but 48 are longer than data.max_length=16"),
         ("sequence-to-sequence", {"options.length_penalty": 2.0}, "length_penalty would be ignored with num_beams=1"),
         ("question-answering", {"options.null_threshold": 2.0}, "null_threshold would be ignored"),
-        ("causal blocks", {"metrics": ["perplexity_floor"]}, "perplexity_floor wants data.columns.floor"),
+        ("causal blocks", {"metrics": ["perplexity_floor"]}, "perplexity_floor needs data.columns.floor"),
         ("causal blocks", {"data.columns": {"text": "text", "floor": "floor_nats"}}, "options.packing must be rows"),
     ],
 )  # fmt: skip
@@ -425,7 +425,7 @@ def test_a_prediction_names_the_row_that_is_wrong(tmp_path):
         ([good, {"text": " "}], "row 2: text is empty"),
         ([good, {"text": "\u200b"}, good], "row 2 has no text that the tokenizer knows"),
         ([{"txt": "a"}], 'row 1 has no "text"'),
-        ([good, {"text": 3}], "row 2: text is '3', want text"),
+        ([good, {"text": 3}], "row 2: text is '3', but must be text"),
     ):
         with pytest.raises(UserError, match=message):
             list(predict(run, rows))
@@ -443,13 +443,13 @@ def test_answers_with_white_space_around_them_do_not_cover_the_next_word(tmp_pat
         "answers": {"text": [" Bob "], "answer_start": [7]},
     }
     _, _, examples = prepared(of_rows("question-answering", tmp_path, [row]))
-    start, end = examples.extra["spans"][0]
-    assert row["context"][examples.extra["starts"][0][start] : examples.extra["ends"][0][end]] == "Bob"
+    start, end = examples.spans[0]
+    assert row["context"][examples.token_starts[0][start] : examples.token_ends[0][end]] == "Bob"
 
 
 def test_special_tokens_spelt_out_in_a_text_are_nothing_to_predict(tmp_path):
     rows = [{"text": "good [SEP] film [MASK] good ☃"}] * 3
     experiment, task, examples = prepared(of_rows("masked words", tmp_path, rows))
     for epoch in range(20):
-        labels = task.for_epoch(examples, [0, epoch]).extra["labels"].values
+        labels = task.for_epoch(examples, [0, epoch]).labels.values
         assert not set(labels[labels >= 0]) & set(experiment.tokenizer.all_special_ids)

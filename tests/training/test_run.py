@@ -176,7 +176,7 @@ def check_loss(run, small):
     model = transformers.AutoModelForSequenceClassification.from_pretrained(run.path / "model").eval()
     examples = experiment.examples["validation"]
     batch = experiment.task.inputs(examples, padded_batch(np.arange(40), examples.lengths))
-    labels = torch.tensor(examples.extra["labels"]).long()
+    labels = torch.tensor(examples.labels).long()
     with torch.no_grad():
         output = model(**{k: torch.tensor(v).long() for k, v in batch.items()}, labels=labels)
     return float(output.loss)

@@ -1,0 +1,30 @@
+"""The arithmetic that tasks share, in NumPy: probabilities of logits, and weights of targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def log_softmax(logits: NDArray) -> NDArray[np.float64]:
+    """Log probabilities over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def sigmoid(logits: NDArray) -> NDArray[np.float64]:
+    """The probability of each label on its own, in float64."""
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+def equal_weights(mask: NDArray) -> NDArray[np.float32]:
+    """Equal weights for the targets that `mask` marks, summing to 1, and 0 for all others."""
+    weights = mask.astype(np.float64)
+    return (weights / max(weights.sum(), 1.0)).astype(np.float32)
+
+
+def truncated_rows(encoded: Any) -> NDArray[np.bool_]:
+    """Which rows of a tokenizer's output lost text to truncation, [N]."""
+    return np.array([bool(encoding.overflowing) for encoding in encoded.encodings], dtype=bool)

@@ -1,0 +1,110 @@
+"""The options that each task adds to a recipe, typed and strict; importing this file makes the tasks known to recipes.
+
+It is imported with the package, before any recipe is read, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.schema import Options, register_task
+
+
+class NoOptions(Options):
+    """A task without options."""
+
+
+class SequenceClassificationOptions(Options):
+    """One label of several, a number, or any number of labels at once."""
+
+    problem_type: Literal["single_label_classification", "regression", "multi_label_classification"] = (
+        "single_label_classification"
+    )
+
+
+class QuestionAnsweringOptions(Options):
+    """How contexts are cut into windows, and how answers are chosen from them."""
+
+    stride: int = Field(64, ge=0, description="tokens that two windows of a context share")
+    n_best: int = Field(20, ge=1, description="starts and ends that are combined in each window")
+    max_answer_tokens: int = Field(30, ge=1)
+    unanswerable: bool = Field(False, description="whether a question may have no answer, as in SQuAD 2")
+    null_threshold: float = Field(0.0, description="how much more the empty answer must score to be chosen")
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> QuestionAnsweringOptions:
+        if self.null_threshold and not self.unanswerable:
+            raise ValueError("null_threshold would be ignored: set unanswerable=true, or leave it out")
+        return self
+
+
+class _LanguageModelingOptions(Options):
+    packing: Literal["blocks", "rows"] = Field("blocks", description="fill blocks from end to end, or one text a row")
+    separator: Literal["eos", "none"] | None = Field(None, description="between the texts of a block; by default eos")
+
+    @model_validator(mode="after")
+    def _texts_meet_in_blocks_only(self) -> _LanguageModelingOptions:
+        if self.separator is not None and self.packing == "rows":
+            raise ValueError("separator would be ignored with packing=rows: leave it out")
+        return self
+
+
+class _GenerationOptions(Options):
+    max_new_tokens: int = Field(64, ge=1)
+    num_beams: int = Field(1, ge=1)
+    length_penalty: float = 1.0
+
+    @model_validator(mode="after")
+    def _beams_have_a_penalty(self) -> _GenerationOptions:
+        if self.length_penalty != 1 and self.num_beams == 1:
+            raise ValueError("length_penalty would be ignored with num_beams=1: it compares beams")
+        return self
+
+    def generation_settings(self) -> dict[str, Any]:
+        """What a model's `generate` takes."""
+        return {key: getattr(self, key) for key in ("max_new_tokens", "num_beams", "length_penalty")}
+
+
+class MaskedLanguageModelingOptions(_LanguageModelingOptions):
+    """How texts become rows, and which tokens are hidden."""
+
+    masking_probability: float = Field(0.15, gt=0, lt=1)
+    whole_word: bool = False
+    top_k: int = Field(5, ge=1, description="candidates that a prediction gives for each mask")
+
+
+class CausalLanguageModelingOptions(_LanguageModelingOptions, _GenerationOptions):
+    """How texts become rows, and how a prediction continues a text."""
+
+    max_new_tokens: int = Field(40, ge=1)
+
+
+class SequenceToSequenceOptions(_GenerationOptions):
+    """What stands before each source, how long targets may be, and how they are generated."""
+
+    prefix: str = ""
+    max_target_length: int = Field(64, ge=2)
+
+
+register_task("sequence-classification", SequenceClassificationOptions, also_called=("text-classification",))
+register_task("token-classification", NoOptions, also_called=("ner", "named-entity-recognition"))
+register_task("question-answering", QuestionAnsweringOptions)
+register_task(
+    "masked-language-modeling",
+    MaskedLanguageModelingOptions,
+    former_name="masked-language-modelling",
+    also_called=("fill-mask", "masked-lm"),
+)
+register_task(
+    "causal-language-modeling",
+    CausalLanguageModelingOptions,
+    former_name="causal-language-modelling",
+    also_called=("text-generation", "causal-lm", "language-modeling"),
+)
+register_task(
+    "sequence-to-sequence",
+    SequenceToSequenceOptions,
+    also_called=("translation", "summarization", "text2text-generation", "seq2seq"),
+)
