@@ -3,12 +3,15 @@
 import json
 import shutil
 
+import pytest
+
 from pipeline import finetune
 from pipeline.training.kill_test import Moment, compare_runs, kill_moments, kill_test
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines
 
 
+@pytest.mark.slow
 def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes={"train.dropout": 0.1, "train.save_every": 1})
     report = kill_test(recipe, framework, num_kills=1, seed=2)

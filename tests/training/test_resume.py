@@ -18,6 +18,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_path):
     also = {"train.gradient_accumulation": 1 if family == "t5" else 2}
@@ -37,6 +38,7 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".jsonl") == ["killed", "straight"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stops_early_at_the_same_epoch(framework, tmp_path):
     changes = CHANGES | {"train.epochs": 5, "train.learning_rate": 1e-12, "train.dropout": 0.0}
     recipe = recipe_of("single-label", tmp_path, changes=changes)

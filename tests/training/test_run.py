@@ -1,6 +1,5 @@
 """A run from recipe to directory, in both frameworks: what is written, what is refused, what is kept."""
 
-import hashlib
 import json
 import os
 
@@ -13,16 +12,9 @@ from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import RunDirectory
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.experiment import check, prepare
+from tests.helpers.interruption import read_lines, sha256
 
 FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
@@ -39,7 +31,7 @@ def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
     assert 0 < report["train"]["padding_fraction"] < 0.5
     assert report["train"]["examples_per_second"] == pytest.approx(96 / report["train"]["seconds"])
 
-    history = lines(run.path / "history.jsonl")
+    history = read_lines(run.path / "history.jsonl")
     assert [line["step"] for line in history] == [1, 2, 3]
     assert sum(line["examples"] for line in history) == 96
     assert list(history[0]) == [
@@ -48,7 +40,7 @@ def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
     assert report["train"]["first_step_seconds"] == history[0]["seconds"] < history[2]["seconds"]
     assert sum(line["tokens"] for line in history) == prepare(small).examples["train"].lengths.sum()
 
-    predictions = lines(run.path / "predictions.jsonl")
+    predictions = read_lines(run.path / "predictions.jsonl")
     assert [line["index"] for line in predictions] == list(range(40))
     right = np.mean([line["prediction"] == line["reference"] for line in predictions])
     assert run.metrics["accuracy"] == pytest.approx(right)
@@ -64,12 +56,13 @@ def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
 def test_the_resolved_recipe_of_a_run_can_be_run(small, tmp_path):
     first = finetune(small, out=tmp_path / "first")
     again = finetune(load_recipe(first.path / "recipe.yaml"), out=tmp_path / "again")
-    assert digest(first.path / "model" / "model.safetensors") == digest(again.path / "model" / "model.safetensors")
+    assert sha256(first.path / "model" / "model.safetensors") == sha256(again.path / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(framework, small, tmp_path):
     runs = [finetune(small, framework, seed=seed, out=tmp_path / name) for seed, name in [(1, "a"), (1, "b"), (2, "c")]]
-    prints = [digest(run.path / "model" / "model.safetensors") for run in runs]
+    prints = [sha256(run.path / "model" / "model.safetensors") for run in runs]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -77,14 +70,14 @@ def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
     runs = [finetune(small, framework, out=tmp_path / framework) for framework in ("torch", "tensorflow")]
     with np.load(runs[0].path / "probe.npz") as first, np.load(runs[1].path / "probe.npz") as second:
         assert np.abs(first["logits_before"] - second["logits_before"]).max() <= 1e-5
-    histories = [lines(run.path / "history.jsonl") for run in runs]
+    histories = [read_lines(run.path / "history.jsonl") for run in runs]
     for key in ("examples", "tokens", "learning_rate", "epoch"):
         assert [line[key] for line in histories[0]] == [line[key] for line in histories[1]]
     assert runs[0].record.batches == runs[1].record.batches
     assert len(runs[0].record.batches) == 1
 
 
-def test_the_handwritten_attention_is_proved_and_a_stock_checkpoint_is_left(framework, small, tmp_path):
+def test_a_run_with_the_handwritten_attention_proves_it_and_saves_a_stock_checkpoint(framework, small, tmp_path):
     run = finetune(small, framework, attention="handwritten", out=tmp_path / "run")
     config = json.loads((run.path / "model" / "config.json").read_text())
     assert run.record.attention_sites == config["num_hidden_layers"]
@@ -139,20 +132,21 @@ def test_a_run_that_fails_leaves_nothing(small, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_remains_of_a_killed_run_are_cleared_away(small, tmp_path):
+def test_what_a_killed_run_left_is_removed(small, tmp_path):
     remains = tmp_path / ".run.partial-999999999"
     remains.mkdir()
     finetune(small, out=tmp_path / "run")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
-def test_default_folders_tell_changed_recipes_apart(small, tmp_path, monkeypatch):
+def test_the_default_folder_of_a_changed_recipe_has_its_digest(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = finetune(small)
     assert str(run.path) == f"runs/sentiment_bert/torch-stock-seed0-{small.digest()}"
     assert str(RunDirectory.default(small, small, "torch", "stock", 0).path) == "runs/sentiment_bert/torch-stock-seed0"
 
 
+@pytest.mark.slow
 def test_keep_best_keeps_the_best_epoch_and_early_stopping_stops(framework, small, tmp_path):
     # A rate this high ruins the model after a while, so that the last epoch is not the best.
     changes = {
@@ -187,15 +181,16 @@ def test_a_test_split_is_scored_once_at_the_end(framework, small, tmp_path):
     run = finetune(small.override(files), framework, out=tmp_path / "run")
     assert set(run.record.test) == set(run.metrics) == {"accuracy", "f1", "loss"}
     assert run.record.data.test["rows"] == 24
-    right = [line["prediction"] == line["reference"] for line in lines(run.path / "predictions.jsonl")[:24]]
+    right = [line["prediction"] == line["reference"] for line in read_lines(run.path / "predictions.jsonl")[:24]]
     assert run.record.test["accuracy"] == pytest.approx(np.mean(right))
     other = finetune(small, framework, out=tmp_path / "other")
     assert other.record.test is None and "test" not in json.loads((other.path / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_options_reach_the_training(framework, small, tmp_path):
     plain = finetune(small, framework, out=tmp_path / "plain")
-    first = lines(plain.path / "history.jsonl")
+    first = read_lines(plain.path / "history.jsonl")
     for name, changes in {
         "label smoothing": {"train.label_smoothing": 0.2},
         "class weights": {"train.class_weights": {"negative": 1.0, "positive": 3.0}},
@@ -203,7 +198,7 @@ def test_options_reach_the_training(framework, small, tmp_path):
         "precision": {"train.precision": "bf16"},
     }.items():
         changed = finetune(small.override(changes), framework, out=tmp_path / name.replace(" ", "-"))
-        assert lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
+        assert read_lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
 
 
 def test_random_weights_are_another_start_from_the_same_architecture(framework, small, tmp_path):
@@ -220,13 +215,13 @@ def test_an_unknown_attention_is_refused(framework, small, tmp_path, attention):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_says_yes_and_writes_nothing(framework, small, tmp_path, monkeypatch):
+def test_check_returns_the_experiment_and_writes_nothing(framework, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     experiment = check(small, framework)
     assert experiment.task.labels == ("negative", "positive")
     assert os.listdir(tmp_path) == []
 
 
-def test_the_shipped_recipe_is_the_embedded_one():
+def test_the_recipe_of_the_quick_start_is_bundled():
     recipe = load_shipped("sentiment_bert")
     assert recipe.data.is_local and os.path.isdir(recipe.checkpoint)
