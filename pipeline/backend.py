@@ -1,15 +1,14 @@
-"""THE interface between the rest and a framework; loads one lazily by name.
+"""The interface between the frameworks and all other code, and the loader that imports one framework by name.
 
 What crosses it is NumPy: batches go in as dicts of arrays, weights and logits come out as arrays. `pipeline.pytorch`
-and `pipeline.tensorflow` each offer the names below, from files of the same names;
-PyTorch has one more, of modules that are exchanged for quicker ones.
+and `pipeline.tensorflow` each offer the names of `Backend`, from files of the same names.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -25,19 +24,40 @@ Framework = Literal["torch", "tensorflow"]
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimiser update reports: `step` from 1, the global batch's loss, the gradient norm before clipping.
+    """One optimizer step: its number from 1, the loss of its batch, and the gradient norm before clipping.
 
-    `parts` is into how many micro-batches it was split: gradient_accumulation, or more where memory was short.
+    `micro_batches` is the number of pieces that the batch was split into: the recipe's gradient_accumulation, or more
+    if memory ran short.
     """
 
     step: int
     loss: float
     grad_norm: float
-    parts: int
+    micro_batches: int
 
 
-class Learner(Protocol):
-    """A model in training."""
+class Predictor(Protocol):
+    """A model that predicts, in evaluation mode. It holds nothing that only training needs."""
+
+    def logits(self, inputs: Features) -> NDArray:
+        """The logits of one batch, float32: [B, classes], [B, T, classes], or starts and ends of spans, [B, 2, T].
+
+        A large negative number is added to the logits of spans where there is padding, unless the predictor was made
+        with `optimize=False`.
+        """
+        ...
+
+    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray, NDArray]:
+        """Each label's cross-entropy in nats and each position's likeliest token id, both [B, T]."""
+        ...
+
+    def generate(self, inputs: Features, settings: Mapping[str, Any]) -> NDArray:
+        """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
+        ...
+
+
+class Learner(Predictor, Protocol):
+    """A model in training, which predicts between steps."""
 
     def fit(
         self,
@@ -46,34 +66,34 @@ class Learner(Protocol):
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
     ) -> None:
-        """Train on each epoch's updates; `on_epoch` is told the epoch from 1 and returns True to stop.
+        """Train on each epoch's batches, a step for each.
 
-        `start` counts the updates and whole epochs that are done already; `epochs` has what remains. While `on_step`
-        or `on_epoch` is called, `state` is that of the update just reported. An update for which memory is short is
-        done again in twice as many micro-batches, and so are those that follow. Raises RunFailure where one example
-        is too much.
+        `on_step` is called after each step, and `on_epoch` after each epoch with its number from 1; training ends if
+        it returns True. During both, `state` is the state after the step just reported. `start` is the number of steps
+        and of whole epochs that are done already; `epochs` has what remains. A step that runs out of memory is done
+        again with twice as many micro-batches, and so are the steps after it. Raises RunFailure if there is not enough
+        memory for a single example.
         """
-
-    def logits(self, inputs: Features) -> NDArray:
-        """Logits of one batch in evaluation mode, float32; those of spans are [B, 2, T], padding hidden."""
-
-    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray, NDArray]:
-        """Each label's cross-entropy in nats and each position's likeliest id, both [B, T], in evaluation mode."""
-
-    def generate(self, inputs: Features, settings: dict[str, Any]) -> NDArray:
-        """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
+        ...
 
     def copy_weights(self) -> list[NDArray]:
         """A copy of the model's present weights."""
+        ...
 
-    def restore_weights(self, snapshot: list[NDArray]) -> None:
-        """Put a snapshot's weights back."""
+    def restore_weights(self, weights: list[NDArray]) -> None:
+        """Put back the weights that `copy_weights` returned."""
+        ...
 
     def state(self) -> dict[str, NDArray]:
-        """All that the next update depends on: weights, the optimiser's moments, random generators, "step", "parts"."""
+        """All that the next step depends on: weights, the optimizer's moments, random generators, counts.
+
+        The keys are "weights.I", "optimizer.I.NAME", "random.NAME", "step" and "parts", the number of micro-batches.
+        """
+        ...
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
-        """Put back what `state` gave: what follows is bit-identical to what would have followed."""
+        """Continue from what `state` returned: what follows is equal to the bit."""
+        ...
 
 
 class Backend(Protocol):
@@ -82,43 +102,70 @@ class Backend(Protocol):
     name: str
 
     def build_model(self, auto_class: str, config: Any, precision: str, seed: int) -> Any:
-        """A model of the Auto class with unset weights, random generators seeded. Raises UserError."""
+        """A model of the Auto class with unset weights; the framework's random generators are seeded.
+
+        Raises UserError if the family has no such head.
+        """
+        ...
+
+    def architecture(self, model: Any) -> str:
+        """The name of the stock PyTorch class: "BertForSequenceClassification"."""
+        ...
 
     def weight_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the stock model's weights in the PyTorch layout, tied ones once."""
+        ...
 
     def get_weights(self, model: Any) -> dict[str, NDArray]:
         """Copies of the stock model's weights in the PyTorch layout."""
+        ...
 
     def set_weights(self, model: Any, weights: dict[str, NDArray]) -> None:
         """Set every weight of the stock model."""
+        ...
 
     def freeze(self, model: Any, patterns: Iterable[str]) -> list[str]:
-        """Exclude the stock weights whose names match a shell-style pattern from training; returns their names."""
+        """Exclude the stock weights whose names match a shell-style pattern from training; returns their names.
+
+        Raises UserError for a pattern that matches no weight, and if nothing is left to train.
+        """
+        ...
 
     def read_pickle(self, file: str) -> dict[str, NDArray]:
-        """The tensors of a checkpoint pickled by PyTorch, and nothing else of it. Raises UserError."""
-
-    def logits(self, model: Any, batch: Features) -> NDArray:
-        """Logits of one batch, eagerly, in evaluation mode, float32."""
+        """The tensors of a checkpoint pickled by PyTorch, and nothing else in it. Raises UserError."""
+        ...
 
     def attention_weights(self, model: Any, batch: Features) -> NDArray:
-        """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
+        """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
+        ...
 
-    def Learner(self, model: Any, settings: Any, rates: NDArray, loss: str = "cross_entropy") -> Learner:
-        """A learner with the recipe's `train` settings, the learning rate of every update, and the task's loss."""
+    def Predictor(self, model: Any, precision: str = "fp32", optimize: bool = True) -> Predictor:
+        """A predictor for the model, which may be changed to be faster: other modules, another device.
+
+        With `optimize=False` the model stays as and where it is, each operation runs by itself, and the padding of
+        spans is not hidden.
+        """
+        ...
+
+    def Learner(self, model: Any, settings: Any, learning_rates: NDArray, loss: str = "cross_entropy") -> Learner:
+        """A learner with the recipe's `train` settings, the learning rate of every step, and the task's loss."""
+        ...
 
     def swap_attention(self, model: Any, attention: str) -> int:
         """Replace the stock attention; returns the number of sites."""
+        ...
 
     def restore_attention(self, model: Any) -> int:
         """Put the stock attention back with the trained weights; returns the number of sites."""
+        ...
 
     def attention_calls(self, model: Any) -> list[int]:
         """How often each swapped site was called."""
+        ...
 
     def versions(self) -> dict[str, str]:
         """Versions and device of the framework."""
+        ...
 
 
 def load_backend(framework: str) -> Backend:

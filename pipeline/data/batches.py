@@ -6,9 +6,7 @@ framework and any number of processes see the same batches, and a run that resum
 
 from __future__ import annotations
 
-import collections
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,49 +94,6 @@ def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_mul
     """A batch of these rows, as wide as the longest, rounded up to a multiple."""
     longest = lengths[rows].reshape(len(rows), -1).max(axis=0)
     return Batch(rows, tuple(int(-(-length // pad_to_multiple_of) * pad_to_multiple_of) for length in longest))
-
-
-def split_update(update: Features, parts: int) -> Iterator[Features]:
-    """Cut one update into at most `parts` micro-batches of the same width; never an empty one."""
-    num_rows = len(next(iter(update.values())))
-    bounds = [num_rows * i // parts for i in range(parts + 1)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
-        if end > start:
-            yield {key: value[start:end] for key, value in update.items()}
-
-
-class Pending:
-    """Updates on their way to a reader that takes some ahead; those not yet done can be handed out again."""
-
-    def __init__(self, updates: Iterable[Features]):
-        self.updates, self.waiting, self.lock = iter(updates), collections.deque(), threading.Lock()
-        self.reader = 0
-
-    def first(self) -> Features:
-        """The next update to be done."""
-        with self.lock:
-            if not self.waiting:
-                self.waiting.append(next(self.updates))
-            return self.waiting[0]
-
-    def again(self) -> Iterator[Features]:
-        """All updates that are not done; an earlier reader, whose thread may still run, gets no more."""
-        with self.lock:
-            self.reader += 1
-            reader, waiting = self.reader, list(self.waiting)
-        yield from waiting
-        while True:
-            with self.lock:
-                update = next(self.updates, None) if reader == self.reader else None
-                if update is None:
-                    return
-                self.waiting.append(update)
-            yield update
-
-    def done(self) -> None:
-        """The first one is done."""
-        with self.lock:
-            self.waiting.popleft()
 
 
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:

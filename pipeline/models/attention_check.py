@@ -44,9 +44,10 @@ def swap_with_proof(backend: Backend, model: Any, attention: str, probe: Feature
     Every site that the configuration implies must be replaced and called. The hand-written attention must give equal
     logits; for any other attention the difference is only reported. Raises ProofError.
     """
-    stock = backend.logits(model, probe)
+    predictor = backend.Predictor(model, optimize=False)
+    stock = predictor.logits(probe)
     sites = backend.swap_attention(model, attention)
-    swapped = backend.logits(model, probe)
+    swapped = predictor.logits(probe)
     calls = backend.attention_calls(model)
     expected = family_of(model.config).num_attentions(model.config)
     if sites != expected or len(calls) != expected:

@@ -1,4 +1,4 @@
-"""Rules of the optimisation that both frameworks read, so that neither can have its own."""
+"""Rules of the optimization that both frameworks follow, so that neither can have its own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pipeline.utils.errors import RunFailure
 # PyTorch's clip_grad_norm_ divides by (norm + this).
 CLIP_EPSILON = 1e-6
 # Added to the logits of positions that must not be chosen.
-HIDDEN = -1e9
-# What of a model's config generation must know.
-SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+HIDDEN_LOGIT = -1e9
 
 
-def more_parts(parts: int, num_rows: int, error: Exception) -> int:
-    """Into how many micro-batches to split an update of `num_rows` for which memory was short. Raises RunFailure."""
-    if parts >= num_rows:
+def more_micro_batches(micro_batches: int, num_rows: int, error: Exception) -> int:
+    """Twice as many micro-batches for a batch of `num_rows` rows that did not fit in memory.
+
+    Raises RunFailure if a micro-batch is a single row already.
+    """
+    if micro_batches >= num_rows:
         raise RunFailure(
-            "memory does not hold the model's gradients for one example; lower data.max_length, or take a smaller model"
+            "there is not enough memory for the gradients of one example; lower data.max_length, or use a smaller model"
         ) from error
-    return 2 * parts
+    return 2 * micro_batches
 
 
 def decays(name: str, num_dimensions: int) -> bool:

@@ -1,29 +1,30 @@
 """PyTorch: the names of `pipeline.backend.Backend`."""
 
 from pipeline.pytorch.model import (
+    architecture,
     attention_weights,
     build_model,
     freeze,
     get_weights,
-    logits,
     read_pickle,
     set_weights,
     versions,
     weight_shapes,
 )
 from pipeline.pytorch.swap import attention_calls, restore_attention, swap_attention
-from pipeline.pytorch.train import Learner
+from pipeline.pytorch.train import Learner, Predictor
 
 name = "torch"
 
 __all__ = [
     "Learner",
+    "Predictor",
+    "architecture",
     "attention_calls",
     "attention_weights",
     "build_model",
     "freeze",
     "get_weights",
-    "logits",
     "name",
     "read_pickle",
     "restore_attention",

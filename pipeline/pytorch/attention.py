@@ -10,24 +10,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 
-def attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS=None, scale=None, dropout=None):
+def attend(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    bias_BHTS: Tensor | None = None,
+    scale: float | None = None,
+    dropout: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Mix values by query-key similarity; returns the mixture [B, H, T, K] and its weights [B, H, T, S].
 
     `bias_BHTS` (anything that broadcasts to it) is added to the scores: 0 keeps a pair, a large finite
     negative hides it. `scale` None means 1 / √K. `dropout` is applied to the weights.
-    Raises ValueError where keys and values differ in length.
+    Raises ValueError if there are more or fewer keys than values.
     Source: Vaswani et al. 2017, eq. 1; T5 passes scale=1 and its position bias.
     """
     if k_BHSK.shape[2] != v_BHSK.shape[2]:
-        raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; wanted as many")
+        raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; each key needs one value")
     scale = q_BHTK.shape[3] ** -0.5 if scale is None else scale
-    # Scaling the queries instead of the scores is the same sum over fewer numbers wherever K < S.
+    # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = (q_BHTK * scale) @ k_BHSK.transpose(2, 3)
-    # bfloat16 keeps 8 bits: too few to add a bias and normalise in.
+    # bfloat16 keeps 8 bits: too few to add a bias and normalize in.
     scores_BHTS = scores_BHTS.float()
     if bias_BHTS is not None:
         scores_BHTS = scores_BHTS + bias_BHTS
@@ -37,14 +46,14 @@ def attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS=None, scale=None, dropout=None):
     return weights_BHTS @ v_BHSK, weights_BHTS  # [B, H, T, K], [B, H, T, S]
 
 
-def split_heads(x_BTN, num_heads):
+def split_heads(x_BTN: Tensor, num_heads: int) -> Tensor:
     """Cut the last dimension into heads: [B, T, H * K] -> [B, H, T, K]."""
     x_BTHK = x_BTN.unflatten(2, (num_heads, -1))
     return x_BTHK.transpose(1, 2)  # [B, H, T, K]
 
 
-def merge_heads(x_BHTK):
-    """Lay the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
+def merge_heads(x_BHTK: Tensor) -> Tensor:
+    """Put the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
     x_BTHK = x_BHTK.transpose(1, 2)
     return x_BTHK.flatten(2)  # [B, T, N]
 
@@ -53,7 +62,7 @@ class MultiHeadAttention(nn.Module):
     """Attention in `num_heads` subspaces at once, with its four projections (section 3.2.2).
 
     `width` is D; `head_width` K defaults to D / H; `dropout` is the rate on the attention weights; `scale`
-    None means 1 / √K. Raises ValueError where D is not a multiple of H and no `head_width` is given.
+    None means 1 / √K. Raises ValueError if D is not a multiple of H and no `head_width` is given.
 
     >>> import torch
     >>> attention = MultiHeadAttention(width=6, num_heads=2)
@@ -66,7 +75,15 @@ class MultiHeadAttention(nn.Module):
     ([1, 1, 6], [1, 2, 6, 3])
     """
 
-    def __init__(self, width, num_heads, head_width=None, use_bias=True, dropout=0.0, scale=None):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_width: int | None = None,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        scale: float | None = None,
+    ):
         super().__init__()
         if head_width is None and width % num_heads:
             raise ValueError(f"MultiHeadAttention: width {width} is not a multiple of num_heads {num_heads}")
@@ -87,11 +104,11 @@ class MultiHeadAttention(nn.Module):
         past: tuple[Tensor, Tensor] | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """Attend from `queries_BTD` to themselves, or to `source_BSD` where one is given (cross-attention).
+        """Attend from `queries_BTD` to themselves, or to `source_BSD` if it is given (cross-attention).
 
         `past` is the last element of an earlier result: keys and values [B, H, S, K] that need no second
-        projection. In self-attention the new ones are put behind them; a cross-attention's source does not
-        grow, so there they are used as they are.
+        projection. In self-attention the new ones are appended to them; the source of cross-attention does
+        not grow, so there they are used as they are.
         Returns the output [B, T, D], the weights [B, H, T, S] (None unless asked for), and (keys, values).
         """
         q_BHTK = split_heads(self.query(queries_BTD), self.num_heads)

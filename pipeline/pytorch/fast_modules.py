@@ -1,78 +1,82 @@
-"""Modules of transformers exchanged for quicker ones that compute the same, but for other draws and the last digits."""
+"""What makes a forward pass in PyTorch fast: modules exchanged for faster ones that compute the same.
+
+`pipeline/tensorflow/fast_modules.py` has the counterparts of the first two definitions, in the same order.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
+
+from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.pytorch.model import head_logits
 
 BITS = 16  # a dropout rate is rounded to a multiple of 2^-16
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
 FEW_ROWS = 32
 
 
-def quicken(model: nn.Module, precision: str, device: torch.device) -> None:
-    """Exchange modules of a model and of a hand-written attention; what is of a subclass stays as it is.
+def prepare_modules(model: nn.Module, precision: str, device: torch.device) -> None:
+    """Exchange modules of a model for faster ones, in place; results differ in dropout's draws and the last digits.
 
-    Each `nn.Dropout`, but not the dropout that a model asks for as a function: that of stock sdpa and of stock T5 on
-    attention's weights. GPT-2's GELU. In bf16 on a CPU that has no instructions for it, every linear layer.
+    Exchanged are each `nn.Dropout` (stock sdpa and stock T5 apply the dropout of attention weights as a function, which
+    stays), GPT-2's GELU, and in bf16 on a CPU without instructions for it every linear layer. Subclasses stay.
     """
-    kinds = {nn.Dropout: Dropout.like, NewGELUActivation: like_gelu}
-    if precision == "bf16" and device.type == "cpu" and not has_bf16_instructions():
-        kinds |= {nn.Linear: Bf16Linear, Conv1D: Bf16Linear}
+    replacements = {
+        nn.Dropout: lambda stock: Dropout(stock.p),
+        # One operation instead of the library's eight, each of them a pass over the widest activations of a model.
+        NewGELUActivation: lambda _: nn.GELU(approximate="tanh"),
+    }
+    if precision == "bf16" and device.type == "cpu" and not Bf16Linear.has_instructions():
+        replacements |= {nn.Linear: Bf16Linear, Conv1D: Bf16Linear}
     exchanged: dict[nn.Module, nn.Module] = {}  # what is shared stays shared
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child not in exchanged and type(child) in kinds:
-                exchanged[child] = kinds[type(child)](child).train(child.training)
+            if child is None:
+                continue
+            if child not in exchanged and type(child) in replacements:
+                exchanged[child] = replacements[type(child)](child).train(child.training)
             parent._modules[name] = exchanged.get(child, child)
 
 
-def like_gelu(_: NewGELUActivation) -> nn.GELU:
-    """One operation for the library's eight, each of them a pass over the widest activations of a model."""
-    return nn.GELU(approximate="tanh")
+def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span."""
+    outputs = model(**inputs)
+    logits = head_logits(outputs)
+    if "start_logits" in outputs:
+        logits = logits + (1 - inputs["attention_mask"][:, None, :]) * HIDDEN_LOGIT
+    return logits
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` with the same distribution and other draws, which cost less on a CPU.
+    """`nn.Dropout` with the same distribution but other draws, which cost less on a CPU.
 
-    The library draws one 32-bit number for each value, on one core. Keeping or dropping wants 16 bits, and PyTorch's
-    default generator, which is the source here too, gives 64 at a time.
+    The library draws a 32-bit number for each value, on one core. 16 bits are enough to decide whether to keep a value,
+    and PyTorch's default generator, which is the source here too, gives 64 at a time.
     """
 
-    @classmethod
-    def like(cls, stock: nn.Dropout) -> Dropout:
-        return cls(stock.p)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Each value times 0 or 1 / (1 - rate); on other devices and in evaluation mode this is the stock module."""
         dropped = round(self.p * 2**BITS)
         if not self.training or input.device.type != "cpu" or not 0 < dropped < 2**BITS:
             return super().forward(input)
-        return input * keep_scale(input.shape, dropped).to(input.dtype)
+        return input * self.draw_scales(input.shape, dropped).to(input.dtype)
 
-
-def keep_scale(shape: torch.Size, dropped: int) -> torch.Tensor:
-    """0 for `dropped` of 65,536 values in expectation, else what keeps the expectation at 1; float32."""
-    num_values, per_draw = shape.numel(), 64 // BITS
-    draws = torch.empty(-(-num_values // per_draw), dtype=torch.int64).random_(-(2**63), None)
-    numbers = draws.view(torch.int16)[:num_values].view(shape)
-    # Clamped to two neighbours, since comparing to a boolean and converting that takes longer.
-    lowest_kept = dropped - 2 ** (BITS - 1)
-    kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
-    return kept.to(torch.float32).mul_(2**BITS / (2**BITS - dropped))
-
-
-def has_bf16_instructions() -> bool:
-    """Whether the processor multiplies bfloat16 by itself; True too off x86, and where PyTorch is too old to tell."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return True
-    found = torch.cpu.get_capabilities()
-    return found["architecture"] != "x86_64" or found["avx512_bf16"] or found["amx_bf16"]
+    @staticmethod
+    def draw_scales(shape: torch.Size, dropped: int) -> Tensor:
+        """float32: 0 for `dropped` of 65,536 values in expectation, else what keeps the expectation at 1."""
+        num_values, per_draw = shape.numel(), 64 // BITS
+        draws = torch.empty(-(-num_values // per_draw), dtype=torch.int64).random_(-(2**63), None)
+        numbers = draws.view(torch.int16)[:num_values].view(shape)
+        # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
+        lowest_kept = dropped - 2 ** (BITS - 1)
+        kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
+        return kept.to(torch.float32).mul_(2**BITS / (2**BITS - dropped))
 
 
 class Bf16Linear(nn.Module):
@@ -84,24 +88,32 @@ class Bf16Linear(nn.Module):
         self.has_inputs_first = isinstance(stock, Conv1D)  # of the weight's two dimensions
         self.in_features, self.out_features = stock.weight.shape[:: 1 if self.has_inputs_first else -1]
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         weight = self.weight.T if self.has_inputs_first else self.weight
         if torch.is_autocast_enabled("cpu") and input.numel() >= FEW_ROWS * self.in_features:
             return Bf16Product.apply(input, weight, self.bias)
         return nn.functional.linear(input, weight, self.bias)
 
+    @staticmethod
+    def has_instructions() -> bool:
+        """Whether the processor has bfloat16 instructions; taken for granted off x86 and if PyTorch cannot tell."""
+        if not hasattr(torch.cpu, "get_capabilities"):
+            return True
+        cpu = torch.cpu.get_capabilities()
+        return cpu["architecture"] != "x86_64" or cpu["avx512_bf16"] or cpu["amx_bf16"]
+
 
 class Bf16Product(torch.autograd.Function):
-    """A linear layer in bfloat16 by products in fp32, for processors that compute bfloat16 piece by piece.
+    """A linear layer in bfloat16 computed by products in fp32, which is faster on processors without bfloat16.
 
-    fp32 holds the product of two bfloat16 exactly, and in either kernel fp32 is what they are summed in. So this is the
-    library's result but for the order of the sums, and the gradients of weight and bias stay as fp32 has them.
+    fp32 holds the product of two bfloat16 numbers exactly, and both kernels sum in fp32. So the result is the library's
+    but for the order of the sums; the gradients of weight and bias keep the digits that fp32 has.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] times weight [out, in] plus bias [out], in bfloat16."""
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
@@ -110,8 +122,8 @@ class Bf16Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of x, in bfloat16, and of weight and bias, in fp32; None where nobody wants one."""
+    def backward(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, in bfloat16, and of weight and bias, in fp32; None if it is not needed."""
         x, weight = ctx.saved_tensors
         rows = of_output.flatten(0, -2).float()
         of_x = of_weight = of_bias = None

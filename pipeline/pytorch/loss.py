@@ -7,24 +7,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-# Logits that are worked on at a time: on a CPU what its cache holds, elsewhere what keeps a device busy.
+# Logits that are computed at a time: on a CPU what its cache holds, elsewhere what keeps a device busy.
 CHUNK, DEVICE_CHUNK = 2**18, 2**26
 
 
 def weighted_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    loss_weights: torch.Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    loss_weights: Tensor,
     label_smoothing: float,
     loss: str = "cross_entropy",
-) -> torch.Tensor:
-    """The loss in fp32, summed with `loss_weights`; cross-entropy uses the memory of `logits` up.
+) -> Tensor:
+    """The loss in fp32, summed with `loss_weights`; cross-entropy overwrites `logits` with its gradient.
 
-    Labels and weights of cross-entropy have the logits' shape less classes, those of binary cross-entropy have their
-    shape, and those of squared error are [B].
+    Labels and weights have the shape of the logits without classes for cross-entropy, the shape of the logits for
+    binary cross-entropy, and [B] for squared error.
     """
     if loss == "squared_error":
         return ((logits.float()[:, 0] - labels) ** 2 * loss_weights).sum()
@@ -34,27 +35,23 @@ def weighted_loss(
     return cross_entropy(logits_NV, labels.flatten(), loss_weights.flatten(), label_smoothing)
 
 
-def cross_entropy(
-    logits_NV: torch.Tensor, labels_N: torch.Tensor, weights_N: torch.Tensor, smoothing: float
-) -> torch.Tensor:
-    """The sum of the rows' cross-entropies times their weights; rows of weight 0 count for nothing."""
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
+    """The sum of the rows' cross-entropies times their weights; rows of weight 0 are not computed."""
     return CrossEntropy.apply(logits_NV, labels_N, weights_N, smoothing)
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Computes loss and gradient together, some rows at a time, and writes the gradient over the logits.
+    """Computes loss and gradient together, some rows at a time, and overwrites the logits with the gradient.
 
-    Logits of a vocabulary are the largest array of a language model's step by far. The library passes over them again
-    and again and keeps copies; here rows stay in the processor's cache while their loss and gradient are computed.
+    Logits of a vocabulary are by far the largest array of a language model's step. The library passes over them several
+    times and keeps copies; here rows stay in the processor's cache while their loss and gradient are computed.
     With p = softmax(x), ε of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and
     its gradient p - q.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits_NV: torch.Tensor, labels_N: torch.Tensor, weights_N: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
-        """The loss; what `backward` will give stands in `logits_NV` afterwards."""
+    def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
+        """The loss; afterwards `logits_NV` holds the gradient that `backward` returns."""
         total = torch.zeros((), device=logits_NV.device)
         size = CHUNK if logits_NV.device.type == "cpu" else DEVICE_CHUNK
         num_rows = max(1, size // logits_NV.shape[1])
@@ -62,7 +59,7 @@ class CrossEntropy(torch.autograd.Function):
             logits_NV.split(num_rows), labels_N.split(num_rows), weights_N.split(num_rows), strict=True
         ):
             counted = weights.nonzero()[:, 0]
-            loss, gradient = _of_rows(logits[counted], labels[counted], weights[counted], smoothing)
+            loss, gradient = loss_and_gradient(logits[counted], labels[counted], weights[counted], smoothing)
             total += loss
             logits.zero_()[counted] = gradient
         ctx.gradient_NV = logits_NV.detach()
@@ -70,18 +67,16 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_loss: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """The gradient that `forward` computed, scaled where the loss was; it can be had once."""
+    def backward(ctx: Any, loss_gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient that `forward` computed, times that of the loss; it can be taken only once."""
         gradient, ctx.gradient_NV = ctx.gradient_NV, None
         assert gradient is not None, "the gradient of this loss was taken before"
-        if of_loss.device.type != "cpu" or of_loss != 1:  # elsewhere to ask costs more than to multiply
-            gradient.mul_(of_loss)
+        if loss_gradient.device.type != "cpu" or loss_gradient != 1:  # elsewhere comparing costs more than multiplying
+            gradient.mul_(loss_gradient)
         return gradient, None, None, None
 
 
-def _of_rows(
-    x: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, smoothing: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """The weighted loss of these rows and its gradient, which takes the place of the logits `x`."""
     rows = torch.arange(len(labels), device=labels.device)
     x -= x.amax(dim=1, keepdim=True)

@@ -1,4 +1,7 @@
-"""Models in PyTorch: built through transformers' Auto classes, weights in and out as NumPy."""
+"""Models in PyTorch: built through transformers' Auto classes, weights in and out as NumPy.
+
+`pipeline/tensorflow/model.py` has the same definitions in the same order.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
 from pipeline.data.batches import Features
@@ -17,10 +22,11 @@ from pipeline.models.optimization import matching
 from pipeline.utils.errors import UserError
 
 
-def build_model(auto_class: str, config: Any, precision: str, seed: int) -> torch.nn.Module:
-    """A model of the Auto class in fp32 with unset weights, random generators seeded.
+def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> PreTrainedModel:
+    """A model of the Auto class in fp32 with unset weights; PyTorch's random generators are seeded.
 
-    `precision` is the learner's business here (autocast). Raises UserError where the family has no such head.
+    `precision` is not used: in PyTorch it belongs to predicting and training (autocast). Raises UserError if the family
+    has no such head.
     """
     torch.manual_seed(seed)
     try:
@@ -28,37 +34,61 @@ def build_model(auto_class: str, config: Any, precision: str, seed: int) -> torc
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     except ValueError as error:
         raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in PyTorch') from error
-    model.tie_weights()  # without initialisation the library leaves output and input embeddings apart
+    model.tie_weights()  # else output and input embeddings stay separate, since initialization was skipped
     return model
 
 
-def weight_shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+def architecture(model: nn.Module) -> str:
+    """The name of the stock PyTorch class, as in a checkpoint's config.json: "BertForSequenceClassification"."""
+    return type(model).__name__
+
+
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the stock model's weights, tied ones once."""
-    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    return {name: tuple(weight.shape) for name, weight in named_weights(model).items()}
 
 
-def get_weights(model: torch.nn.Module) -> dict[str, NDArray[np.float32]]:
+def get_weights(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Copies of the stock model's weights, tied ones once."""
-    return {name: weight.detach().float().cpu().numpy().copy() for name, weight in model.named_parameters()}
+    return {name: to_array(weight) for name, weight in named_weights(model).items()}
 
 
-def set_weights(model: torch.nn.Module, weights: dict[str, NDArray]) -> None:
+def set_weights(model: nn.Module, weights: dict[str, NDArray]) -> None:
     """Set every weight of the stock model; names and shapes are those of `weight_shapes`."""
     with torch.no_grad():
-        for name, weight in model.named_parameters():
+        for name, weight in named_weights(model).items():
             weight.copy_(torch.from_numpy(weights[name]))
 
 
-def freeze(model: torch.nn.Module, patterns: Iterable[str]) -> list[str]:
-    """Exclude the weights whose names match a pattern from training. Raises UserError for a pattern without match."""
-    frozen, idle = matching(list(weight_shapes(model)), tuple(patterns))
-    if idle:
-        raise UserError(f'train.freeze: "{idle[0]}" matches no weight; names look like {list(weight_shapes(model))[0]}')
-    if len(frozen) == len(weight_shapes(model)):
+def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The stock model's weights by name, tied ones once."""
+    return dict(model.named_parameters())
+
+
+def to_array(weight: nn.Parameter) -> NDArray[np.float32]:
+    """A copy of a weight's value."""
+    return weight.detach().float().cpu().numpy().copy()
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Exclude the weights whose names match a pattern from training; returns their names.
+
+    Raises UserError for a pattern that matches no weight, and if nothing is left to train.
+    """
+    weights = named_weights(model)
+    frozen, unmatched = matching(list(weights), tuple(patterns))
+    if unmatched:
+        raise UserError(f'train.freeze: "{unmatched[0]}" matches no weight; names look like {next(iter(weights))}')
+    if len(frozen) == len(weights):
         raise UserError("train.freeze leaves nothing to train")
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(name not in frozen)
+    freeze_weights(model, [weights[name] for name in frozen])
     return sorted(frozen)
+
+
+def freeze_weights(module: nn.Module, weights: list[nn.Parameter]) -> None:
+    """Exclude some of a module's weights from training."""
+    for weight in weights:
+        weight.requires_grad_(False)
 
 
 def read_pickle(file: str) -> dict[str, NDArray[np.float32]]:
@@ -68,32 +98,32 @@ def read_pickle(file: str) -> dict[str, NDArray[np.float32]]:
         return {name: tensor.float().numpy() for name, tensor in state.items()}
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ValueError, KeyError) as error:
         cause = " ".join(str(error).split())[:200]
-        raise UserError(f"{file} holds something else than tensors, or is torn, and was not run: {cause}") from error
+        raise UserError(
+            f"{file} is incomplete or holds something other than tensors; nothing in it was run: {cause}"
+        ) from error
 
 
-def logits(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:
-    """Logits of one batch, eagerly, in evaluation mode, float32."""
-    model.eval()
-    inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
-    with torch.inference_mode():
-        return head_logits(model(**inputs)).cpu().numpy()
-
-
-def head_logits(outputs: Any) -> torch.Tensor:
-    """What a head says, in fp32: [B, classes], [B, T, classes], or of spans the starts and ends, [B, 2, T]."""
+def head_logits(outputs: Any) -> Tensor:
+    """The logits in fp32: [B, classes], [B, T, classes], or starts and ends of spans, [B, 2, T]."""
     if "start_logits" in outputs:
         return torch.stack((outputs.start_logits, outputs.end_logits), dim=1).float()
     return outputs.logits.float()
 
 
-def attention_weights(model: torch.nn.Module, batch: Features) -> NDArray[np.float32]:
-    """Attention weights of one text, eagerly, in evaluation mode: [layers, heads, T, S]; T5: its encoder's."""
+def attention_weights(model: PreTrainedModel, batch: Features) -> NDArray[np.float32]:
+    """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
     model.eval()
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
     with torch.inference_mode():
         layers = reader(**inputs, output_attentions=True).attentions
     return np.stack([weights[0].float().cpu().numpy() for weights in layers])
+
+
+def random_generators(model: PreTrainedModel) -> dict[str, torch.Generator]:
+    """The generators that training draws from, which in PyTorch are those of the process, one for each device."""
+    on_gpus = torch.cuda.default_generators if torch.cuda.is_available() else ()
+    return {"cpu": torch.default_generator} | {f"cuda.{i}": generator for i, generator in enumerate(on_gpus)}
 
 
 def versions() -> dict[str, str]:

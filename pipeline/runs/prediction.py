@@ -77,7 +77,7 @@ def predict_rows(
 ) -> Iterator[dict[str, Any]]:
     """Predictions of an opened run; see `predict`."""
     task, recipe = trained.task, trained.task.recipe
-    learner = trained.backend.Learner(trained.model, recipe.train, np.zeros(1), task.loss)
+    predictor = trained.backend.Predictor(trained.model)
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
         asked = [task.prediction_row(row, number) for number, row in chunk]
@@ -94,7 +94,7 @@ def predict_rows(
             raise UserError(f"row {number} is longer than the {most} tokens that leave room for what follows")
         found: list[Any] = [None] * len(examples.lengths)
         for batch in batches.evaluation_batches(examples.lengths, recipe.train.batch_size):
-            output = task.outputs(learner, task.inputs(examples, batch), None)
+            output = task.outputs(predictor, task.inputs(examples, batch), None)
             for row, response in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
                 found[row] = response
         answers = zip(chunk, asked, task.format_predictions(examples, found), cut, strict=True)

@@ -4,29 +4,30 @@ from pipeline.utils.environment import legacy_keras
 
 with legacy_keras():  # transformers' TensorFlow classes are Keras 2
     from pipeline.tensorflow.model import (
+        architecture,
         attention_weights,
         build_model,
         freeze,
         get_weights,
-        logits,
         read_pickle,
         set_weights,
         versions,
         weight_shapes,
     )
     from pipeline.tensorflow.swap import attention_calls, restore_attention, swap_attention
-    from pipeline.tensorflow.train import Learner
+    from pipeline.tensorflow.train import Learner, Predictor
 
 name = "tensorflow"
 
 __all__ = [
     "Learner",
+    "Predictor",
+    "architecture",
     "attention_calls",
     "attention_weights",
     "build_model",
     "freeze",
     "get_weights",
-    "logits",
     "name",
     "read_pickle",
     "restore_attention",

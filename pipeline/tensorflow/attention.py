@@ -10,25 +10,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 from tensorflow import Tensor
 from tf_keras import layers
 
 
-def attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS=None, scale=None, dropout=None):
+def attend(
+    q_BHTK: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    bias_BHTS: Tensor | None = None,
+    scale: float | None = None,
+    dropout: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Mix values by query-key similarity; returns the mixture [B, H, T, K] and its weights [B, H, T, S].
 
     `bias_BHTS` (anything that broadcasts to it) is added to the scores: 0 keeps a pair, a large finite
     negative hides it. `scale` None means 1 / √K. `dropout` is applied to the weights.
-    Raises ValueError where keys and values differ in length.
+    Raises ValueError if there are more or fewer keys than values.
     Source: Vaswani et al. 2017, eq. 1; T5 passes scale=1 and its position bias.
     """
     if not k_BHSK.shape[2:3].is_compatible_with(v_BHSK.shape[2:3]):
-        raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; wanted as many")
+        raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; each key needs one value")
     scale = q_BHTK.shape[3] ** -0.5 if scale is None else scale
-    # Scaling the queries instead of the scores is the same sum over fewer numbers wherever K < S.
+    # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = tf.matmul(q_BHTK * scale, k_BHSK, transpose_b=True)
-    # bfloat16 keeps 8 bits: too few to add a bias and normalise in.
+    # bfloat16 keeps 8 bits: too few to add a bias and normalize in.
     scores_BHTS = tf.cast(scores_BHTS, tf.float32)
     if bias_BHTS is not None:
         scores_BHTS = scores_BHTS + tf.cast(bias_BHTS, tf.float32)
@@ -38,14 +48,14 @@ def attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS=None, scale=None, dropout=None):
     return tf.matmul(weights_BHTS, v_BHSK), weights_BHTS  # [B, H, T, K], [B, H, T, S]
 
 
-def split_heads(x_BTN, num_heads):
+def split_heads(x_BTN: Tensor, num_heads: int) -> Tensor:
     """Cut the last dimension into heads: [B, T, H * K] -> [B, H, T, K]."""
     x_BTHK = tf.reshape(x_BTN, [tf.shape(x_BTN)[0], -1, num_heads, x_BTN.shape[2] // num_heads])
     return tf.transpose(x_BTHK, [0, 2, 1, 3])  # [B, H, T, K]
 
 
-def merge_heads(x_BHTK):
-    """Lay the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
+def merge_heads(x_BHTK: Tensor) -> Tensor:
+    """Put the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
     x_BTHK = tf.transpose(x_BHTK, [0, 2, 1, 3])
     return tf.reshape(x_BTHK, [tf.shape(x_BTHK)[0], -1, x_BTHK.shape[2] * x_BTHK.shape[3]])  # [B, T, N]
 
@@ -54,7 +64,7 @@ class MultiHeadAttention(layers.Layer):
     """Attention in `num_heads` subspaces at once, with its four projections (section 3.2.2).
 
     `width` is D; `head_width` K defaults to D / H; `dropout` is the rate on the attention weights; `scale`
-    None means 1 / √K. Raises ValueError where D is not a multiple of H and no `head_width` is given.
+    None means 1 / √K. Raises ValueError if D is not a multiple of H and no `head_width` is given.
 
     >>> import tensorflow as tf
     >>> attention = MultiHeadAttention(width=6, num_heads=2)
@@ -67,7 +77,16 @@ class MultiHeadAttention(layers.Layer):
     ([1, 1, 6], [1, 2, 6, 3])
     """
 
-    def __init__(self, width, num_heads, head_width=None, use_bias=True, dropout=0.0, scale=None, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_width: int | None = None,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if head_width is None and width % num_heads:
             raise ValueError(f"MultiHeadAttention: width {width} is not a multiple of num_heads {num_heads}")
@@ -89,11 +108,11 @@ class MultiHeadAttention(layers.Layer):
         return_weights: bool = False,
         training: bool | None = None,
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        """Attend from `queries_BTD` to themselves, or to `source_BSD` where one is given (cross-attention).
+        """Attend from `queries_BTD` to themselves, or to `source_BSD` if it is given (cross-attention).
 
         `past` is the last element of an earlier result: keys and values [B, H, S, K] that need no second
-        projection. In self-attention the new ones are put behind them; a cross-attention's source does not
-        grow, so there they are used as they are.
+        projection. In self-attention the new ones are appended to them; the source of cross-attention does
+        not grow, so there they are used as they are.
         Returns the output [B, T, D], the weights [B, H, T, S] (None unless asked for), and (keys, values).
         """
         q_BHTK = split_heads(self.query(queries_BTD), self.num_heads)
@@ -107,7 +126,7 @@ class MultiHeadAttention(layers.Layer):
                 k_BHSK = tf.concat([past[0], k_BHSK], axis=2)
                 v_BHSK = tf.concat([past[1], v_BHSK], axis=2)
 
-        def dropout(weights_BHTS):
+        def dropout(weights_BHTS: Tensor) -> Tensor:
             return self.dropout(weights_BHTS, training=training)
 
         mixed_BHTK, weights_BHTS = attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS, self.scale, dropout)

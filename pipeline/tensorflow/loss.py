@@ -7,19 +7,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
+from tensorflow import Tensor
 
 
 def weighted_loss(
-    logits: tf.Tensor,
-    labels: tf.Tensor,
-    loss_weights: tf.Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    loss_weights: Tensor,
     label_smoothing: float,
     loss: str = "cross_entropy",
-) -> tf.Tensor:
+) -> Tensor:
     """The loss in fp32, summed with `loss_weights`.
 
-    Labels and weights of cross-entropy have the logits' shape less classes, those of binary cross-entropy have their
-    shape, and those of squared error are [B].
+    Labels and weights have the shape of the logits without classes for cross-entropy, the shape of the logits for
+    binary cross-entropy, and [B] for squared error.
     """
     logits = tf.cast(logits, tf.float32)
     if loss == "squared_error":
@@ -30,31 +31,31 @@ def weighted_loss(
     return cross_entropy(logits_NV, tf.reshape(labels, [-1]), tf.reshape(loss_weights, [-1]), label_smoothing)
 
 
-def cross_entropy(logits_NV: tf.Tensor, labels_N: tf.Tensor, weights_N: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """The sum of the rows' cross-entropies times their weights; finite rows of weight 0 count for nothing.
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
+    """The sum of the rows' cross-entropies times their weights; finite rows of weight 0 add nothing.
 
-    Loss and gradient are computed together, and only of the rows that count where most do not. With p = softmax(x), ε
+    Loss and gradient are computed together, and if most rows have weight 0, only for the others. With p = softmax(x), ε
     of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
     """
     counted = tf.where(weights_N > 0)[:, 0]
 
     @tf.custom_gradient
-    def with_gradient(x_NV: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        def of_all() -> tuple[tf.Tensor, tf.Tensor]:
-            return _of_rows(x_NV, labels_N, weights_N, smoothing)
+    def with_gradient(x_NV: Tensor) -> tuple[Tensor, Callable]:
+        def all_rows() -> tuple[Tensor, Tensor]:
+            return loss_and_gradient(x_NV, labels_N, weights_N, smoothing)
 
-        def of_counted() -> tuple[tf.Tensor, tf.Tensor]:
+        def counted_rows() -> tuple[Tensor, Tensor]:
             rows = (tf.gather(each, counted) for each in (x_NV, labels_N, weights_N))
-            loss, gradient = _of_rows(*rows, smoothing)
+            loss, gradient = loss_and_gradient(*rows, smoothing)
             return loss, tf.scatter_nd(counted[:, None], gradient, tf.shape(x_NV, counted.dtype))
 
-        loss, gradient = tf.cond(2 * tf.size(counted) < tf.size(weights_N), of_counted, of_all)
-        return loss, lambda of_loss: gradient * of_loss
+        loss, gradient = tf.cond(2 * tf.size(counted) < tf.size(weights_N), counted_rows, all_rows)
+        return loss, lambda loss_gradient: gradient * loss_gradient
 
     return with_gradient(logits_NV)
 
 
-def _of_rows(x: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, smoothing: float) -> tuple[tf.Tensor, tf.Tensor]:
+def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """The weighted loss of these rows and its gradient."""
     places = tf.stack([tf.range(tf.size(labels, labels.dtype)), labels], axis=1)
     x -= tf.reduce_max(x, axis=1, keepdims=True)

@@ -11,11 +11,14 @@ layer again. `pipeline/pytorch/swap.py` has the same definitions in the same ord
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import tensorflow as tf
-from tf_keras import layers, mixed_precision
+from tensorflow import Tensor
+from tf_keras import initializers, layers
+from transformers import TFPreTrainedModel
 from transformers.models.bert.modeling_tf_bert import TFBertAttention
 from transformers.models.gpt2.modeling_tf_gpt2 import TFBlock
 from transformers.models.t5.modeling_tf_t5 import TFT5LayerCrossAttention, TFT5LayerSelfAttention
@@ -27,34 +30,40 @@ from pipeline.models.attention import (
     refuse_unsupported,
 )
 from pipeline.tensorflow.attention import MultiHeadAttention
-from pipeline.tensorflow.model import freeze_variables
+from pipeline.tensorflow.model import freeze_weights, layer_defaults
 from pipeline.utils.errors import UserError
 
+# Keys and values [B, H, S, K] of earlier tokens.
+Past = tuple[Tensor, Tensor]
+# A layer around an attention, the attribute that holds the attention, and the site that replaces it.
+Place = tuple[Any, str, Any]
 
-def swap_attention(model, attention="handwritten") -> int:
+
+def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritten") -> int:
     """Replace every attention of a stock BERT, GPT-2 or T5 model, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype policy and trainability are carried over. Build
     the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new variables.
-    Raises UserError, before anything is changed, where the model or the class does not fit.
+    Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
-    kind = attention_class(attention, MultiHeadAttention)
+    cls = attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
-    _build(model)
+    if not model.built:
+        model.build_in_name_scope()
     places = _places(model)
     _refuse_shared(model, places)
-    sites = [site(getattr(parent, name), kind) for parent, name, site in places]
+    sites = [site(getattr(parent, name), cls) for parent, name, site in places]
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
-        site.make_own_weights()
+        site.make_other_weights()
         _put(parent, name, site)
     return len(sites)
 
 
-def restore_attention(model) -> int:
+def restore_attention(model: TFPreTrainedModel) -> int:
     """Undo `swap_attention`: put the stock layers back, with the trained weights; returns how many."""
     places = [place for place in _places(model) if isinstance(getattr(place[0], place[1]), Site)]
     for parent, name, _ in places:
@@ -65,12 +74,12 @@ def restore_attention(model) -> int:
     return len(places)
 
 
-def attention_sites(model) -> int:
+def attention_sites(model: TFPreTrainedModel) -> int:
     """How many places of the model attend through a swapped attention; 0 for a stock model."""
     return len(attention_calls(model))
 
 
-def attention_calls(model) -> list[int]:
+def attention_calls(model: TFPreTrainedModel) -> list[int]:
     """How often each swapped site was called since the swap, in the order of the model's layers.
 
     Inside a `tf.function` the one call that is counted is the tracing.
@@ -81,10 +90,10 @@ def attention_calls(model) -> list[int]:
 class Site(layers.Layer):
     """One place where a stock model attends, with `attention` doing the work."""
 
-    def __init__(self, stock, kind, **arguments):
+    def __init__(self, stock: Any, cls: type, **arguments: Any):
         super().__init__(name=stock.name, dtype=stock._dtype_policy)
-        with _policy(stock._dtype_policy):
-            self.attention = new_attention(kind, **arguments)
+        with layer_defaults(stock._dtype_policy):
+            self.attention = new_attention(cls, **arguments)
         self._trainable = stock._trainable
         # In a plain namespace, so that Keras does not track the stock layer.
         self.aside = SimpleNamespace(stock=stock)
@@ -92,17 +101,26 @@ class Site(layers.Layer):
         self.calls = 0
 
     @property
-    def stock(self):
+    def stock(self) -> Any:
+        """The library's module that this one replaces."""
         return self.aside.stock
 
-    def make_own_weights(self):
-        """Let an attention with weights beyond its four projections make them before an optimizer asks."""
+    def make_other_weights(self) -> None:
+        """Have an attention with weights beyond its four projections make them before an optimizer is built."""
         width = self.attention.query.kernel.shape[0]
         with tf.name_scope(f"{self.scope}/"):
             self.attention(tf.zeros([1, 1, width], self.compute_dtype), training=False)
 
-    def attend(self, hidden_BTD, source_BSD, bias_BHTS, past, output_attentions, training):
-        """Call the attention, and count that it was called."""
+    def attend(
+        self,
+        hidden_BTD: Tensor,
+        source_BSD: Tensor | None,
+        bias_BHTS: Tensor | None,
+        past: Past | None,
+        output_attentions: bool | None,
+        training: bool | None,
+    ) -> tuple[Tensor, Tensor | None, Past]:
+        """Call the attention, and count the call."""
         self.calls += 1
         return self.attention(
             hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions), training=training
@@ -110,34 +128,35 @@ class Site(layers.Layer):
 
 
 class BertSite(Site):
-    """Stands in for TFBertSelfAttention and for the dense layer behind it, which is the output projection."""
+    """Replaces TFBertSelfAttention and the dense layer behind it, which is the output projection."""
 
-    def __init__(self, stock, kind):
+    def __init__(self, stock: Any, cls: type):
         arguments = dict(width=stock.config.hidden_size, num_heads=stock.num_attention_heads)
-        super().__init__(stock, kind, **arguments, dropout=stock.dropout.rate)
+        super().__init__(stock, cls, **arguments, dropout=stock.dropout.rate)
 
-    def take_weights(self, parent):
+    def take_weights(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
             _put(self.attention, name, getattr(self.stock, name))
         _put(self.attention, "out", parent.dense_output.dense)
         _put(parent.dense_output, "dense", layers.Activation("linear", dtype=self._dtype_policy))
 
-    def give_weights_back(self, parent):
+    def give_weights_back(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
             _put(self.stock, name, getattr(self.attention, name))
         _put(parent.dense_output, "dense", self.attention.out)
 
     def call(
         self,
-        hidden_states,
-        attention_mask,
-        head_mask,
-        encoder_hidden_states,
-        encoder_attention_mask,
-        past_key_value,
-        output_attentions,
-        training=False,
-    ):
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        head_mask: Tensor | None,
+        encoder_hidden_states: Tensor | None,
+        encoder_attention_mask: Tensor | None,
+        past_key_value: Any,
+        output_attentions: bool | None,
+        training: bool | None = False,
+    ) -> tuple[Tensor | None, ...]:
+        """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments(
             "BERT",
             head_mask=head_mask,
@@ -151,13 +170,13 @@ class BertSite(Site):
 
 
 class GPT2Site(Site):
-    """Stands in for TFAttention, whose one merged weight holds query, key and value side by side."""
+    """Replaces TFAttention, whose one merged weight has query, key and value side by side."""
 
-    def __init__(self, stock, kind):
+    def __init__(self, stock: Any, cls: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.n_head, dropout=stock.attn_dropout.rate)
-        super().__init__(stock, kind, **arguments)
+        super().__init__(stock, cls, **arguments)
 
-    def take_weights(self, parent):
+    def take_weights(self, parent: Any) -> None:
         merged, projected = self.stock.c_attn, self.stock.c_proj
         self.resid_dropout = self.stock.resid_dropout
         attention = self.attention
@@ -166,18 +185,18 @@ class GPT2Site(Site):
         biases = [*tf.split(merged.bias[0], 3), projected.bias[0]]
         denses = (attention.query, attention.key, attention.value, attention.out)
         for dense, weight, bias in zip(denses, weights, biases, strict=True):
-            # As initialisers they leave the random state alone.
-            dense.kernel_initializer = _constant(weight)
-            dense.bias_initializer = _constant(bias)
+            # As initializers they leave the random state alone.
+            dense.kernel_initializer = initializers.Constant(weight)
+            dense.bias_initializer = initializers.Constant(bias)
             with tf.name_scope(f"{self.scope}/{dense.name}/"):
                 dense.build([None, None, self.stock.embed_dim])
             source = projected if dense is attention.out else merged
             dense.trainable = source.trainable
-            still = [id(variable) for variable in source._non_trainable_weights]
+            frozen = [id(variable) for variable in source._non_trainable_weights]
             pairs = ((dense.kernel, source.weight), (dense.bias, source.bias))
-            freeze_variables(dense, [ours for ours, stock in pairs if id(stock) in still])
+            freeze_weights(dense, [ours for ours, stock in pairs if id(stock) in frozen])
 
-    def give_weights_back(self, parent):
+    def give_weights_back(self, parent: Any) -> None:
         merged, projected = self.stock.c_attn, self.stock.c_proj
         attention = self.attention
         denses = (attention.query, attention.key, attention.value)
@@ -191,87 +210,91 @@ class GPT2Site(Site):
 
     def call(
         self,
-        x,
-        layer_past,
-        attention_mask,
-        head_mask,
-        encoder_hidden_states,
-        encoder_attention_mask,
-        use_cache,
-        output_attentions,
-        training=False,
-    ):
+        x: Tensor,
+        layer_past: Any,
+        attention_mask: Tensor | None,
+        head_mask: Tensor | None,
+        encoder_hidden_states: Tensor | None,
+        encoder_attention_mask: Tensor | None,
+        use_cache: bool | None,
+        output_attentions: bool | None,
+        training: bool | None = False,
+    ) -> list[Any]:
+        """The library's outputs: hidden states [B, T, D], the cache, and attention weights [B, H, T, S] on request."""
         refuse_arguments("GPT-2", head_mask=head_mask, encoder_hidden_states=encoder_hidden_states)
         past = None if layer_past is None else (layer_past[0], layer_past[1])
         num_keys = tf.shape(x)[1] + (0 if past is None else tf.shape(past[0])[2])
         bias_BHTS = _causal_bias(attention_mask, x, num_keys)
         output_BTD, weights_BHTS, present = self.attend(x, None, bias_BHTS, past, output_attentions, training)
-        # The model wants one tensor for both, and something that is not None where there is no cache.
+        # The model expects one tensor for both, and something other than None if there is no cache.
         present = tf.stack(present) if use_cache else (None,)
         output_BTD = self.resid_dropout(output_BTD, training=training)
         return [output_BTD, present, weights_BHTS] if output_attentions else [output_BTD, present]
 
 
 class T5Site(Site):
-    """Stands in for TFT5Attention, of itself or across, with its relative position bias."""
+    """Replaces TFT5Attention, self or cross, with its relative position bias."""
 
-    def __init__(self, stock, kind):
+    def __init__(self, stock: Any, cls: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
         # T5 scales its first weights instead of its scores.
-        super().__init__(stock, kind, **arguments, use_bias=False, dropout=stock.dropout.rate, scale=1.0)
+        super().__init__(stock, cls, **arguments, use_bias=False, dropout=stock.dropout.rate, scale=1.0)
         self.is_decoder = stock.is_decoder
         self.has_relative_attention_bias = stock.has_relative_attention_bias
 
-    def take_weights(self, parent):
+    def take_weights(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
             _put(self.attention, name, getattr(self.stock, stock_name))
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
 
-    def give_weights_back(self, parent):
+    def give_weights_back(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
             _put(self.stock, stock_name, getattr(self.attention, name))
 
     def call(
         self,
-        hidden_states,
-        mask=None,
-        key_value_states=None,
-        position_bias=None,
-        past_key_value=None,
-        layer_head_mask=None,
-        query_length=None,
-        use_cache=False,
-        training=False,
-        output_attentions=False,
-    ):
+        hidden_states: Tensor,
+        mask: Tensor | None = None,
+        key_value_states: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        past_key_value: Past | None = None,
+        layer_head_mask: Tensor | None = None,
+        query_length: int | None = None,
+        use_cache: bool | None = False,
+        training: bool | None = False,
+        output_attentions: bool | None = False,
+    ) -> tuple[Any, ...]:
+        """The library's outputs: hidden states [B, T, D], the cache, the position bias, and weights on request."""
         refuse_arguments("T5", layer_head_mask=layer_head_mask)
-        crossing = key_value_states is not None
+        is_cross = key_value_states is not None
         past = past_key_value
-        if position_bias is None:  # The first layer makes it, the others are given it.
-            num_new = tf.shape(key_value_states if crossing else hidden_states)[1]
-            num_keys = num_new if crossing or past is None else tf.shape(past[0])[2] + num_new
-            position_bias = self._position_bias(mask, hidden_states, num_keys, past)
+        if position_bias is None:  # The first layer makes it and hands it to the others.
+            num_new = tf.shape(key_value_states if is_cross else hidden_states)[1]
+            num_keys = num_new if is_cross or past is None else tf.shape(past[0])[2] + num_new
+            position_bias = self.position_bias(mask, hidden_states, num_keys, past)
         output_BTD, weights_BHTS, present = self.attend(
             hidden_states, key_value_states, position_bias, past, output_attentions, training
         )
         outputs = (output_BTD, present if self.is_decoder and use_cache else None, position_bias)
         return (*outputs, weights_BHTS) if output_attentions else outputs
 
-    def _position_bias(self, mask, hidden_BTD, num_keys, past):
+    def position_bias(
+        self, mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor, past: Past | None
+    ) -> Tensor | None:
         """What is added to the scores [B, H, T, S]: relative positions (in a first layer) and the mask."""
         if not self.has_relative_attention_bias:
             return mask
         bias_1HTS = self.stock.compute_bias(num_keys, num_keys)
         if past is not None:
-            # `generate` under XLA pads the past with zeros: the new queries stand behind the last real key.
+            # `generate` under XLA pads the past with zeros: the new queries follow the last real key.
             filled = tf.reduce_max(tf.where(past[0][0, 0, :, 0] != 0)) + 1
             size = [1, bias_1HTS.shape[1], tf.shape(hidden_BTD)[1], num_keys]
             bias_1HTS = tf.slice(bias_1HTS, [0, 0, tf.cast(filled, tf.int32), 0], size)
         return bias_1HTS if mask is None else tf.cast(bias_1HTS, mask.dtype) + mask
 
 
-# The class around each attention -> the attribute it sits in, and the site that takes its place.
+# The class around each attention -> the attribute that holds it, and the site that replaces it.
 _SITES = {
     TFBertAttention: ("self_attention", BertSite),
     TFBlock: ("attn", GPT2Site),
@@ -280,38 +303,36 @@ _SITES = {
 }
 
 
-def _places(model):
+def _places(model: TFPreTrainedModel) -> list[Place]:
     """Every place where a supported model attends: (parent, attribute, site class), in the model's order."""
     return [(layer, *_SITES[type(layer)]) for layer in model._flatten_layers() if type(layer) in _SITES]
 
 
-def _refuse_shared(model, places):
-    """Raise UserError where there is nothing to swap, or where one attention serves two places."""
+def _refuse_shared(model: TFPreTrainedModel, places: list[Place]) -> None:
+    """Raise UserError if there is nothing to swap, or if two places share one attention."""
     if not places:
         raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
-    uses = Counter(id(layer) for layer in _layers_by_use(model))
+    uses = _uses(model)
     for parent, name, _ in places:
         if any(uses[id(layer)] > 1 for layer in getattr(parent, name)._flatten_layers()):
             raise UserError(
                 f"{type(parent).__name__}.{name} shares weights with another layer; "
-                "only attentions with weights of their own can be swapped"
+                "only an attention with its own weights can be swapped"
             )
 
 
-def _layers_by_use(layer):
-    """Every layer inside, a shared one as often as it is used."""
-    for child in layer._flatten_layers(recursive=False, include_self=False):
-        yield child
-        yield from _layers_by_use(child)
+def _uses(model: TFPreTrainedModel) -> Counter[int]:
+    """How many layers use each layer, by its id."""
+
+    def used_layers(layer: layers.Layer) -> Iterator[layers.Layer]:
+        for child in layer._flatten_layers(recursive=False, include_self=False):
+            yield child
+            yield from used_layers(child)
+
+    return Counter(id(layer) for layer in used_layers(model))
 
 
-def _build(model):
-    """Make the variables of a model that was never called."""
-    if not model.built:
-        model.build_in_name_scope()
-
-
-def _put(parent, name, layer):
+def _put(parent: Any, name: str, layer: layers.Layer) -> None:
     """Set a sublayer in the place of the old one, also in the order in which Keras lists the weights."""
     old = getattr(parent, name)
     order = [layer if tracked is old else tracked for tracked in parent._self_tracked_trackables]
@@ -319,23 +340,8 @@ def _put(parent, name, layer):
     parent._self_tracked_trackables[:] = order
 
 
-@contextmanager
-def _policy(policy):
-    """Layers made inside compute in this dtype policy, whatever is the global one now."""
-    before = mixed_precision.global_policy()
-    mixed_precision.set_global_policy(policy)
-    try:
-        yield
-    finally:
-        mixed_precision.set_global_policy(before)
-
-
-def _constant(value):
-    return lambda shape, dtype=None, **_: tf.cast(tf.ensure_shape(value, shape), dtype or value.dtype)
-
-
-def _causal_bias(mask, hidden_BTD, num_keys):
-    """The additive bias [B or 1, 1, T, S] of causality and, where given, of the padding mask [B, 1, 1, S]."""
+def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor) -> Tensor:
+    """The additive bias [B or 1, 1, T, S] of causality and, if given, of the padding mask [B, 1, 1, S]."""
     num_queries = tf.shape(hidden_BTD)[1]
     ones_TS = tf.ones([num_queries, num_keys])
     # -1e4 is what the model hides padding with.

@@ -161,10 +161,10 @@ class Trainer:
             tokens=int(self.experiment.examples["train"].lengths[batch.rows].sum()),
             seconds=round(self.clock.seconds(), 6),
         )
-        if report.parts != self.state.micro_batches:
-            self.callback.on_memory_split(report.step, report.parts)
+        if report.micro_batches != self.state.micro_batches:
+            self.callback.on_memory_split(report.step, report.micro_batches)
         self.state.history.append(record)
-        self.state.micro_batches = report.parts
+        self.state.micro_batches = report.micro_batches
         if self.history_file is not None:
             self.history_file.append(record)
         self.callback.on_step_end(record)

@@ -1,0 +1,20 @@
+"""Settings of text generation: the same in both frameworks, and independent of what a checkpoint's config sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig, PretrainedConfig
+
+# The token ids in a model's config that generation depends on.
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def generation_config(config: PretrainedConfig, settings: Mapping[str, Any]) -> GenerationConfig:
+    """The library's settings for generation without sampling.
+
+    `settings` has max_new_tokens, num_beams and length_penalty; of the model's `config` only the special tokens count.
+    """
+    special = {key: getattr(config, key) for key in _SPECIAL_IDS if getattr(config, key, None) is not None}
+    return GenerationConfig(**settings, **special, do_sample=False)

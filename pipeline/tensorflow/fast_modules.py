@@ -1,0 +1,48 @@
+"""What makes a forward pass in TensorFlow fast.
+
+`pipeline/pytorch/fast_modules.py` has the same first two definitions in the same order, then modules that it exchanges.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tf_keras
+from tensorflow import Tensor
+
+from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.tensorflow.model import head_logits
+
+# Classes whose output matrix can be their input embeddings: the output that has their last hidden states.
+TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "decoder_hidden_states"}
+
+
+def prepare_modules(model: tf_keras.Model) -> None:
+    """Make what layers would make at their first call: inside a graph, that would have TensorFlow trace it twice."""
+    for layer in model.submodules:
+        if hasattr(layer, "_random_generator"):
+            layer._random_generator._maybe_init()
+
+
+def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
+    """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span.
+
+    If the output matrix [V, D] is the input embeddings, the library multiplies [B, T, D] by it as B products, so that
+    the gradient of the matrix is computed B times, each as large as the matrix, and then added up. Here positions are
+    rows of one product, and so is that gradient.
+    """
+    key = TIED.get(type(model).__name__)
+    if key is None or not model.config.tie_word_embeddings:
+        outputs = model(inputs, training=training)
+        logits = head_logits(outputs)
+        if "start_logits" in outputs:
+            logits += tf.cast(1 - inputs["attention_mask"][:, None, :], tf.float32) * HIDDEN_LOGIT
+        return logits
+    # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
+    hidden_BTD = model(inputs, output_hidden_states=True, training=training)[key][-1]
+    if model.config.model_type == "t5":
+        hidden_BTD *= model.config.d_model**-0.5
+    (embeddings_VD,) = model.get_input_embeddings().weights
+    batch, length, width = tf.unstack(tf.shape(hidden_BTD))
+    hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))
+    logits_NV = tf.matmul(hidden_ND, tf.cast(embeddings_VD, hidden_BTD.dtype), transpose_b=True)
+    return tf.cast(tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0])), tf.float32)
