@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -178,4 +178,4 @@ def load_backend(framework: str) -> Backend:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"framework {framework}: {package} is not installed; pip install '.[{framework}]'")
     with without_native_noise():
-        return importlib.import_module(FRAMEWORKS[framework])
+        return cast(Backend, importlib.import_module(FRAMEWORKS[framework]))

@@ -33,7 +33,7 @@ def attend(
     """
     if k_BHSK.shape[2] != v_BHSK.shape[2]:
         raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; each key needs one value")
-    scale = q_BHTK.shape[3] ** -0.5 if scale is None else scale
+    scale = float(q_BHTK.shape[3] ** -0.5) if scale is None else scale
     # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = (q_BHTK * scale) @ k_BHSK.transpose(2, 3)
     # bfloat16 keeps 8 bits: too few to add a bias and normalize in.

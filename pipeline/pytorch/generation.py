@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pipeline.models.generation import generation_config
 
 
-def generate(model: PreTrainedModel, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+def generate(model: Any, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
     """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it.
 
     `settings` has max_new_tokens, num_beams and length_penalty.

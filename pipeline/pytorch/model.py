@@ -110,7 +110,7 @@ def head_logits(outputs: Any) -> Tensor:
     return outputs.logits.float()
 
 
-def attention_weights(model: PreTrainedModel, batch: Features) -> NDArray[np.float32]:
+def attention_weights(model: Any, batch: Features) -> NDArray[np.float32]:
     """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
     model.eval()
     reader = model.get_encoder() if model.config.is_encoder_decoder else model

@@ -20,7 +20,7 @@ def clip_gradients(weights: list[nn.Parameter], max_grad_norm: float | None) -> 
     grad_norm = torch.nn.utils.get_total_norm(rows)
     if max_grad_norm is not None:
         scale = torch.clamp(max_grad_norm / (grad_norm + CLIP_EPSILON), max=1.0)
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage] -- has no public name
     return grad_norm
 
 

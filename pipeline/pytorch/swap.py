@@ -46,14 +46,14 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
-    cls = attention_class(attention, MultiHeadAttention)
+    attention_type = attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     places = _places(model)
     _refuse_shared(model, places)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        sites = [site(getattr(parent, name), cls) for parent, name, site in places]
+        sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
         _put(parent, name, site)
@@ -84,13 +84,13 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
 class Site(nn.Module):
     """One place where a stock model attends, with `attention` doing the work."""
 
-    def __init__(self, stock: Any, cls: type, **arguments: Any):
+    def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__()
-        self.attention = new_attention(cls, **arguments).to(next(stock.parameters())).train(stock.training)
+        self.attention = new_attention(attention_type, **arguments).to(next(stock.parameters())).train(stock.training)
         self.training = stock.training
         # In a plain namespace, so that neither parameters() nor state_dict() finds the stock module.
         self.aside = SimpleNamespace(stock=stock)
-        self.layer_idx = getattr(stock, "layer_idx", None)
+        self.layer_idx: Any = getattr(stock, "layer_idx", None)
         self.calls = 0
 
     @property
@@ -132,9 +132,9 @@ class Site(nn.Module):
 class BertSite(Site):
     """Replaces BertSelfAttention and the dense layer behind it, which is the output projection."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.query.in_features, num_heads=stock.num_attention_heads)
-        super().__init__(stock, cls, **arguments, dropout=stock.dropout.p)
+        super().__init__(stock, attention_type, **arguments, dropout=stock.dropout.p)
 
     def take_weights(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
@@ -171,9 +171,9 @@ class BertSite(Site):
 class GPT2Site(Site):
     """Replaces GPT2Attention, whose one merged weight has query, key and value side by side."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, dropout=stock.attn_dropout.p)
-        super().__init__(stock, cls, **arguments)
+        super().__init__(stock, attention_type, **arguments)
 
     def take_weights(self, parent: Any) -> None:
         merged, projected = self.stock.c_attn, self.stock.c_proj
@@ -235,10 +235,10 @@ class GPT2Site(Site):
 class T5Site(Site):
     """Replaces T5Attention, self or cross, with its relative position bias."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
         # T5 scales its first weights instead of its scores.
-        super().__init__(stock, cls, **arguments, use_bias=False, dropout=stock.dropout, scale=1.0)
+        super().__init__(stock, attention_type, **arguments, use_bias=False, dropout=stock.dropout, scale=1.0)
         self.has_relative_attention_bias = stock.has_relative_attention_bias
         # The model sets this on whatever has it.
         self.gradient_checkpointing = stock.gradient_checkpointing

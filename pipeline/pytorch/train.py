@@ -15,8 +15,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from pipeline.backend import StepReport
 from pipeline.data.batches import TARGETS, Features
@@ -33,9 +34,9 @@ from pipeline.utils.errors import UserError
 class Predictor:
     """A model that predicts; see `pipeline.backend.Predictor`."""
 
-    def __init__(self, model: nn.Module, precision: str = "fp32", optimize: bool = True):
+    def __init__(self, model: PreTrainedModel, precision: str = "fp32", optimize: bool = True):
         self.model, self.optimize = model, optimize
-        self.autocast: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+        self.autocast: Callable[..., contextlib.AbstractContextManager] = contextlib.nullcontext
         if optimize:
             AcceleratorState._reset_state()  # it outlives a run, and the next one may have another precision
             self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
@@ -84,7 +85,7 @@ class Predictor:
 class Learner(Predictor):
     """A model in training; see `pipeline.backend.Learner`."""
 
-    def __init__(self, model: nn.Module, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
+    def __init__(self, model: PreTrainedModel, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
         super().__init__(model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
         self.micro_batches = settings.gradient_accumulation

@@ -35,7 +35,8 @@ def attend(
     """
     if not k_BHSK.shape[2:3].is_compatible_with(v_BHSK.shape[2:3]):
         raise ValueError(f"attend: {k_BHSK.shape[2]} keys, but {v_BHSK.shape[2]} values; each key needs one value")
-    scale = q_BHTK.shape[3] ** -0.5 if scale is None else scale
+    head_width = q_BHTK.shape[3]
+    scale = float(head_width**-0.5) if scale is None else scale  # pyright: ignore[reportOptionalOperand] -- widths are known
     # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = tf.matmul(q_BHTK * scale, k_BHSK, transpose_b=True)
     # bfloat16 keeps 8 bits: too few to add a bias and normalize in.
@@ -50,14 +51,16 @@ def attend(
 
 def split_heads(x_BTN: Tensor, num_heads: int) -> Tensor:
     """Cut the last dimension into heads: [B, T, H * K] -> [B, H, T, K]."""
-    x_BTHK = tf.reshape(x_BTN, [tf.shape(x_BTN)[0], -1, num_heads, x_BTN.shape[2] // num_heads])
+    head_width = x_BTN.shape[2] // num_heads  # pyright: ignore[reportOptionalOperand] -- widths are known
+    x_BTHK = tf.reshape(x_BTN, [tf.shape(x_BTN)[0], -1, num_heads, head_width])
     return tf.transpose(x_BTHK, [0, 2, 1, 3])  # [B, H, T, K]
 
 
 def merge_heads(x_BHTK: Tensor) -> Tensor:
     """Put the heads side by side again, the inverse of `split_heads`: [B, H, T, K] -> [B, T, H * K]."""
     x_BTHK = tf.transpose(x_BHTK, [0, 2, 1, 3])
-    return tf.reshape(x_BTHK, [tf.shape(x_BTHK)[0], -1, x_BTHK.shape[2] * x_BTHK.shape[3]])  # [B, T, N]
+    width = x_BTHK.shape[2] * x_BTHK.shape[3]  # pyright: ignore[reportOperatorIssue] -- widths are known
+    return tf.reshape(x_BTHK, [tf.shape(x_BTHK)[0], -1, width])  # [B, T, N]
 
 
 class MultiHeadAttention(layers.Layer):

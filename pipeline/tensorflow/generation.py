@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ from pipeline.data.batches import Features
 from pipeline.models.generation import generation_config
 
 
-def generate(model: TFPreTrainedModel, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+def generate(model: Any, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
     """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it.
 
     `settings` has max_new_tokens, num_beams and length_penalty.
@@ -35,7 +35,7 @@ class GreedyGeneration:
 
     def __call__(self, inputs: Features, max_new_tokens: int) -> NDArray[np.int32]:
         """Token ids [B, T], the prompt of a decoder included; padding after the end-of-sequence token."""
-        config = self.model.config
+        config, padding = self.model.config, cast(int, self.model.config.pad_token_id)
         batch, rows = dict(inputs), len(inputs["input_ids"])
         if config.is_encoder_decoder:
             batch["decoder_input_ids"] = np.full((rows, 1), config.decoder_start_token_id, np.int32)
@@ -43,7 +43,8 @@ class GreedyGeneration:
         state = self.traced(self.first_step, batch)(batch)
         is_done = np.zeros(rows, bool)
         for step in range(max_new_tokens):
-            token = np.where(is_done, config.pad_token_id, state.pop("token").numpy()).astype(np.int32)
+            likeliest: NDArray[np.int32] = state.pop("token").numpy()
+            token = np.asarray(np.where(is_done, padding, likeliest), np.int32)
             written.append(token[:, None])
             is_done |= token == config.eos_token_id
             if is_done.all() or step == max_new_tokens - 1:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -45,14 +46,14 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smooth
             return loss_and_gradient(x_NV, labels_N, weights_N, smoothing)
 
         def counted_rows() -> tuple[Tensor, Tensor]:
-            rows = (tf.gather(each, counted) for each in (x_NV, labels_N, weights_N))
-            loss, gradient = loss_and_gradient(*rows, smoothing)
+            x, labels, weights = (tf.gather(each, counted) for each in (x_NV, labels_N, weights_N))
+            loss, gradient = loss_and_gradient(x, labels, weights, smoothing)
             return loss, tf.scatter_nd(counted[:, None], gradient, tf.shape(x_NV, counted.dtype))
 
         loss, gradient = tf.cond(2 * tf.size(counted) < tf.size(weights_N), counted_rows, all_rows)
         return loss, lambda loss_gradient: gradient * loss_gradient
 
-    return with_gradient(logits_NV)
+    return cast(Tensor, with_gradient(logits_NV))
 
 
 def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def head_logits(outputs: Any) -> Tensor:
     return tf.cast(outputs.logits, tf.float32)
 
 
-def attention_weights(model: tf_keras.Model, batch: Features) -> NDArray[np.float32]:
+def attention_weights(model: Any, batch: Features) -> NDArray[np.float32]:
     """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     inputs = {key: tf.constant(value) for key, value in batch.items()}

@@ -35,7 +35,9 @@ class AdamW(tf_keras.optimizers.Optimizer):
     """
 
     def __init__(self, settings: Train, learning_rates: NDArray):
-        super().__init__(name="AdamW", weight_decay=None, jit_compile=False)  # Keras decays by 0 unless it is None
+        # Keras' own decay runs unless it is None, even if it is 0.
+        none: Any = None
+        super().__init__(name="AdamW", weight_decay=none, jit_compile=False)
         self.settings, self._built = settings, False
         step = np.arange(1, len(learning_rates) + 1)
         self._learning_rate = self._build_learning_rate(0.0)

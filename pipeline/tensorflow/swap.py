@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -48,14 +48,14 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
-    cls = attention_class(attention, MultiHeadAttention)
+    attention_type = attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     if not model.built:
         model.build_in_name_scope()
     places = _places(model)
     _refuse_shared(model, places)
-    sites = [site(getattr(parent, name), cls) for parent, name, site in places]
+    sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
         site.make_other_weights()
@@ -90,10 +90,10 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
 class Site(layers.Layer):
     """One place where a stock model attends, with `attention` doing the work."""
 
-    def __init__(self, stock: Any, cls: type, **arguments: Any):
+    def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__(name=stock.name, dtype=stock._dtype_policy)
         with layer_defaults(stock._dtype_policy):
-            self.attention = new_attention(cls, **arguments)
+            self.attention = new_attention(attention_type, **arguments)
         self._trainable = stock._trainable
         # In a plain namespace, so that Keras does not track the stock layer.
         self.aside = SimpleNamespace(stock=stock)
@@ -109,7 +109,7 @@ class Site(layers.Layer):
         """Have an attention with weights beyond its four projections make them before an optimizer is built."""
         width = self.attention.query.kernel.shape[0]
         with tf.name_scope(f"{self.scope}/"):
-            self.attention(tf.zeros([1, 1, width], self.compute_dtype), training=False)
+            self.attention(tf.zeros([1, 1, width], cast(str, self.compute_dtype)), training=False)
 
     def attend(
         self,
@@ -130,9 +130,9 @@ class Site(layers.Layer):
 class BertSite(Site):
     """Replaces TFBertSelfAttention and the dense layer behind it, which is the output projection."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.config.hidden_size, num_heads=stock.num_attention_heads)
-        super().__init__(stock, cls, **arguments, dropout=stock.dropout.rate)
+        super().__init__(stock, attention_type, **arguments, dropout=stock.dropout.rate)
 
     def take_weights(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
@@ -172,9 +172,9 @@ class BertSite(Site):
 class GPT2Site(Site):
     """Replaces TFAttention, whose one merged weight has query, key and value side by side."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.n_head, dropout=stock.attn_dropout.rate)
-        super().__init__(stock, cls, **arguments)
+        super().__init__(stock, attention_type, **arguments)
 
     def take_weights(self, parent: Any) -> None:
         merged, projected = self.stock.c_attn, self.stock.c_proj
@@ -235,10 +235,10 @@ class GPT2Site(Site):
 class T5Site(Site):
     """Replaces TFT5Attention, self or cross, with its relative position bias."""
 
-    def __init__(self, stock: Any, cls: type):
+    def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
         # T5 scales its first weights instead of its scores.
-        super().__init__(stock, cls, **arguments, use_bias=False, dropout=stock.dropout.rate, scale=1.0)
+        super().__init__(stock, attention_type, **arguments, use_bias=False, dropout=stock.dropout.rate, scale=1.0)
         self.is_decoder = stock.is_decoder
         self.has_relative_attention_bias = stock.has_relative_attention_bias
 

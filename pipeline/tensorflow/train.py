@@ -9,13 +9,14 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 from tensorflow import Tensor
+from transformers import TFPreTrainedModel
 
 from pipeline.backend import StepReport
 from pipeline.data.batches import TARGETS, Features
@@ -31,7 +32,7 @@ from pipeline.tensorflow.optimizer import AdamW, clip_gradients
 class Predictor:
     """A model that predicts; see `pipeline.backend.Predictor`. Its layers have their precision since `build_model`."""
 
-    def __init__(self, model: tf_keras.Model, precision: str = "fp32", optimize: bool = True):
+    def __init__(self, model: TFPreTrainedModel, precision: str = "fp32", optimize: bool = True):
         self.model, self.optimize = model, optimize
         self.graphs: dict[str, Callable] = {}
         self.greedy = GreedyGeneration(model, self.traced)
@@ -79,7 +80,7 @@ class Predictor:
     @staticmethod
     def tensor_spec(value: Tensor | NDArray) -> tf.TensorSpec:
         """A tensor's type with every size left open but the last of three or more, which is a width of the model."""
-        sizes = [None] * len(value.shape)
+        sizes: list[int | None] = [None] * len(value.shape)
         if len(sizes) > 2:
             sizes[-1] = value.shape[-1]
         return tf.TensorSpec(sizes, value.dtype)
@@ -95,7 +96,7 @@ class Learner(Predictor, tf_keras.Model):
     The step: weighted loss, gradients summed over micro-batches, clipping by their true global norm.
     """
 
-    def __init__(self, model: tf_keras.Model, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
+    def __init__(self, model: TFPreTrainedModel, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
         tf_keras.Model.__init__(self, name="learner")
         Predictor.__init__(self, model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
@@ -137,7 +138,7 @@ class Learner(Predictor, tf_keras.Model):
             epochs=epochs_done + 1 if steps_done else len(self.learning_rates) // steps_per_epoch,
             steps_per_epoch=steps_per_epoch - steps_done,
             callbacks=[progress],
-            verbose=0,
+            verbose=cast(Any, 0),  # Keras' types know only its default, a text
         )
 
     @tf.autograph.experimental.do_not_convert
@@ -147,7 +148,7 @@ class Learner(Predictor, tf_keras.Model):
 
         def add_micro_batch(i: Tensor, loss: Tensor, sums: list[Tensor]) -> tuple:
             more_loss, more = self.gradients(micro_batch(batch, i, count), variables)
-            return i + 1, loss + more_loss, [a + b for a, b in zip(sums, more, strict=True)]
+            return i + 1, loss + more_loss, [a + b for a, b in zip(sums, more, strict=True) if b is not None]
 
         loss, gradients = self.gradients(micro_batch(batch, 0, count), self.model.trainable_variables)
         # Like PyTorch's, weights that the loss does not depend on have no gradient and are left alone.
@@ -232,6 +233,7 @@ class FitProgress(tf_keras.callbacks.Callback):
         step: int,
     ):
         super().__init__()
+        self.model: Any = None  # set by Keras: the learner
         self.on_step, self.on_epoch, self.step, self.is_evaluating = on_step, on_epoch, step, False
         self.batches, self.waiting, self.lock = iter(batches), deque(), threading.Lock()
         self.reader = 0
@@ -258,7 +260,7 @@ class FitProgress(tf_keras.callbacks.Callback):
             yield batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        """Report a step; `self.model`, which Keras sets, is the learner."""
+        """Report a step."""
         self.step += 1
         with self.lock:
             self.waiting.popleft()

@@ -142,7 +142,7 @@ def _write_run(
         record = trainer.finish(staging, proof)
         backend.restore_attention(model)
         experiment, config = trainer.experiment, trainer.experiment.config
-        config.architectures = [type(model).__name__.removeprefix("TF").removeprefix("Untied")]
+        config.architectures = [backend.architecture(model)]
         card = model_card(recipe, experiment.task.auto_class, record.identity, record.metrics)
         weights = backend.get_weights(model)
         checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)

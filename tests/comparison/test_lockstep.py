@@ -43,11 +43,12 @@ def plant(monkeypatch, framework, fault):
     learner = train.Learner
 
     def with_settings(**changes):
-        def make(model, settings, rates, loss):
-            return learner(model, settings.model_copy(update=changes), rates, loss)
+        def make(model, settings, learning_rates, loss):
+            return learner(model, settings.model_copy(update=changes), learning_rates, loss)
 
         monkeypatch.setattr(package, "Learner", make)
 
+    optimizer = importlib.import_module(f"{train.__package__}.optimizer")
     if fault == "weight decay dropped":
         with_settings(weight_decay=0.0)
     elif fault == "no clipping":
@@ -55,7 +56,7 @@ def plant(monkeypatch, framework, fault):
     elif fault == "another epsilon":
         with_settings(epsilon=1e-6)
     elif fault == "decay on bias and LayerNorm":
-        monkeypatch.setattr(train, "decays", lambda name, num_dimensions: True)
+        monkeypatch.setattr(optimizer, "decays", lambda name, num_dimensions: True)
     elif fault == "warm-up off by one step":
         monkeypatch.setattr(
             package,

@@ -12,7 +12,6 @@ from pipeline.data.batches import (
     digest,
     evaluation_batches,
     padding_fraction,
-    split_update,
     training_batches,
 )
 
@@ -74,13 +73,3 @@ def test_ragged_rows_are_filled_up_on_the_right():
     ragged = Ragged.of([[5, 6, 7], [], [8]])
     assert ragged.padded(np.array([2, 0]), 4, fill=9).tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
     assert ragged.lengths.tolist() == [3, 0, 1]
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "parts", "sizes"), [(8, 4, [2] * 4), (7, 2, [3, 4]), (3, 4, [1, 1, 1]), (5, 1, [5])]
-)
-def test_an_update_is_cut_without_loss_and_without_empty_parts(num_rows, parts, sizes):
-    update = {"input_ids": np.arange(num_rows * 2).reshape(num_rows, 2), "labels": np.arange(num_rows)}
-    cut = list(split_update(update, parts))
-    assert [len(part["labels"]) for part in cut] == sizes
-    assert np.concatenate([part["input_ids"] for part in cut]).tolist() == update["input_ids"].tolist()

@@ -36,6 +36,10 @@ def train_module(framework):
     return importlib.import_module(f"pipeline.{'pytorch' if framework == 'torch' else framework}.train")
 
 
+def optimizer_module(framework):
+    return importlib.import_module(f"pipeline.{'pytorch' if framework == 'torch' else framework}.optimizer")
+
+
 def tensor(framework, value):
     if framework == "torch":
         import torch
@@ -77,6 +81,10 @@ def trained(framework, family, settings, updates, seed=0, rates=None, **changes)
     return backend.get_weights(model), seen
 
 
+def logits_as_built(backend, model, inputs):
+    return backend.Predictor(model, optimize=False).logits(inputs)
+
+
 NO_DROPOUT = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
@@ -101,16 +109,17 @@ def test_weights_come_out_as_they_went_in(framework, family):
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_the_same_start_gives_the_same_logits(family):
-    logits = [load_backend(framework).logits(built(framework, family, seed=5)[1], batch()) for framework in FRAMEWORKS]
+    logits = [logits_as_built(*built(framework, family, seed=5), batch()) for framework in FRAMEWORKS]
     assert np.abs(logits[0] - logits[1]).max() <= 1e-6
     assert logits[0].std() > 1e-3
 
 
-def test_logits_of_predict_are_those_of_the_model(framework):
+def test_an_optimized_predictor_gives_the_models_logits(framework):
     backend, model = built(framework, "bert")
-    learner = backend.Learner(model, Train(), np.ones(1))
-    found = [learner.logits(batch()), learner.logits(batch(rows=3, width=5))]
-    assert found[0] == pytest.approx(backend.logits(model, batch()), abs=1e-6)
+    expected = logits_as_built(backend, model, batch())
+    predictor = backend.Predictor(model)
+    found = [predictor.logits(batch()), predictor.logits(batch(rows=3, width=5))]
+    assert found[0] == pytest.approx(expected, abs=1e-6)
     assert found[1].shape == (3, 5)
 
 
@@ -158,10 +167,12 @@ def test_gradients_are_clipped_by_their_global_norm(framework, max_grad_norm):
         weights = [torch.nn.Parameter(torch.zeros_like(torch.tensor(value))) for value in values]
         for weight, value in zip(weights, values, strict=True):
             weight.grad = torch.tensor(value)
-        norm = train_module(framework).clip_gradients(weights, max_grad_norm)
+        norm = optimizer_module(framework).clip_gradients(weights, max_grad_norm)
         clipped = [weight.grad.numpy() for weight in weights]
     else:
-        clipped, norm = train_module(framework).clip_gradients([tensor(framework, v) for v in values], max_grad_norm)
+        clipped, norm = optimizer_module(framework).clip_gradients(
+            [tensor(framework, v) for v in values], max_grad_norm
+        )
     scale = min(1.0, (max_grad_norm or np.inf) / (5 + 1e-6))
     assert float(norm) == pytest.approx(5.0)
     for found, value in zip(clipped, values, strict=True):
@@ -192,7 +203,7 @@ def test_adamw_moves_as_the_paper_says(framework, scale):
         module.dense = torch.nn.Linear(5, 3)
         module.dense.weight.data = torch.tensor(starts["dense.weight"], dtype=torch.float32)
         module.dense.bias = torch.nn.Parameter(torch.tensor(starts["dense.bias"], dtype=torch.float32))
-        optimizer = train_module(framework).build_optimizer(module, settings)
+        optimizer = optimizer_module(framework).AdamW(module, settings)
         for step, rate in enumerate(rates):
             for name, weight in module.named_parameters():
                 weight.grad = torch.tensor(gradients[name][step], dtype=torch.float32)
@@ -204,7 +215,7 @@ def test_adamw_moves_as_the_paper_says(framework, scale):
         import tensorflow as tf
 
         variables = {name: tf.Variable(value.astype(np.float32), name=name) for name, value in starts.items()}
-        optimizer = train_module(framework).AdamW(settings, rates)
+        optimizer = optimizer_module(framework).AdamW(settings, rates)
         for step in range(len(rates)):
             pairs = [(tf.constant(gradients[n][step], tf.float32), v) for n, v in variables.items()]
             optimizer.apply_gradients(pairs)
@@ -238,6 +249,16 @@ def test_accumulation_changes_memory_not_the_update(framework, family):
         sum(((whole[n] - parts[n]) ** 2).sum() for n in whole if "key.bias" not in n and "c_attn.bias" not in n)
     )
     assert apart / moved < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "count", "sizes"), [(8, 4, [2] * 4), (7, 2, [3, 4]), (3, 4, [0, 1, 1, 1]), (5, 1, [5])]
+)
+def test_micro_batches_have_every_row_once_and_similar_sizes(framework, num_rows, count, sizes):
+    rows = {"input_ids": np.arange(num_rows * 2).reshape(num_rows, 2), "labels": np.arange(num_rows)}
+    pieces = [train_module(framework).micro_batch(rows, i, count) for i in range(count)]
+    assert [len(piece["labels"]) for piece in pieces] == sizes
+    assert np.concatenate([piece["input_ids"] for piece in pieces]).tolist() == rows["input_ids"].tolist()
 
 
 def test_more_parts_than_rows_is_no_fault(framework):
@@ -282,7 +303,7 @@ def test_an_update_for_which_memory_is_short_is_split_and_stays_the_same(framewo
     updates = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(4)]
     wanted, _ = trained(framework, "bert", Train(batch_size=8, gradient_accumulation=4), updates, **NO_DROPOUT["bert"])
     found, seen = trained(framework, "bert", Train(batch_size=8), updates, **NO_DROPOUT["bert"])
-    assert [update.parts for update in seen] == [4] * 4
+    assert [update.micro_batches for update in seen] == [4] * 4
     assert [update.step for update in seen] == [1, 2, 3, 4]
     assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
@@ -469,7 +490,7 @@ def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_pa
     learner = backend.Learner(model, small.train, np.full(2, 1e-3))
     plan = experiment.training_plan(0, 0)[:2]
     learner.fit([experiment.features(plan, 0, 0)], lambda update: None, lambda epoch: False)
-    expected = backend.logits(model, experiment.probe())
+    expected = logits_as_built(backend, model, experiment.probe())
     save_checkpoint(tmp_path / "m", backend.get_weights(model), experiment.config, experiment.tokenizer, "card")
     assert load_file(tmp_path / "m" / "model.safetensors").keys() == backend.weight_shapes(model).keys()
     if framework == "tensorflow":
@@ -477,11 +498,11 @@ def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_pa
             tmp_path / "m", output_loading_info=True
         )
         assert not any(info.values()), info
-        found = load_backend("torch").logits(plain, experiment.probe())
+        found = logits_as_built(load_backend("torch"), plain, experiment.probe())
     else:
         again = prepare(small.override({"checkpoint": str(tmp_path / "m")}))
         other = load_backend("tensorflow")
-        found = other.logits(start(again, other, seed=0)[0], experiment.probe())
+        found = logits_as_built(other, start(again, other, seed=0)[0], experiment.probe())
     assert np.abs(found - expected).max() <= 1e-5
 
 
@@ -498,7 +519,7 @@ def test_an_untied_output_matrix_is_applied_in_both_frameworks():
     config = transformers.GPT2Config.from_dict(CONFIGS["gpt2"].to_dict() | {"tie_word_embeddings": False})
     (torch_backend, ours), (tf_backend, theirs) = (untied_gpt2(framework, config) for framework in FRAMEWORKS)
     assert torch_backend.weight_shapes(ours) == tf_backend.weight_shapes(theirs)
-    logits = [torch_backend.logits(ours, batch()), tf_backend.logits(theirs, batch())]
+    logits = [logits_as_built(torch_backend, ours, batch()), logits_as_built(tf_backend, theirs, batch())]
     real = batch()["attention_mask"].astype(bool)
     assert np.abs(logits[0] - logits[1])[real].max() <= 1e-5
     weights = torch_backend.get_weights(ours)

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.pytorch import fast_modules as quickened
+from pipeline.pytorch import fast_modules
 from pipeline.pytorch import loss as losses
-from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, keep_scale, quicken
+from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, prepare_modules
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.swap import restore_attention, swap_attention
 from tests.helpers.tiny_models import FAMILIES, Torch, inputs
@@ -30,7 +30,7 @@ def test_dropout_keeps_the_expectation_and_drops_its_share(rate):
 def test_values_are_dropped_independently_of_their_neighbours():
     # Four decisions come from one number: those of a number, and of numbers that follow, must not go together.
     torch.manual_seed(4)
-    dropped = (keep_scale(torch.Size([VALUES]), 2**14) == 0).float() - 0.25
+    dropped = (Dropout.draw_scales(torch.Size([VALUES]), 2**14) == 0).float() - 0.25
     for lag in range(1, 9):
         correlation = float((dropped[lag:] * dropped[:-lag]).mean()) / (0.25 * 0.75)
         assert abs(correlation) < 5 / VALUES**0.5, lag
@@ -64,13 +64,13 @@ def test_dropout_rests_in_evaluation_and_keeps_the_dtype():
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_quickened_model_computes_the_same(family, attention):
+def test_a_prepared_model_computes_the_same(family, attention):
     model = Torch.build(family, dropout=0.2).eval()
     if attention == "handwritten":
         swap_attention(model)
     batch = {key: torch.tensor(value) for key, value in inputs(family).items()}
     before = model(**batch).logits
-    quicken(model, "fp32", CPU)
+    prepare_modules(model, "fp32", CPU)
     assert torch.allclose(model(**batch).logits, before, atol=1e-6)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert dropouts and all(type(module) is Dropout and not module.training for module in dropouts)
@@ -120,8 +120,8 @@ def test_the_gradient_is_had_once():
 @pytest.fixture
 def without_bf16(monkeypatch):
     """A processor without bf16 instructions, on which no product is too small."""
-    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: False)
-    monkeypatch.setattr(quickened, "FEW_ROWS", 1)
+    monkeypatch.setattr(Bf16Linear, "has_instructions", lambda: False)
+    monkeypatch.setattr(fast_modules, "FEW_ROWS", 1)
 
 
 def linear(kind, bias):
@@ -141,7 +141,7 @@ def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf1
     for quick in (False, True):
         layer, x = linear(kind, bias), values.clone().requires_grad_()
         if quick:
-            quicken(layer, "bf16", CPU)
+            prepare_modules(layer, "bf16", CPU)
             assert type(layer[0]) is Bf16Linear
         with torch.autocast("cpu", torch.bfloat16):
             output = layer(x)
@@ -162,7 +162,7 @@ def test_products_do_round_to_bf16(without_bf16):
     layer = linear("Linear", True)
     values = torch.randn(5, 23)
     exact = layer(values)
-    quicken(layer, "bf16", CPU)
+    prepare_modules(layer, "bf16", CPU)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = layer(values)
     by_hand = functional.linear(
@@ -176,7 +176,7 @@ def test_products_do_round_to_bf16(without_bf16):
 @pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
 def test_what_needs_no_gradient_gets_none(frozen, without_bf16):
     layer, x = linear("Linear", True), torch.randn(5, 23, requires_grad=True)
-    quicken(layer, "bf16", CPU)
+    prepare_modules(layer, "bf16", CPU)
     found = []
     for names in ((), (frozen,)):
         tensors = {"x": x, "weight": layer[0].weight, "bias": layer[0].bias}
@@ -195,9 +195,9 @@ def test_few_rows_go_through_the_librarys_product(without_bf16, monkeypatch):
     values = torch.randn(2, 3, 23)
     with torch.autocast("cpu", torch.bfloat16):
         wanted = layer(values)
-        quicken(layer, "bf16", CPU)
-        monkeypatch.setattr(quickened, "FEW_ROWS", 7)
-        monkeypatch.setattr(quickened.Bf16Product, "apply", None)
+        prepare_modules(layer, "bf16", CPU)
+        monkeypatch.setattr(fast_modules, "FEW_ROWS", 7)
+        monkeypatch.setattr(fast_modules.Bf16Product, "apply", None)
         assert torch.equal(layer(values), wanted)
         with pytest.raises(TypeError):
             layer(torch.randn(7, 23))
@@ -220,7 +220,7 @@ def test_a_model_in_bf16_trains_alike(family, attention, without_bf16):
     if attention == "handwritten":
         swap_attention(model)
     wanted, wanted_gradients = bf16_gradients(model, batch)
-    quicken(model, "bf16", CPU)
+    prepare_modules(model, "bf16", CPU)
     assert not [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
     found, gradients = bf16_gradients(model, batch)
     assert torch.linalg.norm(found - wanted) < 2e-2 * torch.linalg.norm(wanted)
@@ -235,11 +235,11 @@ def test_a_model_in_bf16_trains_alike(family, attention, without_bf16):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
-def test_a_quickened_model_generates_from_its_cache(family, without_bf16):
+def test_a_prepared_model_generates_from_its_cache(family, without_bf16):
     model = Torch.build(family).eval()
     batch = {key: torch.tensor(value) for key, value in inputs(family, padding="none").items()}
     batch.pop("decoder_input_ids", None)
-    quicken(model, "bf16", CPU)
+    prepare_modules(model, "bf16", CPU)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         written = [
             model.generate(**batch, max_new_tokens=4, do_sample=False, use_cache=use_cache)
@@ -252,10 +252,10 @@ def test_a_quickened_model_generates_from_its_cache(family, without_bf16):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("has_instructions", [True, False])
 def test_linear_layers_are_exchanged_only_where_that_is_quicker(has_instructions, precision, device, monkeypatch):
-    monkeypatch.setattr(quickened, "has_bf16_instructions", lambda: has_instructions)
+    monkeypatch.setattr(Bf16Linear, "has_instructions", lambda: has_instructions)
     model = Torch.build("gpt2")
     weight, names = model.transformer.wte.weight, list(model.state_dict())
-    quicken(model, precision, torch.device(device))
+    prepare_modules(model, precision, torch.device(device))
     kinds = {type(module).__name__ for module in model.modules()}
     is_exchanged = (has_instructions, precision, device) == (False, "bf16", "cpu")
     assert ("Bf16Linear" in kinds, "Linear" in kinds or "Conv1D" in kinds) == (is_exchanged, not is_exchanged)
@@ -270,15 +270,15 @@ def test_linear_layers_are_exchanged_only_where_that_is_quicker(has_instructions
 def test_the_processor_is_asked_for_bf16(architecture, extension, answer, monkeypatch):
     found = {"architecture": architecture, "avx512_bf16": False, "amx_bf16": False} | {extension: True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    assert quickened.has_bf16_instructions() is answer
+    assert Bf16Linear.has_instructions() is answer
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert quickened.has_bf16_instructions()
+    assert Bf16Linear.has_instructions()
 
 
 def test_what_was_shared_stays_shared():
     shared = nn.Dropout(0.2)
     model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
-    quicken(model, "fp32", CPU)
+    prepare_modules(model, "fp32", CPU)
     found = {model["first"][0], model["first"][1], model["second"][0]}
     assert len(found) == 1 and type(found.pop()) is Dropout
 
