@@ -71,13 +71,12 @@ def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
         return f"{key}: {repository} has no such revision; its page of the Hub lists those that it has"
     if kinds & set(_BROKEN_OFF):
         return (
-            f"{key}: the Hub broke off in the middle of {repository}, {ATTEMPTS} times; what has arrived is kept, so "
-            "try again, or name a local copy"
+            f"{key}: the download of {repository} broke off {ATTEMPTS} times; try again, which continues where it "
+            "stopped, or name a local copy"
         )
     if status := re.search(r"\b5\d\d Server Error", texts):
         return (
-            f"{key}: the Hub does not give out {repository}: it answers {status.group()} again and again; try later, "
-            "or name a local copy"
+            f"{key}: the Hub keeps answering {status.group()} for {repository}; try again later, or name a local copy"
         )
     if kinds & set(_OFFLINE) or "Couldn't reach" in texts or "couldn't connect" in texts or "offline" in texts.lower():
         return (

@@ -39,8 +39,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 @pytest.mark.parametrize(
     "day, message, least",
     [
-        ("503", "the Hub does not give out some/model: it answers 503 Server Error again and again", 6),
-        ("half a file", "the Hub broke off in the middle of some/model, 3 times", 3),
+        ("503", "the Hub keeps answering 503 Server Error for some/model; try again later", 6),
+        ("half a file", "the download of some/model broke off 3 times; try again", 3),
         ("silence", "some/model is not in the local cache and the Hub cannot be reached", 0),
     ],
 )
