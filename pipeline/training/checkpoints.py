@@ -135,6 +135,18 @@ def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe
         )
 
 
+def refuse_changed_inputs(checkpoint: TrainingCheckpoint, fingerprints: dict[str, str | None]) -> None:
+    """Raise UserError if the data or the pretrained weights changed since a checkpoint was written."""
+    for name, present in fingerprints.items():
+        saved = checkpoint.state.fingerprints[name]
+        if saved != present:
+            raise UserError(
+                f"the {name} changed since {checkpoint.path} was written (its fingerprint was {saved} and is now "
+                f"{present}); restore the old {name}, or start from the beginning with overwrite=True",
+                arguments=("overwrite",),
+            )
+
+
 def reason(error: BaseException) -> str:
     """Why a file could not be written, in the system's words."""
     return one_line(getattr(error, "strerror", None) or error)

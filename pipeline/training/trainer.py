@@ -19,12 +19,13 @@ from pipeline.models.attention_check import Proof
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.machine import peak_memory_bytes
-from pipeline.runs.record import DataRecord, EvaluationRecord, RunIdentity, RunRecord, StepRecord, TrainRecord
+from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
+from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_changed_inputs
 from pipeline.training.evaluation import evaluate
 from pipeline.training.experiment import Experiment
 from pipeline.training.history import HistoryFile
+from pipeline.training.results import data_record, train_record
 from pipeline.training.signals import StopRequest
 from pipeline.training.state import (
     BEST,
@@ -38,7 +39,7 @@ from pipeline.training.state import (
     numbered,
     starting_with,
 )
-from pipeline.utils.errors import RunFailure, Stopped, UserError
+from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import write_json_lines
 
 CONTINUE = "resume=True continues from there"
@@ -89,7 +90,7 @@ class Trainer:
         if saved is None:
             self.callback.on_resume(0, notes)
             return
-        self._refuse_changed_inputs(saved)
+        refuse_changed_inputs(saved, self.fingerprints)
         changed = [
             f"{name} was {saved.state.versions.get(name)} and is now {value}: the results may differ in the last digits"
             for name, value in self.versions.items()
@@ -104,16 +105,6 @@ class Trainer:
             self.learner.load_state(arrays)
         self.state.resumed_at.append(saved.step)
         self.callback.on_resume(saved.step, notes + changed)
-
-    def _refuse_changed_inputs(self, saved: TrainingCheckpoint) -> None:
-        for what, now in self.fingerprints.items():
-            before = saved.state.fingerprints[what]
-            if before != now:
-                raise UserError(
-                    f"the {what} changed since {saved.path} was written (its fingerprint was {before} and is now "
-                    f"{now}); restore the old {what}, or start from the beginning with overwrite=True",
-                    arguments=("overwrite",),
-                )
 
     # --- training
 
@@ -288,9 +279,9 @@ class Trainer:
             kept_epoch=kept.epoch,
             test=dict(self.evaluate("test", kept.epoch).metrics) if has_test else None,
             evaluations=self.state.evaluations,
-            train=self._train_record(),
+            train=train_record(self.experiment, self.state, self.plan),
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
-            data=self._data_record(),
+            data=data_record(self.experiment),
             checkpoint_fingerprint=self.fingerprints["checkpoint"],
             attention_sites=proof.sites,
             attention_max_difference=proof.max_difference,
@@ -305,24 +296,3 @@ class Trainer:
             self.learner.restore_weights(self.best_weights)
         assert kept is not None
         return kept
-
-    def _train_record(self) -> TrainRecord:
-        history = self.state.history
-        seconds = history[-1].seconds
-        return TrainRecord(
-            steps=len(history),
-            seconds=seconds,
-            examples_per_second=sum(record.examples for record in history) / seconds,
-            tokens_per_second=sum(record.tokens for record in history) / seconds,
-            padding_fraction=batches.padding_fraction(
-                self.experiment.examples["train"].lengths, self.plan[: len(history)]
-            ),
-            first_step_seconds=history[0].seconds,
-            peak_memory_bytes=max(self.state.peak_memory_bytes, peak_memory_bytes()),
-            resumed_at=self.state.resumed_at,
-            gradient_accumulation=self.state.micro_batches,
-        )
-
-    def _data_record(self) -> DataRecord:
-        counts = {split: examples.counts for split, examples in self.experiment.examples.items()}
-        return DataRecord(fingerprint=self.experiment.fingerprint, **counts)

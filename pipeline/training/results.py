@@ -1,0 +1,34 @@
+"""Results of a training as they go into the run's record: what it took, and the data that it read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.data.batches import Batch, padding_fraction
+from pipeline.runs.machine import peak_memory_bytes
+from pipeline.runs.record import DataRecord, TrainRecord
+from pipeline.training.experiment import Experiment
+from pipeline.training.state import TrainingState
+
+
+def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Batch]) -> TrainRecord:
+    """Speed, padding and memory of the steps that were taken; `plan` has the batch of every step of all epochs."""
+    history = state.history
+    seconds = history[-1].seconds
+    return TrainRecord(
+        steps=len(history),
+        seconds=seconds,
+        examples_per_second=sum(step.examples for step in history) / seconds,
+        tokens_per_second=sum(step.tokens for step in history) / seconds,
+        padding_fraction=padding_fraction(experiment.examples["train"].lengths, list(plan[: len(history)])),
+        first_step_seconds=history[0].seconds,
+        peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes()),
+        resumed_at=state.resumed_at,
+        gradient_accumulation=state.micro_batches,
+    )
+
+
+def data_record(experiment: Experiment) -> DataRecord:
+    """The fingerprint of the data, and the counts of each split."""
+    counts = {split: examples.counts for split, examples in experiment.examples.items()}
+    return DataRecord(fingerprint=experiment.fingerprint, **counts)
