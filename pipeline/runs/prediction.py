@@ -1,4 +1,4 @@
-"""A finished run opened again, in either framework, and asked: rows in, predictions out, a few at a time."""
+"""Prediction: a finished run opened in either framework, rows in, predictions out, a few at a time."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import IO, Any
 
 import datasets
-import numpy as np
 
-from pipeline.backend import Backend, load_backend
+from pipeline.backend import Backend, Predictor, load_backend
 from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
-from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import Run, load_run
-from pipeline.tasks.base import Task, load_task
+from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, json_safe
 from pipeline.utils.text import escape_controls
 
-# So many rows are read, predicted together, and written before the next are read.
+# So many rows are read, predicted together, and handed out before the next are read.
 CHUNK_ROWS = 64
+# A row to predict: its fields, or a text if the task needs one text.
+Row = Mapping[str, Any] | str
 _CHANGEABLE = ("data.max_length", "train.batch_size")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run's model with the task that it has learned."""
+class TrainedModel:
+    """A run's model in a framework, with its task and tokenizer."""
 
     backend: Backend
     model: Any
@@ -43,10 +43,10 @@ class Trained:
 
 
 @preserved_random_state()
-def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] | None = None) -> Trained:
+def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] | None = None) -> TrainedModel:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
-    recipe = load_shipped(run.path / "recipe.yaml")
-    recipe = recipe.override({"checkpoint": str((run.path / "model").resolve()), "weights": "pretrained"})
+    checkpoint_path = str(run.directory.model_folder.resolve())
+    recipe = run.directory.recipe().override({"checkpoint": checkpoint_path, "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
         raise UserError(f"--set {idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*")
     recipe = recipe.override({"train.precision": "fp32", **(changes or {})})
@@ -56,54 +56,70 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     model = build_model(backend, recipe, task.auto_class, config, seed=0)
     task = load_task(recipe.override(task.prediction_changes(config)))
     task.setup(config, tokenizer)
-    return Trained(backend, model, task, tokenizer)
+    return TrainedModel(backend, model, task, tokenizer)
 
 
 def predict(
-    run: Run | str | os.PathLike, rows: Iterable[Mapping[str, Any] | str], framework: str | None = None
+    run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Predictions of a finished run for `rows`, in order, a dict each.
+    """Predictions of a finished run for `rows`, in order, a dict for each.
 
-    A row is a dict with the task's fields (or the columns that the recipe maps to them), or a text where the task asks
-    for one. Rows are read and predicted a few at a time; "truncated" marks those of which only the beginning, of
+    A row is a dict with the task's fields (or the columns that the recipe maps to them), or a text if the task needs
+    one text. Rows are read and predicted a few at a time; "truncated" marks a row of which only the beginning, of
     `data.max_length` tokens, was read. Raises UserError naming a row that is wrong.
+
+    >>> list(predict("runs/sentiment_bert/torch-stock-seed0", ["A fine film."]))  # doctest: +SKIP
+    [{'index': 0, 'text': 'A fine film.', 'prediction': 'positive', 'score': 0.98}]
     """
-    trained = open_run(run if isinstance(run, Run) else load_run(run), framework)
-    yield from predict_rows(trained, rows)
+    if isinstance(rows, str | Mapping):
+        raise UserError("predict takes several rows; put a single one into a list: predict(run, [row])")
+    return predict_rows(open_run(run if isinstance(run, Run) else load_run(run), framework), rows)
 
 
-def predict_rows(
-    trained: Trained, rows: Iterable[Mapping[str, Any] | str], chunk_rows: int = CHUNK_ROWS
-) -> Iterator[dict[str, Any]]:
+def predict_rows(trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS) -> Iterator[dict[str, Any]]:
     """Predictions of an opened run; see `predict`."""
-    task, recipe = trained.task, trained.task.recipe
     predictor = trained.backend.Predictor(trained.model)
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
-        asked = [task.prediction_row(row, number) for number, row in chunk]
-        try:
-            examples = task.encode(datasets.Dataset.from_list(asked))
-        except UserError as error:
-            raise UserError(f"rows {chunk[0][0]} to {chunk[-1][0]}, counted among these: {error}") from error
-        read = range(len(chunk)) if examples.rows_read is None else examples.rows_read
-        if missed := set(range(len(chunk))) - set(read):
-            raise UserError(f"row {chunk[min(missed)][0]} has no text that the tokenizer knows")
-        cut = np.zeros(len(chunk), dtype=bool) if examples.truncated is None else examples.truncated
-        if cut.any() and not task.reads_beginnings:
-            number, most = chunk[int(cut.argmax())][0], recipe.data.max_length
-            raise UserError(f"row {number} is longer than the {most} tokens that leave room for what follows")
-        found: list[Any] = [None] * len(examples.lengths)
-        for batch in batches.evaluation_batches(examples.lengths, recipe.train.batch_size):
-            output = task.outputs(predictor, task.inputs(examples, batch), None)
-            for row, response in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
-                found[row] = response
-        answers = zip(chunk, asked, task.format_predictions(examples, found), cut, strict=True)
-        for (number, _), given, answer, is_cut in answers:
-            yield {"index": number - 1} | given | answer | ({"truncated": True} if is_cut else {})
+        yield from _predict_chunk(trained.task, predictor, chunk)
 
 
-def predict_lines(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Predictions for lines of text, each a JSON object or, where the task asks for one text, that text."""
+def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]]) -> Iterator[dict[str, Any]]:
+    """Predictions for a few rows with their numbers, counted from 1."""
+    numbers = [number for number, _ in chunk]
+    fields = [task.prediction_row(row, number) for number, row in chunk]
+    examples = _encode(task, fields, numbers)
+    outputs: list[Any] = [None] * len(examples.lengths)
+    for batch in batches.evaluation_batches(examples.lengths, task.recipe.train.batch_size):
+        output = task.outputs(predictor, task.inputs(examples, batch), None)
+        for row, decoded in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
+            outputs[row] = decoded
+    truncated = [False] * len(chunk) if examples.truncated is None else examples.truncated
+    predictions = task.format_predictions(examples, outputs)
+    for number, given, prediction, is_truncated in zip(numbers, fields, predictions, truncated, strict=True):
+        yield {"index": number - 1} | given | prediction | ({"truncated": True} if is_truncated else {})
+
+
+def _encode(task: Task, fields: list[dict[str, Any]], numbers: list[int]) -> Examples:
+    """Rows as token ids. Raises UserError naming a row that cannot be read, or not be read in full if it must be."""
+    try:
+        examples = task.encode(datasets.Dataset.from_list(fields))
+    except UserError as error:
+        raise UserError(f"rows {numbers[0]} to {numbers[-1]}, counted among these: {error}") from error
+    rows_read = range(len(fields)) if examples.rows_read is None else examples.rows_read
+    if missed := set(range(len(fields))) - set(rows_read):
+        raise UserError(f"row {numbers[min(missed)]} has no text that the tokenizer knows")
+    if examples.truncated is not None and examples.truncated.any() and not task.reads_beginnings:
+        number, most = numbers[int(examples.truncated.argmax())], task.recipe.data.max_length
+        raise UserError(f"row {number} is longer than the {most} tokens that leave room for what follows")
+    return examples
+
+
+def predict_lines(trained: TrainedModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Predictions for lines, each a JSON object or, if the task needs one text, that text; blank lines are skipped.
+
+    Lines that a person types are predicted one by one. Raises UserError naming a row that is wrong.
+    """
     is_typed = getattr(lines, "isatty", lambda: False)()
     written = (line for line in lines if line.strip())
     rows = (_parsed(line, number) for number, line in enumerate(written, start=1))
@@ -142,7 +158,8 @@ def write_prediction(file: IO[str], answer: dict[str, Any]) -> None:
     file.flush()
 
 
-def _parsed(line: str, number: int) -> dict[str, Any] | str:
+def _parsed(line: str, number: int) -> Row:
+    """A line as a row: its JSON object, or its text."""
     text = line.strip("\r\n")
     if not text.lstrip().startswith("{"):
         return text

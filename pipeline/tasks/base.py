@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Learner
+from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
@@ -146,7 +146,7 @@ class Task(ABC):
         among processes cannot change it.
         """
 
-    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
         """Ask the model for what `score_batch`, or without targets `decode_batch`, reads; by default its logits."""
         return model.logits(inputs)
 

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Learner
+from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
 from pipeline.tasks.base import Examples, ScoredExample, Task
@@ -113,7 +113,7 @@ class CausalLanguageModeling(Task):
             "loss_weights": equal_weights(real),
         }
 
-    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
         """Each label's loss, so that logits stay inside the framework; without targets, what continues each text."""
         if targets is not None:
             return model.token_losses(inputs, targets["labels"])

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Learner
+from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
 from pipeline.tasks.base import Examples, ScoredExample, Task
@@ -121,7 +121,7 @@ class MaskedLanguageModeling(Task):
         labels = examples.labels.padded(batch.rows, batch.widths[0], -1)
         return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
-    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
         """Each hidden token's loss, so that logits stay inside the framework; for a text with masks, all logits."""
         return model.logits(inputs) if targets is None else model.token_losses(inputs, targets["labels"])
 

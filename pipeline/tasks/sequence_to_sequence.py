@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Learner
+from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.tasks.base import Examples, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights, truncated_rows
@@ -92,7 +92,7 @@ class SequenceToSequence(Task):
         labels = examples.labels.padded(batch.rows, width, self.tokenizer.pad_token_id)
         return {"labels": labels, "loss_weights": equal_weights(real)}
 
-    def outputs(self, model: Learner, inputs: Features, targets: Features | None) -> Any:
+    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
         """The generated texts; with targets, also each label's loss, so that logits stay inside the framework."""
         sources = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         generated = model.generate(sources, self.options.generation_settings())

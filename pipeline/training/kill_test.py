@@ -173,7 +173,7 @@ class Watch:
             self.segment.last_step = value
         moment, reached = self.moment, max(self.segment.last_step, self.segment.resumed_at or 0)
         if moment and begins == moment.phase and reached >= moment.step:
-            delay = moment.fraction * self.usual_seconds.get(begins, SAVING_SECONDS)
+            delay = moment.fraction * self.usual_seconds.get(moment.phase, SAVING_SECONDS)
             self.kill_at = min(self.kill_at, now + delay)
 
 

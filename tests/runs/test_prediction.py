@@ -1,11 +1,11 @@
-"""Asking a finished run from the command line: texts, files and standard input; what is refused writes nothing."""
+"""Predicting with a finished run: texts, files, standard input and Python; what is refused writes nothing."""
 
 import io
 import json
 
 import pytest
 
-from pipeline import finetune
+from pipeline import UserError, finetune, predict
 from pipeline.cli.main import execute
 from tests.helpers.families import recipe_of, sentences
 
@@ -53,7 +53,7 @@ def test_a_text_a_json_object_a_file_and_standard_input_give_the_same(run, tmp_p
         (("--text", "a", "--out", "nowhere/answers.jsonl"), "cannot be written"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_one_message(run, tmp_path, capsys, monkeypatch, arguments, message):
+def test_what_cannot_be_predicted_is_refused_in_one_message(run, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, found, error = ask(capsys, run.path, *arguments)
     assert (code, found) == (2, []) and message in error and "Traceback" not in error
@@ -67,6 +67,27 @@ def test_a_file_with_a_wrong_row_leaves_no_answers_behind(run, tmp_path, capsys)
     assert [entry.name for entry in tmp_path.iterdir()] == ["asked.jsonl"]
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path, capsys):
     code, _, error = ask(capsys, tmp_path, "--text", "a")
     assert code == 2 and f"{tmp_path} is not a finished run" in error
+
+
+@pytest.mark.parametrize("rows", ["a fine film", {"text": "a fine film"}])
+def test_a_single_row_is_refused_with_the_way_to_give_it(run, rows):
+    with pytest.raises(UserError, match=r"put a single one into a list: predict\(run, \[row\]\)"):
+        predict(run, rows)
+
+
+def test_predictions_from_python_are_those_of_the_command_line(run, capsys):
+    texts = sentences(3, seed=1)
+    _, written, _ = ask(capsys, run.path, "--input", write_lines(run.path.parent / "three.txt", texts))
+    predicted = list(predict(str(run.path), texts))
+    assert predicted == list(predict(run, [{"text": text} for text in texts]))
+    assert [{k: v for k, v in line.items() if k != "score"} for line in predicted] == [
+        {k: v for k, v in line.items() if k != "score"} for line in written
+    ]
+
+
+def write_lines(path, texts):
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return path
