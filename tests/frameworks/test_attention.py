@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.attention_reference import multi_head_attention
-from tests.helpers.tiny_models import FRAMEWORKS, TensorFlow, Torch, relative
+from tests.helpers.framework_drivers import FRAMEWORKS, TensorFlow, Torch
+from tests.helpers.tiny_models import relative
 
 B, T, S, H, K, D = 2, 3, 5, 7, 11, 13
 

@@ -1,6 +1,5 @@
-"""Modules that are exchanged for quicker ones compute the same; the chunked loss has the library's gradient."""
+"""PyTorch modules that are exchanged for faster ones compute the same."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,13 +7,14 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.pytorch import fast_modules
-from pipeline.pytorch import loss as losses
 from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, prepare_modules
-from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.swap import restore_attention, swap_attention
-from tests.helpers.tiny_models import FAMILIES, Torch, inputs
+from tests.helpers.framework_drivers import Torch
+from tests.helpers.tiny_models import FAMILIES, inputs
 
 VALUES = 400_000
+
+
 CPU = torch.device("cpu")
 
 
@@ -78,45 +78,6 @@ def test_a_prepared_model_computes_the_same(family, attention):
     assert ("GELU" in activations, "NewGELUActivation" in activations) == (family == "gpt2", False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("chunk", [1, 5 * 13, 2**18])  # a row at a time, with a rest, all at once
-def test_the_chunked_loss_is_the_librarys(chunk, smoothing, dtype, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
-    rng = np.random.default_rng(6)
-    logits = torch.tensor(rng.normal(0, 9, (3, 7, 13)), dtype=dtype)
-    labels = torch.tensor(rng.integers(0, 13, (3, 7)))
-    weights = torch.tensor(rng.uniform(size=(3, 7)) * (rng.uniform(size=(3, 7)) < 0.5), dtype=torch.float32)
-    sides = [logits.clone().requires_grad_() for _ in range(2)]
-    ours = weighted_loss(sides[0] * 1, labels, weights, smoothing)
-    rows = functional.cross_entropy(
-        sides[1].float().flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
-    )
-    library = (rows * weights.flatten()).sum()
-    assert ours.item() == pytest.approx(library.item(), rel=1e-6)
-    for loss in (ours, library):
-        (3 * loss).backward()
-    tolerances = {"atol": 1e-6, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 1e-2}
-    assert torch.allclose(sides[0].grad, sides[1].grad, **tolerances)
-    assert (sides[0].grad[weights == 0] == 0).all()
-
-
-def test_rows_that_do_not_count_may_hold_anything():
-    logits = torch.tensor([[1.0, 2.0], [float("inf"), float("nan")]], requires_grad=True)
-    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.tensor([1.0, 0.0]), 0.0)
-    loss.backward()
-    assert loss.item() == pytest.approx(np.log(1 + np.e), rel=1e-6)
-    assert torch.isfinite(logits.grad).all()
-
-
-def test_the_gradient_is_had_once():
-    logits = torch.randn(2, 3, requires_grad=True)
-    loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.ones(2), 0.0)
-    loss.backward(retain_graph=True)
-    with pytest.raises(AssertionError, match="was taken before"):
-        loss.backward()
-
-
 @pytest.fixture
 def without_bf16(monkeypatch):
     """A processor without bf16 instructions, on which no product is too small."""
@@ -137,7 +98,7 @@ def linear(kind, bias):
 def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf16):
     torch.manual_seed(8)
     values, of_output = torch.randn(5, 7, 23, dtype=dtype), torch.randn(5, 7, 19, dtype=torch.bfloat16)
-    found = []
+    actual = []
     for quick in (False, True):
         layer, x = linear(kind, bias), values.clone().requires_grad_()
         if quick:
@@ -146,15 +107,17 @@ def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf1
         with torch.autocast("cpu", torch.bfloat16):
             output = layer(x)
         output.backward(of_output)
-        found.append({name: weight.grad for name, weight in layer.named_parameters()} | {"output": output, "x": x.grad})
-    assert found[0].keys() == found[1].keys()
-    for name, wanted in found[0].items():
+        actual.append(
+            {name: weight.grad for name, weight in layer.named_parameters()} | {"output": output, "x": x.grad}
+        )
+    assert actual[0].keys() == actual[1].keys()
+    for name, expected in actual[0].items():
         # At most one step of bfloat16, 2^-7 of the value, where the two sums fall to different sides of a rounding.
-        assert found[1][name].dtype == wanted.dtype, name
-        apart = (found[1][name].float() - wanted.float()).abs()
-        assert (apart <= 2**-7 * wanted.float().abs() + 1e-6).all(), name
-        assert (apart == 0).float().mean() > 0.9 or name not in ("output", "x"), name
-    weight = found[1]["0.weight"]
+        assert actual[1][name].dtype == expected.dtype, name
+        difference = (actual[1][name].float() - expected.float()).abs()
+        assert (difference <= 2**-7 * expected.float().abs() + 1e-6).all(), name
+        assert (difference == 0).float().mean() > 0.9 or name not in ("output", "x"), name
+    weight = actual[1]["0.weight"]
     assert (weight != weight.bfloat16()).float().mean() > 0.9  # it kept what fp32 has
 
 
@@ -177,7 +140,7 @@ def test_products_do_round_to_bf16(without_bf16):
 def test_what_needs_no_gradient_gets_none(frozen, without_bf16):
     layer, x = linear("Linear", True), torch.randn(5, 23, requires_grad=True)
     prepare_modules(layer, "bf16", CPU)
-    found = []
+    actual = []
     for names in ((), (frozen,)):
         tensors = {"x": x, "weight": layer[0].weight, "bias": layer[0].bias}
         for name, tensor in tensors.items():
@@ -185,20 +148,20 @@ def test_what_needs_no_gradient_gets_none(frozen, without_bf16):
             tensor.requires_grad_(name not in names)
         with torch.autocast("cpu", torch.bfloat16):
             layer(x).float().square().sum().backward()
-        found.append({name: tensor.grad for name, tensor in tensors.items()})
-    assert found[1].pop(frozen) is None
-    assert all(torch.equal(gradient, found[0][name]) for name, gradient in found[1].items())
+        actual.append({name: tensor.grad for name, tensor in tensors.items()})
+    assert actual[1].pop(frozen) is None
+    assert all(torch.equal(gradient, actual[0][name]) for name, gradient in actual[1].items())
 
 
 def test_few_rows_go_through_the_librarys_product(without_bf16, monkeypatch):
     layer = linear("Linear", True)
     values = torch.randn(2, 3, 23)
     with torch.autocast("cpu", torch.bfloat16):
-        wanted = layer(values)
+        expected = layer(values)
         prepare_modules(layer, "bf16", CPU)
         monkeypatch.setattr(fast_modules, "FEW_ROWS", 7)
         monkeypatch.setattr(fast_modules.Bf16Product, "apply", None)
-        assert torch.equal(layer(values), wanted)
+        assert torch.equal(layer(values), expected)
         with pytest.raises(TypeError):
             layer(torch.randn(7, 23))
 
@@ -219,15 +182,15 @@ def test_a_model_in_bf16_trains_alike(family, attention, without_bf16):
     names = list(model.state_dict())
     if attention == "handwritten":
         swap_attention(model)
-    wanted, wanted_gradients = bf16_gradients(model, batch)
+    expected, expected_gradients = bf16_gradients(model, batch)
     prepare_modules(model, "bf16", CPU)
     assert not [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
-    found, gradients = bf16_gradients(model, batch)
-    assert torch.linalg.norm(found - wanted) < 2e-2 * torch.linalg.norm(wanted)
-    assert gradients.keys() == wanted_gradients.keys()
+    actual, gradients = bf16_gradients(model, batch)
+    assert torch.linalg.norm(actual - expected) < 2e-2 * torch.linalg.norm(expected)
+    assert gradients.keys() == expected_gradients.keys()
     # A key's bias has no gradient by the mathematics, only noise.
-    norm = torch.stack([gradient.norm() for gradient in wanted_gradients.values()]).norm()
-    for name, gradient in wanted_gradients.items():
+    norm = torch.stack([gradient.norm() for gradient in expected_gradients.values()]).norm()
+    for name, gradient in expected_gradients.items():
         assert (gradients[name] - gradient).norm() < 0.1 * gradient.norm() + 5e-3 * norm, name
     if attention == "handwritten":
         restore_attention(model)
@@ -268,8 +231,8 @@ def test_linear_layers_are_exchanged_only_where_that_is_quicker(has_instructions
     [("x86_64", None, False), ("x86_64", "avx512_bf16", True), ("x86_64", "amx_bf16", True), ("aarch64", None, True)],
 )
 def test_the_processor_is_asked_for_bf16(architecture, extension, answer, monkeypatch):
-    found = {"architecture": architecture, "avx512_bf16": False, "amx_bf16": False} | {extension: True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    actual = {"architecture": architecture, "avx512_bf16": False, "amx_bf16": False} | {extension: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: actual)
     assert Bf16Linear.has_instructions() is answer
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert Bf16Linear.has_instructions()
@@ -279,12 +242,5 @@ def test_what_was_shared_stays_shared():
     shared = nn.Dropout(0.2)
     model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
     prepare_modules(model, "fp32", CPU)
-    found = {model["first"][0], model["first"][1], model["second"][0]}
-    assert len(found) == 1 and type(found.pop()) is Dropout
-
-
-def test_no_copy_of_the_logits_is_made():
-    logits = torch.randn(6, 5, requires_grad=True) * 1
-    address = logits.data_ptr()
-    loss = weighted_loss(logits, torch.zeros(6, dtype=torch.int64), torch.ones(6), 0.0)
-    assert loss.grad_fn.gradient_NV.data_ptr() == address
+    actual = {model["first"][0], model["first"][1], model["second"][0]}
+    assert len(actual) == 1 and type(actual.pop()) is Dropout

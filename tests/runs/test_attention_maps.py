@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import UserError, attention_maps, finetune
 from pipeline.cli.main import execute
-from tests.helpers.tiny_models import Torch
+from tests.helpers.framework_drivers import Torch
 
 TEXT = "The room was not clean, but the staff was kind."
 

@@ -8,7 +8,8 @@ import tf_keras
 from pipeline.tensorflow.fast_modules import forward, prepare_modules
 from pipeline.tensorflow.model import TFUntiedGPT2LMHeadModel, head_logits, layer_defaults, random_generators
 from pipeline.tensorflow.swap import swap_attention
-from tests.helpers.tiny_models import BATCH, VOCABULARY, TensorFlow, config, inputs
+from tests.helpers.framework_drivers import TensorFlow
+from tests.helpers.tiny_models import BATCH, VOCABULARY, config, inputs
 
 
 def logits_and_gradients(logits_of, model, batch):
@@ -37,12 +38,12 @@ def test_logits_and_gradients_are_the_librarys(family, attention):
     model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
     if attention == "handwritten":
         swap_attention(model)
-    found, wanted = (logits_and_gradients(each, model, batch) for each in (ours, the_librarys))
-    assert found[0] == pytest.approx(wanted[0], rel=1e-5, abs=1e-5)
-    assert found[1].keys() == wanted[1].keys()
-    for name, gradient in wanted[1].items():
+    actual, expected = (logits_and_gradients(each, model, batch) for each in (ours, the_librarys))
+    assert actual[0] == pytest.approx(expected[0], rel=1e-5, abs=1e-5)
+    assert actual[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
         scale = np.abs(gradient).max()
-        assert np.abs(found[1][name] - gradient).max() <= 1e-5 * scale + 1e-6, name
+        assert np.abs(actual[1][name] - gradient).max() <= 1e-5 * scale + 1e-6, name
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
@@ -51,16 +52,16 @@ def test_in_bf16_they_are_the_librarys_too(family):
     tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
-        (found, gradients), (wanted, wanted_gradients) = (
+        (actual, gradients), (expected, expected_gradients) = (
             logits_and_gradients(each, model, batch) for each in (ours, the_librarys)
         )
     finally:
         tf_keras.mixed_precision.set_global_policy(policy)
-    assert found.dtype == np.float32
-    assert np.array_equal(tf.cast(tf.cast(found, tf.bfloat16), tf.float32), found)  # computed in bf16
-    assert np.linalg.norm(found - wanted) < 1e-2 * np.linalg.norm(wanted)
-    norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in wanted_gradients.values()])
-    for name, gradient in wanted_gradients.items():
+    assert actual.dtype == np.float32
+    assert np.array_equal(tf.cast(tf.cast(actual, tf.bfloat16), tf.float32), actual)  # computed in bf16
+    assert np.linalg.norm(actual - expected) < 1e-2 * np.linalg.norm(expected)
+    norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in expected_gradients.values()])
+    for name, gradient in expected_gradients.items():
         assert np.linalg.norm(gradients[name] - gradient) < 5e-2 * np.linalg.norm(gradient) + 5e-3 * norm, name
 
 
@@ -71,13 +72,13 @@ def test_in_training_dropout_is_drawn(family):
     prepare_modules(model)
     generators = list(random_generators(model).values())
     states = [generator.state.numpy() for generator in generators]
-    found = []
+    actual = []
     for logits_of in (forward, lambda *which, training: head_logits(model(batch, training=training))):
-        found.append(logits_of(model, batch, training=True).numpy())
+        actual.append(logits_of(model, batch, training=True).numpy())
         for generator, state in zip(generators, states, strict=True):
             generator.state.assign(state)
-    assert found[0] != pytest.approx(ours(model, batch).numpy(), abs=1e-2)
-    assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-5)
+    assert actual[0] != pytest.approx(ours(model, batch).numpy(), abs=1e-2)
+    assert actual[0] == pytest.approx(actual[1], rel=1e-5, abs=1e-5)
 
 
 def test_models_with_a_head_of_their_own_keep_it():
