@@ -88,6 +88,7 @@ def test_swapped_model_gives_the_stock_gradients(framework, family):
             assert relative(swapped[name], gradient) <= 1e-5, name
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
 @pytest.mark.parametrize(

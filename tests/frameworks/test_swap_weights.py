@@ -25,6 +25,7 @@ def without_key_biases(state):
     return kept
 
 
+@pytest.mark.slow
 @both
 @families
 def test_training_swapped_and_restoring_is_training_stock(framework, family):
@@ -244,6 +245,7 @@ def test_mixed_bfloat16_stays_as_near_to_fp32_as_the_stock_model(family):
     assert all(np.isfinite(value).all() for value in TensorFlow.state(model).values())
 
 
+@pytest.mark.slow
 @families
 def test_keras_fit_trains_every_swapped_weight(family):
     import tf_keras

@@ -82,6 +82,7 @@ def short_memory(framework, monkeypatch):
     return state
 
 
+@pytest.mark.slow
 def test_a_step_that_runs_out_of_memory_is_split_and_stays_the_same(framework, short_memory):
     batches = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(4)]
     expected, _ = trained(
@@ -93,6 +94,7 @@ def test_a_step_that_runs_out_of_memory_is_split_and_stays_the_same(framework, s
     assert all(np.array_equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_model_too_large_for_one_example_ends_with_one_message(framework, short_memory):
     short_memory["most_rows"] = 0
     with pytest.raises(RunFailure, match="one example"):
@@ -126,6 +128,7 @@ def test_bf16_trains_fp32_weights(framework):
     assert rough["classifier.weight"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_dropout_works_in_training_only_and_follows_the_seed(framework):
     batches = [with_targets(batch())] * 2
     losses = [
