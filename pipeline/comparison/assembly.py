@@ -15,7 +15,8 @@ from pipeline.comparison.run_set import Outcome, pairs, shared_seeds, variants
 from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics import equivalence as statistics
 from pipeline.data import hub
-from pipeline.data import loading as data
+from pipeline.data.fingerprint import content_digest, fingerprint
+from pipeline.data.splits import read_splits
 from pipeline.metrics.scoring import statistic_for
 from pipeline.metrics.specs import lower_is_better, scale
 from pipeline.reporting.sentences import headline
@@ -72,11 +73,11 @@ def validation_rows(run: Outcome) -> list[dict[str, Any]]:
     fields = task.prediction_fields
     try:
         hub.go_offline_if_unreachable(run.recipe)
-        splits = data.read_splits(run.recipe, task.required, task.optional)
+        splits = read_splits(run.recipe, task.required, task.optional)
     except UserError:
         return []
-    fingerprint = data.fingerprint({split: data.content_digest(rows) for split, rows in splits.items()})
-    if fingerprint != run.report["data"]["fingerprint"]:
+    digests = {split: content_digest(rows) for split, rows in splits.items()}
+    if fingerprint(digests) != run.report["data"]["fingerprint"]:
         return []
     rows = splits["validation"]
     columns = [rows[name][:] for name in fields]

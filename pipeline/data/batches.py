@@ -31,7 +31,7 @@ class Ragged:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], dtype: type = np.int32) -> Ragged:
+    def of(cls, rows: Sequence[Sequence[int] | Array], dtype: type = np.int32) -> Ragged:
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values = np.fromiter((value for row in rows for value in row), dtype=dtype, count=int(offsets[-1]))

@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import datasets
 import huggingface_hub
 import transformers
+from datasets import config as datasets_config
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from pipeline.recipe.schema import Recipe
@@ -41,7 +41,7 @@ def go_offline_if_unreachable(recipe: Recipe) -> None:
         # The libraries read the variable HF_HUB_OFFLINE only when they are imported.
         huggingface_hub.constants.HF_HUB_OFFLINE = True
         transformers.utils.hub._is_offline_mode = True
-        datasets.config.HF_HUB_OFFLINE = True
+        datasets_config.HF_HUB_OFFLINE = True
 
 
 def persistently(load: Callable[[], Any]) -> Any:

@@ -95,8 +95,8 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
     weights: Weights = {}
     for file in files:
         try:
-            is_pickle = read_pickle is not None and not str(file).endswith(".safetensors")
-            weights |= read_pickle(file) if is_pickle else load_file(file)
+            is_pickle = not str(file).endswith(".safetensors")
+            weights |= read_pickle(file) if read_pickle is not None and is_pickle else load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{where}: {Path(file).name} cannot be read: {' '.join(str(error).split())}") from error
     # Checkpoints of 2018 name LayerNorm's weights after the paper: gamma and beta.

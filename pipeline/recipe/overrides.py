@@ -95,8 +95,11 @@ def resolve_paths(values: Values, base: Path, only: Mapping[str, Any] | None = N
         expanded = os.path.expanduser(checkpoint)
         is_path = (base / expanded).exists() or expanded.startswith((".", os.sep))
         values["checkpoint"] = _absolute(base, expanded) if is_path else checkpoint
-    files = values["data"].get("files") if isinstance(values.get("data"), dict) else None
-    for split, file in files.items() if isinstance(files, dict) else ():
+    data = values.get("data")
+    files = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(files, dict):
+        return values
+    for split, file in files.items():
         if isinstance(_as_text(file), str) and is_chosen(f"data.files.{split}"):
             files[split] = _absolute(base, os.path.expanduser(_as_text(file)))
     return values

@@ -82,9 +82,9 @@ class Files(_Strict):
 class Limit(_Strict):
     """Keep the first N rows of a split."""
 
-    train: int | None = Field(None, ge=1)
-    validation: int | None = Field(None, ge=1)
-    test: int | None = Field(None, ge=1)
+    train: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
 
 
 class Data(_Strict):
@@ -103,10 +103,10 @@ class Data(_Strict):
     validation: str = "validation"
     test: str | None = None
     columns: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    max_length: int = Field(128, ge=4)
-    pad_to_multiple_of: int = Field(1, ge=1)
+    max_length: int = Field(default=128, ge=4)
+    pad_to_multiple_of: int = Field(default=1, ge=1)
     limit: Limit = Limit()
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoting: bool | None = None
 
     @property
@@ -141,20 +141,20 @@ class Data(_Strict):
 class Train(_Strict):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    warmup_ratio: float = Field(0.06, ge=0, le=1)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    warmup_ratio: float = Field(default=0.06, ge=0, le=1)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_accumulation: int = Field(1, ge=1)
-    dropout: float | None = Field(None, ge=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: (
         Literal["balanced"]
         | Annotated[tuple[Annotated[float, Field(gt=0)], ...], _tuple]
@@ -164,9 +164,9 @@ class Train(_Strict):
     freeze: Names = ()
     keep: Literal["last", "best"] = "last"
     keep_metric: str | None = None
-    early_stopping: int | None = Field(None, ge=1)
-    save_every: int | None = Field(None, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    early_stopping: int | None = Field(default=None, ge=1)
+    save_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -204,7 +204,7 @@ class Recipe(_Strict):
     metrics: Names = ()
     # How far apart two variants may score and still be called equivalent: 0.01 is one point of 100; for a metric
     # without a scale, such as perplexity, it is a share of its value. Comparisons read it, runs do not.
-    margin: float = Field(0.01, gt=0, lt=1)
+    margin: float = Field(default=0.01, gt=0, lt=1)
     options: Any = Field(default=None, validate_default=True)
 
     @field_validator("task")

@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import datasets
 import numpy as np
@@ -37,6 +37,10 @@ class Examples:
     rows_read: list[int] | None = None
 
 
+ExamplesT = TypeVar("ExamplesT", bound=Examples)
+Value = TypeVar("Value")
+
+
 @dataclass(frozen=True)
 class ScoredExample:
     """One scored example: its line of predictions.jsonl, the columns that metrics read, its summed loss in nats."""
@@ -47,7 +51,7 @@ class ScoredExample:
     num_targets: int
 
 
-class Task(ABC):
+class Task(ABC, Generic[ExamplesT]):
     """What every task offers; a file of this folder completes it, and `options.py` has its options in a recipe.
 
     The order of calls, in training: `validate` the splits; put `config_changes` into the config; `setup` with config
@@ -61,7 +65,7 @@ class Task(ABC):
     # The head, as a transformers Auto class; the families of models that have it serve the task.
     auto_class: ClassVar[str]
     # What `encode` returns.
-    examples_class: ClassVar[type[Examples]] = Examples
+    examples_class: type[ExamplesT]
     # Fields of a row that training must have, those that it may have, and those that a prediction must have.
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -121,14 +125,14 @@ class Task(ABC):
         self.config, self.tokenizer = config, tokenizer
 
     @abstractmethod
-    def encode(self, rows: datasets.Dataset) -> Examples:
+    def encode(self, rows: datasets.Dataset) -> ExamplesT:
         """Tokenize rows; without targets if the rows have none, as when they are to be predicted."""
 
-    def for_epoch(self, examples: Examples, key: list[int]) -> Examples:
+    def for_epoch(self, examples: ExamplesT, key: list[int]) -> ExamplesT:
         """The split as an epoch sees it, a pure function of `key`, such as [seed, epoch]; by default as it is."""
         return examples
 
-    def inputs(self, examples: Examples, batch: Batch) -> Features:
+    def inputs(self, examples: ExamplesT, batch: Batch) -> Features:
         """Inputs of the model, each [B, width]."""
         (width,) = batch.widths
         filled = {
@@ -139,7 +143,7 @@ class Task(ABC):
         return filled | {"attention_mask": real.astype(np.int32)}
 
     @abstractmethod
-    def targets(self, examples: Examples, batch: Batch) -> Features:
+    def targets(self, examples: ExamplesT, batch: Batch) -> Features:
         """`labels` and `loss_weights` of the same shape, the weights summing to 1 over the rows of one step.
 
         The loss of a step is the weighted sum of its targets' losses, so splitting the step into micro-batches or
@@ -151,18 +155,18 @@ class Task(ABC):
         return model.logits(inputs)
 
     @abstractmethod
-    def score_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
+    def score_batch(self, output: Any, examples: ExamplesT, rows: NDArray) -> list[Any]:
         """Score the model's output for each row; `aggregate` reads the results."""
 
-    def aggregate(self, examples: Examples, scored: list[Any]) -> list[ScoredExample]:
+    def aggregate(self, examples: ExamplesT, scored: list[Any]) -> list[ScoredExample]:
         """One scored example for each example of the split, in file order; by default each row is one already."""
         return scored
 
     @abstractmethod
-    def decode_batch(self, output: Any, examples: Examples, rows: NDArray) -> list[Any]:
+    def decode_batch(self, output: Any, examples: ExamplesT, rows: NDArray) -> list[Any]:
         """The prediction for each row of a batch without targets; `format_predictions` reads them."""
 
-    def format_predictions(self, examples: Examples, decoded: list[Any]) -> Iterator[dict[str, Any]]:
+    def format_predictions(self, examples: ExamplesT, decoded: list[Any]) -> Iterator[dict[str, Any]]:
         """One prediction for each row asked about, in order, as `predict` returns it."""
         return iter(decoded)
 
@@ -196,10 +200,11 @@ class Task(ABC):
 
     def row_from_text(self, text: str) -> dict[str, Any]:
         """A plain text as a row to predict. Raises UserError if the task needs more than one text."""
-        if len(self.prediction_fields) > 1:
+        first, *others = self.prediction_fields
+        if others:
             fields = ", ".join(f'"{name}": "..."' for name in self.prediction_fields)
             raise UserError(f"{self.recipe.task} predicts for JSON objects such as {{{fields}}}")
-        return {self.prediction_fields[0]: text}
+        return {first: text}
 
     def words_to_show(self, row: Mapping[str, Any]) -> list[str]:
         """The words of a row's first field, of which attention maps are drawn."""
@@ -220,6 +225,12 @@ class Task(ABC):
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of token-level logits are real, [B, T]."""
         return inputs["attention_mask"] != 0
+
+
+def known(value: Value | None) -> Value:
+    """A part of the examples that only rows with targets have; asserts that it is there."""
+    assert value is not None, "these rows have no targets"
+    return value
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:

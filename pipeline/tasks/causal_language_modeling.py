@@ -19,19 +19,19 @@ from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenStreams(Examples):
     """A tokenized split with the token after each position, and the bytes of text that it stands for.
 
     `floor` has for each row the nats that no model can do without, if the recipe maps a column to it.
     """
 
-    labels: Ragged | None = None
-    num_bytes: Ragged | None = None
+    labels: Ragged
+    num_bytes: Ragged
     floor: NDArray[np.float64] | None = None
 
 
-class CausalLanguageModeling(Task):
+class CausalLanguageModeling(Task[TokenStreams]):
     """The task for one recipe.
 
     Every token of the texts is predicted exactly once. The first is predicted from the tokenizer's end-of-text
@@ -145,7 +145,7 @@ class CausalLanguageModeling(Task):
             scored.append(ScoredExample(line, columns, loss, len(labels)))
         return scored
 
-    def decode_batch(self, output: list[NDArray], examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[dict[str, Any]]:
         """The continuation of each text."""
         continuations = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in output)
         return [{"continuation": text} for text in continuations]

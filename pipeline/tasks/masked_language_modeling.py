@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.validation import text_problems
 from pipeline.utils.errors import UserError
@@ -21,18 +21,18 @@ from pipeline.utils.errors import UserError
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskedTexts(Examples):
     """A tokenized split with the word of each token (-1 for special tokens) and, once tokens are hidden, the labels.
 
     Words of different texts have different numbers. `labels` are the hidden tokens, -1 at all other positions.
     """
 
-    words: Ragged | None = None
+    words: Ragged
     labels: Ragged | None = None
 
 
-class MaskedLanguageModeling(Task):
+class MaskedLanguageModeling(Task[MaskedTexts]):
     """The task for one recipe.
 
     Of each row, `options.masking_probability` of the tokens are chosen, at least one; 80% of them become [MASK], 10% a
@@ -118,7 +118,7 @@ class MaskedLanguageModeling(Task):
 
     def targets(self, examples: MaskedTexts, batch: Batch) -> Features:
         """`labels` [B, width], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
-        labels = examples.labels.padded(batch.rows, batch.widths[0], -1)
+        labels = known(examples.labels).padded(batch.rows, batch.widths[0], -1)
         return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
     def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
@@ -129,7 +129,7 @@ class MaskedLanguageModeling(Task):
         """Summed loss and tokens of each row; the most probable token at each hidden place beside the true one."""
         scored = []
         for losses, predicted, row in zip(*output, rows, strict=True):
-            labels = examples.labels[row]
+            labels = known(examples.labels)[row]
             places = np.flatnonzero(labels >= 0)
             loss = float(losses[places].sum(dtype=np.float64))
             correct = int((predicted[places] == labels[places]).sum())
@@ -144,7 +144,7 @@ class MaskedLanguageModeling(Task):
             scored.append(ScoredExample(line, columns, loss, len(places)))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: MaskedTexts, rows: NDArray) -> list[dict[str, Any]]:
         """The most probable tokens for every mask of a text."""
         predictions = []
         for logits, row in zip(output, rows, strict=True):

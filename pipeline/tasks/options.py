@@ -27,11 +27,11 @@ class SequenceClassificationOptions(Options):
 class QuestionAnsweringOptions(Options):
     """How contexts are cut into windows, and how answers are chosen from them."""
 
-    stride: int = Field(64, ge=0, description="tokens that two windows of a context share")
-    n_best: int = Field(20, ge=1, description="starts and ends that are combined in each window")
-    max_answer_tokens: int = Field(30, ge=1)
-    unanswerable: bool = Field(False, description="whether a question may have no answer, as in SQuAD 2")
-    null_threshold: float = Field(0.0, description="how much more the empty answer must score to be chosen")
+    stride: int = Field(default=64, ge=0, description="tokens that two windows of a context share")
+    n_best: int = Field(default=20, ge=1, description="starts and ends that are combined in each window")
+    max_answer_tokens: int = Field(default=30, ge=1)
+    unanswerable: bool = Field(default=False, description="whether a question may have no answer, as in SQuAD 2")
+    null_threshold: float = Field(default=0.0, description="how much more the empty answer must score to be chosen")
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> QuestionAnsweringOptions:
@@ -41,8 +41,12 @@ class QuestionAnsweringOptions(Options):
 
 
 class _LanguageModelingOptions(Options):
-    packing: Literal["blocks", "rows"] = Field("blocks", description="fill blocks from end to end, or one text a row")
-    separator: Literal["eos", "none"] | None = Field(None, description="between the texts of a block; by default eos")
+    packing: Literal["blocks", "rows"] = Field(
+        default="blocks", description="fill blocks from end to end, or one text a row"
+    )
+    separator: Literal["eos", "none"] | None = Field(
+        default=None, description="between the texts of a block; by default eos"
+    )
 
     @model_validator(mode="after")
     def _texts_meet_in_blocks_only(self) -> _LanguageModelingOptions:
@@ -52,8 +56,8 @@ class _LanguageModelingOptions(Options):
 
 
 class _GenerationOptions(Options):
-    max_new_tokens: int = Field(64, ge=1)
-    num_beams: int = Field(1, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    num_beams: int = Field(default=1, ge=1)
     length_penalty: float = 1.0
 
     @model_validator(mode="after")
@@ -70,22 +74,22 @@ class _GenerationOptions(Options):
 class MaskedLanguageModelingOptions(_LanguageModelingOptions):
     """How texts become rows, and which tokens are hidden."""
 
-    masking_probability: float = Field(0.15, gt=0, lt=1)
+    masking_probability: float = Field(default=0.15, gt=0, lt=1)
     whole_word: bool = False
-    top_k: int = Field(5, ge=1, description="candidates that a prediction gives for each mask")
+    top_k: int = Field(default=5, ge=1, description="candidates that a prediction gives for each mask")
 
 
 class CausalLanguageModelingOptions(_LanguageModelingOptions, _GenerationOptions):
     """How texts become rows, and how a prediction continues a text."""
 
-    max_new_tokens: int = Field(40, ge=1)
+    max_new_tokens: int = Field(default=40, ge=1)
 
 
 class SequenceToSequenceOptions(_GenerationOptions):
     """What stands before each source, how long targets may be, and how they are generated."""
 
     prefix: str = ""
-    max_target_length: int = Field(64, ge=2)
+    max_target_length: int = Field(default=64, ge=2)
 
 
 register_task("sequence-classification", SequenceClassificationOptions, also_called=("text-classification",))

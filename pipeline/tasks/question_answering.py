@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError
@@ -21,7 +21,7 @@ from pipeline.utils.errors import UserError
 NO_ANSWER = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Windows(Examples):
     """A split cut into N windows over its contexts, each an example.
 
@@ -30,12 +30,12 @@ class Windows(Examples):
     span. `spans` [N, 2] has the first and last token of the answer. The lists have an entry for each question.
     """
 
-    questions: NDArray[np.int64] | None = None
-    context_ranges: NDArray[np.int64] | None = None
-    token_starts: Ragged | None = None
-    token_ends: Ragged | None = None
+    questions: NDArray[np.int64]
+    context_ranges: NDArray[np.int64]
+    token_starts: Ragged
+    token_ends: Ragged
     spans: NDArray[np.int32] | None = None
-    contexts: list[str] | None = None
+    contexts: list[str]
     ids: list[str] | None = None
     references: list[list[str]] | None = None
 
@@ -52,7 +52,7 @@ class WindowAnswers:
     loss: float = 0.0
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(Task[Windows]):
     """The task for one recipe.
 
     A context that does not fit is cut into windows that share `options.stride` tokens. The answer to a question is the
@@ -79,7 +79,7 @@ class QuestionAnswering(Task):
         """Two logits for each token: the answer starts here, and ends here."""
         return {"num_labels": 2}
 
-    def encode(self, rows: datasets.Dataset) -> Examples:
+    def encode(self, rows: datasets.Dataset) -> Windows:
         """Cut contexts into windows; the target of a window that does not hold the whole answer is [CLS].
 
         Raises UserError for a question that leaves no room for the context.
@@ -130,7 +130,7 @@ class QuestionAnswering(Task):
 
     def targets(self, examples: Windows, batch: Batch) -> Features:
         """`labels` [B, 2], the positions of the answer's first and last token, weighted alike."""
-        labels = examples.spans[batch.rows]
+        labels = known(examples.spans)[batch.rows]
         return {"labels": labels, "loss_weights": equal_weights(np.ones(labels.shape))}
 
     def score_batch(self, output: NDArray, examples: Windows, rows: NDArray) -> list[WindowAnswers]:
@@ -138,7 +138,7 @@ class QuestionAnswering(Task):
         scored = []
         for logits, row, answers in zip(output, rows, self.decode_batch(output, examples, rows), strict=True):
             real = log_softmax(logits[:, : examples.lengths[row]])
-            loss = -float(real[np.arange(2), examples.spans[row]].sum())
+            loss = -float(real[np.arange(2), known(examples.spans)[row]].sum())
             scored.append(replace(answers, loss=loss))
         return scored
 
@@ -150,7 +150,7 @@ class QuestionAnswering(Task):
             num_targets[question] += 2
         results = []
         for question, answer in enumerate(self.format_predictions(examples, scored)):
-            references = examples.references[question]
+            references = known(examples.references)[question]
             line = {"id": answer["id"]} if "id" in answer else {}
             line |= {"prediction": answer["answer"], "reference": references, "score": answer["score"]}
             columns = {"predictions": answer["answer"], "references": references}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.metrics.specs import need_probabilities
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
 from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
 from pipeline.tasks.validation import first_problems, text_problems
@@ -24,14 +24,14 @@ _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_
 _MOST_LABELS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelledTexts(Examples):
     """A tokenized split with its labels: ids [N], 0 and 1 [N, labels], or numbers [N]; None if there are none."""
 
     labels: NDArray | None = None
 
 
-class SequenceClassification(Task):
+class SequenceClassification(Task[LabelledTexts]):
     """The task for one recipe; `options.problem_type` chooses one of its three kinds."""
 
     auto_class = "AutoModelForSequenceClassification"
@@ -96,7 +96,7 @@ class SequenceClassification(Task):
         if not self.labels and self.problem_type != NUMBER:
             self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
 
-    def encode(self, rows: datasets.Dataset) -> Examples:
+    def encode(self, rows: datasets.Dataset) -> LabelledTexts:
         """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
         pairs = [rows["text_pair"][:]] if "text_pair" in rows.column_names else []
         encoded = self.tokenizer(
@@ -116,17 +116,17 @@ class SequenceClassification(Task):
 
     def targets(self, examples: LabelledTexts, batch: Batch) -> Features:
         """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1."""
-        labels = examples.labels[batch.rows]
+        labels = known(examples.labels)[batch.rows]
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
         return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
 
     def score_batch(self, output: NDArray, examples: LabelledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""
-        references, predictions = examples.labels[rows], self.decode_batch(output, examples, rows)
+        references, predictions = known(examples.labels)[rows], self.decode_batch(output, examples, rows)
         score = {ONE: self._score_class, MANY: self._score_classes, NUMBER: _score_number}[self.problem_type]
         return [score(*each) for each in zip(output, predictions, references, strict=True)]
 
-    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: LabelledTexts, rows: NDArray) -> list[dict[str, Any]]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
@@ -177,7 +177,7 @@ class SequenceClassification(Task):
         if weights is None:
             return np.ones(len(self.labels))
         if weights == "balanced":
-            labels = examples.labels
+            labels = known(examples.labels)
             counts = np.bincount(labels, minlength=len(self.labels))
             return len(labels) / (len(self.labels) * np.maximum(counts, 1))
         return np.array([weights[name] for name in self.labels] if isinstance(weights, dict) else weights)

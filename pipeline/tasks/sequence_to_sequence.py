@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, truncated_rows
 from pipeline.tasks.validation import text_problems
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextPairs(Examples):
     """A tokenized split of sources, with the tokens of the targets and their whole texts if the rows have them."""
 
@@ -25,7 +25,7 @@ class TextPairs(Examples):
     references: list[str] | None = None
 
 
-class SequenceToSequence(Task):
+class SequenceToSequence(Task[TextPairs]):
     """The task for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
@@ -81,7 +81,7 @@ class SequenceToSequence(Task):
         if target:
             # The decoder reads the start token, then all labels except the last.
             shifted = np.full((len(rows), target[0]), self.config.decoder_start_token_id, np.int32)
-            shifted[:, 1:] = examples.labels.padded(rows, target[0], self.tokenizer.pad_token_id)[:, :-1]
+            shifted[:, 1:] = known(examples.labels).padded(rows, target[0], self.tokenizer.pad_token_id)[:, :-1]
             features["decoder_input_ids"] = shifted
         return features
 
@@ -89,7 +89,7 @@ class SequenceToSequence(Task):
         """`labels` [B, T], the target's tokens, and `loss_weights` that are 0 on padding."""
         width = batch.widths[1]
         real = np.arange(width) < examples.lengths[batch.rows, 1:]
-        labels = examples.labels.padded(batch.rows, width, self.tokenizer.pad_token_id)
+        labels = known(examples.labels).padded(batch.rows, width, self.tokenizer.pad_token_id)
         return {"labels": labels, "loss_weights": equal_weights(real)}
 
     def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
@@ -105,7 +105,7 @@ class SequenceToSequence(Task):
         losses, _, generated = output
         scored = []
         for loss, predicted, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
-            num_targets, reference = int(examples.lengths[row, 1]), examples.references[row]
+            num_targets, reference = int(examples.lengths[row, 1]), known(examples.references)[row]
             loss_sum = float(loss[:num_targets].sum(dtype=np.float64))
             line = {"prediction": predicted["target"], "reference": reference}
             line |= {"loss_sum": loss_sum, "tokens": num_targets}
@@ -114,7 +114,7 @@ class SequenceToSequence(Task):
             scored.append(ScoredExample(line, columns, loss_sum, num_targets))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: Examples, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[dict[str, Any]]:
         """Each generated text."""
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [{"target": text} for text in texts]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
 from pipeline.tasks.numerics import equal_weights, log_softmax, truncated_rows
 from pipeline.tasks.validation import first_problems
@@ -22,16 +22,16 @@ from pipeline.utils.text import shorten
 OUTSIDE = "O"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaggedSentences(Examples):
     """A tokenized split with each sentence's words and tags; `word_starts` has the word that a piece begins, or -1."""
 
-    words: list[list[str]] | None = None
-    word_starts: Ragged | None = None
+    words: list[list[str]]
+    word_starts: Ragged
     tags: list[list[str]] | None = None
 
 
-class TokenClassification(Task):
+class TokenClassification(Task[TaggedSentences]):
     """The task for one recipe.
 
     The first piece of a word has its tag; the other pieces have no loss. A word that was truncated, or that the
@@ -94,7 +94,7 @@ class TokenClassification(Task):
         super().setup(config, tokenizer)
         self.labels = self.labels or tuple(config.id2label[i] for i in range(config.num_labels))
 
-    def encode(self, rows: datasets.Dataset) -> Examples:
+    def encode(self, rows: datasets.Dataset) -> TaggedSentences:
         """Cut words into pieces and find the first piece of each; counts what truncation costs."""
         words = rows["tokens"][:]
         encoded = self.tokenizer(
@@ -127,7 +127,7 @@ class TokenClassification(Task):
         starts = examples.word_starts.padded(batch.rows, batch.widths[0], -1)
         labels = np.zeros(starts.shape, np.int32)
         for i, row in enumerate(batch.rows):
-            tag_ids = np.array([ids[tag] for tag in examples.tags[row]], np.int32)
+            tag_ids = np.array([ids[tag] for tag in known(examples.tags)[row]], np.int32)
             labels[i][starts[i] >= 0] = tag_ids[starts[i][starts[i] >= 0]]
         return {"labels": labels, "loss_weights": equal_weights(starts >= 0)}
 
@@ -136,7 +136,7 @@ class TokenClassification(Task):
         ids = {name: i for i, name in enumerate(self.labels)}
         scored = []
         for logits, predicted, row in zip(output, self.decode_batch(output, examples, rows), rows, strict=True):
-            tags, starts = examples.tags[row], examples.word_starts[row]
+            tags, starts = known(examples.tags)[row], examples.word_starts[row]
             positions = np.flatnonzero(starts >= 0)
             truth = [ids[tags[starts[position]]] for position in positions]
             loss = -float(log_softmax(logits[positions])[np.arange(len(positions)), truth].sum())

@@ -17,6 +17,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets import config as datasets_config
 
 from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
@@ -29,7 +30,7 @@ Layout = dict[str, Any]
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises."""
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
+    path = Path(datasets_config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
     if path.exists():
         try:
             return _read(path, task.examples_class)
@@ -92,7 +93,8 @@ def _write(path: Path, examples: Examples) -> None:
     fields = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
     layout = json.dumps({name: layout_of(name, value) for name, value in fields.items()})
     with atomic_write(path, binary=True) as file:
-        np.savez(file, layout=np.frombuffer(layout.encode(), np.uint8), **arrays)
+        arrays["layout"] = np.frombuffer(layout.encode(), np.uint8)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (the names are no arguments of savez)
 
 
 def _read(path: Path, kind: type[Examples]) -> Examples:

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.backend import Backend, load_backend
 from pipeline.data import batches, hub
-from pipeline.data import loading as data
 from pipeline.data.batches import Features
+from pipeline.data.fingerprint import content_digest, fingerprint
+from pipeline.data.splits import read_splits
 from pipeline.metrics.scoring import metric_problems
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK
@@ -73,7 +74,7 @@ def prepare(
     task, problems = load_task(recipe), Problems()
     hub.go_offline_if_unreachable(recipe)
     config, tokenizer = _load_checkpoint(recipe, task, attention, problems)
-    splits = problems.attempt(data.read_splits, recipe, task.required, task.optional)
+    splits = problems.attempt(read_splits, recipe, task.required, task.optional)
     if splits is not None:
         problems.attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
@@ -84,9 +85,9 @@ def prepare(
         setattr(config, key, value)
     config.pad_token_id = tokenizer.pad_token_id
     task.setup(config, tokenizer)
-    digests = {split: data.content_digest(rows) for split, rows in splits.items()}
+    digests = {split: content_digest(rows) for split, rows in splits.items()}
     examples = _encode(task, splits, digests)
-    return Experiment(recipe, task, config, tokenizer, examples, data.fingerprint(digests), names, allow_pickle)
+    return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle)
 
 
 class Problems(list[str]):

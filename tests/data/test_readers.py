@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipeline import UserError, load_recipe
-from pipeline.data.loading import read_splits
+from pipeline.data.splits import read_splits
 
 QUESTION = {"id": 1, "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]}
 SQUAD = {"data": [{"title": "A", "paragraphs": [{"context": "Ann saw Bob.", "qas": [QUESTION]}]}]}
