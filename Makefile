@@ -33,59 +33,68 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pic
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report gallery check list drill lockstep predict attention embedded test lint bench
+.PHONY: help finetune compare report index check list kill-test lockstep predict attention-maps bundled test lint bench
+.PHONY: gallery drill attention embedded
 
-help:  ## show the verbs
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+help:  ## show this list
+	@awk -F ':|  ## | \\| ' '/^[a-z-]+:.*  ## / {printf "%-16s%-52s%s\n", $$1, $$3, $$4}' $(MAKEFILE_LIST)
 
 # A half-finished install leaves no stamp, so the next verb starts it again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "Python 3.11 or 3.12 is wanted; name one with PYTHON=python3.11"; exit 2; }
+	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
 	@echo "Installing into $(VENV), once; this takes a minute or two."
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
-finetune: $(VENV)/.installed  ## fine-tune: RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
+finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
 	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
 
-compare: $(VENV)/.installed  ## run every framework, attention and seed, and compare: RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" SET= OUT= RERUN=1
+compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" SET= OUT= RERUN=1
 	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(VERBOSE)
 
-report: $(VENV)/.installed  ## compare finished runs of any machine: RUNS="dir dir" OUT=
+report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir dir" OUT=
 	@$(PIPELINE) report $(foreach run,$(RUNS),'$(run)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
-gallery: $(VENV)/.installed  ## write one page over all reports: OUT=reports
-	@$(PIPELINE) gallery $(if $(OUT),'$(OUT)') $(VERBOSE)
+index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
+	@$(PIPELINE) index $(if $(OUT),'$(OUT)') $(VERBOSE)
 
-check: $(VENV)/.installed  ## validate everything without training: RECIPE= FRAMEWORK= ATTENTION= SET=
+check: $(VENV)/.installed  ## validate everything without training | RECIPE= FRAMEWORK= ATTENTION= SET=
 	@$(PIPELINE) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
 
-drill: $(VENV)/.installed  ## kill a run again and again, resume it, compare it: RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
-	@$(PIPELINE) drill '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
+	@$(PIPELINE) kill-test '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
-lockstep: $(VENV)/.installed  ## take the same steps in both frameworks and compare: RECIPE= STEPS=50 ATTENTION= SEED= SET=
+lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 ATTENTION= SEED= SET=
 	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
-predict: $(VENV)/.installed  ## ask a finished run: RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
+predict: $(VENV)/.installed  ## ask a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
 	@$(PIPELINE) predict '$(RUN)' $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input '$(INPUT)') $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
-attention: $(VENV)/.installed  ## draw the attention maps of a finished run: RUN=runs/... TEXT="..." FRAMEWORK= OUT=
-	@$(PIPELINE) attention '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
+attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT=
+	@$(PIPELINE) attention-maps '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
-embedded: $(VENV)/.installed  ## rebuild the embedded texts and their pretrained checkpoints
+bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpoints
 	@for set in sentiment dates stories; do \
 	  $(VENV)/bin/python -m recipes.bundled.$$set.grammar && $(VENV)/bin/python -m recipes.bundled.$$set.pretrain || exit; done
 
-test: $(VENV)/.installed  ## run the tests; QUICK=1 leaves out the slow ones
+test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones
 	@$(VENV)/bin/python -m pytest $(if $(QUICK),-m 'not slow')
 
-lint: $(VENV)/.installed  ## check style and types
+lint: $(VENV)/.installed  ## check style, imports and types
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/basedpyright
 
-bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit: DATA=../shared/data REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
+bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit | DATA=folder REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
 	@$(VENV)/bin/python -m tests.benchmarks.bench --repeats '$(REPEATS)' --rows '$(ROWS)' $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(CONTESTANTS),--contestants '$(CONTESTANTS)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+
+# Names that verbs had before.
+gallery: index  ## the former name of index
+drill: kill-test  ## the former name of kill-test
+attention: attention-maps  ## the former name of attention-maps
+embedded: bundled  ## the former name of bundled
+gallery drill attention embedded:
+	@echo "$@ is now called $<" >&2

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
     from pipeline.training.finetune import finetune
+    from pipeline.utils.environment import configure_process
 
 __all__ = [
     "Comparison",
@@ -34,6 +35,7 @@ __all__ = [
     "attention_maps",
     "compare",
     "compare_runs",
+    "configure_process",
     "finetune",
     "load_recipe",
     "load_run",
@@ -47,6 +49,7 @@ _LAZY = {
     "attention_maps": "pipeline.runs.attention_maps",
     "compare": "pipeline.api",
     "compare_runs": "pipeline.api",
+    "configure_process": "pipeline.utils.environment",
     "finetune": "pipeline.training.finetune",
     "load_run": "pipeline.runs.directory",
     "predict": "pipeline.runs.prediction",

@@ -134,7 +134,7 @@ def compare_loaded(
     outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
     if completed := [run for run in outcomes if run.completed]:
         refuse_incomparable(
-            completed, "\nSome were made earlier, of other data or another checkpoint: --rerun (RERUN=1)"
+            completed, "\nSome were made earlier, from other data or another checkpoint: repeat them with rerun=True"
         )
     locksteps, notes = [], []
     if len(frameworks) > 1 and completed:

@@ -41,7 +41,7 @@ def lockstep_records(
             found, seen = found["found"], found["of"]
             if seen != of:
                 sentence = "the data or the checkpoint changed since the runs, so a lock-step says nothing of them"
-                return [], [{"state": "unknown", "sentence": f"{sentence}; --rerun (RERUN=1)"}]
+                return [], [{"state": "unknown", "sentence": f"{sentence}; repeat them with rerun=True"}]
             write_json(path, {"of": seen, "found": found})
         records.append(found)
     return records, notes

@@ -158,7 +158,7 @@ def _is_done(folder: Path, recipe: Recipe, framework: str, attention: str, seed:
     try:
         return directory.finished_run(recipe, identity, rerun) is not None
     except UserError as error:
-        message = str(error).replace("overwrite=True", "rerun=True (RERUN=1)")
+        message = str(error).replace("overwrite=True", "rerun=True")
         raise UserError(message, arguments=("rerun",)) from error
 
 

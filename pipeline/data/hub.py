@@ -81,7 +81,7 @@ def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
     if kinds & set(_OFFLINE) or "Couldn't reach" in texts or "couldn't connect" in texts or "offline" in texts.lower():
         return (
             f"{key}: {repository} is not in the local cache and the Hub cannot be reached; connect once, name a local "
-            "copy, or try the recipe that needs no network: make finetune RECIPE=sentiment_bert"
+            "copy, or try the recipe sentiment_bert, which needs no network"
         )
     if any(isinstance(link, RepositoryNotFoundError) for link in chain) or "DatasetNotFoundError" in kinds:
         return (

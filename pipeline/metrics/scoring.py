@@ -63,7 +63,7 @@ def _problems_of_one(
         if "@" not in name:
             problems.append(f'metrics: "{name}" has no revision; write {HUB_PREFIX}NAME@REVISION')
         if not allow_hub_code:
-            problems.append(f'metrics: "{name}" runs code from the Hub; allow it with --allow-hub-code')
+            problems.append(f'metrics: "{name}" runs code from the Hub; allow it with allow_hub_code=True')
         return problems
     if name not in METRICS:
         known = metric_names()

@@ -145,7 +145,7 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
         f"{where}: there is no model.safetensors"
         + (
             ", and pickled weights are not read unasked: loading a pickle can run code. If you trust its maker, "
-            "--allow-pickle (ALLOW_PICKLE=1) lets PyTorch read its tensors and nothing else"
+            "allow_pickle=True lets PyTorch read its tensors and nothing else"
             if pickles
             else "; train from scratch with weights=random, or name another"
         )

@@ -75,7 +75,7 @@ def _find(source: str) -> Path:
     path = Path(source).expanduser()
     if path.suffix in (".py", ".yaml", ".yml"):
         if not path.is_file():
-            raise UserError(f"recipe {source}: no such file. `make list` shows the recipes that are there.")
+            raise UserError(f"recipe {source}: no such file. Recipes in recipes/ are: {', '.join(recipe_names())}")
         return path
     for suffix in (".py", ".yaml"):
         if os.sep not in source and (RECIPES / (source + suffix)).is_file():

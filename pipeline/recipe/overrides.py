@@ -30,7 +30,7 @@ def parse_overrides(settings: Iterable[str]) -> Values:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise UserError(f'setting "{setting}" must be KEY=VALUE, as in train.epochs=1')
+            raise UserError(f'setting "{setting}" must be KEY=VALUE, as in train.epochs=1', arguments=("overrides",))
         try:
             changes[key.strip()] = read_yaml(value)
         except yaml.YAMLError as error:

@@ -48,14 +48,16 @@ def refuse_unless_report(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; name a folder for the report")
+        raise UserError(f"{folder} is a file; choose a folder for the report with out", arguments=("out",))
     names = {entry.name for entry in folder.iterdir()}
     strange = sorted(names - FILES)
     if not strange and (folder / "figures").is_dir():
         strange = sorted(f"figures/{f.name}" for f in (folder / "figures").iterdir() if f.suffix != ".png")
     if strange or (names and names != FILES):
         what = f" ({strange[0]})" if strange else ""
-        raise UserError(f"--out {folder} holds something that is not a report{what}; name another folder")
+        raise UserError(
+            f"{folder} holds something that is not a report{what}; choose another folder with out", arguments=("out",)
+        )
 
 
 def html(results: Results) -> str:

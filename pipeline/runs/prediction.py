@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import datasets
 
@@ -22,8 +19,6 @@ from pipeline.runs.directory import Run, load_run
 from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_write, json_safe
-from pipeline.utils.text import escape_controls
 
 # So many rows are read, predicted together, and handed out before the next are read.
 CHUNK_ROWS = 64
@@ -48,7 +43,10 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] 
     checkpoint_path = str(run.directory.model_folder.resolve())
     recipe = run.directory.recipe().override({"checkpoint": checkpoint_path, "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
-        raise UserError(f"--set {idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*")
+        raise UserError(
+            f"{idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*",
+            arguments=("overrides",),
+        )
     recipe = recipe.override({"train.precision": "fp32", **(changes or {})})
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
@@ -124,38 +122,6 @@ def predict_lines(trained: TrainedModel, lines: Iterable[str]) -> Iterator[dict[
     written = (line for line in lines if line.strip())
     rows = (_parsed(line, number) for number, line in enumerate(written, start=1))
     return predict_rows(trained, rows, chunk_rows=1 if is_typed else CHUNK_ROWS)
-
-
-@contextlib.contextmanager
-def lines_of(text: str | None, source: str | None) -> Iterator[Iterable[str]]:
-    """The lines to predict: a text, the lines of a file, or those of standard input for "-". Raises UserError."""
-    if text is not None:
-        yield [text]
-    elif source == "-":
-        yield sys.stdin
-    else:
-        if not os.access(source, os.R_OK) or not os.path.isfile(source):
-            raise UserError(f"--input {source} is no file that can be read")
-        with open(source, encoding="utf-8-sig") as file:
-            yield file
-
-
-@contextlib.contextmanager
-def sink(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Writes JSON lines to standard output as they come, or to a file that appears when all are there."""
-    if out is None:
-        yield lambda answer: write_prediction(sys.stdout, answer)
-        return
-    if not os.access(out.parent, os.W_OK) or out.is_dir():
-        raise UserError(f"--out {out} cannot be written; name a file in a folder that is there")
-    with atomic_write(out) as file:
-        yield lambda answer: write_prediction(file, answer)
-
-
-def write_prediction(file: IO[str], answer: dict[str, Any]) -> None:
-    """Write one prediction as a JSON line that cannot change a terminal."""
-    file.write(escape_controls(json.dumps(json_safe(answer), ensure_ascii=False)) + "\n")
-    file.flush()
 
 
 def _parsed(line: str, number: int) -> Row:

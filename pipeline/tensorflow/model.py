@@ -33,7 +33,7 @@ from pipeline.utils.environment import usable_cores
 from pipeline.utils.errors import UserError
 
 if tf.keras.Model is not tf_keras.Model:
-    raise UserError("TensorFlow was imported with Keras 3; set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported")
+    raise UserError("TensorFlow was imported with Keras 3; call pipeline.configure_process() before importing it")
 
 # A weight, and how its layout is transposed to get PyTorch's.
 Weight = tuple[tf.Variable, TransposeType]
@@ -131,8 +131,9 @@ def freeze_weights(layer: tf_keras.layers.Layer, variables: list[tf.Variable]) -
 def read_pickle(file: str) -> dict[str, NDArray[np.float32]]:
     """Pickled weights are PyTorch's own format, which TensorFlow cannot read. Raises UserError."""
     raise UserError(
-        f"{file} is a pickle, which only PyTorch can read safely: use --framework torch, or convert it once with "
-        "save_pretrained, which writes model.safetensors"
+        f"{file} is a pickle, which only PyTorch can read safely: use framework='torch', or convert it once with "
+        "save_pretrained, which writes model.safetensors",
+        arguments=("framework",),
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.data.batches import Features
 from pipeline.data.fingerprint import content_digest, fingerprint
 from pipeline.data.splits import read_splits
 from pipeline.metrics.scoring import metric_problems
+from pipeline.metrics.specs import is_hub_metric
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, refuse_attention
@@ -22,7 +23,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.utils.environment import preserved_random_state
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, combine_errors
 
 PROBE_ROWS = 8
 PROBE_POSITIONS = 16
@@ -78,7 +79,12 @@ def prepare(
     if splits is not None:
         problems.attempt(task.validate, splits, dict(getattr(config, "label2id", None) or {}))
     names = recipe.metrics or task.default_metrics
-    problems.add(recipe, metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code))
+    needs_permission = not allow_hub_code and any(is_hub_metric(name) for name in names)
+    problems.add(
+        recipe,
+        metric_problems(recipe, names, task.metrics, len(task.labels), allow_hub_code),
+        arguments=("allow_hub_code",) if needs_permission else (),
+    )
     problems.raise_if_any()
     assert config is not None and tokenizer is not None and splits is not None
     for key, value in task.config_changes().items():
@@ -90,7 +96,7 @@ def prepare(
     return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle)
 
 
-class Problems(list[str]):
+class Problems(list[UserError]):
     """What is wrong with a recipe, collected so that all of it is reported at once."""
 
     def attempt(self, load: Callable[..., Result], *arguments: Any) -> Result | None:
@@ -98,17 +104,17 @@ class Problems(list[str]):
         try:
             return load(*arguments)
         except UserError as error:
-            self.append(str(error))
+            self.append(error)
             return None
 
-    def add(self, recipe: Recipe, messages: Iterable[str]) -> None:
-        """Keep messages about a recipe."""
-        self.extend(f"recipe {recipe.name}: {message}" for message in messages)
+    def add(self, recipe: Recipe, messages: Iterable[str], arguments: tuple[str, ...] = ()) -> None:
+        """Keep messages about a recipe, and the arguments that they speak of."""
+        self.extend(UserError(f"recipe {recipe.name}: {message}", arguments=arguments) for message in messages)
 
     def raise_if_any(self) -> None:
         """Raise UserError with a line for each problem."""
         if self:
-            raise UserError("\n".join(self))
+            raise combine_errors(self)
 
 
 def _load_checkpoint(recipe: Recipe, task: Task, attention: str, problems: Problems) -> tuple[Any, Any]:

@@ -37,6 +37,14 @@ class Stopped(PipelineError):
     """A run ended because it was asked to: the message says what is saved; exit code 1."""
 
 
+def combine_errors(errors: Iterable[UserError]) -> UserError:
+    """One error with the lines of all, each once, and every argument that they speak of."""
+    errors = list(errors)
+    lines = dict.fromkeys(line for error in errors for line in str(error).split("\n"))
+    arguments = dict.fromkeys(name for error in errors for name in error.arguments)
+    return UserError("\n".join(lines), arguments=tuple(arguments))
+
+
 def did_you_mean(wrong: object, known: Iterable[str]) -> str:
     """' Did you mean "x"?' for the nearest of `known`, or '' if none is near."""
     nearest = get_close_matches(str(wrong), list(known), n=1)

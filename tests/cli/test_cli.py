@@ -70,7 +70,10 @@ WRONG = {
     "an unknown key": (["sentiment_bert", "--set", "train.epoch=1"], 'Did you mean "epochs"'),
     "a value of the wrong type": (["sentiment_bert", "--set", "train.epochs=many"], 'train.epochs is "many"'),
     "a value out of range": (["sentiment_bert", "--set", "train.batch_size=0"], "train.batch_size is 0"),
-    "a setting without a value": (["sentiment_bert", "--set", "train.epochs"], "must be KEY=VALUE"),
+    "a setting without a value": (
+        ["sentiment_bert", "--set", "train.epochs"],
+        "must be KEY=VALUE, as in train.epochs=1\nOn the command line: --set KEY=VALUE; with make: SET=",
+    ),
     "settings that contradict": (["sentiment_bert", "--set", "train.gradient_accumulation=5"], "must divide"),
     "an unknown task": (["sentiment_bert", "--set", "task=sequence-clasification"], 'Did you mean "sequence-cl'),
     "an unknown metric": (["sentiment_bert", "--set", "metrics=[acuracy]"], 'Did you mean "accuracy"'),
@@ -86,7 +89,7 @@ WRONG = {
     "a negative seed": (["sentiment_bert", "--seed", "-1"], "seed is -1"),
     "a checkpoint that is not there": (["sentiment_bert", "--set", "checkpoint=./none"], "no such folder"),
     "a folder that is no checkpoint": (["sentiment_bert", "--set", "checkpoint=./bare"], "cannot be read as a checkp"),
-    "the Hub without a network": (["sst2_bert"], "make finetune RECIPE=sentiment_bert"),
+    "the Hub without a network": (["sst2_bert"], "try the recipe sentiment_bert, which needs no network"),
     "a missing column": (
         ["sentiment_bert", *on("good.jsonl", "good.jsonl", "data.columns.text=sentense")],
         'data.columns.text is "sentense", but train has: sentence, label. Did you mean "sentence"',

@@ -5,7 +5,7 @@ import re
 import sys
 
 from pipeline.cli.main import execute
-from pipeline.runs.prediction import write_prediction
+from pipeline.cli.prediction_files import write_prediction
 from pipeline.utils.text import escape_controls
 
 

@@ -153,7 +153,7 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
     with pytest.raises(UserError, match="is not a finished run"):
         planned(21)
     other = write_run(planned(22).folder, seed=22, settings={"train.learning_rate": 1e-3})
-    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* --rerun \(RERUN=1\)"):
+    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* rerun=True"):
         planned(22)
     assert not planned(22, rerun=True).done
     for folder in (torn, other):

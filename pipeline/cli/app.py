@@ -1,0 +1,28 @@
+"""The command line's parser, to which the other files of this folder add their commands."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fine-tune one recipe in PyTorch or TensorFlow, provably the same experiment.",
+)
+
+
+def add_former_name(former: str, name: str, command: Callable[..., None]) -> None:
+    """Keep the name that a command had; it does the same and tells on standard error what it is called now."""
+
+    @functools.wraps(command)
+    def renamed(*arguments: Any, **options: Any) -> None:
+        print(f"{former} is now called {name}", file=sys.stderr)
+        command(*arguments, **options)
+
+    app.command(former, help=f"The former name of {name}.")(renamed)

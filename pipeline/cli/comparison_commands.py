@@ -1,0 +1,98 @@
+"""Commands that compare: compare, report, lockstep, index. Each configures the process, then imports."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import add_former_name, app
+from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, whole_numbers
+from pipeline.recipe.loading import LoadedRecipe, load_recipe
+from pipeline.utils.environment import configure_process
+
+
+@app.command()
+def compare(
+    recipe: RecipeName,
+    frameworks: Annotated[str, typer.Option(help="The frameworks, separated by spaces.")] = "torch tensorflow",
+    attentions: Annotated[str, typer.Option(help="The attentions.")] = "stock handwritten",
+    seeds: Annotated[str, typer.Option(help="The seeds.")] = "0 1 2",
+    settings: Settings = (),
+    out: ReportFolder = None,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Repeat finished runs.")] = False,
+    allow_hub_code: HubCode = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe with each framework, attention and seed, and write a report that compares them."""
+    configure_process()
+    numbers = whole_numbers(seeds)
+    loaded = LoadedRecipe.read(recipe, settings)
+    from pipeline.api import compare_loaded
+    from pipeline.cli.comparison_progress import ComparisonProgress
+
+    progress = ComparisonProgress(loaded.recipe.name)
+    try:
+        comparison = compare_loaded(
+            loaded, frameworks.split(), attentions.split(), numbers, out, rerun=rerun, allow_hub_code=allow_hub_code,
+            callback=progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped; finished runs are kept, and the same command continues from them", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        progress.close()
+    progress.show(comparison)
+    if any(run["status"] == "failed" for run in comparison.results["runs"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of finished runs.")],
+    out: ReportFolder = None,
+    debug: Debug = False,
+) -> None:
+    """Compare finished runs, made on any machine at any time, and write the report."""
+    configure_process()
+    from pipeline.api import compare_runs
+    from pipeline.cli.comparison_progress import ComparisonProgress
+
+    ComparisonProgress("").show(compare_runs(runs, out))
+
+
+@app.command()
+def lockstep(
+    recipe: RecipeName,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 50,
+    attention: Attention = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of the batch order and new weights.")] = 0,
+    settings: Settings = (),
+    debug: Debug = False,
+) -> None:
+    """Take the same steps in both frameworks and compare them one by one."""
+    configure_process()
+    resolved = load_recipe(recipe, settings)
+    from pipeline.comparison.lockstep import compare_frameworks
+
+    report = compare_frameworks(resolved, steps, attention, seed)
+    print(report.as_text())
+    if not report.same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds the reports' folders.")] = Path("reports"),
+    debug: Debug = False,
+) -> None:
+    """Write one page over all reports."""
+    from pipeline.reporting.index import write_gallery
+
+    print(write_gallery(folder))
+
+
+add_former_name("gallery", "index", index)

@@ -1,0 +1,41 @@
+"""The arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.utils.errors import UserError
+
+
+class FrameworkName(StrEnum):
+    """The frameworks that a run may use."""
+
+    torch = "torch"
+    tensorflow = "tensorflow"
+
+
+RecipeName = Annotated[str, typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.")]
+RunFolder = Annotated[Path, typer.Argument(help="The directory of a finished run.")]
+Framework = Annotated[FrameworkName, typer.Option(help="The framework that trains.")]
+OwnFramework = Annotated[FrameworkName | None, typer.Option(help="The framework; by default the run's own.")]
+Attention = Annotated[str, typer.Option(help="stock, handwritten, or module:Class of your own.")]
+Seed = Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+HubCode = Annotated[bool, typer.Option("--allow-hub-code", help="Let hub:NAME@REVISION metrics run their code.")]
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Let PyTorch read the tensors of pickled weights.")]
+ReportFolder = Annotated[Path | None, typer.Option("--out", help="The report's folder; by default reports/<recipe>.")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    """ "0 1 2" as numbers. Raises UserError."""
+    numbers = []
+    for word in text.split():
+        if not (word.isascii() and word.isdecimal()):
+            raise UserError(f'--seeds has "{word}", but needs whole numbers separated by spaces, as in "0 1 2"')
+        numbers.append(int(word))
+    return numbers

@@ -1,0 +1,71 @@
+"""Commands that use a finished run: predict, attention-maps. Each configures the process, then imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import add_former_name, app
+from pipeline.cli.options import Debug, OwnFramework, RunFolder, Settings
+from pipeline.cli.prediction_files import input_lines, prediction_writer
+from pipeline.recipe.overrides import parse_overrides
+from pipeline.utils.environment import configure_process
+from pipeline.utils.errors import UserError
+from pipeline.utils.text import escape_controls
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    text: Annotated[str | None, typer.Option(help="One text, or one JSON object.")] = None,
+    source: Annotated[str | None, typer.Option("--input", help="A file of JSON or text lines; - for stdin.")] = None,
+    framework: OwnFramework = None,
+    settings: Settings = (),
+    out: Annotated[Path | None, typer.Option(help="Where JSON lines go; by default standard output.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Predict with a finished run: a JSON line for each text."""
+    if (text is None) == (source is None):
+        raise UserError("predict needs either --text or --input (with make: TEXT= or INPUT=)")
+    from pipeline.runs.directory import load_run
+
+    finished = load_run(run)
+    chosen = framework.value if framework else finished.record.framework
+    configure_process(chosen)
+    from pipeline.runs.prediction import open_run, predict_lines
+
+    trained = open_run(finished, chosen, parse_overrides(settings))
+    with input_lines(text, source) as lines, prediction_writer(out) as write:
+        for prediction in predict_lines(trained, lines):
+            write(prediction)
+
+
+@app.command("attention-maps")
+def attention_maps(
+    run: RunFolder,
+    text: Annotated[str, typer.Option(help="The text to look into.")],
+    framework: OwnFramework = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG; by default attention.png in the run.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw which token attends to which in a text, a heat map for each layer and head."""
+    from pipeline.runs.directory import load_run
+
+    finished = load_run(run)
+    chosen = framework.value if framework else finished.record.framework
+    configure_process(chosen)
+    from pipeline.runs.attention_figure import draw_attention_maps
+    from pipeline.runs.attention_maps import maps_of_run
+
+    maps = maps_of_run(finished, text, chosen)
+    path = out or run / "attention.png"
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    draw_attention_maps(maps, path, f"{finished.record.recipe} in {chosen}")
+    num_layers, num_heads, num_tokens, _ = maps.weights.shape
+    print(f"{num_layers} layers, {num_heads} heads, {num_tokens} tokens: {escape_controls(str(path))}")
+
+
+add_former_name("attention", "attention-maps", attention_maps)

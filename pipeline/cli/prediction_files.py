@@ -1,0 +1,50 @@
+"""Where the predict command reads from and writes to: a text, a file, standard input; standard output or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write, json_safe
+from pipeline.utils.text import escape_controls
+
+
+@contextlib.contextmanager
+def input_lines(text: str | None, source: str | None) -> Iterator[Iterable[str]]:
+    """The lines to predict: a text, the lines of a file, or those of standard input for "-". Raises UserError."""
+    if text is not None:
+        yield [text]
+    elif source == "-":
+        yield sys.stdin
+    else:
+        if source is None or not os.access(source, os.R_OK) or not os.path.isfile(source):
+            raise UserError(f"--input {source} is not a file that can be read")
+        with open(source, encoding="utf-8-sig") as file:
+            yield file
+
+
+@contextlib.contextmanager
+def prediction_writer(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Writes JSON lines to standard output as they come, or to a file that appears when all are there.
+
+    Raises UserError if the file cannot be written.
+    """
+    if out is None:
+        yield lambda prediction: write_prediction(sys.stdout, prediction)
+        return
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise UserError(f"--out {out} cannot be written; name a file in a folder that is there")
+    with atomic_write(out) as file:
+        yield lambda prediction: write_prediction(file, prediction)
+
+
+def write_prediction(file: IO[str], prediction: dict[str, Any]) -> None:
+    """Write one prediction as a JSON line that cannot change a terminal."""
+    file.write(escape_controls(json.dumps(json_safe(prediction), ensure_ascii=False)) + "\n")
+    file.flush()

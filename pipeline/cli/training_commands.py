@@ -1,0 +1,114 @@
+"""Commands that train, or get ready to: finetune, check, list, kill-test. Each configures the process, then imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import add_former_name, app
+from pipeline.cli.options import Attention, Debug, Framework, FrameworkName, HubCode, Pickle, RecipeName, Seed, Settings
+from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
+from pipeline.utils.environment import configure_process
+from pipeline.utils.errors import UserError
+from pipeline.utils.text import escape_controls
+
+
+@app.command()
+def finetune(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    attention: Attention = "stock",
+    seed: Seed = 0,
+    settings: Settings = (),
+    out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run, finished or not.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest training checkpoint.")] = False,
+    allow_hub_code: HubCode = False,
+    allow_pickle: Pickle = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a recipe and write its run directory."""
+    configure_process(framework.value)
+    loaded = LoadedRecipe.read(recipe, settings)
+    from pipeline.cli.progress import TerminalProgress
+    from pipeline.runs.directory import RunDirectory
+    from pipeline.training.finetune import finetune
+    from pipeline.training.signals import StopOnSignal
+
+    default = RunDirectory.default(loaded.recipe, loaded.original, framework.value, attention, seed)
+    progress = TerminalProgress(f"{loaded.recipe.name} {framework.value}/{attention} seed {seed}")
+    try:
+        finetune(
+            loaded.recipe, framework.value, attention, seed, out or default.path, overwrite=overwrite, resume=resume,
+            allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
+        )  # fmt: skip
+    finally:
+        progress.close()
+
+
+@app.command()
+def check(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    attention: Attention = "stock",
+    settings: Settings = (),
+    allow_hub_code: HubCode = False,
+    allow_pickle: Pickle = False,
+    debug: Debug = False,
+) -> None:
+    """Validate recipe, data, checkpoint and metrics without training."""
+    configure_process(framework.value)
+    resolved = load_recipe(recipe, settings)
+    from pipeline.training.experiment import check
+
+    experiment = check(resolved, framework.value, attention, allow_hub_code, allow_pickle)
+    for split, examples in experiment.examples.items():
+        counts = ", ".join(f"{count} {name}" for name, count in examples.counts.items())
+        longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
+        print(f"{split}: {counts}, longest {longest} tokens")
+    if experiment.task.labels:
+        print(escape_controls(f"labels: {', '.join(experiment.task.labels)}"))
+    print(escape_controls(f"metrics: {', '.join(experiment.metric_names)}"))
+    print(escape_controls(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
+
+
+@app.command("list")
+def list_recipes(debug: Debug = False) -> None:
+    """Show every recipe: its task, checkpoint and data."""
+    for name in recipe_names():
+        try:
+            recipe = load_shipped(name)
+        except UserError as error:
+            print(escape_controls(f"{name:<20} broken: {error}"))
+            continue
+        local = Path(recipe.checkpoint)
+        checkpoint = f"bundled {local.name}" if local.is_absolute() else recipe.checkpoint
+        source = "bundled" if recipe.data.is_local else recipe.data.path
+        source += f" ({recipe.data.name})" if recipe.data.name else ""
+        print(escape_controls(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+
+
+@app.command("kill-test")
+def kill_test(
+    recipe: RecipeName,
+    framework: Framework = FrameworkName.torch,
+    kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 5,
+    attention: Attention = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of the run and of the moments when it is killed.")] = 0,
+    settings: Settings = (),
+    debug: Debug = False,
+) -> None:
+    """Kill a run again and again, resume it, and compare it with one that never stopped."""
+    configure_process()
+    resolved = load_recipe(recipe, settings)
+    from pipeline.training.kill_test import kill_test
+
+    report = kill_test(resolved, framework.value, kills, attention, seed)
+    print(report.as_text())
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+add_former_name("drill", "kill-test", kill_test)

@@ -1,0 +1,142 @@
+"""Commands as thin faces: which folder they choose, what they add to an error, and the names that they had before."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.explanations import explain
+from pipeline.cli.main import execute
+from pipeline.recipe.loading import load_recipe
+from pipeline.utils.errors import RunFailure, UserError, combine_errors
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCH = {"train.epochs": 1}
+SET_EPOCH = ["--set", "train.epochs=1"]
+
+
+@pytest.fixture
+def chosen_folder(tmp_path, monkeypatch):
+    """The folder that `finetune` with some arguments would write, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    monkeypatch.setattr("pipeline.training.finetune.finetune", lambda *arguments, **_: folders.append(arguments[4]))
+
+    def choose(*arguments):
+        assert execute(["finetune", *arguments]) == 0
+        return str(folders.pop())
+
+    return choose
+
+
+def test_a_recipe_as_it_is_has_the_folder_of_its_name(chosen_folder):
+    assert chosen_folder("sentiment_bert") == "runs/sentiment_bert/torch-stock-seed0"
+
+
+def test_a_changed_recipe_has_a_folder_with_its_digest(chosen_folder):
+    digest = load_recipe("sentiment_bert", EPOCH).digest()
+    expected = f"runs/sentiment_bert/tensorflow-stock-seed3-{digest}"
+    assert chosen_folder("sentiment_bert", "--framework", "tensorflow", "--seed", "3", *SET_EPOCH) == expected
+
+
+def test_a_recipe_of_ones_own_is_compared_with_its_file(chosen_folder):
+    recipe = load_recipe("sentiment_bert", EPOCH)
+    Path("mine.yaml").write_text(recipe.to_yaml())
+    assert chosen_folder("mine.yaml") == "runs/sentiment_bert/torch-stock-seed0"
+    assert chosen_folder("mine.yaml", *SET_EPOCH) == "runs/sentiment_bert/torch-stock-seed0"
+    changed = recipe.override({"train.epochs": 2})
+    assert chosen_folder("mine.yaml", "--set", "train.epochs=2") == (
+        f"runs/sentiment_bert/torch-stock-seed0-{changed.digest()}"
+    )
+
+
+def test_a_chosen_folder_is_taken_as_it_is(chosen_folder):
+    assert chosen_folder("sentiment_bert", "--out", "here") == "here"
+
+
+def test_a_recipes_file_is_executed_once(chosen_folder):
+    code = "from pathlib import Path\nfrom pipeline import load_recipe\nRECIPE = load_recipe('sentiment_bert')\n"
+    Path("mine.py").write_text(code + "open('executed', 'a').write('once ')\n")
+    chosen_folder("mine.py", *SET_EPOCH)
+    assert Path("executed").read_text() == "once "
+
+
+def test_the_arguments_of_an_error_are_translated():
+    error = RunFailure("continue with resume=True, or drop it with overwrite=True", arguments=("resume", "overwrite"))
+    assert explain(error).splitlines() == [
+        "continue with resume=True, or drop it with overwrite=True",
+        "On the command line: --resume or --overwrite; with make: RESUME=1 or OVERWRITE=1.",
+    ]
+    assert explain(UserError("there is no such file")) == "there is no such file"
+
+
+def test_errors_are_combined_with_each_line_and_argument_once():
+    combined = combine_errors(
+        [UserError("a", arguments=("out",)), UserError("b\na", arguments=("resume", "out")), UserError("c")]
+    )
+    assert (str(combined), combined.arguments) == ("a\nb\nc", ("out", "resume"))
+
+
+def test_a_metric_from_the_hub_needs_the_users_permission(capsys):
+    assert execute(["check", "sentiment_bert", "--set", "metrics=['hub:x@1']"]) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert "allow_hub_code=True" in first and "--" not in first
+    assert last == "On the command line: --allow-hub-code; with make: ALLOW_HUB_CODE=1."
+
+
+def test_an_unexpected_error_is_our_bug(capsys, monkeypatch):
+    def broken():
+        raise KeyError("x")
+
+    monkeypatch.setattr("pipeline.cli.training_commands.recipe_names", broken)
+    assert execute(["list"]) == 1
+    error = capsys.readouterr().err
+    assert error == ("KeyError: 'x'\nThis is a bug in twinstep. Run again with --debug and report the traceback.\n")
+
+
+def test_a_former_name_does_the_same_and_says_the_new_one(capsys, tmp_path):
+    outputs = []
+    for name in ("index", "gallery"):
+        assert execute([name, str(tmp_path)]) == 0
+        outputs.append(capsys.readouterr())
+    assert outputs[0].out == outputs[1].out == f"{tmp_path / 'index.html'}\n"
+    assert (outputs[0].err, outputs[1].err) == ("", "gallery is now called index\n")
+
+
+@pytest.mark.parametrize(
+    ("former", "name"), [("drill", "kill-test"), ("gallery", "index"), ("attention", "attention-maps")]
+)
+def test_a_former_name_has_the_same_options_and_says_so_in_its_help(former, name, capsys):
+    helps = []
+    for command in (former, name):
+        execute([command, "--help"])
+        helps.append(capsys.readouterr().out)
+    assert f"The former name of {name}." in helps[0]
+    options = [re.findall(r"--[a-z-]+", text) for text in helps]
+    assert options[0] == options[1] and len(options[0]) > 1
+
+
+def texts_of(path):
+    """The string constants of a file that are not docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr)
+    }
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings)
+    return [(node.lineno, node.value) for node in constants if isinstance(node.value, str)]
+
+
+def test_only_the_command_line_speaks_of_options_and_make():
+    """An option alone, such as "--resume", is an argument of a process that is started, not a message."""
+    of_the_command_line = re.compile(r"(^|\s)--[a-z]|\b[A-Z]{3,}=1|\bmake (finetune|compare|check|list|report|predict)")
+    messages = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path in sorted((ROOT / "pipeline").rglob("*.py"))
+        if path.parent.name != "cli"
+        for line, text in texts_of(path)
+        if of_the_command_line.search(text) and not re.fullmatch(r"--[a-z-]+", text)
+    ]
+    assert messages == []
