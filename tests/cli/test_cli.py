@@ -176,9 +176,10 @@ def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     process.send_signal(stop)
     _, error = process.communicate(timeout=90)  # all fifty epochs take minutes
     assert process.returncode == 1
-    first, second = error.strip().splitlines()
-    assert first == "stopping: saving after the present update; once more stops without saving"
+    first, second, third = error.strip().splitlines()
+    assert first == "stopping: saving after the present step; a second signal stops without saving"
     assert re.fullmatch(r"stopped; .*r\.checkpoints/step-\d{8} is saved; resume=True continues from there", second)
+    assert third == "On the command line: --resume; with make: RESUME=1."
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.checkpoints"]
 
 

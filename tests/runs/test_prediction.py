@@ -42,12 +42,12 @@ def test_a_text_a_json_object_a_file_and_standard_input_give_the_same(run, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "wants either --text or --input"),
-        (("--text", "a", "--input", "b"), "wants either --text or --input"),
+        ((), "needs either --text or --input"),
+        (("--text", "a", "--input", "b"), "needs either --text or --input"),
         (("--text", " {"), "row 1 is not a JSON object"),
         (("--text", '{"txt": "a"}'), 'row 1 has no "text"; sequence-classification needs: text'),
         (("--text", '{"text": [1]}'), "row 1: text is '[1]', but must be text"),
-        (("--input", "nowhere.txt"), "--input nowhere.txt is no file that can be read"),
+        (("--input", "nowhere.txt"), "--input nowhere.txt is not a file that can be read"),
         (("--text", "a", "--set", "train.epochs=2"), "train.epochs would be ignored"),
         (("--text", "a", "--set", "options.stride=2"), 'options: has no key "stride"'),
         (("--text", "a", "--out", "nowhere/answers.jsonl"), "cannot be written"),
