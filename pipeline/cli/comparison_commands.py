@@ -20,7 +20,7 @@ def compare(
     frameworks: Annotated[str, typer.Option(help="The frameworks, separated by spaces.")] = "torch tensorflow",
     attentions: Annotated[str, typer.Option(help="The attentions.")] = "stock handwritten",
     seeds: Annotated[str, typer.Option(help="The seeds.")] = "0 1 2",
-    settings: Settings = (),
+    settings: Settings = None,
     out: ReportFolder = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Repeat finished runs.")] = False,
     allow_hub_code: HubCode = False,
@@ -29,7 +29,7 @@ def compare(
     """Run a recipe with each framework, attention and seed, and write a report that compares them."""
     configure_process()
     numbers = whole_numbers(seeds)
-    loaded = LoadedRecipe.read(recipe, settings)
+    loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.api import compare_loaded
     from pipeline.cli.comparison_progress import ComparisonProgress
 
@@ -70,12 +70,12 @@ def lockstep(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 50,
     attention: Attention = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the batch order and new weights.")] = 0,
-    settings: Settings = (),
+    settings: Settings = None,
     debug: Debug = False,
 ) -> None:
     """Take the same steps in both frameworks and compare them one by one."""
     configure_process()
-    resolved = load_recipe(recipe, settings)
+    resolved = load_recipe(recipe, settings or ())
     from pipeline.comparison.lockstep import compare_frameworks
 
     report = compare_frameworks(resolved, steps, attention, seed)

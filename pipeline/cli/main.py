@@ -52,8 +52,9 @@ def execute(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception, debug: bool) -> int:
     """Usage errors of the option parser keep their own words; anything else is our mistake."""
-    if hasattr(error, "format_message"):
-        return _fail(f"{error.format_message()} (see --help)", WRONG_INPUT, debug)
+    usage_message = getattr(error, "format_message", None)
+    if usage_message is not None:
+        return _fail(f"{usage_message()} (see --help)", WRONG_INPUT, debug)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):

@@ -22,7 +22,7 @@ def predict(
     text: Annotated[str | None, typer.Option(help="One text, or one JSON object.")] = None,
     source: Annotated[str | None, typer.Option("--input", help="A file of JSON or text lines; - for stdin.")] = None,
     framework: OwnFramework = None,
-    settings: Settings = (),
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Where JSON lines go; by default standard output.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -36,7 +36,7 @@ def predict(
     configure_process(chosen)
     from pipeline.runs.prediction import open_run, predict_lines
 
-    trained = open_run(finished, chosen, parse_overrides(settings))
+    trained = open_run(finished, chosen, parse_overrides(settings or ()))
     with input_lines(text, source) as lines, prediction_writer(out) as write:
         for prediction in predict_lines(trained, lines):
             write(prediction)

@@ -21,7 +21,7 @@ def finetune(
     framework: Framework = FrameworkName.torch,
     attention: Attention = "stock",
     seed: Seed = 0,
-    settings: Settings = (),
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run, finished or not.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest training checkpoint.")] = False,
@@ -31,7 +31,7 @@ def finetune(
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
     configure_process(framework.value)
-    loaded = LoadedRecipe.read(recipe, settings)
+    loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.cli.progress import TerminalProgress
     from pipeline.runs.directory import RunDirectory
     from pipeline.training.finetune import finetune
@@ -53,14 +53,14 @@ def check(
     recipe: RecipeName,
     framework: Framework = FrameworkName.torch,
     attention: Attention = "stock",
-    settings: Settings = (),
+    settings: Settings = None,
     allow_hub_code: HubCode = False,
     allow_pickle: Pickle = False,
     debug: Debug = False,
 ) -> None:
     """Validate recipe, data, checkpoint and metrics without training."""
     configure_process(framework.value)
-    resolved = load_recipe(recipe, settings)
+    resolved = load_recipe(recipe, settings or ())
     from pipeline.training.experiment import check
 
     experiment = check(resolved, framework.value, attention, allow_hub_code, allow_pickle)
@@ -97,12 +97,12 @@ def kill_test(
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 5,
     attention: Attention = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the run and of the moments when it is killed.")] = 0,
-    settings: Settings = (),
+    settings: Settings = None,
     debug: Debug = False,
 ) -> None:
     """Kill a run again and again, resume it, and compare it with one that never stopped."""
     configure_process()
-    resolved = load_recipe(recipe, settings)
+    resolved = load_recipe(recipe, settings or ())
     from pipeline.training.kill_test import kill_test
 
     report = kill_test(resolved, framework.value, kills, attention, seed)

@@ -113,6 +113,8 @@ def preserved_random_state() -> Iterator[None]:
 def _keep_freed_memory() -> None:
     """Have glibc keep what is freed: the next step needs it again, and the system hands it out page by page."""
     is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    libc = ctypes.CDLL(None) if sys.platform == "linux" and not is_set else None
-    if hasattr(libc, "mallopt") and any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if sys.platform != "linux" or is_set:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
