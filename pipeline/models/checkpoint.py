@@ -141,14 +141,15 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
                 files.append(path)
             return files
     pickles = any(_cached(checkpoint, name, where) for name in _PICKLES)
-    raise UserError(
-        f"{where}: there is no model.safetensors"
-        + (
-            ", and pickled weights are not read unasked: loading a pickle can run code. If you trust its maker, "
-            "allow_pickle=True lets PyTorch read its tensors and nothing else"
-            if pickles
-            else "; train from scratch with weights=random, or name another"
+    if pickles:
+        raise UserError(
+            f"{where}: there is no model.safetensors, and pickled weights are not read unless you ask for it: loading a "
+            "pickle can run code. If you trust its maker, allow_pickle=True lets PyTorch read its tensors and nothing "
+            "else",
+            arguments=("allow_pickle",),
         )
+    raise UserError(
+        f"{where}: there is no model.safetensors; train from scratch with weights=random, or name another checkpoint"
     )
 
 
