@@ -143,9 +143,9 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
     pickles = any(_cached(checkpoint, name, where) for name in _PICKLES)
     if pickles:
         raise UserError(
-            f"{where}: there is no model.safetensors, and pickled weights are not read unless you ask for it: loading a "
-            "pickle can run code. If you trust its maker, allow_pickle=True lets PyTorch read its tensors and nothing "
-            "else",
+            f"{where}: there is no model.safetensors, and pickled weights are not read unless you ask for it: loading "
+            "a pickle can run code. If you trust its maker, allow_pickle=True lets PyTorch read its tensors and "
+            "nothing else",
             arguments=("allow_pickle",),
         )
     raise UserError(
