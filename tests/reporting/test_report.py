@@ -296,20 +296,6 @@ def test_a_report_that_fails_half_way_leaves_the_older_one(results, folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [("a\0b", "a␀b"), ("a\r\nb", "a␍␊b"), ("\x7f", "␡"), ("\x9b", "⟨U+009B⟩"), ("\u2066é漢", "⟨U+2066⟩é漢"),
-     ("\ud800", "⟨U+D800⟩"), ("\u2028", "⟨U+2028⟩"), ("a\u00a0b", "a\u00a0b"), (None, "None")],
-)  # fmt: skip
-def test_controls_are_visible(text, shown):
-    assert visible(text) == shown
-
-
-def test_logs_keep_their_lines():
-    assert visible_lines("a\tb\r\nc\x1b[0m\n") == "a\tb\nc␛[0m"
-    assert shorten("one two three", 9) == "one two…" and shorten("one", 3) == "one"
-
-
-@pytest.mark.parametrize(
     ("reference", "prediction", "shown", "state"),
     [
         ("negative", "negative", "negative", "good"),

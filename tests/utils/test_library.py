@@ -33,7 +33,7 @@ if configured == "configured":
     from pipeline.utils.environment import configure_process
     configure_process(framework)
 before = state()
-from pipeline import finetune, load_recipe
+from pipeline import finetune, load_recipe, predict
 from pipeline.training.experiment import check
 
 recipe = load_recipe("sentiment_bert", {"data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1})
@@ -42,11 +42,13 @@ check(recipe, framework, "handwritten")
 seen["check"] = state()
 run = finetune(recipe, framework, "handwritten", out=folder)
 seen["finetune"] = state()
+predictions = list(predict(run, ["a fine film"]))
+seen["predict"] = state()
 changed = {
     f"{moment}: {what}": [value, now[what]]
     for moment, now in seen.items() for what, value in before.items() if now[what] != value
 }
-print(json.dumps({"changed": changed, "accuracy": run.metrics["accuracy"]}))
+print(json.dumps({"changed": changed, "accuracy": run.metrics["accuracy"], "predictions": len(predictions)}))
 """
 
 
@@ -61,4 +63,4 @@ def test_a_caller_finds_the_process_as_it_was(framework, configured, tmp_path):
     ).stdout  # fmt: skip
     report = json.loads(out.splitlines()[-1])
     assert report["changed"] == {}
-    assert 0 <= report["accuracy"] <= 1
+    assert 0 <= report["accuracy"] <= 1 and report["predictions"] == 1
