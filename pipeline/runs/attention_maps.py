@@ -44,8 +44,8 @@ def attention_maps(
     of either framework, which needs its `tokenizer` and is left as it was. The weights are those of the hand-written
     attention, so they follow its formula; T5's are those of its encoder. Raises UserError.
 
-    >>> attention_maps("runs/sentiment_bert/torch-stock-seed0", "A fine film.").shape  # doctest: +SKIP
-    (2, 2, 6, 6)
+    >>> attention_maps("runs/sentiment_bert/torch-stock-seed0", "The food was great.").shape  # doctest: +SKIP
+    (3, 4, 9, 9)
     """
     if isinstance(run, Run | str | Path):
         return maps_of_run(run, text, framework).weights

@@ -31,7 +31,7 @@ class Run:
 
     >>> run = load_run("runs/sentiment_bert/torch-stock-seed0")  # doctest: +SKIP
     >>> run.metrics["accuracy"]  # doctest: +SKIP
-    0.904
+    0.913
     """
 
     path: Path
@@ -242,6 +242,6 @@ def load_run(path: str | os.PathLike) -> Run:
     """A finished run, read from its directory. Raises UserError if there is none or its metrics.json is not valid.
 
     >>> load_run("runs/sentiment_bert/torch-stock-seed0").metrics["accuracy"]  # doctest: +SKIP
-    0.904
+    0.913
     """
     return Run(Path(path), RunDirectory(Path(path)).record())

@@ -66,8 +66,8 @@ def predict(
     one text. Rows are read and predicted a few at a time; "truncated" marks a row of which only the beginning, of
     `data.max_length` tokens, was read. Raises UserError naming a row that is wrong.
 
-    >>> list(predict("runs/sentiment_bert/torch-stock-seed0", ["A fine film."]))  # doctest: +SKIP
-    [{'index': 0, 'text': 'A fine film.', 'prediction': 'positive', 'score': 0.98}]
+    >>> list(predict("runs/sentiment_bert/torch-stock-seed0", ["The food was great."]))  # doctest: +SKIP
+    [{'index': 0, 'text': 'The food was great.', 'prediction': 'positive', 'score': 0.963656}]
     """
     if isinstance(rows, str | Mapping):
         raise UserError("predict takes several rows; put a single one into a list: predict(run, [row])")
