@@ -1,9 +1,9 @@
-"""Many runs -> one comparison, in numbers and a report: made here from a recipe, or of runs made anywhere."""
+"""What `from pipeline import ...` offers beyond training and predicting: check, lockstep, compare and report."""
 
 from __future__ import annotations
 
 import datetime
-import html as escaping
+import html
 import os
 import sys
 import tempfile
@@ -11,76 +11,145 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.comparison import run_matrix as runner
+from pipeline.backend import FRAMEWORKS
+from pipeline.comparison import lockstep_records, run_matrix
 from pipeline.comparison.assembly import assemble
-from pipeline.comparison.lockstep_records import LOCKSTEP_UPDATES, fingerprints, lockstep_records, recorded_locksteps
-from pipeline.comparison.run_matrix import ComparisonCallback
-from pipeline.comparison.run_set import named, read_outcome, refuse_incomparable
-from pipeline.recipe.loading import LoadedRecipe
-from pipeline.recipe.schema import Recipe
-from pipeline.reporting import writer as report
+from pipeline.comparison.lockstep import LockstepReport, compare_frameworks
+from pipeline.comparison.lockstep_records import LOCKSTEP_STEPS
+from pipeline.comparison.results import LockstepResult, Problem, Results
+from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
+from pipeline.comparison.run_set import ComparedRun, read_run, refuse_incomparable, with_variants
+from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
+from pipeline.recipe.loading import LoadedRecipe, RecipeSource
+from pipeline.reporting import writer
+from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
+from pipeline.training import experiment
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import json_safe
+from pipeline.utils.text import count
 
 if TYPE_CHECKING:
     import pandas
 
-FRAMEWORKS, ATTENTIONS, SEEDS = ("torch", "tensorflow"), ("stock", "handwritten"), (0, 1, 2)
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A comparison: its results (what results.json holds) and the folder of its report."""
+class SplitSummary:
+    """A checked split: its counts by name, and the tokens of the longest source and, if there is one, target."""
 
-    results: dict[str, Any]
+    counts: dict[str, int]
+    longest: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CheckedRecipe:
+    """What `check` found: everything that the recipe names can be loaded and fits together."""
+
+    recipe: str
+    splits: dict[str, SplitSummary]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, split in self.splits.items():
+            counts = ", ".join(f"{number} {kind}" for kind, number in split.counts.items())
+            lines.append(f"{name}: {counts}, longest {' and '.join(map(str, split.longest))} tokens")
+        if self.labels:
+            lines.append(f"labels: {', '.join(self.labels)}")
+        return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}"])
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """A comparison: its results, which are what results.json holds, and the folder of its report."""
+
+    results: Results
     path: Path
 
     @property
     def runs(self) -> pandas.DataFrame:
-        """A row for each run: who, with which seed, how it went, each metric and each cost."""
+        """A row for each run: variant, framework, attention, seed, status, path, each metric and each training cost."""
         import pandas
 
         keys = ("variant", "framework", "attention", "seed", "status", "path")
-        rows = [
-            {key: run[key] for key in keys} | run["metrics"] | {f"train_{k}": v for k, v in run["train"].items()}
-            for run in self.results["runs"]
-        ]
+        rows = []
+        for run in self.results.runs:
+            costs = run.train.model_dump() if run.train else {}
+            row = {key: getattr(run, key) for key in keys}
+            rows.append(row | run.metrics | {f"train_{key}": cost for key, cost in costs.items()})
         return pandas.DataFrame(rows)
 
     @property
     def verdicts(self) -> pandas.DataFrame:
-        """A row for each pair of variants and metric: the difference, its interval and what can be said."""
+        """A row for each pair of variants and metric: the difference, its 95% interval and what can be claimed."""
         import pandas
 
-        rows = [
-            {"first": pair["first"], "second": pair["second"], "metric": metric}
-            | {key: found["seeds"][key] for key in ("mean_difference", "low", "high")}
-            | {"equivalent": found["equivalence"]["equivalent"], **found["verdict"]}
-            for pair in self.results["comparisons"]
-            for metric, found in pair["metrics"].items()
-        ]
+        rows = []
+        for pair in self.results.comparisons:
+            for metric, comparison in pair.metrics.items():
+                row = {"first": pair.first, "second": pair.second, "metric": metric}
+                row |= comparison.seeds.model_dump(exclude={"n"})
+                row |= {"equivalent": comparison.equivalence.equivalent, "code": comparison.verdict.code}
+                rows.append(row | verdict(pair, metric).model_dump())
         return pandas.DataFrame(rows)
 
     def to_html(self) -> str:
         """The whole report as one page."""
-        return report.html(self.results)
+        return writer.html(self.results)
+
+    def __repr__(self) -> str:
+        variants, runs = count(len(self.results.variants), "variant"), count(len(self.results.runs), "run")
+        return f"Comparison({self.results.recipe}: {variants}, {runs}; report in {self.path})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the first screen and the verdicts."""
-        headline = self.results["headline"]
-        said = [headline[key] for key in ("same", "speed", "memory")] + headline["notices"]
-        lines = "".join(f"<li>{escaping.escape(each['sentence'])}</li>" for each in said)
-        return f"<ul>{lines}</ul>{self.verdicts.to_html(escape=True, index=False)}"
+        headline = self.results.headline or write_headline(self.results)
+        lines = [*answers(headline).values(), *notices(headline)]
+        items = "".join(f"<li>{html.escape(f'{line.word}. {line.sentence}')}</li>" for line in lines)
+        return f"<ul>{items}</ul>{self.verdicts.to_html(escape=True, index=False)}"
+
+
+def check(
+    recipe: RecipeSource, framework: str = "torch", attention: str | type = STOCK, *, allow_hub_code: bool = False,
+    allow_pickle: bool = False,
+) -> CheckedRecipe:  # fmt: skip
+    """Do all that a training does before its first step, and write nothing. Raises UserError with all that is wrong.
+
+    >>> print(check("sentiment_bert", framework="tensorflow"))  # doctest: +SKIP
+    train: 4000 rows, 0 truncated, longest 44 tokens
+    """
+    checked = experiment.check(
+        LoadedRecipe.of(recipe).recipe, framework, attention_name(attention), allow_hub_code, allow_pickle
+    )
+    splits = {}
+    for name, examples in checked.examples.items():
+        longest = examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)
+        splits[name] = SplitSummary(dict(examples.counts), tuple(map(int, longest)))
+    return CheckedRecipe(checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names))
+
+
+def lockstep(
+    recipe: RecipeSource, steps: int = LOCKSTEP_STEPS, attention: str | type = STOCK, seed: int = 0
+) -> LockstepReport:
+    """Take the same training steps in both frameworks, each in a process of its own, and compare them one by one.
+
+    Raises UserError for anything that is wrong with the input.
+
+    >>> lockstep("sentiment_bert", steps=10).same  # doctest: +SKIP
+    True
+    """
+    return compare_frameworks(LoadedRecipe.of(recipe).recipe, steps, attention_name(attention), seed)
 
 
 def compare(
-    recipe: Recipe,
-    frameworks: Sequence[str] = FRAMEWORKS,
-    attentions: Sequence[str] = ATTENTIONS,
+    recipe: RecipeSource,
+    frameworks: Sequence[str] = tuple(FRAMEWORKS),
+    attentions: Sequence[str | type] = ATTENTIONS,
     seeds: Sequence[int] = SEEDS,
-    out: str | os.PathLike | None = None,
+    out: str | os.PathLike[str] | None = None,
     *,
     rerun: bool = False,
     allow_hub_code: bool = False,
@@ -88,85 +157,91 @@ def compare(
 ) -> Comparison:
     """Run a recipe with every framework, attention and seed, and compare; the report is `out` or reports/<recipe>.
 
-    Each run has a process of its own, one after the other; finished runs are taken as they are unless `rerun`, and one
-    that fails is shown as failed. Raises UserError before the first run for anything that is wrong with
-    the input.
+    Each run has a process of its own, one after the other. Finished runs are used as they are unless `rerun`; a run
+    that fails is shown as failed. Raises UserError before the first run for anything that is wrong with the input.
+
+    >>> comparison = compare("sentiment_bert", attentions=["stock"])  # doctest: +SKIP
+    >>> comparison.verdicts  # doctest: +SKIP
     """
-    return compare_loaded(
-        LoadedRecipe.of(recipe), frameworks, attentions, seeds, out, rerun=rerun, allow_hub_code=allow_hub_code,
-        callback=callback,
-    )  # fmt: skip
-
-
-def compare_loaded(
-    loaded: LoadedRecipe,
-    frameworks: Sequence[str],
-    attentions: Sequence[str],
-    seeds: Sequence[int],
-    out: str | os.PathLike | None = None,
-    *,
-    rerun: bool = False,
-    allow_hub_code: bool = False,
-    callback: ComparisonCallback | None = None,
-) -> Comparison:
-    """`compare` for a recipe of which it is known how it was loaded, so that its runs are named and started alike."""
-    recipe, callback = loaded.recipe, callback or ComparisonCallback()
-    folder = Path(out) if out is not None else Path("reports") / recipe.name
-    report.refuse_unless_report(folder)
-    planned = runner.plan(recipe, loaded.original, frameworks, attentions, seeds, rerun)
+    loaded, callback = LoadedRecipe.of(recipe), callback or ComparisonCallback()
+    names = [attention_name(attention) for attention in attentions]
+    folder = _report_folder(loaded.recipe.name, out)
+    planned = run_matrix.plan(loaded.recipe, loaded.original, frameworks, names, seeds, rerun)
     callback.on_check_begin(planned)
-    runner.check(planned, recipe, allow_hub_code)
-    outcomes = []
+    run_matrix.check(planned, loaded.recipe, allow_hub_code)
+    runs = _make_runs(planned, loaded, allow_hub_code, callback)
+    variants = [(framework, attention) for framework in frameworks for attention in names]
+    runs.sort(key=lambda run: (variants.index((run.framework, run.attention)), run.seed))
+    completed = [run for run in runs if run.completed]
+    if completed:
+        remedy = "\nSome were made earlier, from other data or another checkpoint: repeat them with rerun=True"
+        refuse_incomparable(completed, remedy, arguments=("rerun",))
+    results, problems = [], []
+    if len(frameworks) > 1 and completed:
+        callback.on_lockstep_begin(LOCKSTEP_STEPS)
+        results, problems = lockstep_records.take_or_read(
+            loaded.recipe, names, seeds[0], planned[0].folder.parent, LOCKSTEP_STEPS, rerun,
+            lockstep_records.fingerprints(completed[0]),
+        )  # fmt: skip
+    callback.on_report_begin()
+    return _written(with_variants(runs), loaded.recipe.margin, results, problems, folder)
+
+
+def report(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Comparison:
+    """Compare finished runs, made on any machine at any time; the report is `out` or reports/<recipe>.
+
+    Raises UserError if a directory is not a run, or if task, checkpoint, data or metrics differ.
+
+    >>> report(["runs/mine/torch-stock-seed0", "runs/mine/tensorflow-stock-seed0"])  # doctest: +SKIP
+    """
+    directories = [Path(path) for path in paths]
+    if len(directories) < 2:
+        raise UserError(f"a report needs two or more run directories, but got {len(directories)}")
+    runs = with_variants(read_run(directory) for directory in directories)
+    refuse_incomparable(runs)
+    recipe = runs[0].recipe
+    folder = _report_folder(recipe.name, out)
+    return _written(runs, recipe.margin, lockstep_records.recorded(runs), [], folder)
+
+
+# The name of `report` in earlier versions.
+compare_runs = report
+
+
+def _report_folder(recipe_name: str, out: str | os.PathLike[str] | None) -> Path:
+    folder = Path(out) if out is not None else Path("reports") / recipe_name
+    writer.refuse_unless_report(folder)
+    return folder
+
+
+def _make_runs(
+    planned: list[PlannedRun], loaded: LoadedRecipe, allow_hub_code: bool, callback: ComparisonCallback
+) -> list[ComparedRun]:
+    """The planned runs, made one after the other, or read if they are done."""
+    runs = []
     with tempfile.TemporaryDirectory(prefix="twinstep-") as scratch:
         arguments = loaded.arguments
         if arguments is None:
-            written = Path(scratch) / "recipe.yaml"
-            written.write_text(recipe.to_yaml(), encoding="utf-8")
-            arguments = [str(written)]
+            file = Path(scratch) / "recipe.yaml"
+            file.write_text(loaded.recipe.to_yaml(), encoding="utf-8")
+            arguments = (str(file),)
         if allow_hub_code:
-            arguments = [*arguments, "--allow-hub-code"]
+            arguments = (*arguments, "--allow-hub-code")
         for run in planned:
             callback.on_run_begin(run)
             begun = time.perf_counter()
-            outcomes.append(runner.execute(run, recipe, arguments))
-            callback.on_run_end(run, outcomes[-1], 0.0 if run.done else time.perf_counter() - begun)
-    order = {(f, a): i for i, (f, a) in enumerate((f, a) for f in frameworks for a in attentions)}
-    outcomes.sort(key=lambda run: (order[run.framework, run.attention], run.seed))
-    if completed := [run for run in outcomes if run.completed]:
-        refuse_incomparable(
-            completed, "\nSome were made earlier, from other data or another checkpoint: repeat them with rerun=True"
-        )
-    locksteps, notes = [], []
-    if len(frameworks) > 1 and completed:
-        callback.on_lockstep_begin(LOCKSTEP_UPDATES)
-        beside, of = planned[0].folder.parent, fingerprints(completed[0])
-        locksteps, notes = lockstep_records(recipe, attentions, seeds[0], beside, LOCKSTEP_UPDATES, rerun, of)
-    callback.on_report_begin()
-    return _written(named(outcomes), recipe.margin, locksteps, notes, folder)
+            runs.append(run_matrix.execute(run, loaded.recipe, arguments))
+            callback.on_run_end(run, runs[-1], 0.0 if run.done else time.perf_counter() - begun)
+    return runs
 
 
-def compare_runs(paths: Iterable[str | os.PathLike], out: str | os.PathLike | None = None) -> Comparison:
-    """Compare finished runs, made on any machine at any time; the report is `out` or reports/<recipe>.
-
-    Raises UserError where a directory is no run, or where task, checkpoint, data or metrics differ.
-    """
-    paths = [Path(path) for path in paths]
-    if len(paths) < 2:
-        raise UserError("report wants two or more run directories")
-    outcomes = named(read_outcome(path) for path in paths)
-    refuse_incomparable(outcomes)
-    recipe = outcomes[0].recipe
-    folder = Path(out) if out is not None else Path("reports") / recipe.name
-    report.refuse_unless_report(folder)
-    return _written(outcomes, recipe.margin, recorded_locksteps(outcomes), [], folder)
-
-
-def _written(outcomes: list, margin: float, locksteps: list, notes: list, folder: Path) -> Comparison:
-    results = assemble(outcomes, margin, locksteps, notes)
+def _written(
+    runs: list[ComparedRun], margin: float, results: list[LockstepResult], problems: list[Problem], folder: Path
+) -> Comparison:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    results = json_safe({"schema": 1, "created": created, "command": _command()} | results)
-    report.write_report(results, folder)
-    return Comparison(results, folder)
+    assembled = with_headline(assemble(runs, margin, results, problems, created=created, command=_command()))
+    writer.write_report(assembled, folder)
+    return Comparison(assembled, folder)
 
 
 def _command() -> list[str]:

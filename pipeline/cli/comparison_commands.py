@@ -30,12 +30,12 @@ def compare(
     configure_process()
     numbers = whole_numbers(seeds)
     loaded = LoadedRecipe.read(recipe, settings or ())
-    from pipeline.api import compare_loaded
+    from pipeline.api import compare
     from pipeline.cli.comparison_progress import ComparisonProgress
 
     progress = ComparisonProgress(loaded.recipe.name)
     try:
-        comparison = compare_loaded(
+        comparison = compare(
             loaded, frameworks.split(), attentions.split(), numbers, out, rerun=rerun, allow_hub_code=allow_hub_code,
             callback=progress,
         )  # fmt: skip
@@ -46,7 +46,7 @@ def compare(
     finally:
         progress.close()
     progress.show(comparison)
-    if any(run["status"] == "failed" for run in comparison.results["runs"]):
+    if any(not run.completed for run in comparison.results.runs):
         raise typer.Exit(1)
 
 
@@ -58,10 +58,10 @@ def report(
 ) -> None:
     """Compare finished runs, made on any machine at any time, and write the report."""
     configure_process()
-    from pipeline.api import compare_runs
+    from pipeline.api import report
     from pipeline.cli.comparison_progress import ComparisonProgress
 
-    ComparisonProgress("").show(compare_runs(runs, out))
+    ComparisonProgress("").show(report(runs, out))
 
 
 @app.command()
@@ -76,11 +76,11 @@ def lockstep(
     """Take the same steps in both frameworks and compare them one by one."""
     configure_process()
     resolved = load_recipe(recipe, settings or ())
-    from pipeline.comparison.lockstep import compare_frameworks
+    from pipeline.api import lockstep
 
-    report = compare_frameworks(resolved, steps, attention, seed)
-    print(report.as_text())
-    if not report.same:
+    differences = lockstep(resolved, steps, attention, seed)
+    print(differences.as_text())
+    if not differences.same:
         raise typer.Exit(1)
 
 
@@ -90,9 +90,9 @@ def index(
     debug: Debug = False,
 ) -> None:
     """Write one page over all reports."""
-    from pipeline.reporting.index import write_gallery
+    from pipeline.reporting.index import write_index
 
-    print(write_gallery(folder))
+    print(write_index(folder))
 
 
 add_former_name("gallery", "index", index)

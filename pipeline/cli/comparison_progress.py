@@ -10,10 +10,10 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from pipeline.api import Comparison
-from pipeline.comparison.run_matrix import ComparisonCallback, Planned
-from pipeline.comparison.run_set import Outcome
-from pipeline.reporting.findings import answers, notices
+from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
+from pipeline.comparison.run_set import ComparedRun
 from pipeline.reporting.formatting import score
+from pipeline.reporting.sentences import answers, notices, write_headline
 from pipeline.utils.text import visible
 
 LAST_LINES = 5  # of a failed run's log; the report has more
@@ -26,10 +26,10 @@ class ComparisonProgress(ComparisonCallback):
     def __init__(self, title: str, console: Console | None = None):
         self.title, self.console = title, console or Console(highlight=False)
         self.bar: Bar | None = None
-        self.task: TaskID | None = None
+        self.task = TaskID(0)  # of the bar
         self.ended_runs = self.num_runs = 0
 
-    def on_check_begin(self, planned: list[Planned]) -> None:
+    def on_check_begin(self, planned: list[PlannedRun]) -> None:
         self.num_runs = len(planned)
         done = sum(run.done for run in planned)
         already = f", {done} of them done already" if done else ""
@@ -42,12 +42,12 @@ class ComparisonProgress(ComparisonCallback):
             self.task = self.bar.add_task("runs", total=self.num_runs, note="checking the recipe ...")
             self.bar.start()
 
-    def on_run_begin(self, run: Planned) -> None:
+    def on_run_begin(self, run: PlannedRun) -> None:
         self._note(f"{run.label} ...")
 
-    def on_run_end(self, run: Planned, outcome: Outcome, seconds: float) -> None:
+    def on_run_end(self, run: PlannedRun, outcome: ComparedRun, seconds: float) -> None:
         self.ended_runs += 1
-        if not outcome.completed:
+        if outcome.log_tail is not None:
             self._say(f"  {self.ended_runs}/{self.num_runs}  {run.label}  FAILED after {seconds:.0f} s", "red")
             for line in outcome.log_tail.splitlines()[-LAST_LINES:]:
                 self._say(f"      {line}", "dim")
@@ -55,13 +55,13 @@ class ComparisonProgress(ComparisonCallback):
             name, value = next(iter(outcome.metrics.items()))
             how = f"{seconds:.0f} s" if seconds else "done already"
             shown = "undefined" if value is None else f"{value:.4f}"
-            speed = f"{outcome.report['train']['examples_per_second']:.0f} examples/s"
+            speed = f"{outcome.completed_record.train.examples_per_second:.0f} examples/s"
             self._say(f"  {self.ended_runs}/{self.num_runs}  {run.label}  {name} {shown}  {speed}  {how}")
         if self.bar is not None:
             self.bar.update(self.task, completed=self.ended_runs)
 
-    def on_lockstep_begin(self, updates: int) -> None:
-        self._note(f"{updates} updates in lock-step ...")
+    def on_lockstep_begin(self, steps: int) -> None:
+        self._note(f"{steps} steps in lock-step ...")
 
     def on_report_begin(self) -> None:
         self._note("comparing ...")
@@ -76,15 +76,16 @@ class ComparisonProgress(ComparisonCallback):
         """The answers, the notices, the means of the first metric, and where the report lies."""
         self.close()
         results = comparison.results
-        for question, found in answers(results).items():
-            self._say(f"{question} {found.word}.", f"bold {_STYLES[found.state]}")
-            self._say(f"  {found.sentence}")
-        for found in notices(results):
-            self._say(f"{found.word}: {found.sentence}", _STYLES[found.state])
-        for metric, found in list(results["metrics"].items())[:1]:
-            for variant, row in found["variants"].items():
-                spread = "" if row["sd"] is None else f"  sd {score(row['sd'], found['scale'])}"
-                self._say(f"{metric} {variant}  {score(row['mean'], found['scale'])}{spread}  n {row['n']}")
+        headline = results.headline or write_headline(results)
+        for question, answer in answers(headline).items():
+            self._say(f"{question} {answer.word}.", f"bold {_STYLES[answer.state]}")
+            self._say(f"  {answer.sentence}")
+        for notice in notices(headline):
+            self._say(f"{notice.word}: {notice.sentence}", _STYLES[notice.state])
+        for name, metric in list(results.metrics.items())[:1]:
+            for variant, row in metric.variants.items():
+                spread = "" if row.sd is None else f"  sd {score(row.sd, metric.scale)}"
+                self._say(f"{name} {variant}  {score(row.mean, metric.scale)}{spread}  n {row.n}")
         self._say(f"report: {os.path.relpath(comparison.path / 'report.html')}")
 
     def _note(self, text: str) -> None:

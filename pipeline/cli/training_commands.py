@@ -61,16 +61,10 @@ def check(
     """Validate recipe, data, checkpoint and metrics without training."""
     configure_process(framework.value)
     resolved = load_recipe(recipe, settings or ())
-    from pipeline.training.experiment import check
+    from pipeline.api import check
 
-    experiment = check(resolved, framework.value, attention, allow_hub_code, allow_pickle)
-    for split, examples in experiment.examples.items():
-        counts = ", ".join(f"{count} {name}" for name, count in examples.counts.items())
-        longest = " and ".join(map(str, examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)))
-        print(f"{split}: {counts}, longest {longest} tokens")
-    if experiment.task.labels:
-        print(escape_controls(f"labels: {', '.join(experiment.task.labels)}"))
-    print(escape_controls(f"metrics: {', '.join(experiment.metric_names)}"))
+    checked = check(resolved, framework.value, attention, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle)
+    print(escape_controls(str(checked)))
     print(escape_controls(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
 
 

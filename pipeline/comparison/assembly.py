@@ -1,270 +1,198 @@
-"""The results of a comparison, put together from its runs: what results.json holds and a report shows."""
+"""The results of a comparison, assembled from its runs."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipeline.comparison import costs as cost
-from pipeline.comparison import same_experiment as evidence
-from pipeline.comparison.run_set import Outcome, pairs, shared_seeds, variants
+from pipeline.comparison import examples, same_experiment
+from pipeline.comparison.attention_maps import maps_of_frameworks
+from pipeline.comparison.costs import costs, machines, rank_memory, rank_speed
+from pipeline.comparison.resampling import Resampled, resampled_metrics
+from pipeline.comparison.results import (
+    Agreement,
+    DataSummary,
+    LockstepResult,
+    Metric,
+    MetricComparison,
+    PairComparison,
+    Problem,
+    RecipeMargin,
+    Results,
+    RunSummary,
+    Sameness,
+    Variant,
+)
+from pipeline.comparison.run_set import ComparedRun, by_variant, runs_of_shared_seeds, variant_pairs
 from pipeline.comparison.statistics import bootstrap
-from pipeline.comparison.statistics import equivalence as statistics
-from pipeline.data import hub
-from pipeline.data.fingerprint import content_digest, fingerprint
-from pipeline.data.splits import read_splits
-from pipeline.metrics.scoring import statistic_for
+from pipeline.comparison.statistics.agreement import agreement
+from pipeline.comparison.statistics.equivalence import compare_metric, metric_margin, summarize
 from pipeline.metrics.specs import lower_is_better, scale
-from pipeline.reporting.sentences import headline
-from pipeline.tasks.base import Task, load_task
-from pipeline.utils import processes
-from pipeline.utils.errors import UserError
+from pipeline.tasks.base import load_task
 
-MOST_WORDS = 20  # of the text whose attention is drawn
-# Scores in predictions.jsonl have six decimals, and an area under a curve can turn on the last.
-_RECORDED = 1e-3
-
-Notes = list[dict[str, str]]
+SharedSeeds = list[tuple[ComparedRun, ComparedRun]]
 
 
-def assemble(outcomes: list[Outcome], margin: float, locksteps: list[dict[str, Any]], notes: Notes) -> dict[str, Any]:
-    """All results but when and by which command. `outcomes` have their variants' names."""
-    completed = [run for run in outcomes if run.completed]
-    task = load_task(outcomes[0].recipe)
-    rows = validation_rows(completed[0]) if completed else []
-    notes = list(notes)
-    resampled = _resampled(completed, notes)
-    chosen = pairs(outcomes)
-    metrics = _metrics(completed)
-    disagreements = evidence.disagreements(outcomes, rows if task.has_prediction_per_row else [])
-    results = {
-        **_subject(outcomes, completed, margin),
-        "variants": _variants(outcomes),
-        "runs": [_run(run) for run in outcomes],
-        "recipe_differences": evidence.recipe_differences(outcomes),
-        "metrics": metrics,
-        "comparisons": [found for pair in chosen if (found := _comparison(pair, outcomes, metrics, margin, resampled))],
-        "sameness": {
-            "probe": evidence.probe(chosen, outcomes),
-            "batches": evidence.batches(chosen, outcomes),
-            "optimisation": evidence.optimisation(chosen, outcomes),
-            "lockstep": locksteps,
-            "curves": evidence.curves(outcomes),
-            "evaluations": evidence.evaluations(outcomes),
-        },
-        "disagreements": disagreements,
-        "cost": cost.costs(outcomes),
-        "machine": cost.machines(outcomes),
-        "attention_maps": _attention_maps(completed, _text_to_draw(task, disagreements, rows), notes),
-    }
-    return results | {"headline": headline(results, outcomes, notes)}
-
-
-def validation_rows(run: Outcome) -> list[dict[str, Any]]:
-    """The validation split's fields that a prediction is made from, by row.
-
-    Empty where the data cannot be read here, or are no longer what the run was trained on.
-    """
-    task = load_task(run.recipe)
-    fields = task.prediction_fields
-    try:
-        hub.go_offline_if_unreachable(run.recipe)
-        splits = read_splits(run.recipe, task.required, task.optional)
-    except UserError:
-        return []
-    digests = {split: content_digest(rows) for split, rows in splits.items()}
-    if fingerprint(digests) != run.report["data"]["fingerprint"]:
-        return []
-    rows = splits["validation"]
-    columns = [rows[name][:] for name in fields]
-    return [dict(zip(fields, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def _subject(outcomes: list[Outcome], completed: list[Outcome], margin: float) -> dict[str, Any]:
-    recipe = outcomes[0].recipe
-    counts = completed[0].report["data"] if completed else {}
+def assemble(
+    runs: list[ComparedRun], margin: float, lockstep: list[LockstepResult], problems: list[Problem], *, created: str,
+    command: list[str],
+) -> Results:  # fmt: skip
+    """All results but the headline. `runs` have the names of their variants; `problems` are those known already."""
+    completed = [run for run in runs if run.completed]
+    recipe = runs[0].recipe
     checkpoint = Path(recipe.checkpoint)
-    relative = all(scale(name) is None for name in list(_metrics(completed))[:1])
-    return {
-        "recipe": recipe.name,
-        "task": recipe.task,
-        "checkpoint": checkpoint.name if checkpoint.is_absolute() else recipe.checkpoint,
-        "weights": recipe.weights,
-        "data": {
-            "source": recipe.data.path + (f" ({recipe.data.name})" if recipe.data.name else ""),
-            "fingerprint": counts.get("fingerprint"),
-            "splits": {split: found for split, found in counts.items() if split != "fingerprint"},
-        },
-        "margin": {"value": margin, "kind": "relative" if relative else "absolute"},
-    }
+    resampled, resampling_problems = resampled_metrics(completed)
+    metrics = _metrics(completed)
+    rows = examples.validation_rows(completed[0]) if completed else []
+    task = load_task(recipe)
+    disagreements = examples.disagreements(runs, rows if task.has_prediction_per_row else [])
+    text = examples.text_to_draw(task, disagreements, rows)
+    maps, map_problems = maps_of_frameworks(completed, text) if text else ([], [])
+    run_costs = costs(runs)
+    is_relative = all(metric.scale is None for metric in list(metrics.values())[:1])
+    comparisons = [_compare(pair, runs, metrics, margin, resampled) for pair in variant_pairs(runs)]
+    return Results(
+        created=created,
+        command=command,
+        recipe=recipe.name,
+        task=recipe.task,
+        checkpoint=checkpoint.name if checkpoint.is_absolute() else recipe.checkpoint,
+        weights=recipe.weights,
+        data=_data(runs[0], completed),
+        margin=RecipeMargin(value=margin, kind="relative" if is_relative else "absolute"),
+        variants=_variants(runs),
+        runs=[_summary(run) for run in runs],
+        recipe_differences=same_experiment.recipe_differences(runs),
+        metrics=metrics,
+        comparisons=[comparison for comparison in comparisons if comparison is not None],
+        sameness=_sameness(runs, lockstep),
+        disagreements=disagreements,
+        costs=run_costs,
+        speed=rank_speed(run_costs, runs),
+        memory=rank_memory(run_costs, runs),
+        machines=machines(runs),
+        attention_maps=maps,
+        problems=[*problems, *resampling_problems, *map_problems],
+    )
 
 
-def _variants(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def _data(run: ComparedRun, completed: list[ComparedRun]) -> DataSummary:
+    data = run.recipe.data
+    recorded = completed[0].completed_record.data if completed else None
+    return DataSummary(
+        source=data.path + (f" ({data.name})" if data.name else ""),
+        fingerprint=recorded.fingerprint if recorded else None,
+        splits=recorded.splits if recorded else {},
+    )
+
+
+def _variants(runs: list[ComparedRun]) -> list[Variant]:
     return [
-        {
-            "name": name,
-            "framework": group[0].framework,
-            "attention": group[0].attention,
-            "seeds": sorted(run.seed for run in group),
-            "completed": sum(run.completed for run in group),
-            "failed": sum(not run.completed for run in group),
-        }
-        for name, group in variants(outcomes).items()
+        Variant(
+            name=name,
+            framework=group[0].framework,
+            attention=group[0].attention,
+            seeds=sorted(run.seed for run in group),
+            completed=sum(run.completed for run in group),
+            failed=sum(not run.completed for run in group),
+        )
+        for name, group in by_variant(runs).items()
     ]
 
 
-def _run(run: Outcome) -> dict[str, Any]:
+def _summary(run: ComparedRun) -> RunSummary:
+    return RunSummary(
+        variant=run.variant,
+        framework=run.framework,
+        attention=run.attention,
+        seed=run.seed,
+        path=str(run.path),
+        status="completed" if run.completed else "failed",
+        log_tail=run.log_tail,
+        metrics=run.metrics,
+        train=run.record.train if run.record else None,
+        startup_seconds=run.environment.startup_seconds if run.environment else None,
+        attention_sites=run.record.attention_sites if run.record else None,
+        attention_max_difference=run.record.attention_max_difference if run.record else None,
+        environment=run.environment,
+    )
+
+
+def _metrics(completed: list[ComparedRun]) -> dict[str, Metric]:
+    """Every metric of every variant over its seeds."""
     return {
-        "variant": run.variant,
-        "framework": run.framework,
-        "attention": run.attention,
-        "seed": run.seed,
-        "path": str(run.path),
-        "status": "completed" if run.completed else "failed",
-        "log_tail": run.log_tail,
-        "metrics": run.metrics,
-        "train": run.report.get("train", {}),
-        "startup_seconds": run.environment.get("startup_seconds"),
-        "attention_sites": run.report.get("attention_sites"),
-        "attention_max_difference": run.report.get("attention_max_difference"),
-        "environment": run.environment,
+        name: Metric(
+            lower_is_better=lower_is_better(name),
+            scale=scale(name),
+            variants={
+                variant: summarize({run.seed: run.metrics.get(name) for run in group})
+                for variant, group in by_variant(completed).items()
+            },
+        )
+        for name in dict.fromkeys(name for run in completed for name in run.metrics)
     }
 
 
-def _metrics(completed: list[Outcome]) -> dict[str, Any]:
-    """Every metric of every variant over its seeds."""
-    names = dict.fromkeys(name for run in completed for name in run.metrics)
-    found = {}
-    for name in names:
-        rows = {
-            variant: statistics.summary({run.seed: run.metrics.get(name) for run in group})
-            for variant, group in variants(completed).items()
-        }
-        found[name] = {"lower_is_better": lower_is_better(name), "scale": scale(name), "variants": rows}
-    return found
+def _sameness(runs: list[ComparedRun], lockstep: list[LockstepResult]) -> Sameness:
+    pairs = variant_pairs(runs)
+    return Sameness(
+        probe=same_experiment.probe_differences(pairs, runs),
+        batches=same_experiment.batch_differences(pairs, runs),
+        batch_sizes_vary=same_experiment.batch_sizes_vary(runs),
+        optimization=same_experiment.optimization_differences(pairs, runs),
+        lockstep=lockstep,
+        curves=same_experiment.curves(runs),
+        evaluations=same_experiment.evaluations(runs),
+    )
 
 
-def _comparison(
-    pair: tuple[str, str], outcomes: list[Outcome], metrics: dict, margin: float, resampled: dict
-) -> dict[str, Any] | None:
-    """All that is said of two variants; None where no seed was completed by both."""
-    shared = shared_seeds(outcomes, *pair)
+def _compare(
+    pair: tuple[str, str], runs: list[ComparedRun], metrics: dict[str, Metric], margin: float, resampled: Resampled
+) -> PairComparison | None:
+    """Two variants, metric by metric; None if no seed was completed by both."""
+    shared = runs_of_shared_seeds(runs, *pair)
     if not shared:
         return None
-    same_predictions = all(evidence.same_predictions(*both) for both in shared)
-    found = {}
-    for name, metric in metrics.items():
-        if not any(name in run.metrics for both in shared for run in both):
-            continue
-        reference = next((row["mean"] for row in metric["variants"].values() if row["mean"] is not None), None)
-        values = [[both[side].metrics.get(name) for both in shared] for side in (0, 1)]
-        samples = [[resampled.get((both[side].label, name)) for both in shared] for side in (0, 1)]
-        difference = None
-        if None not in (*samples[0], *samples[1]):
-            difference = bootstrap.difference(*samples)
-        found[name] = statistics.compare_metric(
-            name,
-            pair,
-            *values,
-            statistics.margin_of(name, margin, reference),
-            difference,
-            len(shared[0][0].predictions),
-            same_predictions,
+    same_predictions = all(examples.same_predictions(a, b) for a, b in shared)
+    compared = {
+        name: _compare_metric(name, metric, pair, shared, margin, resampled, same_predictions)
+        for name, metric in metrics.items()
+        if any(name in run.metrics for both in shared for run in both)
+    }
+    return PairComparison(first=pair[0], second=pair[1], metrics=compared, agreement=_agreement(shared))
+
+
+def _compare_metric(
+    name: str, metric: Metric, pair: tuple[str, str], shared: SharedSeeds, margin: float, resampled: Resampled,
+    same_predictions: bool,
+) -> MetricComparison:  # fmt: skip
+    first, second = zip(*shared, strict=True)
+    reference = next((row.mean for row in metric.variants.values() if row.mean is not None), None)
+    difference = None
+    if all((run.label, name) in resampled for run in (*first, *second)):
+        difference = bootstrap.difference(
+            [resampled[run.label, name] for run in first], [resampled[run.label, name] for run in second]
         )
-    agreement = None
-    if load_task(shared[0][0].recipe).predicts_classes:
-        columns = ("prediction", "prediction", "reference")
-        agreement = statistics.agreement(
-            [[line[key] for line in run.predictions] for key, run in zip(columns, (a, b, a), strict=True)]
-            for a, b in shared
+    return compare_metric(
+        name,
+        pair,
+        [run.metrics.get(name) for run in first],
+        [run.metrics.get(name) for run in second],
+        metric_margin(name, margin, reference),
+        difference,
+        len(first[0].predictions),
+        same_predictions,
+    )
+
+
+def _agreement(shared: SharedSeeds) -> Agreement | None:
+    """For tasks that predict classes only: other predictions are not right or wrong as a whole."""
+    if not load_task(shared[0][0].recipe).predicts_classes:
+        return None
+    return agreement(
+        (
+            [line["prediction"] for line in a.predictions],
+            [line["prediction"] for line in b.predictions],
+            [line["reference"] for line in a.predictions],
         )
-    return {"first": pair[0], "second": pair[1], "metrics": found, "agreement": agreement}
-
-
-def _resampled(completed: list[Outcome], notes: Notes) -> dict[tuple[str, str], tuple[float, np.ndarray]]:
-    """By run and metric: the value and the resampled ones, all runs over the same resamples."""
-    sizes = {len(run.predictions) for run in completed}
-    if len(sizes) != 1 or min(sizes) < 2:
-        if len(sizes) > 1:
-            sentence = "the runs have predictions for different numbers of examples, so none are resampled"
-            notes.append({"state": "bad", "sentence": sentence})
-        return {}
-    (num_examples,) = sizes
-    keys, found = [], []
-    for run in completed:
-        labels = _labels(run)
-        for name, recorded in run.metrics.items():
-            of_counts = statistic_for(name, run.predictions, labels)
-            if of_counts is None:
-                continue
-            value = bootstrap.on_the_full_set(of_counts, num_examples)
-            if _is_another(value, recorded):
-                sentence = (
-                    f"the recorded {name} of {run.label} is {recorded:.4g}, but its predictions.jsonl gives {value:.4g}"
-                )
-                notes.append({"state": "bad", "sentence": sentence})
-            keys.append((run.label, name))
-            found.append((value, of_counts))
-    if not found:
-        return {}
-    values = bootstrap.resample([of_counts for _, of_counts in found], num_examples)
-    return {key: (value, row) for key, (value, _), row in zip(keys, found, values, strict=True)}
-
-
-def _is_another(value: float, recorded: float | None) -> bool:
-    if recorded is None or not math.isfinite(recorded) or not math.isfinite(value):
-        return False
-    return abs(value - recorded) > _RECORDED * max(1.0, abs(recorded))
-
-
-def _labels(run: Outcome) -> list[str]:
-    """The class names in the model's order; none where the run has no model any more."""
-    path = run.path / "model" / "config.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8")).get("id2label") or {}
-    return [found[key] for key in sorted(found, key=int)]
-
-
-def _text_to_draw(task: Task, disagreements: list, rows: list[dict[str, Any]]) -> str | None:
-    """The first text on which the variants disagree, or the split's first one; its first words."""
-    candidates = [each["fields"] for each in disagreements if each["fields"]] + rows[:1]
-    for fields in candidates:
-        if words := task.words_to_show(fields):
-            return " ".join(words[:MOST_WORDS])
-    return None
-
-
-def _attention_maps(completed: list[Outcome], text: str | None, notes: Notes) -> list[dict[str, Any]]:
-    """One text through each framework's first run with hand-written attention."""
-    found: dict[str, dict[str, Any]] = {}
-    for run in completed if text else ():
-        if run.attention != "handwritten" or run.framework in found:
-            continue
-        try:
-            weights, tokens = processes.call(draw, run.path, text, run.framework, framework=run.framework)
-        except (UserError, processes.ProcessError) as error:
-            last = str(error).strip().rpartition("\n")[2]
-            sentence = f"the attention of {run.label} could not be drawn: {last}"
-            notes.append({"state": "unknown", "sentence": sentence})
-            continue
-        found[run.framework] = {
-            "variant": run.variant,
-            "seed": run.seed,
-            "text": text,
-            "tokens": tokens,
-            "weights": np.round(weights.astype(np.float64), 3).tolist(),
-        }
-    return list(found.values())
-
-
-def draw(path: Path, text: str, framework: str) -> tuple[np.ndarray, list[str]]:
-    """Attention maps and tokens; called in a process of its own."""
-    from pipeline.runs.attention_maps import maps_of_run
-
-    maps = maps_of_run(path, text, framework)
-    return maps.weights, maps.tokens
+        for a, b in shared
+    )

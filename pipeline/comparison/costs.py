@@ -1,161 +1,187 @@
-"""What the runs cost: speed, start-up, time and memory, on which machine; never more precise than the runs allow."""
+"""What the runs cost: speed, start-up, time and memory of each variant, which one was best, and on which machine."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.comparison.run_set import Outcome, variants
-
-# name, title, unit, whether more is better
-KINDS = (
-    ("examples_per_second", "Training speed", "examples/s", True),
-    ("steady_examples_per_second", "Training speed after the first update", "examples/s", True),
-    ("tokens_per_second", "Training speed in tokens", "tokens/s", True),
-    ("first_step_seconds", "First update", "s", False),
-    ("startup_seconds", "Start-up until training", "s", False),
-    ("train_seconds", "Training", "s", False),
-    ("peak_memory_bytes", "Peak memory of the process", "bytes", False),
-)
-FEWEST_RUNS = 3
-# Where the first update, in which TensorFlow traces its graph, took more of the training than this, speeds are compared
-# without it: a longer training would dilute it.
-MUCH_OF_TRAINING = 0.2
+from pipeline.comparison.results import Cost, CostRanking, CostSummary, Machine
+from pipeline.comparison.run_set import ComparedRun, by_variant
+from pipeline.runs.record import EnvironmentRecord
 
 
-def costs(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Median and range of each kind over the runs of a variant, and the ratio of medians to the first variant."""
-    found = []
-    for name, title, unit, higher_is_better in KINDS:
-        rows: dict[str, dict[str, float | None]] = {}
-        for variant, group in variants(outcomes).items():
-            values = [value for run in group if (value := cost_of(run, name)) is not None]
-            keys = ("median", "low", "high")
-            numbers = (float(np.median(values)), min(values), max(values)) if values else (None,) * 3
-            rows[variant] = dict(zip(keys, numbers, strict=True))
-        first = next(iter(rows.values()))["median"]
-        for row in rows.values():
-            row["ratio"] = row["median"] / first if first and row["median"] is not None else None
-        found.append(
-            {"name": name, "title": title, "unit": unit, "higher_is_better": higher_is_better, "variants": rows}
+@dataclass(frozen=True)
+class _Kind:
+    unit: str
+    higher_is_better: bool
+
+
+KINDS = {
+    "examples_per_second": _Kind("examples/s", True),
+    "steady_examples_per_second": _Kind("examples/s", True),
+    "tokens_per_second": _Kind("tokens/s", True),
+    "first_step_seconds": _Kind("s", False),
+    "startup_seconds": _Kind("s", False),
+    "train_seconds": _Kind("s", False),
+    "peak_memory_bytes": _Kind("bytes", False),
+}
+MIN_RUNS = 3
+# If the first step, in which TensorFlow traces its graph, took more of the training than this, speeds are compared
+# without it: in a longer training it would hardly count.
+MAX_FIRST_STEP_SHARE = 0.2
+
+
+def costs(runs: list[ComparedRun]) -> list[Cost]:
+    """Median and range of each cost over the runs of a variant, and the ratio of medians to the first variant."""
+    return [
+        Cost(
+            name=name,
+            unit=kind.unit,
+            higher_is_better=kind.higher_is_better,
+            variants=_summaries({variant: _costs_of_runs(group, name) for variant, group in by_variant(runs).items()}),
         )
-    return found
+        for name, kind in KINDS.items()
+    ]
 
 
-def cost_of(run: Outcome, name: str) -> float | None:
-    """One figure of one run; None where it failed or does not say."""
+def _costs_of_runs(runs: list[ComparedRun], name: str) -> list[float]:
+    return [value for run in runs if (value := cost_of_run(run, name)) is not None]
+
+
+def _summaries(values: dict[str, list[float]]) -> dict[str, CostSummary]:
+    medians = {variant: float(np.median(known)) if known else None for variant, known in values.items()}
+    first = next(iter(medians.values()), None)
+    return {
+        variant: CostSummary(
+            median=median,
+            low=min(values[variant], default=None),
+            high=max(values[variant], default=None),
+            ratio=median / first if first and median is not None else None,
+        )
+        for variant, median in medians.items()
+    }
+
+
+def cost_of_run(run: ComparedRun, name: str) -> float | None:
+    """One cost of one run; None if the run failed or did not record it."""
+    if run.record is None or run.environment is None:
+        return None
     if name == "startup_seconds":
-        return run.environment.get(name)
+        return run.environment.startup_seconds
     if name == "steady_examples_per_second":
-        return _steady(run)
-    return run.report.get("train", {}).get("seconds" if name == "train_seconds" else name)
+        return _steady_speed(run)
+    return getattr(run.record.train, "seconds" if name == "train_seconds" else name)
 
 
-def _steady(run: Outcome) -> float | None:
-    """Examples a second in all updates but the first."""
+def _steady_speed(run: ComparedRun) -> float | None:
+    """Examples per second in all steps but the first."""
     seconds, examples = run.column("seconds"), run.column("examples")
     if len(seconds) < 2 or not seconds[-1] > seconds[0]:
         return None
     return float(examples[1:].sum() / (seconds[-1] - seconds[0]))
 
 
-def machines(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """The machines, with the runs that each made and the versions it had."""
-    groups = defaultdict(list)
-    for run in outcomes:
-        if run.completed:
-            groups[tuple(run.environment.get(key) for key in ("processor", "cores", "platform"))].append(run)
-    found = []
-    for (processor, cores, platform), group in groups.items():
-        versions: dict[str, list[str]] = {}
-        for run in group:
-            framework = run.environment.get("framework", {})
-            own = {key: value for key, value in framework.items() if key not in ("threads", "device")}
-            for package, version in (run.environment.get("versions", {}) | own).items():
-                versions.setdefault(package, [])
-                versions[package] += [version] if version not in versions[package] else []
-        found.append({
-            "runs": [run.label for run in group],
-            "processor": processor,
-            "cores": cores,
-            "threads": _threads(group),
-            "platform": platform,
-            "versions": {package: " and ".join(several) for package, several in versions.items()},
-        })  # fmt: skip
-    return found
+def rank_speed(all_costs: list[Cost], runs: list[ComparedRun]) -> CostRanking:
+    """Which variant was faster; without the first step if that was much of the training."""
+    variant, share = _slowest_first_step(runs)
+    steady = _cost("steady_examples_per_second", all_costs)
+    if share <= MAX_FIRST_STEP_SHARE or len(_known(steady)) < 2:
+        return _rank(_cost("examples_per_second", all_costs), runs)
+    ranking = _rank(steady, runs)
+    return ranking.model_copy(update={"slow_first_step": variant, "first_step_share": share})
 
 
-def _threads(group: list[Outcome]) -> str:
-    """One number, or each framework's."""
-    by_framework = {run.framework: str(run.environment.get("threads")) for run in group}
-    if len(set(by_framework.values())) == 1:
-        return next(iter(by_framework.values()))
-    return ", ".join(f"{framework} {threads}" for framework, threads in by_framework.items())
+def rank_memory(all_costs: list[Cost], runs: list[ComparedRun]) -> CostRanking:
+    """Which variant took less memory."""
+    return _rank(_cost("peak_memory_bytes", all_costs), runs)
 
 
-def speed(found: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, str]:
-    """Which variant was faster, and by how much; without the first update where that was much of the training."""
-    who, share = _first_update(outcomes)
-    if share <= MUCH_OF_TRAINING or not _enough(found, "steady_examples_per_second"):
-        return _headline(found, outcomes, "examples_per_second", "fastest was {} with {:,.0f} examples/s")
-    best = "after the first update, fastest was {} with {:,.0f} examples/s"
-    note = f"The first update took {share:.0%} of {who}'s training."
-    return _headline(found, outcomes, "steady_examples_per_second", best, note=note)
-
-
-def memory(found: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, str]:
-    """What it cost in memory."""
-    return _headline(found, outcomes, "peak_memory_bytes", "smallest was {} with {:,.0f} MiB at its peak", 2**20)
-
-
-def _headline(
-    found: list[dict[str, Any]], outcomes: list[Outcome], name: str, best_is: str, unit: int = 1, note: str = ""
-) -> dict[str, str]:
-    if not _enough(found, name):
-        return {"state": "unknown", "sentence": "Fewer than two variants finished, so there is nothing to compare."}
-    rows, sign = _measured(found, name)
-    best, *others = sorted(rows, key=lambda variant: sign * rows[variant]["median"])
-    top = rows[best]
-    ratios = ", ".join(f"{other} {rows[other]['median'] / top['median']:.2f} × that" for other in others)
-    sentence = f"{best_is.format(best, top['median'] / unit)}; {ratios}."
-    if len(machines(outcomes)) > 1:
-        different = "The runs were made on different machines, so this compares those"
-        return {"state": "bad", "sentence": " ".join([f"{different}: {sentence}", note]).strip()}
-    notes = [note] if note else []
-    fewest = min(
-        sum(run.completed for run in group) for group in variants(outcomes).values() if group[0].variant in rows
+def _rank(cost: Cost, runs: list[ComparedRun]) -> CostRanking:
+    known = _known(cost)
+    if len(known) < 2:
+        return CostRanking(code="nothing_to_compare", cost=cost.name)
+    best, *others = sorted(known, key=lambda variant: known[variant], reverse=cost.higher_is_better)
+    completed = [run for run in runs if run.completed and run.variant in known]
+    fewest_runs = min(len(group) for group in by_variant(completed).values())
+    overlapping = [other for other in others if _overlap(cost.variants[best], cost.variants[other])]
+    if len(machines(runs)) > 1:
+        code = "different_machines"
+    elif fewest_runs < MIN_RUNS or len(overlapping) == len(others):
+        code = "uncertain"
+    else:
+        code = "ranked"
+    return CostRanking(
+        code=code,
+        cost=cost.name,
+        best=best,
+        median=known[best],
+        ratios={other: known[other] / known[best] for other in others},
+        fewest_runs=fewest_runs,
+        overlapping=overlapping,
     )
-    if fewest < FEWEST_RUNS:
-        notes.append(f"With {fewest} run{'' if fewest == 1 else 's'} of a variant, chance is not ruled out.")
-    level = [other for other in others if _overlap(top, rows[other])]
-    if level:
-        notes.append(f"The ranges of {best} and {' and '.join(level)} overlap, so their order is not shown.")
-    is_settled = fewest >= FEWEST_RUNS and len(level) < len(others)
-    sentence = sentence[0].upper() + sentence[1:]
-    return {"state": "good" if is_settled else "unknown", "sentence": " ".join([sentence, *notes])}
 
 
-def _measured(found: list[dict[str, Any]], name: str) -> tuple[dict[str, Any], int]:
-    """The variants that have a figure of this kind, and the sign that brings the best to the front."""
-    (kind,) = (each for each in found if each["name"] == name)
-    rows = {variant: row for variant, row in kind["variants"].items() if row["median"] is not None}
-    return rows, -1 if kind["higher_is_better"] else 1
+def _cost(name: str, all_costs: list[Cost]) -> Cost:
+    (cost,) = (cost for cost in all_costs if cost.name == name)
+    return cost
 
 
-def _enough(found: list[dict[str, Any]], name: str) -> bool:
-    return len(_measured(found, name)[0]) > 1
+def _known(cost: Cost) -> dict[str, float]:
+    """The medians of the variants that have one."""
+    return {variant: row.median for variant, row in cost.variants.items() if row.median is not None}
 
 
-def _first_update(outcomes: list[Outcome]) -> tuple[str, float]:
-    """The variant in whose training the first update was most of the time, and how much."""
+def _slowest_first_step(runs: list[ComparedRun]) -> tuple[str, float]:
+    """The variant in which the first step took the largest fraction of the training, and that fraction."""
     shares = {
-        variant: float(np.median([cost_of(r, "first_step_seconds") / cost_of(r, "train_seconds") for r in group]))
-        for variant, group in variants(run for run in outcomes if run.completed).items()
+        variant: float(np.median([_first_step_share(run) for run in group]))
+        for variant, group in by_variant(run for run in runs if run.completed).items()
     }
     return max(shares.items(), key=lambda item: item[1], default=("", 0.0))
 
 
-def _overlap(a: dict[str, float], b: dict[str, float]) -> bool:
-    return a["low"] <= b["high"] and b["low"] <= a["high"]
+def _first_step_share(run: ComparedRun) -> float:
+    first, total = cost_of_run(run, "first_step_seconds"), cost_of_run(run, "train_seconds")
+    return first / total if first is not None and total else 0.0
+
+
+def _overlap(a: CostSummary, b: CostSummary) -> bool:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low <= b.high and b.low <= a.high
+
+
+def machines(runs: list[ComparedRun]) -> list[Machine]:
+    """The machines, with the runs made on each and the versions that it had."""
+    groups: dict[tuple[str, int | None, str], list[tuple[ComparedRun, EnvironmentRecord]]] = defaultdict(list)
+    for run in runs:
+        if run.environment is not None:
+            machine = run.environment
+            groups[machine.processor, machine.cores, machine.platform].append((run, machine))
+    return [
+        Machine(
+            runs=[run.label for run, _ in group],
+            processor=processor,
+            cores=cores,
+            threads={run.framework: environment.threads for run, environment in group},
+            platform=platform,
+            versions=_versions([environment for _, environment in group]),
+        )
+        for (processor, cores, platform), group in groups.items()
+    ]
+
+
+def _versions(environments: list[EnvironmentRecord]) -> dict[str, list[str]]:
+    """Every version of every package, in the order of the runs."""
+    versions: dict[str, list[str]] = {}
+    for environment in environments:
+        framework = {
+            name: version for name, version in environment.framework.items() if name not in ("threads", "device")
+        }
+        for package, version in (environment.versions | framework).items():
+            seen = versions.setdefault(package, [])
+            if version not in seen:
+                seen.append(version)
+    return versions

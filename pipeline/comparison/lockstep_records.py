@@ -1,4 +1,4 @@
-"""The lock-step of a comparison, kept beside its runs: the same recipe on the same things is stepped through once."""
+"""Lock-step results kept beside the runs of a comparison: the same recipe on the same data is stepped through once."""
 
 from __future__ import annotations
 
@@ -6,80 +6,79 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pipeline.comparison.run_set import Outcome
+from pipeline.comparison import lockstep
+from pipeline.comparison.results import LockstepResult, Problem
+from pipeline.comparison.run_set import ComparedRun
 from pipeline.recipe.schema import Recipe
 from pipeline.utils import processes
-from pipeline.utils.errors import ProofError, UserError
+from pipeline.utils.errors import PipelineError
 from pipeline.utils.files import write_json
+from pipeline.utils.text import last_line
 
-LOCKSTEP_UPDATES = 50
-Notes = list[dict[str, str]]
+LOCKSTEP_STEPS = 50
+
+Fingerprints = dict[str, str]
 
 
-def lockstep_records(
-    recipe: Recipe, attentions: Sequence[str], seed: int, folder: Path, steps: int, again: bool, of: dict[str, str]
-) -> tuple[list[dict[str, Any]], Notes]:
-    """Both frameworks update by update with each attention; a notice where that could not be done.
+def take_or_read(
+    recipe: Recipe, attentions: Sequence[str], seed: int, folder: Path, steps: int, rerun: bool, expected: Fingerprints
+) -> tuple[list[LockstepResult], list[Problem]]:
+    """Both frameworks step by step with each attention, or what is recorded of it in `folder`.
 
-    `of` are the runs' `fingerprints`: a lock-step on other data or another checkpoint is none of them.
+    `expected` are the `fingerprints` of the runs: a lock-step on other data or another checkpoint says nothing about
+    them. A lock-step that fails is a problem, not an error.
     """
-    records, notes = [], []
+    results, problems = [], []
     for attention in attentions:
         path = _path(folder, recipe, attention, steps, seed)
-        # A class of one's own may have changed since.
-        found = None if again or ":" in attention else _read(path, of)
-        if found is None:
+        # A class of the user's own may have changed since.
+        result = None if rerun or ":" in attention else _read(path, expected)
+        if result is None:
             try:
-                found = processes.call(take_steps, recipe, steps, attention, seed)
-            except (UserError, ProofError, processes.ProcessError) as error:
-                last = str(error).strip().rpartition("\n")[2]
-                sentence = f"the lock-step with {attention} attention could not be taken: {last}"
-                notes.append({"state": "unknown", "sentence": sentence})
+                report = lockstep.compare_frameworks(recipe, steps, attention, seed)
+            except (PipelineError, processes.ProcessError) as error:
+                problems.append(Problem(code="lockstep_failed", attention=attention, error=last_line(error)))
                 continue
-            found, seen = found["found"], found["of"]
-            if seen != of:
-                sentence = "the data or the checkpoint changed since the runs, so a lock-step says nothing of them"
-                return [], [{"state": "unknown", "sentence": f"{sentence}; repeat them with rerun=True"}]
-            write_json(path, {"of": seen, "found": found})
-        records.append(found)
-    return records, notes
+            if report.fingerprints != expected:
+                return [], [Problem(code="lockstep_outdated")]
+            result = _result(report, attention)
+            # The keys are those of files written by earlier versions.
+            write_json(path, {"of": report.fingerprints, "found": result.model_dump(mode="json")})
+        results.append(result)
+    return results, problems
 
 
-def take_steps(recipe: Recipe, steps: int, attention: str, seed: int) -> dict[str, Any]:
-    """What lockstep finds, as a comparison's results have it, and of what; called in a process of its own."""
-    from pipeline.comparison import lockstep
-
-    found = lockstep.compare_frameworks(recipe, steps, attention, seed)
-    record = {
-        "attention": attention,
-        "steps": found.steps,
-        "differences": found.differences,
-        "bounds": asdict(found.bounds),
-        "same": found.same,
-        "loss_by_step": [float(f"{value:.4g}") for value in found.loss_by_step],
-        "worst_parameter": found.worst_parameter,
-    }
-    return {"of": found.fingerprints, "found": record}
-
-
-def recorded_locksteps(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Those that lie beside finished runs of both frameworks and are of their recipe, one for each attention."""
-    found: dict[str, dict[str, Any]] = {}
-    if len({run.framework for run in outcomes}) < 2:
+def recorded(runs: list[ComparedRun]) -> list[LockstepResult]:
+    """The results that lie beside finished runs of both frameworks and are of their recipe, one for each attention."""
+    results: dict[str, LockstepResult] = {}
+    if len({run.framework for run in runs}) < 2:
         return []
-    for run in outcomes:
-        if run.attention not in found:
-            path = _path(run.path.parent, run.recipe, run.attention, LOCKSTEP_UPDATES, run.seed)
-            record = _read(path, fingerprints(run))
-            found |= {} if record is None else {run.attention: record}
-    return list(found.values())
+    for run in runs:
+        if run.attention not in results:
+            path = _path(run.path.parent, run.recipe, run.attention, LOCKSTEP_STEPS, run.seed)
+            result = _read(path, fingerprints(run))
+            if result is not None:
+                results[run.attention] = result
+    return list(results.values())
 
 
-def fingerprints(run: Outcome) -> dict[str, str]:
-    """Of the data and the checkpoint that a finished run had."""
-    return {"data": run.report["data"]["fingerprint"], "checkpoint": run.report.get("checkpoint_fingerprint") or ""}
+def fingerprints(run: ComparedRun) -> Fingerprints:
+    """Those of the data and the checkpoint of a finished run."""
+    record = run.completed_record
+    return {"data": record.data.fingerprint, "checkpoint": record.checkpoint_fingerprint or ""}
+
+
+def _result(report: lockstep.LockstepReport, attention: str) -> LockstepResult:
+    return LockstepResult.model_validate({
+        "attention": attention,
+        "steps": report.steps,
+        "differences": report.differences,
+        "bounds": asdict(report.bounds),
+        "same": report.same,
+        "loss_by_step": [float(f"{value:.4g}") for value in report.loss_by_step],
+        "worst_parameter": report.worst_parameter,
+    })  # fmt: skip
 
 
 def _path(folder: Path, recipe: Recipe, attention: str, steps: int, seed: int) -> Path:
@@ -87,10 +86,10 @@ def _path(folder: Path, recipe: Recipe, attention: str, steps: int, seed: int) -
     return folder / name
 
 
-def _read(path: Path, of: dict[str, str]) -> dict[str, Any] | None:
-    """A record of these things, or None where there is none or a half-written one."""
+def _read(path: Path, expected: Fingerprints) -> LockstepResult | None:
+    """A recorded result of these data and this checkpoint; None if there is none, or only half of one."""
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return LockstepResult.model_validate(written["found"]) if written.get("of") == expected else None
+    except (OSError, ValueError, KeyError):
         return None
-    return written["found"] if written.get("of") == of else None

@@ -1,11 +1,11 @@
-"""Runs as a comparison sees them: read from their directories, named by variant, refused where they do not compare."""
+"""The runs of a comparison: read from their directories, named by variant, refused if they cannot be compared."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
+from pipeline.runs.record import EnvironmentRecord, RunRecord, StepRecord
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import flatten
 
-# Where things lie is no part of an experiment, and its fingerprints say whether they are the same things.
-PLACES = ("checkpoint", "data.files.train", "data.files.validation", "data.files.test")
-# Read by the comparison, not by the run.
-NOT_OF_A_RUN = ("name", "margin")
+# Where files lie is no part of an experiment; fingerprints say whether they are the same files.
+LOCATIONS = ("checkpoint", "data.files.train", "data.files.validation", "data.files.test")
+# Settings that the comparison reads, not the run.
+NOT_READ_BY_RUNS = ("name", "margin")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one run left; of a failed one, the end of its log."""
+class ComparedRun:
+    """One run of a comparison: what it left in its directory, or the end of its log if it failed."""
 
     framework: str
     attention: str
@@ -36,9 +37,9 @@ class Outcome:
     path: Path
     recipe: Recipe
     variant: str = ""
-    report: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    record: RunRecord | None = None
+    environment: EnvironmentRecord | None = None
+    history: list[StepRecord] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     probe: NDArray | None = None
     log_tail: str | None = None
@@ -53,117 +54,141 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        return self.report.get("metrics", {})
+        return self.record.metrics if self.record else {}
+
+    @property
+    def completed_record(self) -> RunRecord:
+        """The record of a completed run; a failed one has none."""
+        assert self.record is not None, f"{self.label} failed"
+        return self.record
 
     @property
     def batches(self) -> list[str]:
-        """A digest of the rows of every update for each epoch; none of runs made before there were any."""
-        return self.report.get("batches", [])
+        """A digest of each epoch's batches; empty for runs of a version that did not record them."""
+        return self.record.batches if self.record else []
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is one prediction for each example; language models have none."""
+        return bool(self.predictions) and "prediction" in self.predictions[0]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The recipe's settings by dotted key, without places and what no run reads."""
+        """The recipe's settings by dotted key, without locations and without what no run reads."""
         flat = flatten(self.recipe.model_dump(mode="json"))
-        return {key: value for key, value in flat.items() if key not in (*PLACES, *NOT_OF_A_RUN)}
+        return {key: value for key, value in flat.items() if key not in (*LOCATIONS, *NOT_READ_BY_RUNS)}
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """A column of history.jsonl."""
-        return np.array([line.get(name) for line in self.history], dtype=np.float64)
+        """A column of history.jsonl, [steps]."""
+        return np.array([getattr(step, name) for step in self.history], dtype=np.float64)
+
+    def sizes(self) -> NDArray[np.float64]:
+        """The numbers of examples and tokens of each step, [steps, 2]."""
+        return np.stack([self.column("examples"), self.column("tokens")], axis=1)
 
 
-def read_outcome(path: str | os.PathLike) -> Outcome:
-    """A finished run's directory. Raises UserError where it is none, or cannot be read."""
-    path = Path(path)
-    directory = RunDirectory(path)
+def read_run(path: str | os.PathLike[str]) -> ComparedRun:
+    """Read a finished run's directory. Raises UserError if it is not one or cannot be read."""
+    directory = RunDirectory(Path(path))
     record = directory.record()
     try:
-        return Outcome(
-            record.framework, record.attention, record.seed, path, directory.recipe(),
-            report=record.model_dump(),
-            environment=directory.environment().model_dump(),
-            history=[step.model_dump() for step in directory.history()],
+        return ComparedRun(
+            record.framework, record.attention, record.seed, directory.path, directory.recipe(),
+            record=record,
+            environment=directory.environment(),
+            history=directory.history(),
             predictions=directory.predictions(),
             probe=directory.probe().before,
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a whole run: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} is not a complete run: {type(error).__name__}: {error}") from error
 
 
-def named(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The runs with their variants' names: framework/attention, and where those have runs of several recipes the
-    settings that tell them apart. Raises UserError where two runs would be the same one."""
-    outcomes = list(outcomes)
+def with_variants(runs: Iterable[ComparedRun]) -> list[ComparedRun]:
+    """The runs with the names of their variants.
+
+    A variant is framework/attention, with the settings that differ if it has runs of several recipes. Raises UserError
+    if two runs would have the same variant and seed.
+    """
+    runs = list(runs)
     groups = defaultdict(list)
-    for outcome in outcomes:
-        groups[f"{outcome.framework}/{outcome.attention}"].append(outcome)
-    found = []
-    for outcome in outcomes:
-        name = f"{outcome.framework}/{outcome.attention}"
-        keys = differing_keys(groups[name])
-        suffix = "".join(f" {key}={_short(outcome.settings.get(key))}" for key in keys)
-        found.append(replace(outcome, variant=name + suffix))
-    by_label: dict[str, Outcome] = {}
-    for outcome in found:
-        other = by_label.setdefault(outcome.label, outcome)
-        if other is not outcome:
-            raise UserError(f"{other.path} and {outcome.path} are both {outcome.label}; give one of them")
-    return found
+    for run in runs:
+        groups[f"{run.framework}/{run.attention}"].append(run)
+    named = []
+    for run in runs:
+        name = f"{run.framework}/{run.attention}"
+        suffix = "".join(f" {key}={_as_text(run.settings.get(key))}" for key in differing_keys(groups[name]))
+        named.append(replace(run, variant=name + suffix))
+    by_label: dict[str, ComparedRun] = {}
+    for run in named:
+        other = by_label.setdefault(run.label, run)
+        if other is not run:
+            raise UserError(f"{other.path} and {run.path} are both {run.label}; give only one of them")
+    return named
 
 
-def differing_keys(outcomes: Iterable[Outcome]) -> list[str]:
+def differing_keys(runs: Iterable[ComparedRun]) -> list[str]:
     """The settings that are not the same in all of the runs, in the recipe's order."""
-    outcomes = list(outcomes)
-    keys = dict.fromkeys(key for outcome in outcomes for key in outcome.settings)
-    return [key for key in keys if len({json.dumps(outcome.settings.get(key)) for outcome in outcomes}) > 1]
+    runs = list(runs)
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    return [key for key in keys if len({json.dumps(run.settings.get(key)) for run in runs}) > 1]
 
 
-def refuse_incomparable(outcomes: list[Outcome], remedy: str = "") -> None:
-    """Raise UserError, naming runs and values and the remedy, where tasks, checkpoints, data or metrics differ."""
-    kinds = {
+def refuse_incomparable(runs: list[ComparedRun], remedy: str = "", arguments: tuple[str, ...] = ()) -> None:
+    """Raise UserError, naming runs and values and the remedy, if tasks, checkpoints, data or metrics differ."""
+    properties: dict[str, Callable[[ComparedRun], str]] = {
         "task": lambda run: run.recipe.task,
-        "checkpoint": lambda run: run.report.get("checkpoint_fingerprint") or f"{run.recipe.weights} weights",
-        "data": lambda run: run.report["data"]["fingerprint"],
+        "checkpoint": lambda run: run.completed_record.checkpoint_fingerprint or f"{run.recipe.weights} weights",
+        "data": lambda run: run.completed_record.data.fingerprint,
         "metrics": lambda run: ", ".join(dict.fromkeys(name.partition(".")[0] for name in run.metrics)),
     }
-    first, problems = outcomes[0], []
-    for name, of in kinds.items():
-        for other in outcomes[1:]:
-            if of(other) != of(first):
-                problems.append(f"{name}: {first.path} has {of(first)}, but {other.path} has {of(other)}")
+    first, problems = runs[0], []
+    for name, value_of in properties.items():
+        for other in runs[1:]:
+            if value_of(other) != value_of(first):
+                problems.append(f"{name}: {first.path} has {value_of(first)}, but {other.path} has {value_of(other)}")
                 break
     if problems:
-        raise UserError("these runs do not compare:\n" + "\n".join(problems) + remedy)
+        raise UserError("these runs cannot be compared:\n" + "\n".join(problems) + remedy, arguments=arguments)
 
 
-def variants(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
-    """The runs of each variant, in the order of their first ones."""
-    found: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        found.setdefault(outcome.variant, []).append(outcome)
-    return found
+def by_variant(runs: Iterable[ComparedRun]) -> dict[str, list[ComparedRun]]:
+    """The runs of each variant, in the order of their first runs."""
+    groups: dict[str, list[ComparedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.variant, []).append(run)
+    return groups
 
 
-def pairs(outcomes: Iterable[Outcome]) -> list[tuple[str, str]]:
-    """The variants to hold against each other: those that differ in one thing only, so that what is found has one
-    cause; a variant that has no such partner is held against the first."""
-    parts = {
-        name: (runs[0].framework, runs[0].attention, name.partition(" ")[2])
-        for name, runs in variants(outcomes).items()
+def variant_pairs(runs: Iterable[ComparedRun]) -> list[tuple[str, str]]:
+    """The pairs of variants to compare: those that differ in one thing only, so that a difference has one cause.
+
+    A variant without such a partner is compared with the first one.
+    """
+    properties = {
+        name: (group[0].framework, group[0].attention, name.removeprefix(f"{group[0].framework}/{group[0].attention}"))
+        for name, group in by_variant(runs).items()
     }
-    chosen = [
-        (a, b) for a, b in combinations(parts, 2) if sum(x != y for x, y in zip(parts[a], parts[b], strict=True)) == 1
+    pairs = [
+        (a, b)
+        for a, b in combinations(properties, 2)
+        if sum(x != y for x, y in zip(properties[a], properties[b], strict=True)) == 1
     ]
-    first, *others = parts
-    alone = [name for name in others if not any(name in pair for pair in chosen)]
-    return chosen + [(first, name) for name in alone]
+    first, *others = properties
+    alone = [name for name in others if not any(name in pair for pair in pairs)]
+    return pairs + [(first, name) for name in alone]
 
 
-def shared_seeds(outcomes: Iterable[Outcome], first: str, second: str) -> list[tuple[Outcome, Outcome]]:
-    """The completed runs of both variants, seed by seed."""
-    runs = {(run.variant, run.seed): run for run in outcomes if run.completed}
-    seeds = sorted({seed for _, seed in runs})
-    return [(runs[first, s], runs[second, s]) for s in seeds if (first, s) in runs and (second, s) in runs]
+def runs_of_shared_seeds(runs: Iterable[ComparedRun], first: str, second: str) -> list[tuple[ComparedRun, ComparedRun]]:
+    """The completed runs of two variants, seed by seed."""
+    completed = {(run.variant, run.seed): run for run in runs if run.completed}
+    seeds = sorted({seed for _, seed in completed})
+    return [
+        (completed[first, seed], completed[second, seed])
+        for seed in seeds
+        if (first, seed) in completed and (second, seed) in completed
+    ]
 
 
-def _short(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)

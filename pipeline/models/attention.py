@@ -28,6 +28,22 @@ def name_problem(attention: str) -> str | None:
     )
 
 
+def attention_name(attention: str | type) -> str:
+    """The name of an attention that may be given as a class: "module:Class" for a class that can be imported.
+
+    Raises UserError for a class of a script or notebook, or one inside a function: a run could not be made again.
+    """
+    if not isinstance(attention, type):
+        return attention
+    module, name = attention.__module__, attention.__qualname__
+    if module == "__main__" or not name.isidentifier():
+        raise UserError(
+            f"attention is the class {name} of {module}, which other processes cannot import; put it at the top level "
+            f'of a module, and give the class or "module:{attention.__name__}"'
+        )
+    return f"{module}:{name}"
+
+
 def unsupported(config: Any) -> list[str]:
     """The reasons why a model of this transformers config cannot be swapped; empty if it can.
 

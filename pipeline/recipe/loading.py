@@ -61,9 +61,20 @@ class LoadedRecipe:
         return cls(original.override(changes) if changes else original, original, arguments)
 
     @classmethod
-    def of(cls, recipe: Recipe) -> LoadedRecipe:
-        """A recipe object: it is compared with the one of its name in recipes/, if there is one."""
-        return cls(recipe, load_shipped(recipe.name) if recipe.name in recipe_names() else recipe)
+    def of(cls, source: RecipeSource) -> LoadedRecipe:
+        """A recipe object, a name in recipes/, or the path of a file. Raises UserError.
+
+        The original of an object is the recipe of its name in recipes/, if there is one.
+        """
+        if isinstance(source, LoadedRecipe):
+            return source
+        if not isinstance(source, Recipe):
+            return cls.read(source)
+        return cls(source, load_shipped(source.name) if source.name in recipe_names() else source)
+
+
+# What a function takes where it needs a recipe.
+RecipeSource = Recipe | LoadedRecipe | str | os.PathLike[str]
 
 
 def recipe_names() -> list[str]:

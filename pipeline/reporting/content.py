@@ -1,4 +1,4 @@
-"""What a comparison's report says below its first screen, section by section, for HTML and Markdown alike."""
+"""The sections of a comparison's report below its first screen, for HTML and Markdown alike."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
-from pipeline.reporting.findings import Finding, Table
 from pipeline.reporting.formatting import date, value
+from pipeline.reporting.sentences import Finding
+from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, shorten
 
-Results = dict[str, Any]
 MAX_TEXT = 600  # characters of an example's field; the whole is in results.json
 
 
@@ -52,116 +53,118 @@ class Section:
 def sections(results: Results) -> list[Section]:
     """The report's sections; those without content are left out."""
     failed = failures(results)
-    found = [
+    all_sections = [
         Section("scores", "Scores", tables=[tables.scores(results)], figures_first=True),
         Section("verdicts", "Verdicts", tables=[tables.verdicts(results), tables.differences(results)])
-        if results["comparisons"]
+        if results.comparisons
         else None,
         _sameness(results),
         _agreement(results),
-        Section("cost", "Cost", tables=[tables.cost(results)], figures_first=True) if results["cost"] else None,
+        Section("cost", "Cost", tables=[tables.costs(results)], figures_first=True) if results.costs else None,
         _attention(results),
         Section("failed", "Failed runs", logs=failed) if failed else None,
         Section("machine", "Runs and machine", tables=[tables.variants(results), tables.machines(results)]),
         Section(
             "reproduce",
-            "How to do it again",
+            "How to reproduce it",
             "The same command on the same kind of machine with the same versions gives the same scores; speeds vary.",
-            code=[shlex.join(map(str, results["command"]))],
+            code=[shlex.join(results.command)],
             points={
-                "Data": f"{value(results['data']['source'])}, fingerprint {value(results['data']['fingerprint'])}",
-                "To cite": f"twinstep, comparison of {results['recipe']}, {date(results['created'])}, "
-                f"data {value(results['data']['fingerprint'])}",
+                "Data": f"{value(results.data.source)}, fingerprint {value(results.data.fingerprint)}",
+                "To cite": f"twinstep, comparison of {results.recipe}, {date(results.created)}, "
+                f"data {value(results.data.fingerprint)}",
             },
         ),
         Section("method", "How it was computed", points=_METHOD),
         Section("limits", "What this does not show", points=_limits(results)),
     ]
-    return [section for section in found if section]
+    return [section for section in all_sections if section]
 
 
 def facts(results: Results) -> str:
     """The line under the title: task, checkpoint, data, seeds."""
-    seeds = {seed for variant in results["variants"] for seed in variant["seeds"]}
+    seeds = {seed for variant in results.variants for seed in variant.seeds}
     rows = ", ".join(
-        f"{counts['rows']:,} {split}" for split, counts in results["data"]["splits"].items() if counts.get("rows")
+        f"{counts['rows']:,} {split}" for split, counts in results.data.splits.items() if counts.get("rows")
     )
-    start = "" if results["weights"] == "pretrained" else f" ({results['weights']} weights)"
-    parts = [
-        results["task"],
-        f"{results['checkpoint']}{start}",
-        f"{rows} rows" if rows else results["data"]["source"],
-        count(len(results["variants"]), "variant"),
+    start = "" if results.weights == "pretrained" else f" ({results.weights} weights)"
+    facts = [
+        results.task,
+        f"{results.checkpoint}{start}",
+        f"{rows} rows" if rows else results.data.source,
+        count(len(results.variants), "variant"),
         count(len(seeds), "seed"),
     ]
-    return " · ".join(map(str, parts))
+    return " · ".join(facts)
 
 
 def examples(results: Results) -> list[Example]:
-    """The disagreeing examples; right and wrong are told where a prediction can be compared with the reference."""
+    """The examples on which variants disagree, with predictions marked right or wrong."""
     return [
         Example(
-            {name: shorten(value(text), MAX_TEXT) for name, text in row["fields"].items()},
+            {name: shorten(value(text), MAX_TEXT) for name, text in row.fields.items()},
             shorten(_reference(row), MAX_TEXT),
-            {name: _judged(prediction, row["reference"]) for name, prediction in row["predictions"].items()},
-            f"validation row {row['index']}, seed {row['seed']}",
+            {name: _marked(prediction, row.reference) for name, prediction in row.predictions.items()},
+            f"validation row {row.index}, seed {row.seed}",
         )
-        for row in results["disagreements"]
+        for row in results.disagreements
     ]
 
 
 def failures(results: Results) -> list[Log]:
     """Failed runs with the end of their logs."""
     return [
-        Log(f"{run['variant']}, seed {run['seed']}", value(run["path"]), run["log_tail"] or "There is no log.")
-        for run in results["runs"]
-        if run["status"] == "failed"
+        Log(f"{run.variant}, seed {run.seed}", run.path, run.log_tail or "There is no log.")
+        for run in results.runs
+        if not run.completed
     ]
 
 
-def _reference(row: dict) -> str:
-    found = row["reference"]
-    several = found and all(_alternatives(prediction, found) for prediction in row["predictions"].values())
-    return " / ".join(map(value, found)) if several else value(found)
+def _reference(row: Disagreement) -> str:
+    reference = row.reference
+    are_alternatives = all(_are_alternatives(prediction, reference) for prediction in row.predictions.values())
+    if isinstance(reference, list) and reference and are_alternatives:
+        return " / ".join(map(value, reference))
+    return value(reference)
 
 
-def _judged(prediction: Any, reference: Any) -> Finding | str:
-    """Right or wrong where that can be told: a number is near or far, and several references are alternatives."""
+def _marked(prediction: Any, reference: Any) -> Finding | str:
+    """A prediction marked right or wrong; a number is only near or far, and several references are alternatives."""
     shown = shorten(value(prediction), MAX_TEXT)
     if reference is None or isinstance(reference, float | dict):
         return shown
-    right = prediction in reference if _alternatives(prediction, reference) else prediction == reference
+    right = prediction in reference if _are_alternatives(prediction, reference) else prediction == reference
     return Finding("good" if right else "bad", shown)
 
 
-def _alternatives(prediction: Any, reference: Any) -> bool:
+def _are_alternatives(prediction: Any, reference: Any) -> bool:
     return isinstance(reference, list) and isinstance(prediction, str)
 
 
 def _sameness(results: Results) -> Section:
-    found = [tables.evidence(results), tables.lockstep(results), tables.recipe_differences(results)]
-    compared = "the start and the batches of every update were compared"
-    if results["sameness"]["lockstep"]:
-        compared += ", and the updates themselves one by one with dropout off"
+    evidence = [tables.sameness(results), tables.lockstep(results), tables.recipe_differences(results)]
+    compared = "the start and the batches of every step were compared"
+    if results.sameness.lockstep:
+        compared += ", and the steps themselves one by one with dropout off"
     lead = f"Scores alone cannot tell: two different trainings can score alike. So {compared}."
-    if not results["comparisons"]:
+    if not results.comparisons:
         lead = "There are no two variants to compare."
-    return Section("sameness", "Is it the same experiment?", lead, tables=found)
+    return Section("sameness", "Is it the same experiment?", lead, tables=evidence)
 
 
 def _agreement(results: Results) -> Section | None:
-    found, shown = tables.agreement(results), examples(results)
-    if not found and not shown:
+    table, disagreeing = tables.agreement(results), examples(results)
+    if not table and not disagreeing:
         return None
-    lead = "Two variants can score alike and still be right on different examples." if found else ""
-    return Section("agreement", "Do they predict the same?", lead, tables=[found], examples=shown)
+    lead = "Two variants can score alike and still be right on different examples." if table else ""
+    return Section("agreement", "Do they predict the same?", lead, tables=[table], examples=disagreeing)
 
 
 def _attention(results: Results) -> Section | None:
-    maps = results["attention_maps"]
+    maps = results.attention_maps
     if not maps:
         return None
-    lead = f"The attention weights after training for one text: “{shorten(value(maps[0]['text']), MAX_TEXT)}”"
+    lead = f"The attention weights after training for one text: “{shorten(maps[0].text, MAX_TEXT)}”"
     return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
 
 
@@ -169,34 +172,34 @@ _METHOD = {
     "Scores": "Mean and sample standard deviation over seeds of the validation metric; 95% interval of the mean by "
     "Student's t.",
     "Equivalence": "Two one-sided paired t tests over seeds (TOST), each at 5%, against the recipe's margin: "
-    "equivalent where the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% "
+    "equivalent if the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% "
     "interval is that of the bootstrap over examples, and the column “Basis” says so.",
-    "Difference": "Called different only where the 95% intervals over seeds and over examples both leave out zero.",
+    "Difference": "Called different only if the 95% intervals over seeds and over examples both leave out zero.",
     "Over examples": "Percentiles of a paired bootstrap: the same resampled validation examples for both variants and "
     "all seeds.",
     "Agreement": "Counted over all seeds together: the share of examples on which both predict the same, Cohen's κ, "
-    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest times the "
-    "number of seeds.",
+    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest of them times "
+    "the number of seeds.",
     "Same experiment": "Logits of the same probe rows before training, relative to the largest; the number of examples "
-    "and tokens of every update; learning rates as applied; and, update by update with dropout off, loss, gradient "
-    "norm and every parameter.",
+    "and tokens of every step; learning rates as applied; and, step by step with dropout off, loss, gradient norm and "
+    "every parameter.",
     "Cost": "Each run is a process of its own. Throughput counts training examples over the wall time from the first "
-    "batch to the last update, first update included, evaluation and saving excluded. Memory is the process's peak. "
+    "batch to the last step, first step included, evaluation and saving excluded. Memory is the process's peak. "
     "Ratios are of medians.",
 }
 
 
 def _limits(results: Results) -> dict[str, str]:
-    seeds = max((len(variant["seeds"]) for variant in results["variants"]), default=0)
+    seeds = max((len(variant.seeds) for variant in results.variants), default=0)
     few = "; with so few, intervals are wide and “not settled” is the honest answer to much" if seeds < 5 else ""
-    found = {
+    limits = {
         "Seeds": f"{count(seeds, 'seed')} a variant{few}.",
-        "Dropout": "The frameworks draw dropout from generators of their own. Runs of one seed share start and "
-        "batches, not these draws, so their scores differ by as much as two seeds may.",
+        "Dropout": "Each framework draws dropout from its own generator. Runs of one seed share start and batches, but "
+        "not these draws, so their scores may differ by as much as those of two seeds.",
         "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
-        "Not settled": "Where equivalence could not be shown, a difference has not been shown either.",
+        "Not settled": "If equivalence could not be shown, a difference has not been shown either.",
         "Machine": "Speed and memory hold for this machine, these versions and this size of model.",
     }
-    if len(results["machine"]) > 1:
-        found["Machine"] = "The runs come from different machines, so their speed and memory cannot be compared."
-    return found
+    if len(results.machines) > 1:
+        limits["Machine"] = "The runs come from different machines, so their speed and memory cannot be compared."
+    return limits

@@ -1,4 +1,4 @@
-"""How a report writes numbers and texts: the same in HTML, in Markdown and in the figures."""
+"""How a report writes numbers and values: the same in HTML, in Markdown and in the figures."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import datetime
 import json
 from typing import Any
 
-NOTHING = "–"
+UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"
 
 
-def value(found: Any) -> str:
-    """A prediction, label or setting as a person would write it; tags in a row, none as (none)."""
-    if isinstance(found, str):
-        return found
-    if isinstance(found, list) and all(isinstance(each, str) for each in found):
-        return " ".join(found) or "(none)"
-    return NOTHING if found is None else json.dumps(found, ensure_ascii=False)
+def value(content: Any) -> str:
+    """A prediction, label or setting as a person would write it; tags in a row, an empty list as (none)."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(each, str) for each in content):
+        return " ".join(content) or "(none)"
+    return UNDEFINED if content is None else json.dumps(content, ensure_ascii=False)
 
 
 def score(number: float | None, scale: int | None, signed: bool = False) -> str:
-    """A metric: four decimals of 1, two of 100, and four significant figures where it has no scale."""
+    """A metric: four decimals of 1, two of 100, and four significant figures if it has no scale."""
     if number is None:
-        return NOTHING
+        return UNDEFINED
     sign = "+" if signed and number > 0 else ""
     if scale is None:
         digits = f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.4g}"
@@ -35,21 +35,21 @@ def score(number: float | None, scale: int | None, signed: bool = False) -> str:
 def interval(low: float | None, high: float | None, scale: int | None, signed: bool = False) -> str:
     """'0.8981 to 0.9153'."""
     if low is None or high is None:
-        return NOTHING
+        return UNDEFINED
     return f"{score(low, scale, signed)} to {score(high, scale, signed)}"
 
 
 def small(number: float | None) -> str:
-    """A difference of rounding's size: 3.0e-08; exactly none is 0."""
+    """A difference as small as rounding: 3.0e-08; 0 if there is none."""
     if number is None:
-        return NOTHING
+        return UNDEFINED
     return "0" if number == 0 else f"{number:.1e}"
 
 
 def probability(p: float | None) -> str:
     """A p value to three decimals."""
     if p is None:
-        return NOTHING
+        return UNDEFINED
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -58,17 +58,17 @@ def measured(number: float | None, unit: str) -> tuple[str, str]:
     if unit == "bytes":
         number, unit = None if number is None else number / 2**20, "MiB"
     if number is None:
-        return NOTHING, unit
+        return UNDEFINED, unit
     return (f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"), unit
 
 
 def ratio(number: float | None) -> str:
     """'1.94 ×'."""
-    return NOTHING if number is None else f"{number:.2f} ×"
+    return UNDEFINED if number is None else f"{number:.2f} ×"
 
 
-def date(created: Any) -> str:
-    """'24 November 2026, 06:40 UTC'; what is no ISO time stays as it is."""
+def date(created: str) -> str:
+    """'24 November 2026, 06:40 UTC'; a text that is not an ISO time stays as it is."""
     try:
         moment = datetime.datetime.fromisoformat(created)
     except (TypeError, ValueError):

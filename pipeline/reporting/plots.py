@@ -1,4 +1,4 @@
-"""How every figure looks: size, colours, lines, and the few kinds of plot that the report has."""
+"""How every figure looks: size, colors, lines, and the few kinds of plot that the report has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.comparison.results import Results
 from pipeline.reporting import svg
 from pipeline.reporting.formatting import MINUS
 from pipeline.utils.text import shorten, visible
@@ -22,28 +23,28 @@ _MARKERS = "osD^vP"
 
 @dataclass(frozen=True)
 class Style:
-    """A variant's colour, dashes and marker: no two variants are told apart by colour alone."""
+    """A variant's color, dashes and marker: no two variants are told apart by color alone."""
 
     color: str
     dash: Any
     marker: str
 
 
-def styles(results: dict[str, Any]) -> dict[str, Style]:
-    """A colour for each framework, dashes and marker for each variant."""
-    frameworks = list(dict.fromkeys(variant["framework"] for variant in results["variants"]))
+def styles(results: Results) -> dict[str, Style]:
+    """A color for each framework, dashes and marker for each variant."""
+    frameworks = list(dict.fromkeys(variant.framework for variant in results.variants))
     return {
-        variant["name"]: Style(
-            svg.SERIES[frameworks.index(variant["framework"]) % len(svg.SERIES)],
+        variant.name: Style(
+            svg.SERIES[frameworks.index(variant.framework) % len(svg.SERIES)],
             _DASHES[number % len(_DASHES)],
             _MARKERS[number % len(_MARKERS)],
         )
-        for number, variant in enumerate(results["variants"])
+        for number, variant in enumerate(results.variants)
     }
 
 
 def new_figure(height: float = 3.0, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure of the report's width, and its axes: one, or an array where rows or columns are given."""
+    """A figure of the report's width, and its axes: one, or an array if there are several rows or columns."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="none")
     several = rows * columns > 1
     axes = figure.subplots(rows, columns, squeeze=not several)
@@ -62,7 +63,7 @@ def new_figure(height: float = 3.0, rows: int = 1, columns: int = 1) -> tuple[Fi
 def bands(
     axis: Axes, x: Sequence, middle: Sequence, band: tuple | None, style: Style, label: str, marker: bool = False
 ) -> None:
-    """A curve, with a band from lowest to highest where there is one; a gap where a number is missing."""
+    """A curve, with a band from lowest to highest if there is one; a missing number leaves a gap."""
     points = style.marker if marker else None
     line = {"color": style.color, "linestyle": style.dash, "linewidth": 1.5, "marker": points, "markersize": 4}
     axis.plot(x, _gaps(middle), label=label, **line)
@@ -120,23 +121,23 @@ def heat_map(axis: Axes, weights: list[list[float]], brightest: float, tokens: l
 
 
 def steps_axis(axis: Axes) -> None:
-    """Whole updates along x."""
-    axis.set_xlabel("optimiser update")
+    """Whole optimizer steps along x."""
+    axis.set_xlabel("optimizer step")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def scientific(axis: Axes) -> None:
-    """Ticks as short as they go: 0.5, 2e-05."""
+    """Ticks as short as possible: 0.5, 2e-05."""
     axis.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
 
 
-def legend(axis: Axes) -> None:
+def legend(figure: Figure) -> None:
     """Above the plot, in two columns, so that it hides nothing."""
-    found = axis.figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
-    for text in found.get_texts():
+    drawn = figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
+    for text in drawn.get_texts():
         text.set(color=svg.INK, text=shorten(text.get_text(), 23))
-    rows = math.ceil(len(found.get_texts()) / 2)
-    axis.figure.set_figheight(axis.figure.get_figheight() + 0.2 * max(0, rows - 2))
+    rows = math.ceil(len(drawn.get_texts()) / 2)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
 
 
 def _gaps(values: Iterable[float | None]) -> list[float]:
@@ -144,5 +145,5 @@ def _gaps(values: Iterable[float | None]) -> list[float]:
 
 
 def _plain(text: str) -> str:
-    """Dollar signs are no formula here."""
+    """Text in which a dollar sign begins no formula."""
     return visible(text).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""A drawn figure as an SVG element of the page: its colours are the page's, so it is legible in light and dark."""
+"""A drawn figure as an SVG element of the page: its colors are the page's, so it is legible in light and dark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from pipeline.utils.text import visible
 
 INK, LINE, GOOD = "#1b1f24", "#8a949e", "#17693a"
-# Okabe and Ito's colours, told apart with any kind of colour vision.
+# Okabe and Ito's colors, told apart with any kind of color vision.
 SERIES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)", GOOD: "var(--good)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
@@ -25,13 +26,15 @@ _VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)
 def inline(figure: Figure, name: str, title: str, description: str) -> str:
     """The figure as one <svg> element whose ids start with `name`, with title and description for screen readers."""
     buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(settings), any_script():
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawn = buffer.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.S)
-    box, body = re.search(r'<svg[^>]*? viewBox="([^"]*)"[^>]*>(.*)</svg>', drawn, flags=re.S).groups()
+    element = re.search(r'<svg[^>]*? viewBox="([^"]*)"[^>]*>(.*)</svg>', drawn, flags=re.S)
+    assert element is not None, "matplotlib writes one svg element"
+    box, body = element.groups()
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.S)
     body = re.sub(r"<[^>]*>", lambda tag: _for_the_page(tag[0], name), body)
     # matplotlib names these by addresses in memory: the same results would not give the same page.
@@ -54,7 +57,7 @@ def any_script() -> Iterator[None]:
 
 
 def _for_the_page(tag: str, name: str) -> str:
-    """One tag with ids of its own, the page's font and colours, and two decimals; texts stay as they are."""
+    """One tag with ids of its own, the page's font and colors, and two decimals; texts stay as they are."""
     if tag.startswith(("<g ", "<image ")):  # nothing refers to these, and equal images would have equal ids
         tag = re.sub(r' id="[^"]*"', "", tag)
     tag = re.sub(r'\bid="', f'id="{name}-', tag)

@@ -1,4 +1,4 @@
-"""The report of a comparison: one page that stands alone, the same as Markdown, the numbers, and the figures as PNG."""
+"""Writes the report of a comparison: one HTML page, the same as Markdown, results.json, and the figures as PNG."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from pipeline.comparison.results import Results
 from pipeline.reporting.content import facts, sections
-from pipeline.reporting.figures import pictures
-from pipeline.reporting.findings import answers, notices
+from pipeline.reporting.figures import Picture, pictures
 from pipeline.reporting.formatting import date
+from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import json_safe, staged_folder, write_json
+from pipeline.utils.files import staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
 
-Results = dict[str, Any]
 FILES = {"report.html", "report.md", "results.json", "figures"}
 
 
 def write_report(results: Results, folder: Path) -> None:
     """Write report.html, report.md, results.json and figures/*.png into `folder`, all or nothing.
 
-    An older report there is replaced. Raises UserError where the folder holds something else.
+    An older report there is replaced. Raises UserError if the folder holds something else.
     """
     refuse_unless_report(folder)
-    results = json_safe(results)
+    results = with_headline(results)
     try:
         with staged_folder(folder) as staging:
             (staging / "figures").mkdir()
@@ -38,7 +38,7 @@ def write_report(results: Results, folder: Path) -> None:
             for picture in drawn:
                 picture.save_png(staging / "figures")
             (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
-            write_json(staging / "results.json", results)
+            write_json(staging / "results.json", results.to_json())
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}", arguments=("out",)) from error
 
@@ -62,22 +62,21 @@ def refuse_unless_report(folder: Path) -> None:
 
 def html(results: Results) -> str:
     """The whole report as one page that needs neither network nor scripts."""
-    results = json_safe(results)
     return _page(results, pictures(results))
 
 
 def markdown(results: Results) -> str:
     """The report's answers and tables for a pull request."""
-    results = json_safe(results)
     return _markdown(results, pictures(results))
 
 
 @cache
 def environment(escaping: str) -> Environment:
     """Templates whose every value is made visible and escaped, for "html" or "markdown"."""
+    loader = PackageLoader("pipeline.reporting")
     finalize = _for_html if escaping == "html" else _for_markdown
-    made = Environment(
-        loader=PackageLoader("pipeline.reporting"),
+    templates = Environment(
+        loader=loader,
         autoescape=escaping == "html",
         finalize=finalize,
         undefined=StrictUndefined,
@@ -85,45 +84,46 @@ def environment(escaping: str) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["lines"] = lambda text: Markup(escape(visible_lines(text)))
-    made.filters["fenced"] = _fenced
-    made.filters["brief"] = lambda text: shorten(text, 200)
-    made.filters["raw"] = Markup
-    made.globals["css"] = Markup(made.loader.get_source(made, "style.css")[0])
-    return made
+    templates.filters["lines"] = lambda text: Markup(escape(visible_lines(text)))
+    templates.filters["fenced"] = _fenced
+    templates.filters["brief"] = lambda text: shorten(text, 200)
+    templates.filters["raw"] = Markup
+    templates.globals["css"] = Markup(loader.get_source(templates, "style.css")[0])
+    return templates
 
 
-def _page(results: Results, drawn: list) -> str:
+def _page(results: Results, drawn: list[Picture]) -> str:
     return environment("html").get_template("report.html").render(**_content(results, drawn))
 
 
-def _markdown(results: Results, drawn: list) -> str:
+def _markdown(results: Results, drawn: list[Picture]) -> str:
     text = environment("markdown").get_template("report.md").render(**_content(results, drawn))
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _content(results: Results, drawn: list) -> dict[str, Any]:
+def _content(results: Results, drawn: list[Picture]) -> dict[str, Any]:
+    headline = results.headline or write_headline(results)
     return {
         "results": results,
-        "created": date(results["created"]),
+        "created": date(results.created),
         "facts": facts(results),
-        "answers": answers(results),
-        "notices": notices(results),
+        "answers": answers(headline),
+        "notices": notices(headline),
         "sections": sections(results),
         "pictures": drawn,
     }
 
 
-def _for_html(found: Any) -> Any:
-    return visible(found) if isinstance(found, str) and not isinstance(found, Markup) else found
+def _for_html(content: Any) -> Any:
+    return visible(content) if isinstance(content, str) and not isinstance(content, Markup) else content
 
 
-def _for_markdown(found: Any) -> Any:
+def _for_markdown(content: Any) -> Any:
     """Text that Markdown takes as text, also inside a table's cell."""
-    if not isinstance(found, str) or isinstance(found, Markup):
-        return found
-    text = re.sub(r"([\\`*|\[\]~$])", r"\\\1", visible(found))
-    # An underscore inside a word is one; elsewhere it is emphasis.
+    if not isinstance(content, str) or isinstance(content, Markup):
+        return content
+    text = re.sub(r"([\\`*|\[\]~$])", r"\\\1", visible(content))
+    # An underscore inside a word stays one; elsewhere it would be emphasis.
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

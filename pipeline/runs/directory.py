@@ -163,17 +163,25 @@ class RunDirectory:
             raise UserError(message, arguments=("out",))
         if overwrite:
             return None
-        run = load_run(self.path)
-        different = [
-            name for name, value in identity.model_dump().items() if getattr(run.record.identity, name) != value
-        ]
-        if self.recipe().experiment() == recipe.experiment() and not different:
-            return run
+        different = self.differences(recipe, identity)
+        if not different:
+            return load_run(self.path)
         raise UserError(
-            f"{self.path} holds a run of another {' and '.join(different) or 'setting of the recipe'}; choose another "
-            "folder with out, or replace that run with overwrite=True",
+            f"{self.path} holds a run of another {' and '.join(different)}; choose another folder with out, or replace "
+            "that run with overwrite=True",
             arguments=("out", "overwrite"),
         )
+
+    def differences(self, recipe: Recipe, identity: RunIdentity) -> list[str]:
+        """In what the finished run here is another one than that of a recipe and an identity; empty if it is the same.
+
+        Raises UserError if its files cannot be read.
+        """
+        own = self.record().identity
+        different = [name for name, value in identity.model_dump().items() if getattr(own, name) != value]
+        if not different and self.recipe().experiment() != recipe.experiment():
+            different.append("setting of the recipe")
+        return different
 
     def refuse_if_taken(self) -> None:
         """Raise UserError, before anything is loaded, if the directory cannot be written or another process does."""

@@ -74,6 +74,11 @@ def one_line(error: object, length: int = 300) -> str:
     return " ".join(str(error).split())[:length]
 
 
+def last_line(error: object) -> str:
+    """The last line of what an error says: of a traceback, the error itself."""
+    return str(error).strip().rpartition("\n")[2]
+
+
 def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     """A nested mapping with one level of joined keys; empty mappings stay as values.
 

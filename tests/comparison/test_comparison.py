@@ -18,6 +18,7 @@ from pipeline import UserError, compare, load_recipe
 from pipeline import api as comparison
 from pipeline.cli.main import execute
 from pipeline.comparison import run_matrix as runner
+from pipeline.comparison.results import Results
 from pipeline.recipe.loading import load_shipped
 from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
@@ -51,7 +52,7 @@ def workplace(tmp_path_factory):
         (folder / "mine.py").write_text(MINE)
         patch.chdir(folder)
         patch.syspath_prepend(folder)
-        patch.setattr(comparison, "LOCKSTEP_UPDATES", 2)
+        patch.setattr(comparison, "LOCKSTEP_STEPS", 2)
         yield folder
 
 
@@ -89,29 +90,31 @@ def test_a_run_that_fails_is_shown_as_failed_and_the_others_go_on(with_a_failure
 
 def test_both_frameworks_are_compared_with_what_was_there(of_both):
     results = of_both.results
-    assert results == json.loads(Path("reports/second/results.json").read_text())
+    assert results == Results.model_validate_json(Path("reports/second/results.json").read_text())
     assert of_both.path == Path("reports/second")
-    assert [run["status"] for run in results["runs"]] == ["completed", "completed"]
-    assert results["margin"]["value"] == 0.02
-    assert [notice["sentence"] for notice in results["headline"]["notices"]] == []
-    same = results["headline"]["same"]["sentence"]
+    assert [run.status for run in results.runs] == ["completed", "completed"]
+    assert results.margin.value == 0.02
+    assert results.headline.notices == []
+    same = results.headline.same.sentence
     assert same.startswith("Same start (logits within ")
-    assert ", same batches, same learning rates, 2 updates in lock-step within bounds. The accuracy is not" in same
-    assert results["sameness"]["lockstep"][0]["same"] is True
-    assert results["sameness"]["batches"][0]["basis"] == "rows"
-    threads = {run["environment"]["threads"] for run in results["runs"]}
+    assert ", same batches, same learning rates, 2 steps in lock-step within bounds. The accuracy is not" in same
+    assert results.sameness.lockstep[0].same is True
+    assert results.sameness.batches[0].basis == "rows"
+    threads = {run.environment.threads for run in results.runs}
     assert threads == {os.environ["OMP_NUM_THREADS"]}
 
 
 def test_a_notebook_has_frames_and_a_page(of_both):
     runs = of_both.runs
     assert list(runs["framework"]) == ["torch", "tensorflow"]
-    assert list(runs["accuracy"]) == [run["metrics"]["accuracy"] for run in of_both.results["runs"]]
+    assert list(runs["accuracy"]) == [run.metrics["accuracy"] for run in of_both.results.runs]
     assert (runs["train_steps"] == 2).all()
     verdicts = of_both.verdicts
     assert list(verdicts["metric"]) == ["accuracy", "f1", "loss"]
     assert set(verdicts["state"]) == {"unknown"}
+    assert set(verdicts["code"]) == {"too_few_seeds"}
     assert of_both.to_html() == Path("reports/second/report.html").read_text()
+    assert repr(of_both) == "Comparison(sentiment_bert: 2 variants, 2 runs; report in reports/second)"
     shown = of_both._repr_html_()
     assert "<table" in shown and "Same start" in shown
 
@@ -150,10 +153,10 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
     (torn / "metrics.json").write_text('{"recipe": "sent')
     assert not planned(21).done
     (torn / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not a finished run"):
+    with pytest.raises(UserError, match=r"metrics\.json cannot be read as JSON"):
         planned(21)
     other = write_run(planned(22).folder, seed=22, settings={"train.learning_rate": 1e-3})
-    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* rerun=True"):
+    with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* with rerun=True"):
         planned(22)
     assert not planned(22, rerun=True).done
     for folder in (torn, other):
@@ -163,14 +166,17 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        (["--frameworks", "torhc"], 'framework is "torhc", but there are: torch, tensorflow. Did you mean "torch"?'),
+        (
+            ["--frameworks", "torhc"],
+            'framework is "torhc", but must be one of torch, tensorflow. Did you mean "torch"?',
+        ),
         (["--frameworks", "torch torch"], "framework torch is given twice"),
         (["--frameworks", ""], "no framework is given"),
         (["--attentions", "handwriten"], 'attention is "handwriten", but must be stock, handwritten or module:Class.'),
         (["--attentions", "mine:Nothing"], "mine has no"),
         (["--seeds", "0 one"], '--seeds has "one", want whole numbers'),
         (["--seeds", "-1"], '--seeds has "-1", want whole numbers'),
-        (["--seeds", "4294967296"], "seed is 4294967296, want a whole number from 0 to 2^32 - 1"),
+        (["--seeds", "4294967296"], "seed is 4294967296, but must be a whole number from 0 to 2^32 - 1"),
         (["--seeds", ""], "no seed is given"),
         (["--set", "train.epoch=1"], 'Did you mean "epochs"'),
         (["--out", "mine.py"], "mine.py"),
@@ -249,8 +255,8 @@ def written(workplace):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["a"], "report wants two or more run directories"),
-        (["a", "again"], "written/a and written/again are both torch/stock seed 0; give one of them"),
+        (["a"], "a report needs two or more run directories, but got 1"),
+        (["a", "again"], "written/a and written/again are both torch/stock seed 0; give only one of them"),
         (["a", "none"], "none is not a finished run"),
         (["a", "data"], "data: written/a has 0123456789abcdef, but written/data has another"),
         (["a", "b", "checkpoint"], "checkpoint: written/a has fedcba9876543210, but written/checkpoint has another"),

@@ -1,6 +1,5 @@
-"""The report of a comparison, as a person meets it: in a browser and in a pull request; and hostile texts in it."""
+"""The report of a comparison as a person meets it, in a browser and in a pull request; and hostile texts in it."""
 
-import copy
 import json
 import re
 import subprocess
@@ -11,8 +10,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from pipeline import UserError
+from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting.content import examples
-from pipeline.reporting.index import write_gallery
+from pipeline.reporting.index import write_index
+from pipeline.reporting.sentences import with_headline
 from pipeline.reporting.writer import html, markdown, write_report
 from pipeline.utils.text import shorten, visible, visible_lines
 from tests.helpers.browser import browser, program
@@ -23,7 +24,7 @@ HOSTILE = "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ ]]> --> `a
 
 @pytest.fixture(scope="module")
 def results():
-    return example()
+    return with_headline(example())
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,13 @@ class Outline(HTMLParser):
         self.targets += [value for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
 
 
+def changed(results, **changes):
+    """The results with other content, headline included."""
+    return Results.model_validate(results.to_json() | {"headline": None} | changes)
+
+
 def hostile(value):
-    """The same results with every text of a user replaced by one that wants to break out."""
+    """The same content with every text replaced by one that wants to break out."""
     if isinstance(value, dict):
         return {key: hostile(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -65,7 +71,7 @@ def hostile(value):
 
 def test_a_report_is_whole(folder, results):
     assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "results.json", "figures"}
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert Results.model_validate_json((folder / "results.json").read_text()) == results
     pictures = list((folder / "figures").iterdir())
     assert len(pictures) >= 10
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
@@ -104,7 +110,7 @@ def test_the_first_screen_answers_and_nothing_overflows(page, folder, results, w
     assert len(answers) == 3
     for (bottom, text), kind in zip(answers, ("same", "speed", "memory"), strict=True):
         assert bottom <= height
-        assert results["headline"][kind]["sentence"] in text
+        assert getattr(results.headline, kind).sentence in text
     assert page.evaluate("document.querySelector('.notices').getBoundingClientRect().top") < height
     assert page.requests == []
     ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
@@ -178,8 +184,8 @@ def test_figures_have_words_and_no_labels_collide(page, folder):
 def test_the_pages_are_valid_html(folder, results, tmp_path):
     tidy = program("tidy")
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "results.json").write_text(json.dumps(results))
-    for path in (folder / "report.html", write_gallery(tmp_path)):
+    (tmp_path / "one" / "results.json").write_text(json.dumps(results.to_json()))
+    for path in (folder / "report.html", write_index(tmp_path)):
         done = subprocess.run([tidy, "-q", "-e", str(path)], capture_output=True, text=True)
         # tidy takes the <title> of an SVG figure for that of the page, whose attributes are fewer.
         rest = [line for line in done.stderr.splitlines() if '<title> proprietary attribute "id"' not in line]
@@ -187,15 +193,15 @@ def test_the_pages_are_valid_html(folder, results, tmp_path):
 
 
 def test_hostile_texts_stay_texts(results, page, tmp_path):
-    bad = hostile(
-        {key: results[key] for key in ("recipe", "task", "checkpoint", "command", "disagreements", "machine")}
-    )
-    runs = [run | {"log_tail": HOSTILE, "path": HOSTILE, "status": "failed"} for run in results["runs"]]
+    content = results.to_json()
+    keys = ("recipe", "task", "checkpoint", "command", "disagreements", "machines")
+    bad = hostile({key: content[key] for key in keys})
+    runs = [run | {"log_tail": HOSTILE, "path": HOSTILE, "status": "failed"} for run in content["runs"]]
     maps = [
-        found | {"variant": HOSTILE, "text": HOSTILE, "tokens": [HOSTILE] * len(found["tokens"])}
-        for found in results["attention_maps"]
+        each | {"variant": HOSTILE, "text": HOSTILE, "tokens": [HOSTILE] * len(each["tokens"])}
+        for each in content["attention_maps"]
     ]
-    text = html(copy.deepcopy(results) | bad | {"runs": runs, "attention_maps": maps})
+    text = html(changed(results, **bad, runs=runs, attention_maps=maps))
     outline = Outline(text)
     assert "script" not in outline.tags
     assert not set(text) & (set(map(chr, range(32))) - set("\n\t")) and "\u202e" not in text
@@ -209,9 +215,10 @@ def test_hostile_texts_stay_texts(results, page, tmp_path):
 
 
 def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
-    bad = hostile({key: results[key] for key in ("recipe", "checkpoint", "command", "disagreements", "machine")})
-    runs = [run | {"log_tail": f"```\n{HOSTILE}", "status": "failed"} for run in results["runs"]]
-    text = markdown(copy.deepcopy(results) | bad | {"runs": runs})
+    content = results.to_json()
+    bad = hostile({key: content[key] for key in ("recipe", "checkpoint", "command", "disagreements", "machines")})
+    runs = [run | {"log_tail": f"```\n{HOSTILE}", "status": "failed"} for run in content["runs"]]
+    text = markdown(changed(results, **bad, runs=runs))
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
     outline = Outline(rendered)
     assert set(outline.tags) <= {
@@ -223,7 +230,8 @@ def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
     assert f"<h1>{visible(HOSTILE)}: comparison</h1>" in shown
     assert f"<td>{visible(HOSTILE)}</td>" in shown
     assert f"```\n{visible_lines(HOSTILE)}\n</code></pre>" in shown
-    assert cells(rendered) == cells(MarkdownIt("commonmark").enable("table").render(markdown(results | {"runs": runs})))
+    plain = markdown(changed(results, runs=runs))
+    assert cells(rendered) == cells(MarkdownIt("commonmark").enable("table").render(plain))
 
 
 def cells(rendered):
@@ -234,46 +242,51 @@ def cells(rendered):
 def test_markdown_says_what_the_page_says(results):
     text = markdown(results)
     for kind in ("same", "speed", "memory"):
-        assert text.count(results["headline"][kind]["sentence"]) == 1
-    assert text.startswith(f"# {results['recipe']}")
-    first = results["variants"][0]["name"]
-    metric, found = next(iter(results["metrics"].items()))
-    assert f"| {first} | {found['variants'][first]['mean']:.4f} |" in text
+        assert text.count(getattr(results.headline, kind).sentence) == 1
+    assert text.startswith(f"# {results.recipe}")
+    first = results.variants[0].name
+    metric = next(iter(results.metrics.values()))
+    assert f"| {first} | {metric.variants[first].mean:.4f} |" in text
     assert "(figures/loss.png)" in text
     assert "None" not in text and "nan" not in text.replace("names", "")
 
 
 def test_what_is_undefined_is_a_dash(results):
-    bare = blank(copy.deepcopy(results))
+    bare = blank(results)
     text = html(bare)
     assert ">–<" in text and ">None<" not in text and ">nan<" not in text
     assert "| – |" in markdown(bare)
 
 
 def test_a_number_that_json_does_not_have_is_null_and_a_dash(results, tmp_path):
-    broken = blank(copy.deepcopy(results))
-    row = next(iter(broken["metrics"]["loss"]["variants"].values()))
+    content = blank(results).to_json()
+    row = next(iter(content["metrics"]["loss"]["variants"].values()))
     row.update(n=2, mean=float("inf"), sd=float("nan"), values={"0": float("inf"), "1": 1.0})
-    write_report(broken, tmp_path / "report")
-    told = json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
-    assert next(iter(told["metrics"]["loss"]["variants"].values()))["mean"] is None
+    write_report(Results.model_validate(content), tmp_path / "report")
+    written = json.loads((tmp_path / "report" / "results.json").read_text(), parse_constant=pytest.fail)
+    assert next(iter(written["metrics"]["loss"]["variants"].values()))["mean"] is None
     assert not re.search(r"\b(nan|inf)\b", (tmp_path / "report" / "report.html").read_text(), flags=re.I)
 
 
 def blank(results):
     """As after runs that all failed: nothing was measured."""
-    for found in results["metrics"].values():
-        for row in found["variants"].values():
+    content = results.to_json()
+    for metric in content["metrics"].values():
+        for row in metric["variants"].values():
             row.update(n=0, mean=None, sd=None, low=None, high=None, values={})
-    for kind in results["cost"]:
-        for row in kind["variants"].values():
+    for cost in content["costs"]:
+        for row in cost["variants"].values():
             row.update(median=None, low=None, high=None, ratio=None)
-    empty = {"probe": [], "batches": [], "optimisation": [], "lockstep": [], "curves": {}, "evaluations": {}}
-    return results | {"sameness": empty, "comparisons": [], "disagreements": [], "attention_maps": [], "machine": []}
+    empty = {"probe": [], "batches": [], "optimization": [], "lockstep": [], "curves": {}, "evaluations": {}}
+    nothing = {"code": "nothing_to_compare", "cost": "examples_per_second"}
+    return changed(
+        results, metrics=content["metrics"], costs=content["costs"], sameness=empty | {"batch_sizes_vary": False},
+        comparisons=[], disagreements=[], attention_maps=[], machines=[], speed=nothing, memory=nothing,
+    )  # fmt: skip
 
 
 def test_an_older_report_is_replaced_and_nothing_else_is(results, folder, tmp_path):
-    write_report(blank(copy.deepcopy(results)) | {"recipe": "newer"}, folder)
+    write_report(changed(blank(results), recipe="newer"), folder)
     assert "newer" in (folder / "report.md").read_text()
     assert not (folder / "figures" / "lockstep.png").exists()
     (tmp_path / "thesis.tex").write_text("years of work")
@@ -289,8 +302,8 @@ def test_an_older_report_is_replaced_and_nothing_else_is(results, folder, tmp_pa
 
 def test_a_report_that_fails_half_way_leaves_the_older_one(results, folder):
     before = (folder / "report.html").read_bytes()
-    with pytest.raises(KeyError):
-        write_report({key: value for key, value in results.items() if key != "cost"}, folder)
+    with pytest.raises(TypeError):
+        write_report(results.model_copy(update={"costs": None}), folder)
     assert (folder / "report.html").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
@@ -308,23 +321,23 @@ def test_a_report_that_fails_half_way_leaves_the_older_one(results, folder):
     ],
 )
 def test_a_prediction_is_called_right_only_where_that_can_be_told(results, reference, prediction, shown, state):
-    row = {"index": 1, "seed": 0, "fields": {}, "reference": reference, "predictions": {"a/b": prediction}}
-    (example,) = examples(results | {"disagreements": [row]})
+    row = Disagreement(index=1, seed=0, fields={}, reference=reference, predictions={"a/b": prediction})
+    (example,) = examples(results.model_copy(update={"disagreements": [row]}))
     assert example.reference == shown
     assert getattr(example.predictions["a/b"], "state", None) == state
 
 
-def test_the_gallery_has_a_line_for_each_report_the_newest_first_and_names_a_broken_one(results, page, tmp_path):
-    assert "no report in" in write_gallery(tmp_path / "none").read_text()
+def test_the_index_has_an_entry_for_each_report_the_newest_first_and_names_a_broken_one(results, page, tmp_path):
+    assert "no report in" in write_index(tmp_path / "none").read_text()
     for name, day in (("old", 1), ("new one", 2)):
         (tmp_path / name).mkdir()
-        told = results | {"recipe": f"{name} <b>", "created": f"2026-11-0{day}T10:00:00+00:00"}
-        (tmp_path / name / "results.json").write_text(json.dumps(told))
+        content = results.to_json() | {"recipe": f"{name} <b>", "created": f"2026-11-0{day}T10:00:00+00:00"}
+        (tmp_path / name / "results.json").write_text(json.dumps(content))
         (tmp_path / name / "report.html").write_text("")
     for name, text in (("cut", "{"), ("strange", '{"schema": 7}'), ("list", "[1]"), ("bare", '{"schema": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(text)
-    index = write_gallery(tmp_path)
+    index = write_index(tmp_path)
     page.open(index, 390, 844)
     titles = page.evaluate("[...document.querySelectorAll('li h2')].map(e => e.textContent)")
     assert titles == ["new one <b>", "old <b>", "bare", "cut", "list", "strange"]
@@ -334,8 +347,8 @@ def test_the_gallery_has_a_line_for_each_report_the_newest_first_and_names_a_bro
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.requests == []
     index.write_text("<p>my own page</p>")
-    with pytest.raises(UserError, match="not a gallery"):
-        write_gallery(tmp_path)
+    with pytest.raises(UserError, match="not an index of reports"):
+        write_index(tmp_path)
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])

@@ -1,1 +1,1 @@
-"""Statistics over seeds and examples."""
+"""Statistics over seeds and over validation examples: numbers and codes, no sentences."""

@@ -1,4 +1,4 @@
-"""Paired bootstrap over validation examples: how far a difference hangs on which examples there happen to be.
+"""Paired bootstrap over validation examples: how much a difference depends on which examples the split has.
 
 Efron and Tibshirani 1993, chapter 13; for test sets of language tasks Koehn 2004. Every run sees the same resamples,
 so differences are paired; a metric of the whole set, such as BLEU, is computed anew for each resample.
@@ -16,7 +16,7 @@ from pipeline.metrics.resampling import Statistic, Sums
 
 RESAMPLES = 10_000
 SEED = 20_170_612
-_CELLS = 750_000  # examples times resamples handled at once: the caches hold them
+_CELLS = 750_000  # examples times resamples computed at once: as many as fit the processor's caches
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Difference:
 
 
 def resample(statistics: list[Statistic], num_examples: int, resamples: int = RESAMPLES) -> NDArray:
-    """Every statistic in every resample, [statistics, R]; a fixed seed, so that a report can be made again."""
-    # One matrix product for all that is made of sums takes a tenth of the time of one for each.
+    """Every statistic in every resample, [statistics, R]; the seed is fixed, so that a report can be reproduced."""
+    # One matrix product for all statistics that are made of sums takes a tenth of the time of one for each.
     summed = [statistic for statistic in statistics if isinstance(statistic, Sums)]
-    columns_NK = np.concatenate([np.zeros((num_examples, 0)), *(each.columns_NK for each in summed)], axis=1)
+    columns_NK = np.concatenate([np.zeros((num_examples, 0)), *(statistic.columns_NK for statistic in summed)], axis=1)
 
     def values(examples_RN: NDArray, axis: int = -1) -> NDArray:
         counts_RN = _counts(np.atleast_2d(examples_RN), num_examples)
-        sums_RK, at, found = counts_RN @ columns_NK, 0, []
+        sums_RK, start, columns = counts_RN @ columns_NK, 0, []
         for statistic in statistics:
             if isinstance(statistic, Sums):
                 width = statistic.columns_NK.shape[1]
-                found.append(statistic.formula(sums_RK[:, at : at + width]))
-                at += width
+                columns.append(statistic.formula(sums_RK[:, start : start + width]))
+                start += width
             else:
-                found.append(statistic(counts_RN))
-        return np.stack(found)
+                columns.append(statistic(counts_RN))
+        return np.stack(columns)
 
     batch = max(1, min(resamples, _CELLS // num_examples))
     result = stats.bootstrap(
@@ -58,7 +58,7 @@ def resample(statistics: list[Statistic], num_examples: int, resamples: int = RE
     return result.bootstrap_distribution
 
 
-def on_the_full_set(statistic: Statistic, num_examples: int) -> float:
+def value_on_full_set(statistic: Statistic, num_examples: int) -> float:
     """The metric itself: every example once."""
     return float(statistic(np.ones((1, num_examples)))[0])
 
@@ -66,12 +66,12 @@ def on_the_full_set(statistic: Statistic, num_examples: int) -> float:
 def difference(
     first: list[tuple[float, NDArray]], second: list[tuple[float, NDArray]], most_undefined: float = 0.01
 ) -> Difference | None:
-    """The mean over seeds of first minus second; each seed has its value and its resampled ones.
+    """The mean over seeds of first minus second; each seed has its value and its resampled values [R].
 
-    None where a value is no number, or more than `most_undefined` of the resamples have none.
+    None if a value is not finite, or if more than the fraction `most_undefined` of the resamples is not.
     """
     values = [a - b for (a, _), (b, _) in zip(first, second, strict=True)]
-    with np.errstate(invalid="ignore"):  # infinite minus infinite
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is undefined
         resampled = np.mean([a - b for (_, a), (_, b) in zip(first, second, strict=True)], axis=0)
     defined = np.isfinite(resampled)
     if not np.isfinite(values).all() or 1 - defined.mean() > most_undefined:

@@ -1,0 +1,490 @@
+"""The results of a comparison, typed: what `results.json` holds and every report is written from.
+
+The JSON Schema beside this file, `results.schema.json`, is generated from these classes:
+
+    python -m pipeline.comparison.results > pipeline/comparison/results.schema.json
+
+A variant is `<framework>/<attention>`, such as `torch/stock`. Variants keep the order in which they were asked for, and
+the first one is the reference of ratios. Differences are first minus second. A number that is undefined (one seed has
+no standard deviation, a failed run has no score) is None, which is `null` in JSON; there is no NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from pipeline.runs.record import EnvironmentRecord, TrainRecord
+
+SCHEMA_VERSION = 2
+
+
+def _defined(number: Any) -> Any:
+    return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+Number = Annotated[float | None, BeforeValidator(_defined)]
+Quantity = Literal["logits", "loss", "grad_norm", "parameters"]
+State = Literal["good", "unknown", "bad"]
+VerdictCode = Literal[
+    "equivalent",  # the 90% interval of the difference lies inside the margin
+    "different",  # the 95% intervals over seeds and over examples both leave out zero
+    "inconclusive",  # neither could be shown
+    "too_few_seeds",
+    "undefined",  # the metric has no value in some seed
+    "no_shared_seed",  # no seed was completed by both variants
+    "no_margin",  # a relative margin of a mean that is zero or undefined
+    "constant",  # a figure of the data, which no model changes
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+
+
+class DataSummary(_Record):
+    """The data set that all runs were trained on."""
+
+    source: str
+    """The Hub id or the format of local files."""
+    fingerprint: str | None
+    """Of the prepared rows; None if no run was completed."""
+    splits: dict[str, dict[str, int]]
+    """Counts by split, such as `rows` and `truncated`."""
+
+
+class RecipeMargin(_Record):
+    """The recipe's margin of equivalence."""
+
+    value: float
+    kind: Literal["absolute", "relative"]
+    """Absolute in units of a metric between 0 and 1 (times 100 for metrics up to 100), or relative to the mean."""
+
+
+class Variant(_Record):
+    """One framework with one attention, over its seeds."""
+
+    name: str
+    framework: str
+    attention: str
+    seeds: list[int]
+    completed: int
+    """How many of its runs were completed."""
+    failed: int
+    """How many of its runs failed."""
+
+
+class RunSummary(_Record):
+    """One run: identity, scores, training figures, machine."""
+
+    variant: str
+    framework: str
+    attention: str
+    seed: int
+    path: str
+    """The run's directory."""
+    status: Literal["completed", "failed"]
+    log_tail: str | None
+    """The end of a failed run's log."""
+    metrics: dict[str, Number]
+    train: TrainRecord | None
+    """As in the run's metrics.json; None if the run failed."""
+    startup_seconds: Number
+    """From the start of the process to the first training step."""
+    attention_sites: int | None
+    """How many attention modules were replaced."""
+    attention_max_difference: Number
+    """The largest difference of the probe's logits that replacing the attention made."""
+    environment: EnvironmentRecord | None
+    """As in the run's environment.json; None if the run failed."""
+
+    @property
+    def label(self) -> str:
+        """'torch/stock seed 0'."""
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def completed(self) -> bool:
+        """Whether the run finished."""
+        return self.status == "completed"
+
+
+class RecipeDifference(_Record):
+    """A setting that was not the same in all runs."""
+
+    key: str
+    values: dict[str, JsonValue]
+    """The setting's value by run, such as `torch/stock seed 0`."""
+
+
+class MetricSummary(_Record):
+    """A metric of one variant over its seeds."""
+
+    n: int
+    """Seeds with a defined value."""
+    mean: Number
+    sd: Number
+    """Sample standard deviation over seeds."""
+    low: Number
+    """Lower end of the 95% interval of the mean (Student's t)."""
+    high: Number
+    values: dict[int, Number]
+    """The value of each seed."""
+
+
+class Metric(_Record):
+    """A validation metric of every variant."""
+
+    lower_is_better: bool
+    scale: int | None
+    """1 or 100 for a metric between 0 (or -1) and that; None for one without an upper end."""
+    variants: dict[str, MetricSummary]
+
+
+class Margin(_Record):
+    """How far apart two variants may be in one metric and still count as equivalent."""
+
+    value: Number
+    """In the metric's units; None if there is none (a relative margin of zero)."""
+    unit: Literal["points", "percent"] | None
+    """What differences are shown in."""
+    unit_size: float
+    """One point, or one percent of the first variant's mean, in the metric's units."""
+
+
+class SeedDifference(_Record):
+    """The difference of two variants, paired over seeds."""
+
+    n: int
+    mean_difference: Number
+    low: Number
+    """Lower end of the 95% interval of the mean difference (Student's t)."""
+    high: Number
+
+
+class Equivalence(_Record):
+    """Two one-sided paired t tests, each at 5%, against the margin."""
+
+    low: Number
+    """Lower end of the 90% interval of the difference."""
+    high: Number
+    p: Number
+    equivalent: bool | None
+    """None if nothing can be concluded."""
+    basis: Literal["seeds", "examples"] | None
+    """What the interval is over: seeds, or with a single seed the bootstrap over examples."""
+
+
+class ExampleDifference(_Record):
+    """The difference of two variants under a paired bootstrap over validation examples."""
+
+    difference: float
+    low: float
+    """2.5th percentile of the resampled differences."""
+    high: float
+    """97.5th percentile of the resampled differences."""
+    resamples: int
+    num_examples: int
+
+
+class Verdict(_Record):
+    """What can be claimed about a metric of two variants, and the figures that the sentence about it needs."""
+
+    code: VerdictCode
+    higher: str | None = None
+    """The variant with the higher mean, if they are different."""
+    undefined_seeds: int = 0
+    """Shared seeds in which the metric has no value."""
+    identical: Literal["predictions", "scores"] | None = None
+    """Set if every seed has the same score in both variants: because all predictions are the same, or not."""
+    depends_on_examples: bool = False
+    """Equivalent on this validation split, but the interval over examples is wider than the margin."""
+
+
+class MetricComparison(_Record):
+    """One metric of two variants."""
+
+    margin: Margin
+    seeds: SeedDifference
+    equivalence: Equivalence
+    bootstrap: ExampleDifference | None
+    """None if the metric cannot be computed again from predictions.jsonl."""
+    verdict: Verdict
+
+
+class Agreement(_Record):
+    """How often two classifiers agree, counted over all seeds together."""
+
+    num_predictions: int
+    agree: float
+    """The fraction of examples with the same prediction."""
+    kappa: Number
+    """Cohen's kappa; None if all predictions are one class."""
+    mcnemar_p: float
+    """The smallest p of McNemar's exact test in each seed, times the number of seeds."""
+    first_only_right: int
+    second_only_right: int
+
+
+class PairComparison(_Record):
+    """Two variants, metric by metric."""
+
+    first: str
+    second: str
+    metrics: dict[str, MetricComparison]
+    agreement: Agreement | None
+    """For classification only."""
+
+
+class _PairAndSeed(_Record):
+    first: str
+    second: str
+    seed: int
+
+
+class ProbeDifference(_PairAndSeed):
+    """The logits of the same probe rows before training."""
+
+    max_difference: Number
+    """Relative to the largest logit of the first variant, or to 1 if that is larger."""
+    tolerance: float
+    same_shape: bool
+    within_tolerance: bool
+
+
+class BatchDifference(_PairAndSeed):
+    """The batches of every step."""
+
+    same: bool
+    first_different_step: int | None
+    """The first step with another number of examples or tokens."""
+    basis: Literal["rows", "sizes"]
+    """Whether digests of each epoch's rows could be compared too, or only the numbers of examples and tokens."""
+    first_order_of_seed: int | None = None
+    """If they differ: another seed, the batches of which the first variant's run has."""
+    second_order_of_seed: int | None = None
+
+
+class OptimizationDifference(_PairAndSeed):
+    """Learning rates and gradient norms, step by step."""
+
+    learning_rate_max_difference: Number
+    grad_norm_median_ratio: Number
+    """The median over steps of first divided by second."""
+
+
+class LockstepResult(_Record):
+    """PyTorch and TensorFlow step by step, from the same weights over the same batches, without dropout."""
+
+    attention: str
+    steps: int
+    differences: dict[Quantity, Number]
+    """The largest differences."""
+    bounds: dict[Quantity, float]
+    same: bool
+    loss_by_step: list[Number]
+    """The absolute difference in loss."""
+    worst_parameter: str
+    """The parameter that differs most."""
+
+
+class Curve(_Record):
+    """The training of one variant over its seeds, at 400 steps at most."""
+
+    step: list[int]
+    loss_mean: list[Number]
+    loss_low: list[Number]
+    loss_high: list[Number]
+    grad_norm: list[Number]
+    learning_rate: list[Number]
+
+
+class Evaluation(_Record):
+    """The scores after an epoch."""
+
+    epoch: int
+    metrics: dict[str, Number]
+
+
+class Sameness(_Record):
+    """Evidence that the runs were the same experiment."""
+
+    probe: list[ProbeDifference]
+    batches: list[BatchDifference]
+    batch_sizes_vary: bool
+    """Whether the numbers of examples and tokens change from step to step, so that they can show the order."""
+    optimization: list[OptimizationDifference]
+    lockstep: list[LockstepResult]
+    """One for each attention; empty if it was not run."""
+    curves: dict[str, Curve]
+    """By variant."""
+    evaluations: dict[str, dict[int, list[Evaluation]]]
+    """By variant and seed."""
+
+
+class Disagreement(_Record):
+    """A validation example for which the variants do not predict the same."""
+
+    index: int
+    """The row in the validation split."""
+    seed: int
+    fields: dict[str, JsonValue]
+    """What the prediction is made from; empty if the data cannot be read any more."""
+    reference: JsonValue
+    predictions: dict[str, JsonValue]
+    """By variant."""
+
+
+class CostSummary(_Record):
+    """A cost of one variant over its runs."""
+
+    median: Number
+    low: Number
+    high: Number
+    ratio: Number
+    """The median divided by the first variant's."""
+
+
+class Cost(_Record):
+    """A cost of every variant."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    variants: dict[str, CostSummary]
+
+
+class CostRanking(_Record):
+    """Which variant was best in a cost, and whether the runs are enough to say so."""
+
+    code: Literal["ranked", "uncertain", "different_machines", "nothing_to_compare"]
+    """"uncertain" if there are too few runs or every range overlaps with the best one's."""
+    cost: str
+    """The name of the cost."""
+    best: str | None = None
+    median: Number = None
+    ratios: dict[str, Number] = {}
+    """The medians of the other variants divided by the best one's, the best first."""
+    fewest_runs: int | None = None
+    """Completed runs of the variant that has the fewest."""
+    overlapping: list[str] = []
+    """The variants with a range that overlaps with the best one's."""
+    slow_first_step: str | None = None
+    """Set if speed is compared without the first step: the variant in which that took most of the training."""
+    first_step_share: Number = None
+    """The fraction of the training that it took there."""
+
+
+class Machine(_Record):
+    """A machine with the runs made on it."""
+
+    runs: list[str]
+    processor: str | None
+    cores: int | None
+    threads: dict[str, str]
+    """By framework."""
+    platform: str | None
+    versions: dict[str, list[str]]
+    """Of each package; more than one if the runs had several."""
+
+
+class AttentionMap(_Record):
+    """The hand-written attention's weights after training, for one text."""
+
+    variant: str
+    seed: int
+    text: str
+    tokens: list[str]
+    weights: list[list[list[list[float]]]]
+    """[layers][heads][queries][keys], rounded to three decimals."""
+
+
+class Problem(_Record):
+    """Something that a comparison could not do, or that the runs contradict."""
+
+    code: Literal[
+        "different_example_counts", "score_not_reproduced", "attention_map_failed", "lockstep_failed",
+        "lockstep_outdated",
+    ]  # fmt: skip
+    run: str | None = None
+    attention: str | None = None
+    metric: str | None = None
+    recorded: Number = None
+    recomputed: Number = None
+    """From predictions.jsonl."""
+    error: str | None = None
+
+
+class Statement(_Record):
+    """A sentence with its state: good, unknown (it cannot be said) or bad."""
+
+    state: State
+    sentence: str
+
+
+class Headline(_Record):
+    """The first screen of the report."""
+
+    same: Statement
+    """Did they do the same thing?"""
+    speed: Statement
+    """Which was faster, and by how much?"""
+    memory: Statement
+    """What did it cost in memory?"""
+    notices: list[Statement]
+    """What a reader must know besides."""
+
+
+class Results(_Record):
+    """The results of a comparison."""
+
+    schema_version: Literal[2] = Field(default=SCHEMA_VERSION, alias="schema")
+    created: str
+    """ISO 8601."""
+    command: list[str]
+    recipe: str
+    task: str
+    checkpoint: str
+    """A local checkpoint by the name of its folder."""
+    weights: str
+    data: DataSummary
+    margin: RecipeMargin
+    headline: Headline | None = None
+    """Written from the rest of the results."""
+    variants: list[Variant]
+    runs: list[RunSummary]
+    recipe_differences: list[RecipeDifference]
+    metrics: dict[str, Metric]
+    comparisons: list[PairComparison]
+    sameness: Sameness
+    disagreements: list[Disagreement]
+    """20 at most."""
+    costs: list[Cost]
+    speed: CostRanking
+    memory: CostRanking
+    machines: list[Machine]
+    """More than one if the runs come from different machines."""
+    attention_maps: list[AttentionMap]
+    problems: list[Problem]
+
+    def to_json(self) -> dict[str, Any]:
+        """What results.json holds, as plain dicts, lists and scalars."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of results.json."""
+    schema = Results.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def schema_text() -> str:
+    """The JSON Schema as results.schema.json holds it."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema_text(), end="")
