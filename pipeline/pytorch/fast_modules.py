@@ -1,6 +1,6 @@
 """What makes a forward pass in PyTorch fast: modules exchanged for faster ones that compute the same.
 
-`pipeline/tensorflow/fast_modules.py` has the counterparts of the first two definitions, in the same order.
+`pipeline/tensorflow/fast_modules.py` has the same first two definitions in the same order.
 """
 
 from __future__ import annotations

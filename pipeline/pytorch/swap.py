@@ -240,7 +240,7 @@ class T5Site(Site):
         # T5 scales its first weights instead of its scores.
         super().__init__(stock, attention_type, **arguments, use_bias=False, dropout=stock.dropout, scale=1.0)
         self.has_relative_attention_bias = stock.has_relative_attention_bias
-        # The model sets this on whatever has it.
+        # The model sets this on every module that has it.
         self.gradient_checkpointing = stock.gradient_checkpointing
 
     def take_weights(self, parent: Any) -> None:

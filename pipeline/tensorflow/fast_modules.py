@@ -1,6 +1,6 @@
 """What makes a forward pass in TensorFlow fast.
 
-`pipeline/pytorch/fast_modules.py` has the same first two definitions in the same order, then modules that it exchanges.
+`pipeline/pytorch/fast_modules.py` has the same two definitions in the same order, then the modules that it exchanges.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "d
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
-    """Make what layers would make at their first call: inside a graph, that would have TensorFlow trace it twice."""
+    """Make the random generators of dropout layers, which the layers would otherwise make at their first call.
+
+    Variables that are made while a graph is traced make TensorFlow trace it twice.
+    """
     for layer in model.submodules:
         if hasattr(layer, "_random_generator"):
             layer._random_generator._maybe_init()

@@ -28,7 +28,7 @@ def clip_gradients(gradients: list[Tensor], max_grad_norm: float | None) -> tupl
 
 
 class AdamW(tf_keras.optimizers.Optimizer):
-    """AdamW with epsilon where PyTorch has it and decay on matrices only.
+    """AdamW with epsilon added where PyTorch adds it and decay on matrices only.
 
     Keras' own adds epsilon before the bias correction, so its first steps differ wherever a gradient is small, and
     computes the correction in fp32, where 1 - 0.999 is off by 5e-5. Source: Loshchilov and Hutter 2019, algorithm 2.
@@ -73,7 +73,7 @@ class AdamW(tf_keras.optimizers.Optimizer):
         """Move one variable: shrink it if it decays, then TensorFlow's fused Adam.
 
         That kernel computes rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε) in fp32; given β₁ᵗ = β₂ᵗ = 0, the corrections
-        come in through its rate and its ε, computed in float64, and ε stands where PyTorch has it.
+        come in through its rate and its ε, computed in float64, and ε is added where PyTorch adds it.
         """
         s, index = self.settings, self._index_dict[self._var_key(variable)]
         rate, corrected_rate, corrected_epsilon = self.present_rates

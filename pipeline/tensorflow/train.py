@@ -30,7 +30,10 @@ from pipeline.tensorflow.optimizer import AdamW, clip_gradients
 
 
 class Predictor:
-    """A model that predicts; see `pipeline.backend.Predictor`. Its layers have their precision since `build_model`."""
+    """A model that predicts; see `pipeline.backend.Predictor`.
+
+    `precision` is not used: `build_model` gave it to the layers.
+    """
 
     def __init__(self, model: TFPreTrainedModel, precision: str = "fp32", optimize: bool = True):
         self.model, self.optimize = model, optimize
@@ -68,7 +71,7 @@ class Predictor:
         return losses, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
     def traced(self, function: Callable, batch: Any) -> Callable:
-        """The function as a graph, traced once for all batch sizes and lengths; unchanged if not to be optimized."""
+        """The function as a graph, traced once for all batch sizes and lengths; with `optimize=False` the function."""
         if not self.optimize:
             return function
         name = function.__name__
@@ -219,7 +222,7 @@ def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: int) -> di
 
 
 class FitProgress(tf_keras.callbacks.Callback):
-    """Where a training by Keras' `fit` stands: gives it the batches that are still to do, and reports its steps.
+    """The state of a training by Keras' `fit`: gives it the batches that remain, and reports its steps.
 
     `fit` reads batches ahead, from another thread. If a step runs out of memory, a second `fit` begins with the batches
     of that step and of all that were read but not done.
