@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def load_shipped(source: str | os.PathLike) -> Recipe:
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe with its overrides, what it was before them, and the arguments of the finetune verb that give it.
+    """A recipe with its overrides, what it was before them, and the arguments of the command that give it.
 
     Default folders have the recipe's name alone if nothing was overridden. `arguments` is None for a recipe that no
     file holds.
@@ -54,7 +54,7 @@ class LoadedRecipe:
     arguments: tuple[str, ...] | None = None
 
     @classmethod
-    def read(cls, source: str | os.PathLike, settings: Iterable[str] = ()) -> LoadedRecipe:
+    def read(cls, source: str | os.PathLike, settings: Sequence[str] = ()) -> LoadedRecipe:
         """A name or path with "key=value" settings, the file read once. Raises UserError."""
         original, changes = load_shipped(source), parse_overrides(settings)
         arguments = (str(source), *(part for setting in settings for part in ("--set", setting)))
