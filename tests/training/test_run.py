@@ -176,6 +176,7 @@ def check_loss(run, small):
     return float(output.loss)
 
 
+@pytest.mark.slow
 def test_a_test_split_is_scored_once_at_the_end(framework, small, tmp_path):
     files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
     run = finetune(small.override(files), framework, out=tmp_path / "run")
