@@ -33,15 +33,13 @@ def finetune(
     configure_process(framework.value)
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.cli.progress import TerminalProgress
-    from pipeline.runs.directory import RunDirectory
     from pipeline.training.finetune import finetune
     from pipeline.training.signals import StopOnSignal
 
-    default = RunDirectory.default(loaded.recipe, loaded.original, framework.value, attention, seed)
     progress = TerminalProgress(f"{loaded.recipe.name} {framework.value}/{attention} seed {seed}")
     try:
         finetune(
-            loaded.recipe, framework.value, attention, seed, out or default.path, overwrite=overwrite, resume=resume,
+            loaded, framework.value, attention, seed, out, overwrite=overwrite, resume=resume,
             allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
         )  # fmt: skip
     finally:

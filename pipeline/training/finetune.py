@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from pipeline.backend import Backend, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
+from pipeline.models.attention import STOCK, attention_name
 from pipeline.models.attention_check import Proof
-from pipeline.recipe.loading import LoadedRecipe
+from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
 from pipeline.runs.machine import describe_environment
@@ -35,9 +36,9 @@ MOST_SEED = 2**32 - 1
 
 @preserved_random_state()
 def finetune(
-    recipe: Recipe,
+    recipe: RecipeSource,
     framework: str = "torch",
-    attention: str = "stock",
+    attention: str | type = STOCK,
     seed: int = 0,
     out: str | os.PathLike | None = None,
     *,
@@ -50,6 +51,9 @@ def finetune(
 ) -> Run:
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
+    `recipe` is a recipe, a name in recipes/ or a path; `attention` is "stock", "handwritten", or a class of your own,
+    as such or as "module:Class".
+
     A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
     training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
     there is none. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
@@ -61,14 +65,17 @@ def finetune(
     Raises UserError before the first step for anything that is wrong with the input, RunFailure if a run cannot
     continue, and Stopped if it was asked to stop.
 
-    >>> run = finetune(load_recipe("sentiment_bert"), framework="tensorflow", seed=1)  # doctest: +SKIP
+    >>> run = finetune("sentiment_bert", framework="tensorflow", seed=1)  # doctest: +SKIP
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
     launched = time.perf_counter()
     _refuse_arguments(seed, resume, overwrite)
     callback, stop = callback or TrainingCallback(), stop or StopRequest()
+    loaded, attention = LoadedRecipe.of(recipe), attention_name(attention)
+    recipe = loaded.recipe
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
-    directory = _directory(recipe, identity, out)
+    default = RunDirectory.default(recipe, loaded.original, framework, attention, seed)
+    directory = default if out is None else RunDirectory(Path(out))
     finished = directory.finished_run(recipe, identity, overwrite)
     if finished is not None:
         callback.on_run_found(finished)
@@ -103,13 +110,6 @@ def _refuse_arguments(seed: int, resume: bool, overwrite: bool) -> None:
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
             arguments=("resume", "overwrite"),
         )
-
-
-def _directory(recipe: Recipe, identity: RunIdentity, out: str | os.PathLike | None) -> RunDirectory:
-    if out is not None:
-        return RunDirectory(Path(out))
-    original = LoadedRecipe.of(recipe).original
-    return RunDirectory.default(recipe, original, identity.framework, identity.attention, identity.seed)
 
 
 def _saved_state(

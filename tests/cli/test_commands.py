@@ -21,10 +21,15 @@ def chosen_folder(tmp_path, monkeypatch):
     """The folder that `finetune` with some arguments would write, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     folders = []
-    monkeypatch.setattr("pipeline.training.finetune.finetune", lambda *arguments, **_: folders.append(arguments[4]))
+
+    def refuse_to_write(directory, *arguments):
+        folders.append(directory.path)
+        raise UserError("this test writes no run")
+
+    monkeypatch.setattr("pipeline.runs.directory.RunDirectory.finished_run", refuse_to_write)
 
     def choose(*arguments):
-        assert execute(["finetune", *arguments]) == 0
+        assert execute(["finetune", *arguments]) == 2
         return str(folders.pop())
 
     return choose

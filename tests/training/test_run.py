@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import UserError, finetune, load_recipe
 from pipeline.data.batches import padded_batch
+from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.recipe.loading import load_shipped
 from pipeline.runs.directory import RunDirectory
 from pipeline.training.callbacks import TrainingCallback
@@ -144,6 +145,23 @@ def test_the_default_folder_of_a_changed_recipe_has_its_digest(small, tmp_path, 
     run = finetune(small)
     assert str(run.path) == f"runs/sentiment_bert/torch-stock-seed0-{small.digest()}"
     assert str(RunDirectory.default(small, small, "torch", "stock", 0).path) == "runs/sentiment_bert/torch-stock-seed0"
+
+
+class OwnAttention(MultiHeadAttention):
+    """An attention that computes what the hand-written one does."""
+
+
+def test_a_recipe_may_be_a_path_and_an_attention_a_class(small, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(small.to_yaml(), encoding="utf-8")
+    run = finetune(str(path), attention=OwnAttention, out=tmp_path / "run")
+    assert run.record.attention == f"{__name__}:OwnAttention" and run.record.attention_sites > 0
+
+
+def test_the_default_folder_of_a_recipe_from_a_path_has_no_digest(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(small.to_yaml(), encoding="utf-8")
+    assert str(finetune("small.yaml").path) == "runs/sentiment_bert/torch-stock-seed0"
 
 
 @pytest.mark.slow
