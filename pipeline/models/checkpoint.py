@@ -21,6 +21,7 @@ from pipeline.models.initialization import Weights
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
+from pipeline.utils.text import one_line
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -29,7 +30,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     """The checkpoint's configuration, with the recipe's dropout in it. Raises UserError."""
     try:
         config = persistently(lambda: AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False))
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and the Hub's own kinds here
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and errors of the Hub's own here
         raise UserError(f"recipe {recipe.name}: {_explain(error, recipe.checkpoint)}") from error
     if config.model_type not in FAMILIES:
         raise UserError(
@@ -40,7 +41,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         for key in family_of(config).dropout_keys:
             setattr(config, key, recipe.train.dropout)
     config.dtype = "float32"
-    vars(config).pop("auto_map", None)  # names code of the checkpoint's own, which a saved model must not hand on
+    vars(config).pop("auto_map", None)  # names code in the checkpoint, which a saved model must not refer to
     return config
 
 
@@ -61,11 +62,14 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 
 def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any, head: str) -> list[str]:
-    """The contradictions between a recipe, its checkpoint's configuration and tokenizer, and the head of its task."""
+    """The contradictions between a recipe, its checkpoint's configuration and tokenizer, and its task's head.
+
+    `head` is a transformers Auto class.
+    """
     problems = []
     if head not in family_of(config).heads:
         problems.append(
-            f"checkpoint {recipe.checkpoint} is a {config.model_type}; {recipe.task} takes: "
+            f"checkpoint {recipe.checkpoint} is a {config.model_type}; {recipe.task} needs one of: "
             f"{', '.join(families_with(head))}"
         )
     positions = family_of(config).max_positions(config)
@@ -88,7 +92,7 @@ def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any, head:
 def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = None) -> Weights:
     """All weights of the checkpoint as float32, under today's names. Raises UserError.
 
-    A pickle can run code: it is read with `read_pickle` where one is given and there are no safetensors.
+    A pickle can run code: it is only read if there are no safetensors, with `read_pickle`, if that is given.
     """
     where = f"recipe {recipe.name}: checkpoint {recipe.checkpoint}"
     files = _weight_files(recipe.checkpoint, where, read_pickle is not None)
@@ -98,8 +102,8 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
             is_pickle = not str(file).endswith(".safetensors")
             weights |= read_pickle(file) if read_pickle is not None and is_pickle else load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{where}: {Path(file).name} cannot be read: {' '.join(str(error).split())}") from error
-    # Checkpoints of 2018 name LayerNorm's weights after the paper: gamma and beta.
+            raise UserError(f"{where}: {Path(file).name} cannot be read: {one_line(error)}") from error
+    # Checkpoints of 2018 call LayerNorm's weights gamma and beta, as the paper does.
     renamed = {re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", k)): v for k, v in weights.items()}
     return {name: np.asarray(value, dtype=np.float32) for name, value in renamed.items()}
 
@@ -128,20 +132,8 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
         if file is not None and not name.endswith(".json"):
             return [file]
         if file is not None:
-            try:
-                shards = dict.fromkeys(json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"].values())
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise UserError(f"{where}: {name} is no index of weights") from error
-            if any(Path(str(shard)).suffix != Path(name.removesuffix(".index.json")).suffix for shard in shards):
-                raise UserError(f"{where}: {name} names files that are not {Path(name).name.split('.')[1]}")
-            files = []
-            for shard in shards:
-                if (path := _cached(checkpoint, shard, where)) is None:
-                    raise UserError(f"{where}: {name} names {shard}, which is not there")
-                files.append(path)
-            return files
-    pickles = any(_cached(checkpoint, name, where) for name in _PICKLES)
-    if pickles:
+            return _shards(checkpoint, name, Path(file), where)
+    if any(_cached(checkpoint, name, where) for name in _PICKLES):
         raise UserError(
             f"{where}: there is no model.safetensors, and pickled weights are not read unless you ask for it: loading "
             "a pickle can run code. If you trust its maker, allow_pickle=True lets PyTorch read its tensors and "
@@ -153,8 +145,24 @@ def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> li
     )
 
 
+def _shards(checkpoint: str, name: str, index: Path, where: str) -> list[str]:
+    """The files that an index of weights names, in its order. Raises UserError."""
+    try:
+        shards = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: {name} is not an index of weights") from error
+    if any(Path(str(shard)).suffix != Path(name.removesuffix(".index.json")).suffix for shard in shards):
+        raise UserError(f"{where}: {name} names files that are not {name.split('.')[1]}")
+    files = []
+    for shard in shards:
+        if (path := _cached(checkpoint, shard, where)) is None:
+            raise UserError(f"{where}: {name} names {shard}, which does not exist")
+        files.append(path)
+    return files
+
+
 def _cached(checkpoint: str, name: str, where: str) -> str | None:
-    """The path of a checkpoint's file, downloaded where need be; None where it has none of that name."""
+    """The path of a checkpoint's file, downloaded if necessary; None if it has none of that name."""
     try:
         return persistently(lambda: cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False))
     except Exception as error:  # as in load_config
@@ -164,11 +172,11 @@ def _cached(checkpoint: str, name: str, where: str) -> str | None:
 def _explain(error: Exception, checkpoint: str) -> str:
     if "trust_remote_code" in str(error):
         return (
-            f"checkpoint {checkpoint} wants code of its own to be run (auto_map in its config.json), which never is; "
-            f"supported are models of transformers' own: {', '.join(FAMILIES)}"
+            f"checkpoint {checkpoint} needs code of its own (auto_map in its config.json), which is never run; "
+            f"supported are the models of transformers itself: {', '.join(FAMILIES)}"
         )
     if os.path.isdir(checkpoint):
-        return f"the folder {checkpoint} cannot be read as a checkpoint: {' '.join(str(error).split())[:300]}"
+        return f"the folder {checkpoint} cannot be read as a checkpoint: {one_line(error)}"
     if os.path.isabs(checkpoint):
         return f"checkpoint is {checkpoint}, but there is no such folder"
     return explain_hub_error(error, "checkpoint", checkpoint)

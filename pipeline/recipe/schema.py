@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,6 @@ import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -28,7 +26,8 @@ from pydantic import (
 from pipeline.recipe.formats import FORMATS, SPLITS
 from pipeline.recipe.messages import explain
 from pipeline.recipe.overrides import dotted, merge, resolve_paths
-from pipeline.utils.errors import UserError, did_you_mean
+from pipeline.recipe.task_table import TASKS, StrictModel, task_name
+from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import short_digest
 
 # Keys of `train` that say when a run is saved, and change nothing in its result.
@@ -40,38 +39,7 @@ Names = Annotated[tuple[str, ...], _tuple]
 PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Options(_Strict):
-    """The base of each task's options."""
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """What a recipe must know about a task: its options, and other names by which people may ask for it.
-
-    A `former_name` is accepted and replaced; the names of `also_called` get a hint.
-    """
-
-    options: type[Options]
-    former_name: str | None = None
-    also_called: tuple[str, ...] = ()
-
-
-# Filled by pipeline/tasks/options.py.
-TASKS: dict[str, TaskEntry] = {}
-
-
-def register_task(
-    name: str, options: type[Options], former_name: str | None = None, also_called: tuple[str, ...] = ()
-) -> None:
-    """Make a task known to recipes."""
-    TASKS[name] = TaskEntry(options, former_name, also_called)
-
-
-class Files(_Strict):
+class Files(StrictModel):
     """Local files of the splits, absolute or relative to the recipe's file."""
 
     train: PathText | None = None
@@ -79,7 +47,7 @@ class Files(_Strict):
     test: PathText | None = None
 
 
-class Limit(_Strict):
+class Limit(StrictModel):
     """Keep the first N rows of a split."""
 
     train: int | None = Field(default=None, ge=1)
@@ -87,7 +55,7 @@ class Limit(_Strict):
     test: int | None = Field(default=None, ge=1)
 
 
-class Data(_Strict):
+class Data(StrictModel):
     """Where the examples come from and how columns become the task's fields.
 
     `path` is a Hub id, or a format (csv, json, parquet, text, squad, conll) whose `files` are local. `columns` maps a
@@ -138,7 +106,7 @@ class Data(_Strict):
         return self
 
 
-class Train(_Strict):
+class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
     epochs: int = Field(default=3, ge=1)
@@ -189,7 +157,7 @@ class Train(_Strict):
         return self
 
 
-class Recipe(_Strict):
+class Recipe(StrictModel):
     """One experiment: a task, a pretrained checkpoint, a data set and how to train.
 
     Raises pydantic's ValidationError on an unknown key or a wrong type; `load_recipe` turns that into a UserError.
@@ -210,14 +178,7 @@ class Recipe(_Strict):
     @field_validator("task")
     @classmethod
     def _known_task(cls, task: str) -> str:
-        if task in TASKS:
-            return task
-        for name, entry in TASKS.items():
-            if task == entry.former_name:
-                return name
-            if task in entry.also_called:
-                raise ValueError(f'is "{task}", which is called "{name}" here; set task={name}')
-        raise ValueError(f'is "{task}", but the tasks are: {", ".join(TASKS)}.{did_you_mean(task, TASKS)}')
+        return task_name(task)
 
     @field_validator("options", mode="before")
     @classmethod
@@ -225,12 +186,7 @@ class Recipe(_Strict):
         task = info.data.get("task")
         if task is None or isinstance(value, TASKS[task].options):
             return value
-        known = TASKS[task].options.model_fields
-        for key in value if isinstance(value, dict) else ():
-            if key not in known:
-                there = f"{task} has: {', '.join(known)}" if known else f"{task} has none"
-                raise ValueError(f'has no key "{key}"; {there}.{did_you_mean(key, known)}')
-        return TASKS[task].options.model_validate({} if value is None else value)
+        return TASKS[task].read_options(task, value)
 
     def override(self, changes: Mapping[str, Any]) -> Recipe:
         """A copy with some keys changed: {"train.epochs": 1}, or {"train": {"epochs": 1}}, which keeps other keys.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.schema import Options, register_task
+from pipeline.recipe.task_table import Options, register_task
 
 
 class NoOptions(Options):

@@ -9,11 +9,9 @@ import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
 
+from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.tensorflow.model import head_logits
-
-# Classes whose output matrix can be their input embeddings: the output that has their last hidden states.
-TIED = {"TFGPT2LMHeadModel": "hidden_states", "TFT5ForConditionalGeneration": "decoder_hidden_states"}
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
@@ -33,7 +31,8 @@ def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) ->
     the gradient of the matrix is computed B times, each as large as the matrix, and then added up. Here positions are
     rows of one product, and so is that gradient.
     """
-    key = TIED.get(type(model).__name__)
+    family = family_of(model.config)
+    key = family.tied_outputs.get(type(model).__name__.removeprefix("TF"))
     if key is None or not model.config.tie_word_embeddings:
         outputs = model(inputs, training=training)
         logits = head_logits(outputs)
@@ -42,8 +41,9 @@ def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) ->
         return logits
     # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
     hidden_BTD = model(inputs, output_hidden_states=True, training=training)[key][-1]
-    if model.config.model_type == "t5":
-        hidden_BTD *= model.config.d_model**-0.5
+    scale = family.tied_output_scale(model.config)
+    if scale != 1:
+        hidden_BTD *= scale
     (embeddings_VD,) = model.get_input_embeddings().weights
     batch, length, width = tf.unstack(tf.shape(hidden_BTD))
     hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))

@@ -1,11 +1,13 @@
-"""Recipe: strict, frozen, overridable, and itself again after a trip through YAML."""
+"""Recipes: strict and frozen, and the same again when they are written as YAML and read."""
+
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from pipeline import Data, Recipe, Train, UserError, load_recipe
 from pipeline.recipe.loading import load_shipped, recipe_names
-from pipeline.recipe.overrides import parse_overrides
+from pipeline.recipe.overrides import RECIPES, parse_overrides
 from pipeline.recipe.yaml_reader import read_yaml
 
 
@@ -51,13 +53,13 @@ def test_an_override_that_is_wrong_is_named_with_the_way_out(changes, message):
     assert message in str(error.value)
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_named_at_once():
     with pytest.raises(UserError) as error:
         hub_recipe().override({"train.epochs": 0, "train.batch_size": "x", "weights": 3})
     assert len(str(error.value).splitlines()) == 3
 
 
-def test_a_whole_number_is_fine_where_a_number_is_wanted():
+def test_a_whole_number_is_accepted_as_a_number():
     assert hub_recipe().override({"train.learning_rate": 1}).train.learning_rate == 1.0
 
 
@@ -76,6 +78,94 @@ def test_set_values_are_yaml_with_exponents_as_numbers():
         parse_overrides(["train.epochs"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "ours"),
+    [
+        ({"lr": 1e-3}, "train.learning_rate"),
+        ({"train.lr": 1e-3}, "train.learning_rate"),
+        ({"train": {"num_train_epochs": 1}}, "train.epochs"),
+        ({"train.per_device_train_batch_size": 8}, "train.batch_size"),
+        ({"model_name_or_path": "gpt2"}, "checkpoint"),
+        ({"data.max_seq_length": 64}, "data.max_length"),
+    ],
+)
+def test_a_key_of_hugging_faces_examples_gets_our_name_for_it(changes, ours):
+    with pytest.raises(UserError, match=f'no such key. Did you mean "{ours}"'):
+        hub_recipe().override(changes)
+
+
+def test_a_nested_override_changes_its_keys_and_leaves_their_neighbors():
+    recipe = hub_recipe(train=Train(batch_size=16, learning_rate=3e-4)).override({"data.limit": {"validation": 50}})
+    changed = recipe.override({"train": {"epochs": 1}, "data": {"limit": {"train": 9}, "max_length": 64}})
+    assert (changed.train.epochs, changed.train.batch_size, changed.train.learning_rate) == (1, 16, 3e-4)
+    assert (changed.data.limit.train, changed.data.limit.validation, changed.data.max_length) == (9, 50, 64)
+    assert changed == recipe.override({"train.epochs": 1, "data.limit.train": 9, "data.max_length": 64})
+
+
+def test_a_mapping_that_is_a_value_replaces_the_old_one():
+    recipe = hub_recipe().override({"data": {"columns": {"text": "sentence", "label": "label"}}})
+    assert recipe.override({"data": {"columns": {"text": "review"}}}).data.columns == {"text": "review"}
+
+
+def test_options_of_a_task_are_merged_and_those_of_another_task_dropped():
+    answers = hub_recipe(task="question-answering", options={"stride": 8, "n_best": 3})
+    assert answers.override({"options": {"n_best": 5}}).options.model_dump() | {"n_best": 5, "stride": 8} == (
+        answers.override({"options.n_best": 5}).options.model_dump()
+    )
+    words = answers.override({"task": "masked-language-modeling", "options": {"top_k": 2}})
+    assert words.options.top_k == 2 and not hasattr(words.options, "stride")
+
+
+def test_paths_may_be_path_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {"train": Path("a.csv"), "validation": tmp_path / "b.csv"}
+    built = Recipe(
+        name="mine", task="sequence-classification", checkpoint=Path("./bert"), data=Data(path="csv", files=files)
+    )
+    assert (built.checkpoint, built.data.files.train) == ("bert", "a.csv")
+    changed = hub_recipe().override({"checkpoint": Path("./bert"), "data.path": "csv", "data.files": files})
+    assert changed.data.files.model_dump() == {
+        "train": str(tmp_path / "a.csv"), "validation": str(tmp_path / "b.csv"), "test": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("text-classification", "sequence-classification"),
+        ("translation", "sequence-to-sequence"),
+        ("summarization", "sequence-to-sequence"),
+        ("text2text-generation", "sequence-to-sequence"),
+        ("text-generation", "causal-language-modeling"),
+        ("fill-mask", "masked-language-modeling"),
+        ("ner", "token-classification"),
+    ],
+)
+def test_a_task_under_hugging_faces_name_gets_ours(theirs, ours):
+    with pytest.raises(UserError, match=f'task is "{theirs}", which is called "{ours}" here; set task={ours}'):
+        hub_recipe().override({"task": theirs})
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_the_former_spelling_of_a_task_is_accepted_and_means_the_same_experiment(kind):
+    today = hub_recipe(task=f"{kind}-language-modeling")
+    former = hub_recipe(task=f"{kind}-language-modelling")
+    assert former.task == today.task and former.digest() == today.digest()
+
+
+def test_a_recipe_saved_before_the_bundled_data_were_renamed_is_the_same_experiment(tmp_path):
+    recipe = load_recipe("stories_gpt2")
+    text = recipe.to_yaml().replace("recipes/bundled/", "recipes/embedded/")
+    text = text.replace("causal-language-modeling", "causal-language-modelling")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert "recipes/embedded/stories/train.jsonl" in text
+    assert load_shipped(tmp_path / "recipe.yaml") == recipe
+    # One of a clone that is gone finds the data of this one.
+    elsewhere = text.replace(str(RECIPES.parent), str(tmp_path / "gone"))
+    (tmp_path / "recipe.yaml").write_text(elsewhere, encoding="utf-8")
+    assert load_shipped(tmp_path / "recipe.yaml") == recipe
+
+
 def test_another_source_clears_what_belonged_to_the_old_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = {"data.files.train": "a.csv", "data.files.validation": "b.csv"}
@@ -87,7 +177,7 @@ def test_another_source_clears_what_belonged_to_the_old_one(tmp_path, monkeypatc
     assert back.data.files.train is None
 
 
-def test_a_test_file_is_used_without_further_words():
+def test_a_test_file_alone_makes_a_test_split():
     files = {"data.files.train": "a.csv", "data.files.validation": "b.csv", "data.files.test": "c.csv"}
     assert hub_recipe().override(files).data.test == "test"
 
@@ -98,7 +188,7 @@ def test_a_resolved_recipe_is_itself_a_recipe(tmp_path):
     assert load_shipped(tmp_path / "recipe.yaml") == recipe
 
 
-def test_what_decides_no_outcome_is_no_part_of_the_experiment():
+def test_margin_and_saving_are_not_part_of_the_experiment():
     recipe = hub_recipe()
     for same in ({"margin": 0.3}, {"train.save_every": 7}):
         assert recipe.override(same).digest() == recipe.digest()

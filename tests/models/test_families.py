@@ -1,0 +1,123 @@
+"""The facts of the model families, against the library's own models."""
+
+import inspect
+
+import numpy as np
+import pytest
+import transformers
+from transformers import AutoConfig
+
+from pipeline.backend import load_backend
+from pipeline.models.building import build_model
+from pipeline.models.families import FAMILIES, families_with, family_of
+from pipeline.models.initialization import random_weights
+from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.overrides import RECIPES
+
+BUNDLED = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
+families = pytest.mark.parametrize("model_type", BUNDLED)
+
+
+def config_of(model_type):
+    return AutoConfig.from_pretrained(RECIPES / "bundled" / BUNDLED[model_type])
+
+
+@families
+def test_every_head_of_a_family_can_be_built_in_both_frameworks(model_type, framework):
+    backend, family = load_backend(framework), FAMILIES[model_type]
+    for head in family.heads:
+        model = backend.build_model(head, config_of(model_type), "fp32", 0)
+        required = [name for name in backend.weight_shapes(model) if family.is_required(name)]
+        assert len(required) > 10, "the prefix of the body matches its weights"
+
+
+@families
+def test_every_dropout_rate_of_the_librarys_config_is_known(model_type):
+    settings = inspect.signature(type(config_of(model_type)).__init__).parameters
+    rates = {name for name in settings if "drop" in name}
+    assert rates == set(FAMILIES[model_type].dropout_keys)
+
+
+@families
+def test_the_attention_sites_are_counted_as_the_models_modules(model_type):
+    config = config_of(model_type)
+    model = load_backend("torch").build_model(FAMILIES[model_type].heads[0], config, "fp32", 0)
+    names = {"bert": "BertAttention", "gpt2": "GPT2Attention", "t5": "T5Attention"}
+    sites = sum(type(module).__name__ == names[model_type] for module in model.modules())
+    assert FAMILIES[model_type].num_attentions(config) == sites
+
+
+def test_a_head_belongs_to_the_families_that_both_frameworks_serve():
+    assert families_with("AutoModelForSequenceClassification") == ("bert", "gpt2")
+    assert families_with("AutoModelForSeq2SeqLM") == ("t5",)
+    assert families_with("AutoModelForMultipleChoice") == ()
+
+
+@families
+def test_weights_without_effect_have_no_gradient(model_type):
+    config = config_of(model_type)
+    config.pad_token_id = 0
+    family = family_of(config)
+    for head in family.heads:
+        backend = load_backend("torch")
+        model = backend.build_model(head, config, "fp32", 0)
+        backend.set_weights(model, random_weights(backend.weight_shapes(model), config, 0))
+        loss_of(model, head).backward()
+        gradients = {
+            name: np.zeros(weight.shape) if weight.grad is None else weight.grad.numpy()
+            for name, weight in model.named_parameters()
+        }
+        largest = max(np.abs(value).max() for value in gradients.values())
+        kept = family.weights_with_effect(gradients)
+        for name, value in gradients.items():
+            if name not in kept:
+                assert np.abs(value).max() < 1e-6 * largest, name
+            elif kept[name].shape != value.shape:
+                idle = np.setdiff1d(value, kept[name]) if kept[name].size else value
+                assert np.abs(idle).max() < 1e-6 * largest, name
+
+
+def loss_of(model, head):
+    """A cross-entropy of every output of the head."""
+    import torch
+
+    model.eval()
+    ids = torch.arange(5, 19).reshape(2, 7)
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids[:, :3]} if model.config.is_encoder_decoder else {})
+    outputs = model(**inputs)
+    if "start_logits" in outputs:
+        starts, ends = torch.tensor([1, 3]), torch.tensor([2, 6])
+        losses = (torch.nn.functional.cross_entropy(outputs.start_logits, starts),
+                  torch.nn.functional.cross_entropy(outputs.end_logits, ends))  # fmt: skip
+        return sum(losses)
+    logits = outputs.logits.reshape(-1, outputs.logits.shape[-1])
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
+
+
+@families
+def test_a_tied_output_reads_the_hidden_states_of_the_named_output(model_type):
+    import torch
+
+    config, family = config_of(model_type), FAMILIES[model_type]
+    for class_name, output in family.tied_outputs.items():
+        model = getattr(transformers, class_name)(config).eval()
+        ids = torch.arange(5, 12)[None]
+        inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
+        with torch.inference_mode():
+            outputs = model(**inputs, output_hidden_states=True)
+            hidden = outputs[output][-1] * family.tied_output_scale(config)
+            tied = hidden @ model.get_input_embeddings().weight.T
+        assert torch.allclose(tied, outputs.logits, atol=1e-5)
+
+
+def test_a_built_model_has_the_checkpoints_weights_or_the_seeds():
+    recipe, backend = load_recipe("stories_gpt2"), load_backend("torch")
+    config, head = config_of("gpt2"), "AutoModelForCausalLM"
+    stock = transformers.GPT2LMHeadModel.from_pretrained(recipe.checkpoint)
+    trained = backend.get_weights(build_model(backend, recipe, head, config, seed=0))
+    assert all(np.array_equal(trained[name], value.detach().numpy()) for name, value in stock.named_parameters())
+    fresh = recipe.override({"weights": "random"})
+    one, two, other = (backend.get_weights(build_model(backend, fresh, head, config, seed)) for seed in (1, 1, 2))
+    name = "transformer.wte.weight"
+    assert np.array_equal(one[name], two[name]) and not np.array_equal(one[name], other[name])
+    assert not np.array_equal(one[name], trained[name])
