@@ -1,8 +1,9 @@
 """One recipe, two frameworks, provably the same experiment.
 
-from pipeline import finetune, load_recipe
-run = finetune(load_recipe("sentiment_bert"), framework="tensorflow")
-run.metrics["accuracy"]
+>>> from pipeline import finetune, load_recipe
+>>> run = finetune(load_recipe("sentiment_bert"), framework="tensorflow")  # doctest: +SKIP
+>>> run.metrics["accuracy"]  # doctest: +SKIP
+0.919
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pipeline.tasks.options  # noqa: F401 (makes the tasks known to recipes)
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
-    from pipeline.api import Comparison, compare, compare_runs
+    from pipeline.api import Comparison, check, compare, compare_runs, lockstep, report
     from pipeline.runs.attention_maps import attention_maps
     from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
+    from pipeline.training.callbacks import TrainingCallback
     from pipeline.training.finetune import finetune
     from pipeline.utils.environment import configure_process
 
@@ -28,31 +30,42 @@ __all__ = [
     "Data",
     "Files",
     "Limit",
+    "ProofError",
     "Recipe",
     "Run",
+    "RunFailure",
+    "Stopped",
     "Train",
+    "TrainingCallback",
     "UserError",
     "attention_maps",
+    "check",
     "compare",
     "compare_runs",
     "configure_process",
     "finetune",
     "load_recipe",
     "load_run",
+    "lockstep",
     "predict",
+    "report",
 ]
 
-# Running a recipe needs datasets and transformers; describing one must not pay for them.
+# Running a recipe needs datasets and transformers; describing one must not pay for their import.
 _LAZY = {
     "Comparison": "pipeline.api",
     "Run": "pipeline.runs.directory",
+    "TrainingCallback": "pipeline.training.callbacks",
     "attention_maps": "pipeline.runs.attention_maps",
+    "check": "pipeline.api",
     "compare": "pipeline.api",
     "compare_runs": "pipeline.api",
     "configure_process": "pipeline.utils.environment",
     "finetune": "pipeline.training.finetune",
     "load_run": "pipeline.runs.directory",
+    "lockstep": "pipeline.api",
     "predict": "pipeline.runs.prediction",
+    "report": "pipeline.api",
 }
 
 
@@ -60,3 +73,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -25,6 +25,9 @@ def load_recipe(source: str | os.PathLike, overrides: Mapping[str, Any] | Iterab
 
     `overrides` are a mapping, as for `Recipe.override`, or "key=value" texts. Relative paths in the recipe are
     relative to its file's folder, those in overrides to the working directory. Raises UserError.
+
+    >>> load_recipe("sentiment_bert", {"train.epochs": 1}).train.epochs
+    1
     """
     recipe = load_shipped(source)
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)

@@ -48,6 +48,8 @@ def configure_process(framework: str | None = None) -> None:
     It makes the libraries quiet, chooses Keras 2 for TensorFlow, and has the process keep the memory that it frees,
     which saves time in every step. With `framework` ("torch" or "tensorflow"), transformers imports only that one in
     this process, which saves seconds. Variables that are set already are left alone, but for the framework's.
+
+    >>> configure_process("torch")  # doctest: +SKIP
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
