@@ -188,7 +188,7 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 
 def parse_record(kind: type[AnyRecord], text: str, place: str) -> AnyRecord:
-    """A record from its JSON text. Raises UserError naming `place`, the field, what came and what was wanted."""
+    """A record from its JSON text. Raises UserError naming `place`, the field, what came and what was expected."""
     try:
         return kind.model_validate(json.loads(text))
     except ValidationError as error:
