@@ -1,0 +1,110 @@
+"""Reads the README pages and the docstrings of recipes: commands, code, tables, names of files; runs their commands."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    "README.md",
+    "recipes/README.md",
+    "pipeline/README.md",
+    "pipeline/comparison/README.md",
+    "tests/benchmarks/README.md",
+    "recipes/bundled/sentiment/README.md",
+    "recipes/bundled/dates/README.md",
+    "recipes/bundled/stories/README.md",
+]
+TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+# The file name in the first comment of a Python or YAML block, such as "# mine.py".
+FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
+# Files and folders that a reader or a run makes.
+_MADE = re.compile(r"(?:runs|reports)/\S|figures/|mine\.|my_attention\.py|reviews\.jsonl")
+
+
+def blocks(page, language):
+    """The fenced blocks of a page in one language; "" is a block without a language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT[page], flags=re.M | re.S)
+    return [text for name, text in fenced if name == language]
+
+
+def block_with(page, language, text):
+    """The one block of a page that contains `text`."""
+    (block,) = (block for block in blocks(page, language) if text in block)
+    return block
+
+
+def commands():
+    """Every command of the pages and of the docstrings of recipes, as (where, command)."""
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            yield from ((page, line) for line in block.replace("\\\n", "").splitlines())
+    for path in sorted((ROOT / "recipes").glob("*_*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        lines = docstring.replace("\\\n", "").splitlines()
+        yield from ((f"recipes/{path.name}", line.strip()) for line in lines if line.startswith("    "))
+
+
+def expanded(command):
+    """The Python programs that a command starts, each as the words after the interpreter."""
+    words = shlex.split(command)
+    if words[0] != "make":
+        return [words[1:]]
+    shown = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    # make hands TEXT over in the environment, where the shell reads it.
+    text = next((word.removeprefix("TEXT=") for word in words if word.startswith("TEXT=")), "")
+    # On a fresh clone make shows the installation too; those lines are not programs of the project.
+    lines = [line for line in shown.splitlines() if re.match(r"\.venv/bin/python -m (?!pip )", line)]
+    return [shlex.split(line.replace('"$TEXT"', shlex.quote(text)))[1:] for line in lines]
+
+
+def run(command, folder, overrides=""):
+    """Run a command of a page in `folder`, with more overrides of its recipe; returns what it prints."""
+    extra = [word for override in overrides.split() for word in ("--set", override)]
+    printed = ""
+    for program in expanded(command):
+        done = subprocess.run(
+            [sys.executable, *program, *extra], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        printed += done.stdout
+    return printed
+
+
+def shape(text):
+    """The lines of a printed text with numbers and paths replaced, which are the same for two runs of a command."""
+    lines = (" ".join(re.sub(r"\S*runs?/\S*", "PATH", line).split()) for line in text.splitlines())
+    return [re.sub(r"\d[\d.,]*(?:e[-+]\d+)?", "#", line) for line in lines]
+
+
+def names(cell):
+    """What stands between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def table(page, header):
+    """The rows of every table of a page whose first column has this header, as lists of cells."""
+    rows = []
+    for block in re.findall(r"(?:^\|.*\n)+", TEXT[page], flags=re.M):
+        lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in block.splitlines()]
+        rows += lines[2:] if lines[0][0] == header else []
+    return rows
+
+
+def file_names(page):
+    """The files and folders that a page names: targets of links, paths between backticks, and the tree of folders."""
+    yield from re.findall(r"\]\(([^)#:\s]+)[^):]*\)", TEXT[page])
+    for name in names(re.sub(r"^```.*?^```$", "", TEXT[page], flags=re.M | re.S)):
+        is_file = re.fullmatch(r"[\w./-]+\.(?:py|yaml|toml|json|jsonl|cff|html|npz)", name)
+        if (is_file or re.fullmatch(r"[\w./-]*[a-z0-9]/", name)) and not _MADE.match(name):
+            yield name
+    for block in blocks(page, ""):
+        if block.startswith("recipes/ "):
+            entries = re.findall(r"^(  )?([\w./]+)  ", block, flags=re.M)
+            yield from (f"pipeline/{name}" if indented else name for indented, name in entries)
