@@ -193,7 +193,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
     from pipeline.training.callbacks import TrainingCallback
 
     class Watch(TrainingCallback):
-        def on_train_begin(self, num_updates, num_epochs):
+        def on_train_begin(self, num_steps, num_epochs):
             watch.begin()
 
         def on_step_end(self, line):

@@ -78,9 +78,14 @@ def run(command, folder, overrides=""):
 
 
 def shape(text):
-    """The lines of a printed text with numbers and paths replaced, which are the same for two runs of a command."""
-    lines = (" ".join(re.sub(r"\S*runs?/\S*", "PATH", line).split()) for line in text.splitlines())
-    return [re.sub(r"\d[\d.,]*(?:e[-+]\d+)?", "#", line) for line in lines]
+    """The lines of a printed text without what differs between two runs of a command: numbers, paths, weight names.
+
+    A line of dots stands for lines that are left out.
+    """
+    text = re.sub(r"\S*runs?/\S*", "PATH", text)
+    text = re.sub(r"\(\w+(\.\w+)+\)", "(WEIGHT)", text)
+    text = re.sub(r"\d[\d.,]*(?:e[-+]\d+)?", "#", text)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip() != "..."]
 
 
 def names(cell):
