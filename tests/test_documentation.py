@@ -16,7 +16,6 @@ import yaml
 
 import pipeline
 from pipeline.cli.main import app
-from pipeline.metrics.specs import METRICS
 from pipeline.recipe.loading import load_recipe, recipe_names
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
 from tests.benchmarks import bench, real_text
@@ -26,12 +25,6 @@ from tests.helpers.pages import MAKEFILE, PAGES, ROOT, TEXT, blocks, names, shap
 COMMANDS = list(dict.fromkeys(pages.commands()))
 TARGETS = dict(re.findall(r"^([a-z-]+):.*?##(.*)", MAKEFILE, flags=re.M))
 SMALL = "data.limit.train=96 data.limit.validation=40 train.epochs=1"
-# What recipes/README.md calls the problems that a metric fits.
-PROBLEMS = {
-    "single-label": "single_label_classification", "multi-label": "multi_label_classification",
-    "regression": "regression", "tokens": "token-classification", "questions": "question-answering",
-    "masked": "masked-language-modeling", "causal": "causal-language-modeling", "seq2seq": "sequence-to-sequence",
-}  # fmt: skip
 PYTHON = [
     (page, code)
     for page in PAGES
@@ -169,7 +162,7 @@ def test_the_window_attention_of_the_readme_runs_and_is_reported(small, workplac
     assert finished.record.attention_max_difference > 1e-4
 
 
-# Keys, tasks, options, metrics, recipes
+# Keys, tasks, options, recipes (tests/metrics has the table of metrics)
 
 
 def keys(model, prefix=""):
@@ -201,18 +194,6 @@ def test_every_task_and_its_options_are_described():
     for task in tasks:
         options = Recipe.model_validate({"name": "x", "task": task, "checkpoint": "x", "data": data}).options
         assert described[task] == {key: str(value) for key, value in options.model_dump().items()}, task
-
-
-def test_every_metric_is_described_with_range_direction_and_problems():
-    rows = table("recipes/README.md", "metric")
-    assert sorted(names(row[0])[0] for row in rows) == sorted(METRICS)
-    for metric, _, limits, better, problems in rows:
-        spec = METRICS[names(metric)[0]]
-        assert limits.endswith(f"to {spec.scale}") if spec.scale else limits.startswith("from"), metric
-        assert better == ("lower" if spec.lower_is_better else "higher"), metric
-        listed = [name.strip() for name in problems.strip(" |").split(",")]
-        assert {PROBLEMS[name.strip("*")] for name in listed} == set(spec.fits), metric
-        assert {PROBLEMS[name.strip("*")] for name in listed if "*" in name} == set(spec.default_for), metric
 
 
 def test_every_recipe_is_described():
