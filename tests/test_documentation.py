@@ -219,12 +219,33 @@ def test_the_folders_in_the_readme_are_those_of_the_code():
     assert folders - set(re.findall(r"^  (\w+)/", tree, flags=re.M)) == {"utils"}
 
 
+def walk(title):
+    """The files of a numbered list in pipeline/README.md, in its order."""
+    section = re.split(r"^## ", TEXT["pipeline/README.md"].partition(f"## {title}\n")[2], maxsplit=1, flags=re.M)[0]
+    return [name for line in re.findall(r"^\d+\. .*", section, flags=re.M) for name in names(line.partition(":")[0])]
+
+
 def test_no_walk_through_the_code_meets_a_file_twice():
     for title in ("Ten files to read", "What finetune does", "What compare does"):
-        section = re.split(r"^## ", TEXT["pipeline/README.md"].partition(f"## {title}\n")[2], maxsplit=1, flags=re.M)[0]
-        met = [name for line in re.findall(r"^\d+\. .*", section, flags=re.M) for name in names(line.partition(":")[0])]
-        assert met and len(met) == len(set(met)), title
-        assert title != "Ten files to read" or len(met) == 10
+        assert walk(title) and len(walk(title)) == len(set(walk(title))), title
+    assert len(walk("Ten files to read")) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "command"),
+    [
+        ("What finetune does", "finetune sentiment_bert --attention handwritten --out run"),
+        ("What compare does", "compare sentiment_bert --attentions stock --seeds 0 --out report"),
+    ],
+)
+def test_the_walks_through_the_code_are_in_the_order_in_which_files_are_called(title, command, workplace):
+    printed = pages.run(f".venv/bin/python -m tests.helpers.walk {command}", workplace, SMALL)
+    met = re.findall(r"^met: (.*)$", printed, flags=re.M)
+    # They run before Python calls anything, or in a process of their own.
+    elsewhere = {"Makefile", "__main__.py", "comparison/lockstep.py"}
+    described = [name for name in walk(title) if name not in elsewhere]
+    assert described == [name for name in met if name in described]
 
 
 def test_the_readme_is_one_page():
