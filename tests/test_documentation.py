@@ -239,7 +239,10 @@ def test_no_walk_through_the_code_meets_a_file_twice():
         ("What compare does", "compare sentiment_bert --attentions stock --seeds 0 --out report"),
     ],
 )
-def test_the_walks_through_the_code_are_in_the_order_in_which_files_are_called(title, command, workplace):
+def test_the_walks_through_the_code_are_in_the_order_in_which_files_are_called(title, command, workplace, monkeypatch):
+    monkeypatch.setenv(
+        "HF_DATASETS_CACHE", str(workplace / "cache")
+    )  # what is tokenized already is not tokenized again
     printed = pages.run(f".venv/bin/python -m tests.helpers.walk {command}", workplace, SMALL)
     met = re.findall(r"^met: (.*)$", printed, flags=re.M)
     # They run before Python calls anything, or in a process of their own.
