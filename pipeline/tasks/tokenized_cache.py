@@ -33,12 +33,12 @@ def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     path = Path(datasets_config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
     if path.exists():
         try:
-            return _read(path, task.examples_class)
+            return read_entry(path, task.examples_class)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # a damaged entry is made again
     examples = task.encode(rows)
     with contextlib.suppress(OSError):  # a full or read-only disk costs the next run time, and must not end this one
-        _write(path, examples)
+        write_entry(path, examples)
     return examples
 
 
@@ -53,7 +53,7 @@ def _key(task: Task, content: str) -> str:
         "columns": sorted(recipe.data.columns),
         "labels": task.labels,
         "tokenizer": _rules(task.tokenizer),
-        "code": _code(),
+        "code": code_digest(),
     }
     return short_digest(json.dumps(read, default=str), 32)
 
@@ -67,7 +67,7 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
 
 
 @cache
-def _code() -> str:
+def code_digest() -> str:
     """A digest of the source of all tasks and of the libraries' versions."""
     here = Path(__file__).parent
     data = here.parent / "data"
@@ -76,7 +76,7 @@ def _code() -> str:
     return sha256_of_bytes([" ".join(versions).encode(), *(source.read_bytes() for source in sources)])
 
 
-def _write(path: Path, examples: Examples) -> None:
+def write_entry(path: Path, examples: Examples) -> None:
     """Write an entry: the arrays by name, and a layout in JSON that says where in the examples they belong."""
     arrays: dict[str, np.ndarray] = {}
 
@@ -97,7 +97,7 @@ def _write(path: Path, examples: Examples) -> None:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (the names are no arguments of savez)
 
 
-def _read(path: Path, kind: type[Examples]) -> Examples:
+def read_entry(path: Path, kind: type[Examples]) -> Examples:
     """Read an entry back as it was written. Raises OSError, ValueError, KeyError, BadZipFile if it is damaged."""
     with np.load(path, allow_pickle=False) as stored:
 

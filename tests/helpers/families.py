@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.schema import Recipe
+from pipeline.training.experiment import prepare
 
 CHECKPOINTS = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
 
@@ -110,3 +111,14 @@ def recipe_of(kind, folder, rows=None, validation=None, num_rows=48, changes=Non
         options=options,
     )
     return recipe.override(changes) if changes else recipe
+
+
+def of_rows(kind, folder, rows, validation=None, **changes):
+    """The recipe of a kind on the given rows."""
+    return recipe_of(kind, folder, rows, validation, changes=changes)
+
+
+def prepared(recipe, split="train"):
+    """The recipe's experiment, its task, and the tokenized examples of a split."""
+    experiment = prepare(recipe)
+    return experiment, experiment.task, experiment.examples[split]

@@ -1,4 +1,4 @@
-"""Tokenised data are kept by content: read back as they were made, and never for other rows or settings."""
+"""Tokenized data are kept by content: read back as they were made, and never for other rows or settings."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_what_is_read_back_is_what_was_made(kind, tmp_path, entries, monkeypatch
     recipe = recipe_of(kind, tmp_path)
     made = splits_of(recipe)
     assert len(entries()) == 2
-    monkeypatch.setattr(cache, "_write", None)  # nothing is tokenised, so nothing is written
+    monkeypatch.setattr(cache, "write_entry", None)  # nothing is tokenized, so nothing is written
     assert same(splits_of(recipe), made)
 
 
@@ -54,9 +54,9 @@ def test_other_rows_settings_or_code_are_another_entry(tmp_path, entries, monkey
     assert len(entries()) == 4
     prepare(recipe.override({"data.limit.train": 20}))
     assert len(entries()) == 5
-    prepare(recipe.override({"train.learning_rate": 1e-5, "data.pad_to_multiple_of": 8}))  # not read by tokenising
+    prepare(recipe.override({"train.learning_rate": 1e-5, "data.pad_to_multiple_of": 8}))  # not read by tokenizing
     assert len(entries()) == 5
-    monkeypatch.setattr(cache, "_code", lambda: "changed")
+    monkeypatch.setattr(cache, "code_digest", lambda: "changed")
     prepare(recipe)
     assert len(entries()) == 7
 
@@ -75,5 +75,5 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
     recipe = recipe_of("regression", tmp_path)
-    monkeypatch.setattr(cache, "_read", None)
+    monkeypatch.setattr(cache, "read_entry", None)
     assert prepare(recipe).examples["train"].counts["rows"] == 48
