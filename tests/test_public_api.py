@@ -1,5 +1,6 @@
 """What `from pipeline import ...` offers: every name is there, documented, and found by tab completion."""
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -56,3 +57,15 @@ def test_describing_a_recipe_imports_no_heavy_library():
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def modules_with_examples():
+    root = Path(pipeline.__file__).parent
+    files = (path for path in sorted(root.rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8"))
+    return [".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__") for path in files]
+
+
+@pytest.mark.parametrize("module", modules_with_examples())
+def test_the_examples_in_docstrings_print_what_they_say(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
