@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers  # noqa: F401 -- it looks for frameworks once, so before a command keeps the process to one
 
 from pipeline.recipe.loading import load_recipe
 
