@@ -1,50 +1,64 @@
-"""Readers of local files that `datasets` does not read as we need them: JSON, the JSON of SQuAD, columns of CoNLL."""
+"""The readers of local files by format; delimited files and JSON have files of their own."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 
-def read_json(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON array or of JSON lines, each value as it is written. Raises ValueError with the line.
+from pipeline.data.delimited import read_delimited
+from pipeline.data.json_files import parse_json, read_json
+from pipeline.data.table import Column, Table, table_of
+from pipeline.data.text_files import TextFile
+from pipeline.recipe.data import Data
 
-    The reader of `datasets` turns texts that look like dates into timestamps.
-    """
-    text = path.read_text(encoding="utf-8-sig")
-    if text.lstrip().startswith("["):
-        rows = json.loads(text)
-    else:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {str(row)[:40]!r}, but must be an object whose keys are the columns")
-    keys = dict.fromkeys(key for row in rows for key in row)
-    return [{key: row.get(key) for key in keys} for row in rows]
+_SQUAD_COLUMNS = ("id", "title", "context", "question", "answers")
 
 
-def read_squad(path: Path) -> list[dict[str, Any]]:
+def read_text(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
+    """A row for each line, in the column "text", with its line break: a language model may need it."""
+    rows = list(file.lines(newline=None))
+    return Table(("text",), {"text": rows} if "text" in wanted else {}, len(rows))
+
+
+def read_parquet(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
+    """The wanted columns with their types; those that are not wanted are not read."""
+    with pyarrow.parquet.ParquetFile(file.path) as parquet:
+        schema = parquet.schema_arrow
+        names = [name for name in schema.names if _is_wanted(name, wanted)]
+        table = parquet.read(columns=names)
+    for position, name in enumerate(names):
+        if pyarrow.types.is_dictionary(table.schema.field(name).type):  # pandas' categories
+            table = table.set_column(position, name, table.column(name).cast(table.schema.field(name).type.value_type))
+    found = table_of(datasets.Dataset(table), wanted)
+    return Table(tuple(schema.names), found.columns, table.num_rows, found.features)
+
+
+def _is_wanted(name: str, wanted: Sequence[Column]) -> bool:
+    return any(column == name or str(column).startswith(f"{name}.") for column in wanted)
+
+
+def read_squad(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     """The questions of a SQuAD file: id, title, context, question, and answers with their texts and starts.
 
     Raises ValueError. Source: Rajpurkar et al. 2016 and 2018; from version 2 on a question may have no answers.
     """
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = parse_json(file.text(), "")
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise ValueError('the file must be an object with "data", a list of articles, as in SQuAD')
-    rows = []
-    for article_number, article in enumerate(content["data"], start=1):
+    rows: list[dict[str, Any]] = []
+    for number, article in enumerate(content["data"], start=1):
         try:
             rows += _questions(article)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"article {article_number} has no {error}") from None
-    return rows
+        except KeyError as error:
+            raise ValueError(f"article {number} has no {error}") from None
+        except (TypeError, AttributeError):
+            raise ValueError(f"article {number} does not have the shape of an article of SQuAD") from None
+    columns = {column: [row[column] for row in rows] for column in _SQUAD_COLUMNS if column in wanted}
+    return Table(_SQUAD_COLUMNS, columns, len(rows))
 
 
 def _questions(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -63,31 +77,47 @@ def _questions(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def read_conll(path: Path) -> list[dict[str, list[str]]]:
+def read_conll(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     """The sentences of a file with a word per line and a blank line after each sentence: column "0", "1", ... as lists.
 
-    Columns are separated by tabs if the file has any, else by white space. Lines with -DOCSTART- are skipped. Raises
+    Columns are separated by tabs if the file has any, else by white space. Lines with -DOCSTART- are skipped, and so
+    are comments: lines before a sentence that begin with # and have another number of columns than its words. Raises
     ValueError with the line. Source: Tjong Kim Sang and De Meulder 2003.
     """
-    text = path.read_text(encoding="utf-8-sig")
-    separator = "\t" if "\t" in text else None
-    rows: list[dict[str, list[str]]] = []
+    lines = [line.rstrip("\r\n") for line in file.lines("\n")]
+    words = [line for line in lines if not line.startswith("#")] or lines
+    separator = "\t" if any("\t" in line for line in words) else None
+    num_columns = _columns_of_words(lines, separator)
+    columns: dict[str, list[Any]] = {str(c): [] for c in wanted if isinstance(c, int) and c < num_columns}
     sentence: list[list[str]] = []
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        fields = [field.strip() for field in line.strip("\r\n").split(separator)]
+    num_rows = 0
+    for number, line in enumerate([*lines, ""], start=1):
+        fields = [field.strip() for field in line.split(separator)]
         if not line.strip() or fields[0] == "-DOCSTART-":
             if sentence:
-                rows.append({str(i): list(column) for i, column in enumerate(zip(*sentence, strict=True))})
+                num_rows += 1
+                for column, values in columns.items():
+                    values.append([word[int(column)] for word in sentence])
             sentence = []
-            continue
-        if sentence and len(fields) != len(sentence[0]):
-            raise ValueError(f"line {number} has {len(fields)} columns, but the line before has {len(sentence[0])}")
-        sentence.append(fields)
-    return rows
+        elif len(fields) == num_columns:
+            sentence.append(fields)
+        elif sentence or not line.startswith("#"):
+            raise ValueError(f"line {number} has {len(fields)} columns, but the first word has {num_columns}")
+    return Table(tuple(map(str, range(num_columns))), columns, num_rows)
 
 
-READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+def _columns_of_words(lines: list[str], separator: str | None) -> int:
+    """The number of columns of the first line that is a word for sure; of the first line if each begins with #."""
+    words = [line for line in lines if line.strip() and not line.startswith("-DOCSTART-")]
+    first = next((line for line in words if not line.startswith("#")), words[0] if words else "")
+    return len(first.split(separator))
+
+
+READERS: dict[str, Callable[[TextFile, Sequence[Column], Data], Table]] = {
+    "csv": read_delimited,
     "json": read_json,
+    "parquet": read_parquet,
+    "text": read_text,
     "squad": read_squad,
     "conll": read_conll,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from pipeline.recipe.formats import FORMATS
+from pipeline.recipe.formats import FORMATS, suffix_of
 from pipeline.recipe.yaml_reader import read_yaml
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
@@ -19,7 +19,8 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # Recipes saved before this folder was renamed name the old one.
 _BUNDLED, _FORMER_BUNDLED = "recipes/bundled", "recipes/embedded"
 # What belongs to a source of data and means nothing for another one.
-_OF_A_SOURCE = ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting")
+_OF_A_SOURCE = ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting",
+                "encoding", "field")  # fmt: skip
 
 Values = dict[str, Any]
 
@@ -106,7 +107,7 @@ def resolve_paths(values: Values, base: Path, only: Mapping[str, Any] | None = N
 
 
 def _format_of(key: str, file: Any) -> str:
-    suffix = Path(str(file)).suffix.lstrip(".")
+    suffix = suffix_of(str(file))
     if suffix not in FORMATS:
         raise UserError(f'{key}: cannot tell the format from ".{suffix}"; set data.path=csv or the like')
     return suffix

@@ -7,7 +7,6 @@ not part of it: they say who runs the experiment, not which experiment it is.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     Field,
     ValidationError,
     ValidationInfo,
@@ -23,87 +21,19 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.recipe.formats import FORMATS, SPLITS
+from pipeline.recipe.data import Data, Files, Limit
 from pipeline.recipe.messages import explain
 from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.recipe.task_table import TASKS, StrictModel, task_name
+from pipeline.recipe.values import LIST, Names, PathText
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import short_digest
 
 # Keys of `train` that say when a run is saved, and change nothing in its result.
 SAVING = ("save_every", "keep_checkpoints")
-
-# YAML and JSON have lists where a recipe has tuples.
-_tuple = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-Names = Annotated[tuple[str, ...], _tuple]
-PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)]
-
-
-class Files(StrictModel):
-    """Local files of the splits, absolute or relative to the recipe's file."""
-
-    train: PathText | None = None
-    validation: PathText | None = None
-    test: PathText | None = None
-
-
-class Limit(StrictModel):
-    """Keep the first N rows of a split."""
-
-    train: int | None = Field(default=None, ge=1)
-    validation: int | None = Field(default=None, ge=1)
-    test: int | None = Field(default=None, ge=1)
-
-
-class Data(StrictModel):
-    """Where the examples come from and how columns become the task's fields.
-
-    `path` is a Hub id, or a format (csv, json, parquet, text, squad, conll) whose `files` are local. `columns` maps a
-    field of the task to a column's name ("translation.en" reaches into a nested one), or to its position from 0 in a
-    file without a header.
-    """
-
-    path: str = Field(min_length=1)
-    name: str | None = None
-    revision: str | None = None
-    files: Files = Files()
-    train: str = "train"
-    validation: str = "validation"
-    test: str | None = None
-    columns: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    max_length: int = Field(default=128, ge=4)
-    pad_to_multiple_of: int = Field(default=1, ge=1)
-    limit: Limit = Limit()
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    quoting: bool | None = None
-
-    @property
-    def is_local(self) -> bool:
-        return self.path in FORMATS
-
-    @model_validator(mode="after")
-    def _files_belong_to_a_format(self) -> Data:
-        given = [split for split in SPLITS if getattr(self.files, split)]
-        if not self.is_local:
-            if given:
-                raise ValueError(f"files are given, so path must be one of {', '.join(FORMATS)}, not a Hub id")
-            ignored = [key for key in ("delimiter", "quoting") if getattr(self, key) is not None]
-        else:
-            missing = [f"files.{split}" for split in ("train", "validation") if split not in given]
-            if missing:
-                raise ValueError(f"path is {self.path}, so these must name a file: {', '.join(missing)}")
-            if "test" in given and self.test is None:
-                object.__setattr__(self, "test", "test")
-            if self.test is not None and "test" not in given:
-                raise ValueError("test is set, so files.test must name a file")
-            ignored = [key for key in ("name", "revision") if getattr(self, key) is not None]
-            if FORMATS[self.path] != "csv":
-                ignored += [key for key in ("delimiter", "quoting") if getattr(self, key) is not None]
-        if ignored:
-            raise ValueError(f"{' and '.join(ignored)} would be ignored with path {self.path}: leave out")
-        if self.limit.test is not None and self.test is None:
-            raise ValueError("limit.test would be ignored: there is no test split")
-        return self
+# Keys of `data` that older versions did not have: one that is not set says nothing about an experiment, so that the
+# digests of older runs stay as they are.
+_NEWER_KEYS = ("encoding", "field")
 
 
 class Train(StrictModel):
@@ -125,7 +55,7 @@ class Train(StrictModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: (
         Literal["balanced"]
-        | Annotated[tuple[Annotated[float, Field(gt=0)], ...], _tuple]
+        | Annotated[tuple[Annotated[float, Field(gt=0)], ...], LIST]
         | dict[str, Annotated[float, Field(gt=0)]]
         | None
     ) = None
@@ -207,6 +137,9 @@ class Recipe(StrictModel):
         del values["margin"]
         for key in SAVING:
             del values["train"][key]
+        for key in _NEWER_KEYS:
+            if getattr(self.data, key) is None:
+                del values["data"][key]
         return values
 
     def digest(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.table import value_at
 from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
@@ -230,14 +231,6 @@ class Task(ABC, Generic[ExamplesT]):
 def known(value: Value | None) -> Value:
     """A part of the examples that only rows with targets have; asserts that it is there."""
     assert value is not None, "these rows have no targets"
-    return value
-
-
-def value_at(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; "translation.en" reaches into a nested one. None if there is none."""
-    value: Any = row
-    for key in [column] if column in row else column.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 

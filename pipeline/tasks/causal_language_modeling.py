@@ -15,7 +15,7 @@ from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
 from pipeline.tasks.base import Examples, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights
-from pipeline.tasks.validation import first_problems, text_problems
+from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError
 
 
@@ -52,7 +52,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
             yield "data.columns.floor belongs to a row, so options.packing must be rows"
         elif "floor" in rows.column_names:
             numbered = enumerate(rows["floor"][:], start=1)
-            wrong = (number for number, value in numbered if not isinstance(value, int | float) or not value >= 0)
+            wrong = (number for number, value in numbered if (nats := number_of(value)) is None or nats < 0)
             yield from first_problems(
                 split, (f"{split} row {number}: floor must be a number of nats, 0 or more" for number in wrong)
             )
@@ -102,7 +102,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
                 f"recipe {self.recipe.name}: data.columns.floor is of whole texts, but {num_truncated} are "
                 f"longer than data.max_length={self.recipe.data.max_length}; raise it, or leave the column out"
             )
-        return np.array(rows["floor"][:], np.float64)[rows_read]
+        return np.array([number_of(value) for value in rows["floor"][:]], np.float64)[rows_read]
 
     def targets(self, examples: TokenStreams, batch: Batch) -> Features:
         """`labels` [B, width], the token after each position, and `loss_weights` that are 0 on padding."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,13 @@ from pipeline.metrics.specs import need_probabilities
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
 from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
-from pipeline.tasks.validation import first_problems, text_problems
+from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}
 _MOST_LABELS = 1000
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ class SequenceClassification(Task[LabelledTexts]):
     def _label_array(self, rows: datasets.Dataset) -> NDArray:
         """Labels as the loss takes them: ids [N], 0 and 1 [N, labels], or numbers [N]."""
         if self.problem_type == NUMBER:
-            return np.array(rows["label"][:], dtype=np.float32)
+            return np.array([number_of(value) for value in rows["label"][:]], dtype=np.float32)
         ids = {name: i for i, name in enumerate(self.labels)}
         if self.problem_type == ONE:
             return np.array([ids[name] for (name,) in _names(rows)], dtype=np.int32)
@@ -222,11 +223,10 @@ def _list_problem(value: Any, is_class_label: bool) -> str | None:
 
 
 def _number_problem(value: Any, is_class_label: bool) -> str | None:
-    try:  # a single blank field makes a whole column of a csv file text
-        number = math.nan if value is None or isinstance(value, bool | list) else float(value)
-    except ValueError:
-        number = math.nan
-    return None if math.isfinite(number) else f"is {value!r}, but must be a number"
+    if number_of(value) is not None:
+        return None
+    comma = isinstance(value, str) and number_of(value.replace(",", ".", 1)) is not None
+    return f"is {value!r}, but must be a number" + ("; write a decimal point for the comma" if comma else "")
 
 
 _LABEL_PROBLEMS: dict[str, Callable[[Any, bool], str | None]] = {
@@ -256,7 +256,9 @@ def _names(rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
 
 
 def _in_order(rows: datasets.Dataset) -> tuple[str, ...]:
-    """All label names: numbers by size, texts in alphabetical order."""
+    """All label names: numbers by size, also those that are written as texts, other texts in alphabetical order."""
     values = rows["label"][:]
     flat = {v for value in values for v in (value if isinstance(value, list) else [value])}
+    if all(isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) for value in flat):
+        return tuple(sorted(flat, key=lambda text: (int(text), text)))
     return tuple(str(value) for value in sorted(flat))

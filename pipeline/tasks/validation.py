@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import datasets
 
 # So many rows of a split are named for one kind of problem.
 MOST_ROWS = 3
+
+
+# A number as people write it in a file; Python itself would also read 1_000 and the digits of other scripts.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, or a text that is one, as in a delimited file; None for anything else."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def first_problems(split: str, problems: Iterable[str], most: int = MOST_ROWS) -> list[str]:

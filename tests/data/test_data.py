@@ -94,7 +94,7 @@ def test_a_delimiter_and_quoting_of_ones_own(tmp_path):
         ("a.csv", "", {}, "is empty"),
         ("a.csv", "text,label\n", {}, "has no rows"),
         ("a.csv", 'text,label\n"open,good\n', {}, "cannot be read as csv"),
-        ("a.csv", "text,label\na,b,c,d\ne,f\n", {}, "row 1 has 4 fields"),
+        ("a.csv", "text,label\na,b,c,d\ne,f\n", {}, "line 2 has 4 fields, but the header has 2"),
         ("a.jsonl", '{"text": "a", "label"\n', {}, "cannot be read as json"),
         ("a.parquet", "no parquet", {}, "cannot be read as parquet"),
         ("a.csv", "sentence,label\na,b\n", {}, 'data.columns.text is "text", but train has: sentence, label'),

@@ -1,0 +1,110 @@
+"""Data: the keys of a recipe that say where the examples come from and how columns become the task's fields."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.recipe.formats import FORMATS, SPLITS
+from pipeline.recipe.task_table import StrictModel
+from pipeline.recipe.values import PathText
+
+# Keys of `data` that only some formats read, with those formats.
+_KEYS_OF_FORMATS = {
+    "delimiter": ("csv",),
+    "quoting": ("csv",),
+    "field": ("json",),
+    "encoding": ("csv", "json", "text", "squad", "conll"),
+}
+
+
+class Files(StrictModel):
+    """Local files of the splits, absolute or relative to the recipe's file."""
+
+    train: PathText | None = None
+    validation: PathText | None = None
+    test: PathText | None = None
+
+
+class Limit(StrictModel):
+    """Keep the first N rows of a split."""
+
+    train: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class Data(StrictModel):
+    """Where the examples come from and how columns become the task's fields.
+
+    `path` is a Hub id, or a format (csv, json, parquet, text, squad, conll) whose `files` are local. `columns` maps a
+    field of the task to a column's name ("translation.en" reaches into a nested one), or to its position from 0 in a
+    file without a header.
+    """
+
+    path: str = Field(min_length=1)
+    name: str | None = None
+    revision: str | None = None
+    files: Files = Files()
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = None
+    columns: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    max_length: int = Field(default=128, ge=4)
+    pad_to_multiple_of: int = Field(default=1, ge=1)
+    limit: Limit = Limit()
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    quoting: bool | None = None
+    encoding: str | None = None
+    field: str | None = Field(default=None, min_length=1)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the examples come from files of this machine."""
+        return self.path in FORMATS
+
+    @field_validator("delimiter")
+    @classmethod
+    def _can_separate(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and delimiter in '"\r\n':
+            raise ValueError("is a quotation mark or a line break, which cannot separate fields")
+        return delimiter
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_an_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            "".encode("utf-8" if encoding is None else encoding)
+            return encoding
+        except (LookupError, ValueError):
+            pass
+        raise ValueError(f'is "{encoding}", which is no encoding of text; common ones: utf-8, utf-16, latin-1, cp1252')
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Data:
+        ignored = [key for key in _KEYS_OF_FORMATS if getattr(self, key) is not None]
+        if self.is_local:
+            ignored = [key for key in ignored if FORMATS[self.path] not in _KEYS_OF_FORMATS[key]]
+            ignored += [key for key in ("name", "revision") if getattr(self, key) is not None]
+        if ignored:
+            raise ValueError(f"{' and '.join(ignored)} would be ignored with path {self.path}: leave out")
+        return self
+
+    @model_validator(mode="after")
+    def _files_belong_to_a_format(self) -> Data:
+        given = [split for split in SPLITS if getattr(self.files, split)]
+        if not self.is_local:
+            if given:
+                raise ValueError(f"files are given, so path must be one of {', '.join(FORMATS)}, not a Hub id")
+        else:
+            missing = [f"files.{split}" for split in ("train", "validation") if split not in given]
+            if missing:
+                raise ValueError(f"path is {self.path}, so these must name a file: {', '.join(missing)}")
+            if "test" in given and self.test is None:
+                object.__setattr__(self, "test", "test")
+            if self.test is not None and "test" not in given:
+                raise ValueError("test is set, so files.test must name a file")
+        if self.limit.test is not None and self.test is None:
+            raise ValueError("limit.test would be ignored: there is no test split")
+        return self
