@@ -99,7 +99,7 @@ def read_conll(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
                 for column, values in columns.items():
                     values.append([word[int(column)] for word in sentence])
             sentence = []
-        elif len(fields) == num_columns:
+        elif len(fields) == num_columns and (separator or "\t" not in line):
             sentence.append(fields)
         elif sentence or not line.startswith("#"):
             raise ValueError(f"line {number} has {len(fields)} columns, but the first word has {num_columns}")

@@ -233,7 +233,7 @@ def test_the_fingerprint_is_of_the_contents(tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ConnectionError("Couldn't reach the Hub"), "make finetune RECIPE=sentiment_bert"),
+        (ConnectionError("Couldn't reach the Hub"), "try the recipe sentiment_bert"),
         (OSError("You are trying to access a gated repo."), "give a token"),
         (ValueError("anything else"), "cannot be read: anything else"),
     ],
