@@ -69,11 +69,12 @@ def of_both(with_a_failure):
     recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.02})
     (finished,) = Path("runs/sentiment_bert").glob("torch-stock-*/metrics.json")
     before = finished.stat().st_mtime_ns
-    found = compare(recipe, attentions=["stock"], seeds=[0], out="reports/second")
+    comparison = compare(recipe, attentions=["stock"], seeds=[0], out="reports/second")
     assert finished.stat().st_mtime_ns == before, "a finished run was made again"
-    return found
+    return comparison
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_shown_as_failed_and_the_others_go_on(with_a_failure):
     assert (with_a_failure.code, with_a_failure.error) == (1, "")
     assert "torch/mine:Raises seed 0  FAILED" in with_a_failure.out
@@ -88,6 +89,7 @@ def test_a_run_that_fails_is_shown_as_failed_and_the_others_go_on(with_a_failure
     assert not list(Path("runs/sentiment_bert").glob("torch-mine*"))
 
 
+@pytest.mark.slow
 def test_both_frameworks_are_compared_with_what_was_there(of_both):
     results = of_both.results
     assert results == Results.model_validate_json(Path("reports/second/results.json").read_text())
@@ -104,6 +106,7 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert threads == {os.environ["OMP_NUM_THREADS"]}
 
 
+@pytest.mark.slow
 def test_a_notebook_has_frames_and_a_page(of_both):
     runs = of_both.runs
     assert list(runs["framework"]) == ["torch", "tensorflow"]
@@ -119,6 +122,7 @@ def test_a_notebook_has_frames_and_a_page(of_both):
     assert "<table" in shown and "Same start" in shown
 
 
+@pytest.mark.slow
 def test_finished_runs_are_planned_as_done_and_again_with_rerun(of_both):
     shipped = load_shipped("sentiment_bert")
     recipe = shipped.override(LIMITS)
@@ -130,7 +134,8 @@ def test_finished_runs_are_planned_as_done_and_again_with_rerun(of_both):
     assert not any(run.done for run in runner.plan(recipe, shipped, *choice, rerun=True))
 
 
-def test_a_run_of_a_time_before_margins_is_found_again(of_both):
+@pytest.mark.slow
+def test_a_run_made_before_recipes_had_margins_is_used_again(of_both):
     (folder,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
     text = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text("".join(f"{line}\n" for line in text.splitlines() if "margin:" not in line))
@@ -163,8 +168,9 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         (
             ["--frameworks", "torhc"],
@@ -184,15 +190,16 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_refused_before_anything_runs(choice, told, monkeypatch, with_a_failure):
+def test_what_is_wrong_is_refused_before_anything_runs(choice, message, monkeypatch, with_a_failure):
     monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a run was started"))
     before = sorted(Path().rglob("*"))
-    found = verb("compare", "sentiment_bert", *QUICK, "--frameworks", "torch", "--seeds", "5", *choice)
-    assert (found.code, found.out.count("FAILED")) == (2, 0)
-    assert told in found.error
+    result = verb("compare", "sentiment_bert", *QUICK, "--frameworks", "torch", "--seeds", "5", *choice)
+    assert (result.code, result.out.count("FAILED")) == (2, 0)
+    assert message in result.error
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_comparison_at_once_and_keeps_what_is_done(with_a_failure):
     (finished,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
     arguments = [
@@ -221,20 +228,22 @@ def test_ctrl_c_ends_a_comparison_at_once_and_keeps_what_is_done(with_a_failure)
     assert not list(Path("runs/sentiment_bert").glob("*seed8*"))
 
 
+@pytest.mark.slow
 def test_a_report_is_made_of_finished_runs(of_both):
     runs = sorted(map(str, Path("runs/sentiment_bert").glob("t*-stock-seed0-*")))
-    found = verb("report", *runs, "--out", "reports/third")
-    assert (found.code, found.error) == (0, "")
-    assert found.out.splitlines()[-1] == "report: reports/third/report.html"
+    result = verb("report", *runs, "--out", "reports/third")
+    assert (result.code, result.error) == (0, "")
+    assert result.out.splitlines()[-1] == "report: reports/third/report.html"
     third = json.loads(Path("reports/third/results.json").read_text())
     assert {run["variant"] for run in third["runs"]} == {"torch/stock", "tensorflow/stock"}
     assert [record["steps"] for record in third["sameness"]["lockstep"]] in ([2], [])
 
 
-def test_the_gallery_shows_every_report(of_both):
-    found = verb("gallery")
-    assert found.code == 0
-    page = Path(found.out.strip()).read_text()
+@pytest.mark.slow
+def test_the_index_shows_every_report(of_both):
+    result = verb("index")
+    assert result.code == 0
+    page = Path(result.out.strip()).read_text()
     assert page.count("sentiment_bert") >= 2 and "second/report.html" in page
 
 
@@ -253,7 +262,7 @@ def written(workplace):
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["a"], "a report needs two or more run directories, but got 1"),
         (["a", "again"], "written/a and written/again are both torch/stock seed 0; give only one of them"),
@@ -263,28 +272,28 @@ def written(workplace):
         (["a", "metrics"], "metrics: written/a has accuracy, loss, but written/metrics has accuracy, pearson"),
     ],
 )
-def test_runs_that_do_not_compare_are_refused(written, names, told):
-    found = verb("report", *(str(written.get(name, name)) for name in names), "--out", "reports/refused")
-    assert (found.code, found.out) == (2, "")
-    assert told in found.error
+def test_runs_that_do_not_compare_are_refused(written, names, message):
+    result = verb("report", *(str(written.get(name, name)) for name in names), "--out", "reports/refused")
+    assert (result.code, result.out) == (2, "")
+    assert message in result.error
     assert not Path("reports/refused").exists()
 
 
 def test_a_report_never_replaces_what_is_none(written):
     Path("precious").mkdir()
     Path("precious/file").write_text("mine")
-    found = verb("report", str(written["a"]), str(written["b"]), "--out", "precious")
-    assert found.code == 2 and "holds something that is not a report" in found.error
+    result = verb("report", str(written["a"]), str(written["b"]), "--out", "precious")
+    assert result.code == 2 and "holds something that is not a report" in result.error
     assert Path("precious/file").read_text() == "mine"
 
 
 def test_both_frameworks_get_as_many_threads(monkeypatch):
     for name in THREAD_VARIABLES:
         monkeypatch.delenv(name)
-    found = processes.child_environment()
-    assert {found[name] for name in THREAD_VARIABLES} == {str(len(os.sched_getaffinity(0)))}
+    variables = processes.child_environment()
+    assert {variables[name] for name in THREAD_VARIABLES} == {str(len(os.sched_getaffinity(0)))}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = processes.child_environment()
-    assert [found[name] for name in THREAD_VARIABLES] == ["3", "3", "3"]
+    variables = processes.child_environment()
+    assert [variables[name] for name in THREAD_VARIABLES] == ["3", "3", "3"]
     monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
     assert processes.child_environment()["TF_NUM_INTEROP_THREADS"] == "5"

@@ -1,4 +1,4 @@
-"""Both frameworks take the same updates, and every fault planted in one of them is seen."""
+"""Both frameworks take the same steps, and every fault planted in one of them is seen."""
 
 import dataclasses
 import importlib
@@ -79,6 +79,7 @@ def plant(monkeypatch, framework, fault):
         raise ValueError(fault)
 
 
+@pytest.mark.slow
 def test_the_frameworks_are_the_same_experiment(recipe, clean):
     report = compare_traces(recipe.name, clean["torch"], clean["tensorflow"], Bounds())
     assert report.same, report.as_text()
@@ -91,6 +92,7 @@ FAULTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_planted_in_one_framework_is_seen(recipe, clean, monkeypatch, framework, fault):
@@ -100,6 +102,7 @@ def test_a_fault_planted_in_one_framework_is_seen(recipe, clean, monkeypatch, fr
     assert not report.same, report.as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_accumulation_averaged_wrongly_is_seen(recipe, monkeypatch, framework):
     # With class weights the parts of an update differ in weight, and only then does the wrong mean differ.
@@ -112,6 +115,7 @@ def test_accumulation_averaged_wrongly_is_seen(recipe, monkeypatch, framework):
     assert not compare_traces("x", right, wrong, Bounds()).same
 
 
+@pytest.mark.slow
 def test_handwritten_attention_takes_the_same_steps(recipe, clean):
     for framework in FRAMEWORKS:
         trace = record(recipe, framework, STEPS, attention="handwritten")
@@ -119,13 +123,14 @@ def test_handwritten_attention_takes_the_same_steps(recipe, clean):
         assert report.same, report.as_text()
 
 
+@pytest.mark.slow
 def test_each_framework_in_a_process_of_its_own(recipe):
     report = compare_frameworks(recipe, steps=3)
     assert report.same, report.as_text()
     assert "the same experiment" in report.as_text()
 
 
-def test_differences_are_measured_as_said():
+def test_differences_are_measured_as_documented():
     values = {"a.weight": np.zeros(4, np.float32), "x.key.bias": np.zeros(3, np.float32)}
     moved = {"a.weight": np.full(4, 2.0, np.float32), "x.key.bias": np.ones(3, np.float32)}
     first = Trace(np.zeros((2, 2)), np.array([1.0, 2.0]), np.array([4.0, 2.0]), values, moved, "bert")
