@@ -261,3 +261,37 @@ def test_one_pair_that_is_not_settled_is_named_with_its_reason():
 def test_a_problem_of_the_comparison_is_a_notice(problem, state, text):
     headline = write_headline(without_faults(problems=[Problem(**problem)]))
     assert [(notice.state, notice.sentence) for notice in headline.notices] == [(state, text)]
+
+
+def pair_with(first, second, code, mean, **facts):
+    """A pair whose only metric, accuracy, differs by `mean` points of a hundred."""
+    comparison = MetricComparison(
+        margin=POINT,
+        seeds=SeedDifference(n=3, mean_difference=mean, low=mean - 0.001, high=mean + 0.001),
+        equivalence=Equivalence(low=mean - 0.001, high=mean + 0.001, p=0.5, equivalent=False, basis="seeds"),
+        bootstrap=None,
+        verdict=Verdict(code=code, **facts),
+    )
+    return PairComparison(first=first, second=second, metrics={"accuracy": comparison}, agreement=None)
+
+
+def test_a_pair_that_is_different_is_named_before_pairs_that_are_not_settled():
+    pairs = [
+        pair_with("a/b", "a/c", "inconclusive", 0.05),
+        pair_with("a/b", "d/b", "different", 0.04, higher="a/b"),
+    ]
+    same = write_headline(without_faults(comparisons=pairs)).same
+    assert same.state == "bad"
+    assert same.sentence.endswith(
+        "But the accuracy differs in 1 of 2 pairs, such as a/b and d/b: a/b is higher by 4.0 points (95% interval +3.9 "
+        "to +4.1 over 3 seeds)."
+    )
+
+
+def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
+    pairs = [
+        pair_with("a/b", "a/c", "inconclusive", 0.01),
+        pair_with("a/b", "d/b", "inconclusive", -0.02),
+    ]
+    same = write_headline(without_faults(comparisons=pairs)).same
+    assert "in 2 of 2 pairs, such as a/b and d/b: 90% interval" in same.sentence
