@@ -24,8 +24,8 @@ from pipeline.utils.text import one_line
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
-def read_local(data: Data, split: str, wanted: Sequence[Column]) -> Table:
-    """The wanted columns of the file of a split. Raises UserError."""
+def read_local(data: Data, split: str, chosen: Sequence[Column]) -> Table:
+    """The chosen columns of the file of a split. Raises UserError."""
     path = Path(getattr(data.files, split))
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
@@ -34,7 +34,7 @@ def read_local(data: Data, split: str, wanted: Sequence[Column]) -> Table:
         raise UserError(f"data.{split}: the file {path} is empty")
     try:
         with _long_csv_fields():
-            return READERS[FORMATS[data.path]](TextFile(path, data.encoding), wanted, data)
+            return READERS[FORMATS[data.path]](TextFile(path, data.encoding), chosen, data)
     except _UNREADABLE as error:
         raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
 
@@ -51,14 +51,14 @@ def _long_csv_fields() -> Iterator[None]:
 
 def slice_rows(rows: datasets.Dataset, data: Data, split: str) -> datasets.Dataset:
     """The rows that a split such as "train[:10%]" selects from a file, whose name before the bracket is free."""
-    wanted = getattr(data, split)
-    label = wanted.partition("[")[0]
-    if wanted == label:
+    chosen = getattr(data, split)
+    label = chosen.partition("[")[0]
+    if chosen == label:
         return rows
     try:
-        spans = datasets.ReadInstruction.from_spec(wanted).to_absolute({label: len(rows)})
+        spans = datasets.ReadInstruction.from_spec(chosen).to_absolute({label: len(rows)})
     except (ValueError, AssertionError) as error:
-        raise UserError(f'data.{split} is "{wanted}", which cannot be read: {one_line(error)}') from error
+        raise UserError(f'data.{split} is "{chosen}", which cannot be read: {one_line(error)}') from error
     parts = [rows.select(range(each.from_ or 0, len(rows) if each.to is None else each.to)) for each in spans]
     return datasets.concatenate_datasets(parts)
 
