@@ -180,8 +180,8 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
         (["--frameworks", ""], "no framework is given"),
         (["--attentions", "handwriten"], 'attention is "handwriten", but must be stock, handwritten or module:Class.'),
         (["--attentions", "mine:Nothing"], "mine has no"),
-        (["--seeds", "0 one"], '--seeds has "one", want whole numbers'),
-        (["--seeds", "-1"], '--seeds has "-1", want whole numbers'),
+        (["--seeds", "0 one"], '--seeds has "one", but needs whole numbers'),
+        (["--seeds", "-1"], '--seeds has "-1", but needs whole numbers'),
         (["--seeds", "4294967296"], "seed is 4294967296, but must be a whole number from 0 to 2^32 - 1"),
         (["--seeds", ""], "no seed is given"),
         (["--set", "train.epoch=1"], 'Did you mean "epochs"'),
@@ -223,7 +223,7 @@ def test_ctrl_c_ends_a_comparison_at_once_and_keeps_what_is_done(with_a_failure)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert error == "stopped; finished runs are kept, and the same command goes on from them\n"
+    assert error == "stopped; finished runs are kept, and the same command continues from them\n"
     assert (finished / "metrics.json").exists()
     assert not list(Path("runs/sentiment_bert").glob("*seed8*"))
 
