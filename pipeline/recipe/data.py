@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe.formats import FORMATS, SPLITS
 from pipeline.recipe.task_table import StrictModel
-from pipeline.recipe.values import PathText
+from pipeline.recipe.values import LIST, PathText, label_text, labels_as_texts
 
 # Keys of `data` that only some formats read, with those formats.
 _KEYS_OF_FORMATS = {
@@ -58,6 +58,8 @@ class Data(StrictModel):
     quoting: bool | None = None
     encoding: str | None = None
     field: str | None = Field(default=None, min_length=1)
+    # Names of the classes in order, or a mapping from a label in the data to the name of its class.
+    labels: Annotated[tuple[str, ...], LIST] | dict[str, str] | None = None
 
     @property
     def is_local(self) -> bool:
@@ -70,6 +72,23 @@ class Data(StrictModel):
         if delimiter is not None and delimiter in '"\r\n':
             raise ValueError("is a quotation mark or a line break, which cannot separate fields")
         return delimiter
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_texts(cls, labels: Any) -> Any:
+        if isinstance(labels, list | tuple):
+            labels = tuple(map(label_text, labels))
+            if repeated := [name for name in labels if labels.count(name) > 1]:
+                raise ValueError(f'names the class "{repeated[0]}" twice')
+            names = set(labels)
+        elif isinstance(labels, dict):
+            labels = {label: label_text(name) for label, name in labels_as_texts(labels).items()}
+            names = set(labels.values())
+        else:
+            return labels
+        if len(names) < 2:
+            raise ValueError("must name at least two classes")
+        return labels
 
     @field_validator("encoding")
     @classmethod

@@ -25,7 +25,7 @@ from pipeline.recipe.data import Data, Files, Limit
 from pipeline.recipe.messages import explain
 from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.recipe.task_table import TASKS, StrictModel, task_name
-from pipeline.recipe.values import LIST, Names, PathText
+from pipeline.recipe.values import LIST, Names, PathText, labels_as_texts
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import short_digest
 
@@ -33,7 +33,7 @@ from pipeline.utils.hashing import short_digest
 SAVING = ("save_every", "keep_checkpoints")
 # Keys of `data` that older versions did not have: one that is not set says nothing about an experiment, so that the
 # digests of older runs stay as they are.
-_NEWER_KEYS = ("encoding", "field")
+_NEWER_KEYS = ("encoding", "field", "labels")
 
 
 class Train(StrictModel):
@@ -65,6 +65,11 @@ class Train(StrictModel):
     early_stopping: int | None = Field(default=None, ge=1)
     save_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_by_text(cls, weights: Any) -> Any:
+        return labels_as_texts(weights)
 
     @field_validator("precision", mode="before")
     @classmethod

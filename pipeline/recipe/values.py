@@ -16,6 +16,28 @@ def _as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def label_text(value: Any) -> Any:
+    """A label in a recipe as text: YAML reads 1 as a number. Raises ValueError for anything else."""
+    if isinstance(value, bool):
+        raise ValueError(
+            f"has the label {str(value).lower()}: YAML reads yes, no, on, off, true and false as truth values; "
+            'write it in quotation marks, as in "yes"'
+        )
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"has {value!r} where a label must be, a text or a number")
+    return str(value)
+
+
+def labels_as_texts(value: Any) -> Any:
+    """The keys of a mapping from labels as texts. Raises ValueError for a truth value, and for a label given twice."""
+    if not isinstance(value, dict):
+        return value
+    texts = {label_text(label): item for label, item in value.items()}
+    if len(texts) < len(value):
+        raise ValueError("names a label twice, as a number and as a text")
+    return texts
+
+
 # YAML and JSON have lists where a recipe has tuples.
 LIST = BeforeValidator(_as_tuple)
 Names = Annotated[tuple[str, ...], LIST]

@@ -108,11 +108,15 @@ class Task(ABC, Generic[ExamplesT]):
         return self.setting_problems()
 
     def setting_problems(self, allowed: tuple[str, ...] = ()) -> list[str]:
-        """The settings of `train` for classes that this task would ignore, except the `allowed` ones."""
-        train = self.recipe.train
-        is_given = {"label_smoothing": train.label_smoothing != 0, "class_weights": train.class_weights is not None}
+        """The settings for classes that this task would ignore, except the `allowed` ones."""
+        train, data = self.recipe.train, self.recipe.data
+        is_given = {
+            "train.label_smoothing": train.label_smoothing != 0,
+            "train.class_weights": train.class_weights is not None,
+            "data.labels": data.labels is not None,
+        }
         return [
-            f"train.{key} does not apply to {self.recipe.task}: leave it out"
+            f"{key} does not apply to {self.recipe.task}: leave it out"
             for key in is_given
             if is_given[key] and key not in allowed
         ]

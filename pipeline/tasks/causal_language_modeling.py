@@ -59,7 +59,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """There is nothing to take from the rows; a metric without its column is refused."""
-        problems = self.setting_problems(("label_smoothing",))
+        problems = self.setting_problems(("train.label_smoothing",))
         if "perplexity_floor" in self.recipe.metrics and "floor" not in splits["train"].column_names:
             problems.append("metrics: perplexity_floor needs data.columns.floor, each text's -log p in nats")
         return problems

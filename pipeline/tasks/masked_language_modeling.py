@@ -51,7 +51,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """There is nothing to take from the rows."""
-        return self.setting_problems(("label_smoothing",))
+        return self.setting_problems(("train.label_smoothing",))
 
     def setup(self, config: Any, tokenizer: Any) -> None:
         """Take config and tokenizer. Raises UserError if there is no mask token."""

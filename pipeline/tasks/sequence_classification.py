@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,17 @@ from numpy.typing import NDArray
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.metrics.specs import need_probabilities
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
-from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
+from pipeline.tasks.labels import (
+    LabelNaming,
+    class_names,
+    in_checkpoint_order,
+    in_order,
+    label_maps,
+    listed,
+    look_alikes,
+    naming_of,
+    vector_width,
+)
 from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
@@ -22,7 +31,6 @@ from pipeline.utils.errors import UserError, did_you_mean
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}
 _MOST_LABELS = 1000
-_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +57,22 @@ class SequenceClassification(Task[LabelledTexts]):
             self.prediction_fields = ("text", "text_pair")
         # The probabilities of all classes are large, and most metrics do not read them.
         self.keeps_scores = need_probabilities(recipe.metrics)
+        self.naming = LabelNaming()
+        self._vector_width: int | None = None
+
+    def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
+        """Check all rows; whether lists of labels are vectors of 0 and 1 is judged over all splits together."""
+        if self.problem_type == MANY and class_names(splits["train"], "label") is None:
+            self._vector_width = vector_width(rows["label"][:] for rows in splits.values())
+        super().validate(splits, checkpoint_labels)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Texts that are missing, and labels of the wrong kind."""
         for field in ("text", "text_pair"):
             if field in rows.column_names:
                 yield from text_problems(split, field, rows)
+        if self._vector_width is not None:
+            return
         problem_of = _LABEL_PROBLEMS[self.problem_type]
         is_class_label = class_names(rows, "label") is not None
         numbered = enumerate(rows["label"][:], start=1)
@@ -65,18 +83,59 @@ class SequenceClassification(Task[LabelledTexts]):
         """Take the label names from the training split, in the order of a checkpoint that has the same ones."""
         if self.problem_type == NUMBER:
             return self.setting_problems()
-        known = {name for names in _names(splits["train"]) for name in names}
-        problems = [text for split, rows in splits.items() for text in _unknown_labels(split, rows, known)]
-        if not problems and len(known) < 2:
-            problems.append(f'train has only the label "{listed(sorted(known))}"; classification needs at least two')
-        if not problems and len(known) > _MOST_LABELS:
-            problems.append(f"train has {len(known)} different labels; is data.columns.label the right column?")
+        if problems := self._naming_problems(splits):
+            return problems
+        if problems := look_alikes({name for rows in splits.values() for names in self._names(rows) for name in names}):
+            return problems
+        in_training = {name for names in self._names(splits["train"]) for name in names}
+        problems = [text for split, rows in splits.items() for text in self._unknown_labels(split, rows, in_training)]
+        if not problems and len(in_training) < 2:
+            only = f'only the label "{listed(sorted(in_training))}"' if in_training else "no label"
+            problems.append(f"train has {only}; classification needs at least two")
+        if not problems and len(in_training) > _MOST_LABELS:
+            problems.append(f"train has {len(in_training)} different labels; is data.columns.label the right column?")
         if problems:
             return problems
-        names = class_names(splits["train"], "label") or _in_order(splits["train"])
+        names = self.naming.names or class_names(splits["train"], "label") or _in_order(splits["train"])
         self.labels = in_checkpoint_order(names, checkpoint_labels)
-        allowed = ("label_smoothing", "class_weights") if self.problem_type == ONE else ()
-        return self.setting_problems(allowed) + self._weight_problems()
+        allowed = ("train.label_smoothing", "train.class_weights") if self.problem_type == ONE else ()
+        return self.setting_problems((*allowed, "data.labels")) + self._weight_problems()
+
+    def _naming_problems(self, splits: dict[str, datasets.Dataset]) -> list[str]:
+        """Take the names that the recipe gives to the labels; returns what does not fit."""
+        setting, width = self.recipe.data.labels, self._vector_width
+        if width is not None:
+            if isinstance(setting, tuple) and len(setting) == width:
+                self.naming = LabelNaming(setting, reads_vectors=True)
+                return []
+            named = "" if setting is None else f", but it has {len(setting)} entries"
+            return [
+                f"each label is a list of {width} zeros and ones; data.labels must list the names of the {width} "
+                f"classes in their order{named}"
+            ]
+        written = {name for rows in splits.values() for names in self._names(rows) for name in names}
+        try:
+            self.naming = naming_of(setting, written)
+        except ValueError as error:
+            return [str(error)]
+        return []
+
+    def _names(self, rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
+        """Each row's labels as names: ClassLabel ids by their names, others as they are written or data.labels says."""
+        stored_names = class_names(rows, "label")
+        return (self.naming.names_of(value, stored_names) for value in rows["label"][:])
+
+    def _unknown_labels(self, split: str, rows: datasets.Dataset, in_training: set[str]) -> list[str]:
+        known = in_training if self.naming.names is None else set(self.naming.names)
+        lacks = "the training split does not have" if self.naming.names is None else "data.labels does not have"
+        unknown = (
+            f'{split} row {number}: label is "{name}", which {lacks} ({listed(sorted(known))}).'
+            f"{did_you_mean(name, known)}"
+            for number, names in enumerate(self._names(rows), start=1)
+            for name in names
+            if name not in known
+        )
+        return first_problems(split, unknown)
 
     def config_changes(self) -> dict[str, Any]:
         """The kind of problem, and the labels with their names."""
@@ -189,9 +248,9 @@ class SequenceClassification(Task[LabelledTexts]):
             return np.array([number_of(value) for value in rows["label"][:]], dtype=np.float32)
         ids = {name: i for i, name in enumerate(self.labels)}
         if self.problem_type == ONE:
-            return np.array([ids[name] for (name,) in _names(rows)], dtype=np.int32)
+            return np.array([ids[name] for (name,) in self._names(rows)], dtype=np.int32)
         array = np.zeros((len(rows), len(ids)), dtype=np.float32)
-        for row, names in enumerate(_names(rows)):
+        for row, names in enumerate(self._names(rows)):
             array[row, [ids[name] for name in names]] = 1
         return array
 
@@ -203,7 +262,7 @@ def _score_number(logits: NDArray, predicted: dict[str, Any], reference: float) 
 
 
 def _class_problem(value: Any, is_class_label: bool) -> str | None:
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return f"is {'null' if value is None else 'empty'}"
     if isinstance(value, list):
         return "is a list; several labels a row need options.problem_type=multi_label_classification"
@@ -236,29 +295,8 @@ _LABEL_PROBLEMS: dict[str, Callable[[Any, bool], str | None]] = {
 }
 
 
-def _unknown_labels(split: str, rows: datasets.Dataset, known: set[str]) -> list[str]:
-    unknown = (
-        f'{split} row {number}: label is "{name}", which the training split does not have ({listed(sorted(known))}).'
-        f"{did_you_mean(name, known)}"
-        for number, names in enumerate(_names(rows), start=1)
-        for name in names
-        if name not in known
-    )
-    return first_problems(split, unknown)
-
-
-def _names(rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
-    """Each row's labels as names: ClassLabel ids by their names, numbers and texts as they are written."""
-    names = class_names(rows, "label")
-    for value in rows["label"][:]:
-        values = value if isinstance(value, list) else [value]
-        yield tuple(str(v) if names is None else names[v] for v in values)
-
-
 def _in_order(rows: datasets.Dataset) -> tuple[str, ...]:
     """All label names: numbers by size, also those that are written as texts, other texts in alphabetical order."""
     values = rows["label"][:]
     flat = {v for value in values for v in (value if isinstance(value, list) else [value])}
-    if all(isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) for value in flat):
-        return tuple(sorted(flat, key=lambda text: (int(text), text)))
-    return tuple(str(value) for value in sorted(flat))
+    return tuple(in_order(flat) if all(isinstance(v, str) for v in flat) else map(str, sorted(flat)))

@@ -39,7 +39,7 @@ class SequenceToSequence(Task[TextPairs]):
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """There is nothing to take from the rows."""
-        return self.setting_problems(("label_smoothing",))
+        return self.setting_problems(("train.label_smoothing",))
 
     def encode(self, rows: datasets.Dataset) -> TextPairs:
         """Tokenize sources, with the prefix, and targets; counts the truncated ones of both."""

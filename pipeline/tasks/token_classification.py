@@ -12,8 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.recipe.schema import Recipe
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
-from pipeline.tasks.labels import class_names, in_checkpoint_order, label_maps, listed
+from pipeline.tasks.labels import (
+    WHOLE_NUMBER,
+    LabelNaming,
+    class_names,
+    in_checkpoint_order,
+    label_maps,
+    listed,
+    look_alikes,
+    naming_of,
+)
 from pipeline.tasks.numerics import equal_weights, log_softmax, truncated_rows
 from pipeline.tasks.validation import first_problems
 from pipeline.utils.errors import did_you_mean
@@ -43,6 +53,10 @@ class TokenClassification(Task[TaggedSentences]):
     required = ("tokens", "tags")
     prediction_fields = ("tokens",)
 
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+        self.naming = LabelNaming()
+
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sentences without words, and sentences with more or fewer tags than words."""
         names = class_names(rows, "tags")
@@ -66,24 +80,39 @@ class TokenClassification(Task[TaggedSentences]):
 
     def fit_labels(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> list[str]:
         """Take the tags from the training split, in the order of a checkpoint that has the same ones."""
-        known = {tag for tags in _tags(splits["train"]) for tag in tags}
-        problems = []
+        written = {tag for rows in splits.values() for tags in self._tags(rows) for tag in tags}
+        try:
+            self.naming = naming_of(self.recipe.data.labels, written)
+        except ValueError as error:
+            return [str(error)]
+        in_training = {tag for tags in self._tags(splits["train"]) for tag in tags}
+        known = in_training if self.naming.names is None else set(self.naming.names)
+        lacks = "the training split" if self.naming.names is None else "data.labels"
+        problems = look_alikes({tag for rows in splits.values() for tags in self._tags(rows) for tag in tags})
         for split, rows in splits.items():
             unknown = (
-                f'{split} row {number}: the tag "{tag}" is not in the training split ({listed(sorted(known))}).'
+                f'{split} row {number}: the tag "{tag}" is not in {lacks} ({listed(sorted(known))}).'
                 f"{did_you_mean(tag, known)}"
-                for number, tags in enumerate(_tags(rows), start=1)
+                for number, tags in enumerate(self._tags(rows), start=1)
                 for tag in dict.fromkeys(tags)
                 if tag not in known
             )
             problems += first_problems(split, unknown)
-        names = class_names(splits["train"], "tags") or tuple(sorted(known))
+        names = self.naming.names or class_names(splits["train"], "tags") or tuple(sorted(known))
+        hint = "; data.labels can name them" if all(map(WHOLE_NUMBER.fullmatch, known)) else ""
         if wrong := [name for name in names if name != OUTSIDE and not re.fullmatch(r"[BI]-.+", name)]:
-            problems.append(f'tags must be "O", "B-..." or "I-..." (IOB2), but train has: {listed(wrong)}')
-        if not problems and len(known) < 2:
-            problems.append(f'train has only the tag "{listed(sorted(known))}"; is data.columns.tags the right column?')
+            problems.append(f'tags must be "O", "B-..." or "I-..." (IOB2), but train has: {listed(wrong)}{hint}')
+        if not problems and len(in_training) < 2:
+            problems.append(
+                f'train has only the tag "{listed(sorted(in_training))}"; is data.columns.tags the right column?'
+            )
         self.labels = in_checkpoint_order(names, checkpoint_labels)
-        return problems + self.setting_problems(("label_smoothing",))
+        return problems + self.setting_problems(("train.label_smoothing", "data.labels"))
+
+    def _tags(self, rows: datasets.Dataset) -> Iterator[list[str]]:
+        """Each row's tags as names."""
+        stored_names = class_names(rows, "tags")
+        return (list(self.naming.names_of(tags, stored_names)) for tags in rows["tags"][:])
 
     def config_changes(self) -> dict[str, Any]:
         """The tags with their numbers."""
@@ -106,7 +135,7 @@ class TokenClassification(Task[TaggedSentences]):
         kept = np.array([sum(word >= 0 for word in row) for row in word_starts], dtype=np.int64)
         truncated = truncated_rows(encoded)
         counts = {"rows": len(words), "truncated": int(truncated.sum())}
-        tags = list(_tags(rows)) if "tags" in rows.column_names else None
+        tags = list(self._tags(rows)) if "tags" in rows.column_names else None
         if tags is not None:
             counts["words without label"] = int(sum(map(len, words)) - kept.sum())
             counts["entities cut"] = sum(map(_entities_cut, tags, word_starts))
@@ -215,10 +244,3 @@ def _entities_cut(tags: list[str], word_starts: list[int]) -> int:
     """How many entities of a sentence lost a word to truncation."""
     kept = set(word_starts)
     return sum(any(word not in kept for word in range(start, end)) for _, start, end in spans(tags))
-
-
-def _tags(rows: datasets.Dataset) -> Iterator[list[str]]:
-    """Each row's tags as names."""
-    names = class_names(rows, "tags")
-    for tags in rows["tags"][:]:
-        yield [str(tag) if names is None else names[tag] for tag in tags]

@@ -30,7 +30,7 @@ Layout = dict[str, Any]
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises."""
-    path = Path(datasets_config.HF_DATASETS_CACHE) / "twinstep" / f"{_key(task, content)}.npz"
+    path = Path(datasets_config.HF_DATASETS_CACHE) / "twinstep" / f"{cache_key(task, content)}.npz"
     if path.exists():
         try:
             return read_entry(path, task.examples_class)
@@ -42,7 +42,7 @@ def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     return examples
 
 
-def _key(task: Task, content: str) -> str:
+def cache_key(task: Task, content: str) -> str:
     """A digest of the rows and of all that the task reads of recipe, tokenizer and its own code."""
     recipe = task.recipe
     read = {
@@ -52,6 +52,7 @@ def _key(task: Task, content: str) -> str:
         "max_length": recipe.data.max_length,
         "columns": sorted(recipe.data.columns),
         "labels": task.labels,
+        "data.labels": recipe.data.labels,
         "tokenizer": _rules(task.tokenizer),
         "code": code_digest(),
     }
