@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,7 +53,7 @@ class Inputs:
         return features if len(features) > 1 else features[0]
 
 
-class Metric(evaluate.Metric):
+class Metric(evaluate.Metric, ABC):
     """An `evaluate.Metric` whose card consists of its docstring, `source` and `inputs`.
 
     A subclass defines `_compute(self, ...)`, which takes the columns by name and returns a dict from the metric's name
@@ -70,8 +71,8 @@ class Metric(evaluate.Metric):
             features=self.inputs.features(),
         )
 
-    def _compute(self, **columns: Any) -> dict[str, float]:
-        raise NotImplementedError
+    @abstractmethod
+    def _compute(self, **columns: Any) -> dict[str, float]: ...
 
     @classmethod
     def statistic(cls, lines: Lines, labels: Sequence[str]) -> Statistic | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import string
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 
@@ -34,9 +35,9 @@ class AnswerMetric(Metric):
     inputs = ANSWERS
 
     @staticmethod
+    @abstractmethod
     def match(predicted: list[str], accepted: list[str]) -> float:
         """How well the words of two answers match, 0 to 1."""
-        raise NotImplementedError
 
     @classmethod
     def best_matches(cls, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:

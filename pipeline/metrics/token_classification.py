@@ -6,6 +6,7 @@ in the script of CoNLL-2000: the default mode of seqeval.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -42,9 +43,9 @@ class EntityMetric(Metric):
         return {name: float(overall)} | values
 
     @classmethod
+    @abstractmethod
     def of_counts(cls, right_R: NDArray, predicted_R: NDArray, true_R: NDArray) -> NDArray:
         """The metric from the numbers of entities that are right, predicted and true."""
-        raise NotImplementedError
 
     @classmethod
     def statistic(cls, lines: Lines, labels: Sequence[str]) -> Statistic | None:

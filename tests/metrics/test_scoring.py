@@ -146,7 +146,7 @@ def problems(names, num_labels=2, allow_hub_code=False, **train):
         (("mse",), {}, "mse does not fit this sequence-classification recipe; these do: accuracy, f1, "),
         (("accuracy", "recall"), {"num_labels": 3}, "recall is for two labels, but the data has 3; use f1_macro"),
         (("hub:x",), {"allow_hub_code": True}, '"hub:x" has no revision; write hub:NAME@REVISION'),
-        (("hub:x@1",), {}, '"hub:x@1" runs code from the Hub; allow it with --allow-hub-code'),
+        (("hub:x@1",), {}, '"hub:x@1" runs code from the Hub; allow it with allow_hub_code=True'),
         (("hub:x@1",), {"allow_hub_code": True, "keep": "best"}, "and hub:x@1 cannot; name another one in train.keep"),
         (
             ("accuracy",),
