@@ -77,7 +77,7 @@ class Learner(Predictor, Protocol):
         ...
 
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's present weights."""
+        """A copy of the model's current weights."""
         ...
 
     def restore_weights(self, weights: list[NDArray]) -> None:

@@ -1,4 +1,4 @@
-"""Settings for the whole test run, and what several rooms' tests need. Both frameworks must be installed."""
+"""Settings for the whole test run, and what the tests of several folders need. Both frameworks must be installed."""
 
 import os
 import tempfile
@@ -40,7 +40,7 @@ def framework(request):
 
 @pytest.fixture
 def small():
-    """The embedded recipe on 96 rows: seconds instead of half a minute."""
+    """The recipe `sentiment_bert` on 96 rows: seconds instead of half a minute."""
     return load_recipe("sentiment_bert", {"data.limit.train": 96, "data.limit.validation": 40, "train.epochs": 1})
 
 

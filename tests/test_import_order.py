@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# From the ground up. Rooms of one line do not know each other.
+# From the ground up. Folders on one line do not import each other.
 ORDER = (
     {"utils"},
     {"recipe", "distributed"},
@@ -47,7 +47,7 @@ def module_name(path):
 MODULES = {module_name(path): path for path in sorted((ROOT / "pipeline").rglob("*.py"))}
 
 
-def room(module):
+def folder_of(module):
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] != "__main__" else "pipeline"
 
@@ -78,7 +78,7 @@ def against_the_order(pairs):
     return sorted(
         f"{source} imports {target}"
         for source, target in pairs
-        if room(source) != room(target) and rank[room(target)] >= rank[room(source)]
+        if folder_of(source) != folder_of(target) and rank[folder_of(target)] >= rank[folder_of(source)]
     )
 
 
@@ -98,7 +98,7 @@ def circle(pairs):
     return sorted(targets)
 
 
-def test_imports_run_one_way_through_the_rooms():
+def test_imports_run_one_way_through_the_folders():
     assert against_the_order(edges()) == []
 
 
@@ -124,11 +124,11 @@ def test_a_circle_would_be_seen():
     assert circle([("a", "b"), ("b", "c"), ("a", "c")]) == []
 
 
-def test_every_room_has_its_place_in_the_order():
-    assert {room(module) for module in MODULES} <= set.union(*ORDER)
+def test_every_folder_has_its_place_in_the_order():
+    assert {folder_of(module) for module in MODULES} <= set.union(*ORDER)
 
 
-def test_no_folder_has_more_files_than_a_reader_can_overlook():
+def test_no_folder_has_more_files_than_a_reader_can_survey():
     folders = {path.parent for path in MODULES.values()}
     crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}
     assert crowded == {}

@@ -17,7 +17,7 @@ from pipeline.utils.text import escape_controls
 # Without a terminal: a line after the first step, then after every tenth of the run and every ten seconds.
 NUM_LINES = 10
 SECONDS_BETWEEN_LINES = 10.0
-# Counts of a split that are no loss.
+# Counts of a split that do not say that something was lost.
 _PLAIN_COUNTS = ("rows", "windows", "tokens")
 
 
@@ -79,7 +79,7 @@ class TerminalProgress(TrainingCallback):
 
     def on_stop_requested(self) -> None:
         # Straight to the descriptor: a signal may come while Python is printing.
-        os.write(2, b"\nstopping: saving after the present step; a second signal stops without saving\n")
+        os.write(2, b"\nstopping: saving after the current step; a second signal stops without saving\n")
 
     def on_train_end(self) -> None:
         self.close()

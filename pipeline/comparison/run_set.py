@@ -21,7 +21,7 @@ from pipeline.runs.record import EnvironmentRecord, RunRecord, StepRecord
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import flatten
 
-# Where files lie is no part of an experiment; fingerprints say whether they are the same files.
+# Where files lie is not part of an experiment; fingerprints say whether they are the same files.
 LOCATIONS = ("checkpoint", "data.files.train", "data.files.validation", "data.files.test")
 # Settings that the comparison reads, not the run.
 NOT_READ_BY_RUNS = ("name", "margin")

@@ -157,7 +157,7 @@ class Learner(Predictor):
         self.micro_batches = more_micro_batches(self.micro_batches, num_rows, error)
 
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's present weights."""
+        """A copy of the model's current weights."""
         return [weight.detach().cpu().numpy().copy() for weight in self.model.parameters()]
 
     def restore_weights(self, weights: list[NDArray]) -> None:

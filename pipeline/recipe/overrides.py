@@ -118,7 +118,7 @@ def _as_text(value: Any) -> Any:
 
 
 def _absolute(base: Path, path: str) -> str:
-    """The path made absolute; one into the former folder of bundled data leads to the present one."""
+    """The path made absolute; one into the former folder of bundled data leads to the current one."""
     absolute = os.path.normpath(base / path)
     before, former, rest = absolute.replace(os.sep, "/").partition(f"/{_FORMER_BUNDLED}/")
     if not former or os.path.exists(absolute):

@@ -1,7 +1,7 @@
 """Recipe: everything that defines an experiment, typed, frozen and strict; it knows nothing of frameworks.
 
 A recipe is written in Python (a module with `RECIPE`) or YAML (the same keys). Framework, attention and seed are
-not part of it: they say who runs the experiment, not which experiment it is.
+not part of it: they are chosen for each run of the experiment.
 """
 
 from __future__ import annotations

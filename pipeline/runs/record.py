@@ -30,7 +30,7 @@ class Record(BaseModel):
 
 
 class RunIdentity(Record):
-    """Which run it is: the recipe's name and who runs it."""
+    """Which run it is: the recipe's name, and the framework, attention and seed it is run with."""
 
     recipe: str
     """The recipe's name."""

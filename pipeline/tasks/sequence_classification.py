@@ -34,17 +34,17 @@ _MOST_LABELS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledTexts(Examples):
+class LabeledTexts(Examples):
     """A tokenized split with its labels: ids [N], 0 and 1 [N, labels], or numbers [N]; None if there are none."""
 
     labels: NDArray | None = None
 
 
-class SequenceClassification(Task[LabelledTexts]):
+class SequenceClassification(Task[LabeledTexts]):
     """The task for one recipe; `options.problem_type` chooses one of its three kinds."""
 
     auto_class = "AutoModelForSequenceClassification"
-    examples_class = LabelledTexts
+    examples_class = LabeledTexts
     required = ("text", "label")
     optional = ("text_pair",)
 
@@ -156,7 +156,7 @@ class SequenceClassification(Task[LabelledTexts]):
         if not self.labels and self.problem_type != NUMBER:
             self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
 
-    def encode(self, rows: datasets.Dataset) -> LabelledTexts:
+    def encode(self, rows: datasets.Dataset) -> LabeledTexts:
         """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
         pairs = [rows["text_pair"][:]] if "text_pair" in rows.column_names else []
         encoded = self.tokenizer(
@@ -165,7 +165,7 @@ class SequenceClassification(Task[LabelledTexts]):
         )  # fmt: skip
         features = {key: Ragged.of(value) for key, value in encoded.items()}
         truncated = truncated_rows(encoded)
-        return LabelledTexts(
+        return LabeledTexts(
             features,
             lengths=features["input_ids"].lengths,
             num_targets=np.ones(len(rows), np.int64),
@@ -174,19 +174,19 @@ class SequenceClassification(Task[LabelledTexts]):
             labels=self._label_array(rows) if "label" in rows.column_names else None,
         )
 
-    def targets(self, examples: LabelledTexts, batch: Batch) -> Features:
+    def targets(self, examples: LabeledTexts, batch: Batch) -> Features:
         """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1."""
         labels = known(examples.labels)[batch.rows]
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
         return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
 
-    def score_batch(self, output: NDArray, examples: LabelledTexts, rows: NDArray) -> list[ScoredExample]:
+    def score_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""
         references, predictions = known(examples.labels)[rows], self.decode_batch(output, examples, rows)
         score = {ONE: self._score_class, MANY: self._score_classes, NUMBER: _score_number}[self.problem_type]
         return [score(*each) for each in zip(output, predictions, references, strict=True)]
 
-    def decode_batch(self, output: NDArray, examples: LabelledTexts, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[dict[str, Any]]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
@@ -231,7 +231,7 @@ class SequenceClassification(Task[LabelledTexts]):
             return [f"train.class_weights names {listed(sorted(weights))}, but the labels are {listed(names)}"]
         return []
 
-    def _class_weights(self, examples: LabelledTexts) -> NDArray[np.float64]:
+    def _class_weights(self, examples: LabeledTexts) -> NDArray[np.float64]:
         """A weight for each class [classes]; "balanced" is scikit-learn's N / (classes · count)."""
         weights = self.recipe.train.class_weights
         if weights is None:

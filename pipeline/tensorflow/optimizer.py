@@ -62,11 +62,11 @@ class AdamW(tf_keras.optimizers.Optimizer):
             yield {"first": first, "second": second}
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor, tf.Variable]], **options: Any) -> Tensor:
-        """One step of every variable, with the learning rate of the present step, which is looked up once for all."""
+        """One step of every variable, with the learning rate of the current step, which is looked up once for all."""
         schedules = (self.learning_rates, self.corrected_rates, self.corrected_epsilons)
-        self.present_rates = [values[self.iterations] for values in schedules]
+        self.current_rates = [values[self.iterations] for values in schedules]
         iterations = super().apply_gradients(grads_and_vars, **options)
-        del self.present_rates
+        del self.current_rates
         return iterations
 
     def update_step(self, gradient: Tensor, variable: tf.Variable) -> None:
@@ -76,7 +76,7 @@ class AdamW(tf_keras.optimizers.Optimizer):
         come in through its rate and its ε, computed in float64, and ε is added where PyTorch adds it.
         """
         s, index = self.settings, self._index_dict[self._var_key(variable)]
-        rate, corrected_rate, corrected_epsilon = self.present_rates
+        rate, corrected_rate, corrected_epsilon = self.current_rates
         if s.weight_decay and decays(variable.name.removesuffix(":0"), variable.shape.rank):
             variable.assign(variable * (1 - rate * s.weight_decay))
         tf.raw_ops.ResourceApplyAdam(

@@ -184,7 +184,7 @@ class Learner(Predictor, tf_keras.Model):
         self.train_function = None  # the next fit traces it anew
 
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's present weights."""
+        """A copy of the model's current weights."""
         return [weight.numpy() for weight in self.model.weights]
 
     def restore_weights(self, weights: list[NDArray]) -> None:

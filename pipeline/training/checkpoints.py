@@ -122,11 +122,11 @@ class TrainingCheckpoints:
 def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe: Recipe) -> None:
     """Raise UserError naming what differs if a checkpoint belongs to another run."""
     saved = _comparable(checkpoint.state.identity, _experiment(checkpoint.state))
-    present = _comparable(identity, recipe.experiment())
-    different = [key for key in present | saved if present.get(key) != saved.get(key)]
+    current = _comparable(identity, recipe.experiment())
+    different = [key for key in current | saved if current.get(key) != saved.get(key)]
     if different:
         listed = "; ".join(
-            f"{key} is {json.dumps(saved.get(key))}, not {json.dumps(present.get(key))}" for key in different[:5]
+            f"{key} is {json.dumps(saved.get(key))}, not {json.dumps(current.get(key))}" for key in different[:5]
         )
         raise UserError(
             f"{checkpoint.path.parent} holds training checkpoints of another run: {listed}. Choose another folder with "
@@ -137,12 +137,12 @@ def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe
 
 def refuse_changed_inputs(checkpoint: TrainingCheckpoint, fingerprints: dict[str, str | None]) -> None:
     """Raise UserError if the data or the pretrained weights changed since a checkpoint was written."""
-    for name, present in fingerprints.items():
+    for name, current in fingerprints.items():
         saved = checkpoint.state.fingerprints[name]
-        if saved != present:
+        if saved != current:
             raise UserError(
                 f"the {name} changed since {checkpoint.path} was written (its fingerprint was {saved} and is now "
-                f"{present}); restore the old {name}, or start from the beginning with overwrite=True",
+                f"{current}); restore the old {name}, or start from the beginning with overwrite=True",
                 arguments=("overwrite",),
             )
 
@@ -157,7 +157,7 @@ def _comparable(identity: RunIdentity, experiment: dict[str, Any]) -> dict[str, 
 
 
 def _experiment(state: SavedState) -> dict[str, Any]:
-    """The saved experiment as this version writes it: with defaults for newer keys and present spellings."""
+    """The saved experiment as this version writes it: with defaults for newer keys and current spellings."""
     try:
         return validated(dict(state.experiment), state.identity.recipe).experiment()
     except UserError:

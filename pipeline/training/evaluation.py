@@ -21,7 +21,7 @@ def evaluate(
     batch_size: int,
     before_batch: Callable[[], None],
 ) -> Evaluation:
-    """Score a split with the learner's present weights; little is kept of each batch, and no logits.
+    """Score a split with the learner's current weights; little is kept of each batch, and no logits.
 
     `scorers` are the recipe's metrics by name; `before_batch` is called before each batch and may raise.
     """

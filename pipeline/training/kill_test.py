@@ -23,7 +23,7 @@ from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.processes import Child
 
 PHASES = ("training", "saving", "evaluation", "start-up")
-# How long a training checkpoint takes, until one was timed.
+# How long saving a training checkpoint is taken to last until one has been timed.
 SAVING_SECONDS = 0.05
 # How many training checkpoints a run saves if its recipe asks for none.
 NUM_CHECKPOINTS = 20

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Whether somebody has asked the run to stop; it then saves itself after the present step and ends.
+    """Whether somebody has asked the run to stop; it then saves itself after the current step and ends.
 
     Set `requested` from a callback or another thread.
     """
@@ -29,7 +29,7 @@ class StopOnSignal(StopRequest):
 
     @contextlib.contextmanager
     def listening(self, announce: Callable[[], None]) -> Iterator[None]:
-        """Handle both signals inside the block, and put the handlers that were there back after it.
+        """Handle both signals inside the block, and restore the earlier handlers after it.
 
         Python lets only the main thread handle signals; elsewhere, and for a signal that is ignored, nothing changes.
         """

@@ -48,7 +48,7 @@ CONTINUE = "resume=True continues from there"
 class Trainer:
     """Trains one run. The framework's learner takes the steps; what happens around them is the same for both.
 
-    The order of calls: `resume` if the run continues one that was broken off, `train`, `finish`.
+    The order of calls: `resume` if the run continues an interrupted one, `train`, `finish`.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Trainer:
         self.stop_if_asked()
 
     def _remaining_epochs(self) -> list[Iterable[Features]]:
-        """The batches that remain, epoch by epoch; an epoch that was broken off comes without its first ones."""
+        """The batches that remain, epoch by epoch; those of an interrupted epoch that are done are left out."""
         per_epoch, seed = len(self.epoch_plans[0]), self.identity.seed
         remaining = []
         for epoch in range(self.state.epochs_done, len(self.epoch_plans)):
@@ -190,14 +190,14 @@ class Trainer:
             self.best_weights = self.learner.copy_weights() if train.keep == "best" else None
 
     def evaluate(self, split: str, epoch: int) -> Evaluation:
-        """Score a split with the present weights."""
+        """Score a split with the current weights."""
         batch_size = max(1, 2 * self.experiment.recipe.train.batch_size // self.state.micro_batches)
         return evaluate(self.experiment, self.learner, self.scorers, split, epoch, batch_size, self.stop_if_asked)
 
     # --- saving and stopping
 
     def save(self) -> Path:
-        """Write a training checkpoint of the present state; returns its folder. Raises RunFailure."""
+        """Write a training checkpoint of the current state; returns its folder. Raises RunFailure."""
         state, step = self.state, self.state.steps_done
         with self.clock.paused():
             self.callback.on_save_begin(step)

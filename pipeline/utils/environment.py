@@ -67,7 +67,7 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def without_native_noise() -> Iterator[None]:
-    """Hold back what native code writes to standard error, then pass on all but the known chatter."""
+    """Hold back what native code writes to standard error, then pass on all but the known messages."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -100,9 +100,9 @@ def legacy_keras() -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Give the caller's Python and NumPy generators back as they were; also a decorator.
+    """Restore the random generators of Python and NumPy after the block; also a decorator.
 
-    A framework seeds them along with its own.
+    The frameworks seed them along with their own.
     """
     python, numpy_state = random.getstate(), numpy.random.get_state()
     try:

@@ -1,4 +1,4 @@
-"""The exceptions whose message is written for the person who reads it; every room can raise them."""
+"""The exceptions whose message is written for the person who reads it; every folder may raise them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from difflib import get_close_matches
 class PipelineError(Exception):
     """An error whose message says all that its reader needs; the command line prints it without a traceback.
 
-    `arguments` are the Python arguments that the message speaks of, such as "resume" in `resume=True`, so that another
-    face of the pipeline can say how they are given there.
+    `arguments` are the Python arguments that the message names, such as "resume" in `resume=True`, so that the command
+    line can say how they are given there.
     """
 
     def __init__(self, message: str = "", *, arguments: tuple[str, ...] = ()):
@@ -26,7 +26,7 @@ class UserError(PipelineError):
 
 
 class ProofError(PipelineError):
-    """A promise that the software makes about itself did not hold, so the run stops; exit code 1."""
+    """A check that the pipeline makes of its own work failed, so the run stops; exit code 1."""
 
 
 class RunFailure(PipelineError):
@@ -38,7 +38,7 @@ class Stopped(PipelineError):
 
 
 def combine_errors(errors: Iterable[UserError]) -> UserError:
-    """One error with the lines of all, each once, and every argument that they speak of."""
+    """One error with the lines of all, each once, and every argument that they name."""
     errors = list(errors)
     lines = dict.fromkeys(line for error in errors for line in str(error).split("\n"))
     arguments = dict.fromkeys(name for error in errors for name in error.arguments)

@@ -148,7 +148,7 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove what processes that are no more left beside `folder`; put back an older folder that they moved aside."""
+    """Remove what ended processes left beside `folder`; put back an older folder that they moved aside."""
     for abandoned in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*partial-*"), reverse=True):
         if _is_alive(int(abandoned.name.rpartition("-")[2])):
             continue

@@ -124,7 +124,7 @@ def test_wrong_input_gets_one_message_and_exit_code_2(folder, capsys, what):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_two_faults_in_different_rooms_are_told_together(folder, capsys):
+def test_two_faults_in_different_places_are_reported_together(folder, capsys):
     code = execute(["finetune", "sentiment_bert", *on("god.jsonl"), "--set", "metrics=[acuracy]"])
     error = capsys.readouterr().err
     assert code == 2 and "god.jsonl" in error and "acuracy" in error
@@ -177,16 +177,16 @@ def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     _, error = process.communicate(timeout=90)  # all fifty epochs take minutes
     assert process.returncode == 1
     first, second, third = error.strip().splitlines()
-    assert first == "stopping: saving after the present step; a second signal stops without saving"
+    assert first == "stopping: saving after the current step; a second signal stops without saving"
     assert re.fullmatch(r"stopped; .*r\.checkpoints/step-\d{8} is saved; resume=True continues from there", second)
     assert third == "On the command line: --resume; with make: RESUME=1."
     assert [entry.name for entry in tmp_path.iterdir()] == ["r.checkpoints"]
 
 
 def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, monkeypatch, tmp_path):
-    from pipeline.models import attention_check as parity
+    from pipeline.models import attention_check
 
-    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    monkeypatch.setattr(attention_check, "TOLERANCE", -1.0)
     arguments = ["--framework", framework, "--attention", "handwritten", *QUICK, "--out", str(tmp_path / "r")]
     assert execute(["finetune", "sentiment_bert", *arguments]) == 1
     assert "over the tolerance" in capsys.readouterr().err
@@ -198,10 +198,10 @@ def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"
 
 
-def test_the_time_left_is_not_reckoned_from_the_first_update(capsys):
+def test_the_time_left_is_not_computed_from_the_first_step(capsys):
     shown = TerminalProgress("a run", Console(highlight=False, width=100))
     shown.on_train_begin(11, num_epochs=1)
-    for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first update's 30
+    for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first step's 30
         shown.on_step_end(
             StepRecord(
                 step=step, epoch=1, loss=0.5, learning_rate=0.1, grad_norm=1.0, examples=10, tokens=90, seconds=seconds

@@ -105,7 +105,7 @@ def test_a_fault_planted_in_one_framework_is_seen(recipe, clean, monkeypatch, fr
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_accumulation_averaged_wrongly_is_seen(recipe, monkeypatch, framework):
-    # With class weights the parts of an update differ in weight, and only then does the wrong mean differ.
+    # With class weights the parts of a step differ in weight, and only then does the wrong mean differ.
     uneven = recipe.override({"train.class_weights": {"negative": 1.0, "positive": 3.0}})
     right = record(uneven, OTHER[framework], 10)
     fine = record(uneven, framework, 10)

@@ -108,7 +108,7 @@ def test_a_run_may_stop_early_before_another_but_with_the_same_batches_so_far(co
     assert notices(compared(*runs), "bad") == []
 
 
-def test_runs_that_do_not_say_their_rows_are_held_by_the_sizes_of_their_updates(compared):
+def test_runs_without_recorded_rows_are_compared_by_the_sizes_of_their_steps(compared):
     old = {"report": {"batches": None}}
     results = compared(*both((0,), torch=old))
     assert results.headline.same.sentence.startswith("Same start (logits within 3e-08), batches of the same sizes")

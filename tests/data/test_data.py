@@ -192,7 +192,7 @@ def test_class_weights_must_fit_the_labels(rows_to_file, weights, message):
     [(None, [1 / 4] * 4), ([3.0, 1.0], [3 / 10, 3 / 10, 3 / 10, 1 / 10]), ({"b": 1.0, "a": 3.0}, [0.3, 0.3, 0.3, 0.1]),
      ("balanced", [1 / 6, 1 / 6, 1 / 6, 1 / 2])],
 )  # fmt: skip
-def test_loss_weights_of_an_update_sum_to_one(rows_to_file, weights, expected):
+def test_loss_weights_of_a_step_sum_to_one(rows_to_file, weights, expected):
     path = rows_to_file("a.jsonl", [{"text": "a film", "label": label} for label in "aaab"])
     task, splits = learned(path, **{"train.class_weights": weights})
     task.setup(load_config(task.recipe), load_tokenizer(task.recipe))

@@ -27,7 +27,7 @@ def test_dropout_keeps_the_expectation_and_drops_its_share(rate):
     assert sorted(set(kept.tolist())) == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
 
 
-def test_values_are_dropped_independently_of_their_neighbours():
+def test_values_are_dropped_independently_of_their_neighbors():
     # Four decisions come from one number: those of a number, and of numbers that follow, must not go together.
     torch.manual_seed(4)
     dropped = (Dropout.draw_scales(torch.Size([VALUES]), 2**14) == 0).float() - 0.25

@@ -76,7 +76,7 @@ def test_rows_that_do_not_count_may_hold_anything():
     assert torch.isfinite(logits.grad).all()
 
 
-def test_the_gradient_is_had_once():
+def test_the_gradient_can_be_taken_only_once():
     logits = torch.randn(2, 3, requires_grad=True)
     loss = weighted_loss(logits * 1, torch.tensor([0, 1]), torch.ones(2), 0.0)
     loss.backward(retain_graph=True)

@@ -1,4 +1,4 @@
-"""A small recipe for every kind of task, offline, on the embedded checkpoints and rows made here."""
+"""A small recipe for every kind of task, offline, on the bundled checkpoints and rows made here."""
 
 import json
 
@@ -12,7 +12,7 @@ CHECKPOINTS = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5
 
 
 def sentences(count, seed=0):
-    """Embedded reviews, in the vocabulary of the embedded BERT."""
+    """Bundled reviews, in the vocabulary of the bundled BERT."""
     path = RECIPES / "bundled" / "sentiment" / ("train.jsonl" if seed == 0 else "validation.jsonl")
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()[:count]]
 

@@ -1,4 +1,4 @@
-"""Runs that are broken off at a chosen moment, and what two runs of one recipe must have in common."""
+"""Runs that are interrupted at a chosen moment, and what two runs of one recipe must have in common."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ class Killed(BaseException):
 
 
 class Kill(TrainingCallback):
-    """Breaks the run off when it first reports a chosen moment, such as ("step", 3); notes where it was resumed."""
+    """Interrupts the run when it first reports a chosen moment, such as ("step", 3); notes where it was resumed."""
 
     def __init__(self, *moment):
         self.moment, self.resumed_at, self.notes = moment, None, []

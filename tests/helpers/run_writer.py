@@ -16,7 +16,7 @@ SECONDS = {"torch": 0.1, "tensorflow": 0.2}
 
 def write_run(
     folder, framework="torch", attention="stock", seed=0, settings=None, order=None, lengths=LENGTHS, wrong=4,
-    probe_off=0.0, first_update=0.1, environment=None, report=None, epochs_done=1,
+    probe_off=0.0, first_step_extra=0.1, environment=None, report=None, epochs_done=1,
 ):  # fmt: skip
     """A finished run; returns its directory.
 
@@ -27,7 +27,7 @@ def write_run(
     resolved = load_recipe("sentiment_bert", {"train.epochs": 1} | (settings or {}))
     plan_seed = seed if order is None else order
     plans = [training_batches(lengths, resolved.train.batch_size, plan_seed, epoch) for epoch in range(epochs_done)]
-    history = _history(plans, lengths, resolved, SECONDS[framework], first_update)
+    history = _history(plans, lengths, resolved, SECONDS[framework], first_step_extra)
     predictions = _predictions(seed, wrong)
     right = np.mean([line["prediction"] == line["reference"] for line in predictions])
     seconds = history[-1]["seconds"]
@@ -68,7 +68,7 @@ def write_run(
     return folder
 
 
-def _history(plans, lengths, recipe, seconds, first_update):
+def _history(plans, lengths, recipe, seconds, first_step_extra):
     plan = [batch for plan in plans for batch in plan]
     rates = learning_rates(recipe.train, len(plans[0]) * recipe.train.epochs)
     return [
@@ -76,7 +76,7 @@ def _history(plans, lengths, recipe, seconds, first_update):
             "step": step + 1, "epoch": step // len(plans[0]) + 1, "loss": 0.7 - 0.05 * step,
             "learning_rate": float(rates[step]), "grad_norm": 1.0 / (step + 1),
             "examples": len(batch.rows), "tokens": int(lengths[batch.rows].sum()),
-            "seconds": first_update + seconds * step,
+            "seconds": first_step_extra + seconds * step,
         }
         for step, batch in enumerate(plan)
     ]  # fmt: skip

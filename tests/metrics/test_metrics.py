@@ -28,7 +28,7 @@ TAGS = {
     "references": [["B-person", "I-person", "O"], ["B-person", "I-person", "O", "B-place"], ["B-person", "B-group"]],
 }
 
-# "The cat!" is right after normalisation; "red dog" shares one word of two and three; the last has no answer.
+# "The cat!" is right after normalization; "red dog" shares one word of two and three; the last has no answer.
 ANSWERS = {
     "predictions": ["The  cat!", "red dog", "cow", "x"],
     "references": [["a dog", "cat"], ["the dog ran off", "a big dog"], ["horse"], []],

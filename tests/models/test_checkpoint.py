@@ -18,7 +18,7 @@ from tests.helpers.classifiers import CONFIGS, built
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves weights as a checkpoint with the embedded tokenizer and returns its recipe."""
+    """Saves weights as a checkpoint with the bundled tokenizer and returns its recipe."""
 
     def save(weights, family="bert", **changes):
         config = CONFIGS[family].__class__.from_dict(CONFIGS[family].to_dict() | changes)

@@ -60,7 +60,7 @@ def test_one_label_in_twenty_is_flipped_and_the_ceiling_is_what_is_left(split):
     assert grammar.noise_ceiling(split) == pytest.approx(1 - flipped / len(rows))
 
 
-def test_the_documented_ceiling_is_the_realised_one():
+def test_the_documented_ceiling_is_the_one_of_the_files():
     assert f"{grammar.noise_ceiling():.3f}" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 

@@ -32,9 +32,9 @@ def test_words_and_entities_that_truncation_cuts_are_counted_and_scored_as_misse
     ids = {name: i for i, name in enumerate(task.labels)}
     for position, word in enumerate(range(30), start=1):
         perfect[0, position, ids[rows[0]["tags"][word]]] = 9.0
-    (judgement,) = task.score_batch(perfect, examples, np.array([0]))
-    assert judgement.columns["references"] == rows[0]["tags"]
-    assert judgement.columns["predictions"] == ["B-X"] + ["O"] * 28 + ["B-X"] + ["O"] * 10
+    (scored,) = task.score_batch(perfect, examples, np.array([0]))
+    assert scored.columns["references"] == rows[0]["tags"]
+    assert scored.columns["predictions"] == ["B-X"] + ["O"] * 28 + ["B-X"] + ["O"] * 10
 
 
 def test_spans_of_tags():
