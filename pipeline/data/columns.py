@@ -10,7 +10,7 @@ import datasets
 import pyarrow
 
 from pipeline.data.delimited import delimiter_hint
-from pipeline.data.table import Column, Table
+from pipeline.data.table import Column, FieldColumn, Table, columns_in, joined_text
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import FORMATS
 from pipeline.utils.errors import UserError, did_you_mean
@@ -28,38 +28,50 @@ _TYPE_NAMES = {
 
 
 def mapping_problems(data: Data, required: tuple[str, ...], optional: tuple[str, ...]) -> list[str]:
-    """What is wrong with `data.columns`, whatever the files hold."""
+    """What is wrong with `data.columns` and `data.split_columns`, whatever the files hold."""
     known = (*required, *optional)
-    problems = [
-        f'data.columns has "{field}", but the task knows: {", ".join(known)}.{did_you_mean(field, known)}'
-        for field in data.columns
-        if field not in known
-    ]
-    positions = [field for field, column in data.columns.items() if isinstance(column, int)]
-    named = [field for field in {*required, *data.columns} if field not in positions]
+    problems = []
+    for key, columns in [
+        ("columns", data.columns),
+        *((f"split_columns.{k}", v) for k, v in data.split_columns.items()),
+    ]:
+        problems += [
+            f'data.{key} has "{field}", but the task knows: {", ".join(known)}.{did_you_mean(field, known)}'
+            for field in columns
+            if field not in known
+        ]
+    for split in ("train", *data.split_columns):
+        problems += _position_problems(data, data.columns_of(split), required)
+    return list(dict.fromkeys(problems))
+
+
+def _position_problems(data: Data, columns: Mapping[str, FieldColumn], required: tuple[str, ...]) -> list[str]:
+    positions = [field for field, column in columns.items() if any(isinstance(c, int) for c in columns_in(column))]
+    whole = [field for field in positions if all(isinstance(c, int) for c in columns_in(columns[field]))]
+    named = sorted({*required, *columns} - set(whole))
     if positions and FORMATS.get(data.path) not in ("csv", "conll"):
-        problems.append(f"data.columns.{positions[0]} is a position, but only csv, tsv and conll files have positions")
-    elif named and data.path == "conll":
-        problems.append(f"data.columns.{named[0]} must be a position from 0, since conll files have no header")
-    elif positions and set(positions) != {*required, *data.columns}:
-        named = sorted({*required, *data.columns} - set(positions))
-        problems.append(
-            f"data.columns mixes positions and names ({', '.join(named)}); give a position for every column"
-        )
-    return problems
+        return [f"data.columns.{positions[0]} is a position, but only csv, tsv and conll files have positions"]
+    if named and data.path == "conll":
+        return [f"data.columns.{named[0]} must be a position from 0, since conll files have no header"]
+    if positions and named:
+        return [f"data.columns mixes positions and names ({', '.join(named)}); give a position for every column"]
+    return []
 
 
-def columns_of_fields(data: Data, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Column]:
-    """The column of each field that the task needs or that the recipe maps."""
-    fields = {field: data.columns.get(field, field) for field in required}
-    return fields | {field: data.columns[field] for field in optional if field in data.columns}
+def columns_of_fields(
+    data: Data, split: str, required: tuple[str, ...], optional: tuple[str, ...]
+) -> dict[str, FieldColumn]:
+    """The columns of each field that the task needs or that the recipe maps."""
+    columns = data.columns_of(split)
+    fields: dict[str, FieldColumn] = {field: columns.get(field, field) for field in required}
+    return fields | {field: columns[field] for field in optional if field in columns}
 
 
-def missing_columns(fields: Mapping[str, Column], table: Table, split: str, is_delimited: bool) -> list[str]:
+def missing_columns(fields: Mapping[str, FieldColumn], table: Table, split: str, is_delimited: bool) -> list[str]:
     """A line for each field whose column the file does not have."""
-    absent = {field: column for field, column in fields.items() if str(column) not in table.columns}
-    hint = delimiter_hint(table.names, [str(column) for column in fields.values()]) if is_delimited else ""
-    return [f"{_absent(field, column, table, split)}{hint}" for field, column in absent.items()]
+    wanted = [(field, part) for field, column in fields.items() for part in columns_in(column)]
+    hint = delimiter_hint(table.names, [str(part) for _, part in wanted]) if is_delimited else ""
+    return [f"{_absent(field, part, table, split)}{hint}" for field, part in wanted if str(part) not in table.columns]
 
 
 def _absent(field: str, column: Column, table: Table, split: str) -> str:
@@ -70,18 +82,34 @@ def _absent(field: str, column: Column, table: Table, split: str) -> str:
     return f"{where} {split} has: {', '.join(table.names)}.{near}"
 
 
-def typed_rows(split: str, fields: Mapping[str, Column], table: Table) -> datasets.Dataset:
+def typed_rows(
+    split: str, fields: Mapping[str, FieldColumn], table: Table, separator: str | None = None
+) -> datasets.Dataset:
     """The rows of a split with the task's field names; one column may serve two fields. Raises UserError with the row.
 
     Types that the file itself does not say are those of the values, which must be the same in all rows.
     """
-    columns = {field: table.columns[str(column)] for field, column in fields.items()}
-    if table.features:
-        features = {field: table.features[str(column)] for field, column in fields.items()}
-        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
-    if problems := [text for field, values in columns.items() if (text := _type_problem(field, values))]:
+    columns = {field: _values(table, column, separator) for field, column in fields.items()}
+    features = {field: _feature(table, column) for field, column in fields.items()}
+    untyped = [field for field, feature in features.items() if feature is None or isinstance(fields[field], tuple)]
+    if problems := [text for field in untyped if (text := _type_problem(field, columns[field]))]:
         raise UserError("\n".join(f"{split} {text}" for text in problems))
-    return datasets.Dataset.from_dict(columns)
+    types = datasets.Features(features) if all(feature is not None for feature in features.values()) else None
+    return datasets.Dataset.from_dict(columns, features=types)
+
+
+def _values(table: Table, column: FieldColumn, separator: str | None) -> list[Any]:
+    if not isinstance(column, tuple):
+        return table.columns[str(column)]
+    parts = zip(*(table.columns[str(part)] for part in column), strict=True)
+    return [joined_text(values, separator) for values in parts]
+
+
+def _feature(table: Table, column: FieldColumn) -> Any:
+    """The type of a field if the file says it."""
+    if isinstance(column, tuple):
+        return datasets.Value("string") if table.features else None
+    return table.features.get(str(column))
 
 
 def _type_problem(field: str, values: Sequence[Any]) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import lzma
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ import datasets
 import pyarrow
 
 from pipeline.data.formats import READERS
-from pipeline.data.table import Column, Table
+from pipeline.data.table import Column, Table, joined_tables
 from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import FORMATS
@@ -24,17 +26,65 @@ from pipeline.utils.text import one_line
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
-def read_local(data: Data, split: str, chosen: Sequence[Column]) -> Table:
-    """The chosen columns of the file of a split. Raises UserError."""
-    path = Path(getattr(data.files, split))
-    if not path.is_file():
-        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise UserError(f"data.files.{split} is {path}, but there is no such file.{near}")
+def read_local(data: Data, split: str, wanted: Sequence[Column]) -> Table:
+    """The wanted columns of the files of a split, one file after the other. Raises UserError."""
+    tables = [(path, _read_file(path, data, split, wanted)) for path in paths_of(data, split)]
+    tables = [each for each in tables if each[1].num_rows or each[1].names] or tables[:1]
+    first_path, first = tables[0]
+    for path, table in tables[1:]:
+        if set(table.columns) != set(first.columns):
+            raise UserError(
+                f"data.files.{split}: {path} has the columns {', '.join(table.names)}, but {first_path} has "
+                f"{', '.join(first.names)}"
+            )
+    try:
+        return joined_tables([table for _, table in tables])
+    except ValueError as error:
+        raise UserError(f"data.files.{split}: {error}") from error
+
+
+def paths_of(data: Data, split: str) -> list[Path]:
+    """The files of a split: a path alone is one file; in a list, what names no file is a pattern. Raises UserError."""
+    files = getattr(data.files, split)
+    if isinstance(files, str):
+        return [_existing(Path(files), split)]
+    paths: list[Path] = []
+    for file in files:
+        folder, rest = _literal_folder(file)
+        pattern = os.path.join(glob.escape(folder), rest)
+        if os.path.isfile(file) or not glob.has_magic(rest):
+            paths.append(_existing(Path(file), split))
+        elif matches := [Path(match) for match in sorted(glob.glob(pattern)) if os.path.isfile(match)]:
+            paths += matches
+        else:
+            raise UserError(f"data.files.{split} has {file}, but no file has that name or matches it as a pattern")
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"data.files.{split} has {repeated[0]} more than once, so its rows would count twice")
+    return paths
+
+
+def _literal_folder(file: str) -> tuple[str, str]:
+    """The innermost folder of a path that is there, and the rest: a folder called data[1] is no pattern."""
+    folder = Path(file).parent
+    while not folder.is_dir():
+        folder = folder.parent
+    return str(folder), os.path.relpath(file, folder)
+
+
+def _existing(path: Path, split: str) -> Path:
+    if path.is_file():
+        return path
+    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+    pattern = "; a pattern must be in a list" if glob.has_magic(path.name) else ""
+    raise UserError(f"data.files.{split} is {path}, but there is no such file{pattern}.{near}")
+
+
+def _read_file(path: Path, data: Data, split: str, wanted: Sequence[Column]) -> Table:
     if path.stat().st_size == 0:
         raise UserError(f"data.{split}: the file {path} is empty")
     try:
         with _long_csv_fields():
-            return READERS[FORMATS[data.path]](TextFile(path, data.encoding), chosen, data)
+            return READERS[FORMATS[data.path]](TextFile(path, data.encoding), wanted, data)
     except _UNREADABLE as error:
         raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
 
@@ -66,7 +116,8 @@ def slice_rows(rows: datasets.Dataset, data: Data, split: str) -> datasets.Datas
 def describe_source(data: Data, split: str) -> str:
     """Where a split comes from, for messages."""
     if data.is_local:
-        return f"file {getattr(data.files, split)} (split {getattr(data, split)})"
+        files = getattr(data.files, split)
+        return f"file {files if isinstance(files, str) else ', '.join(files)} (split {getattr(data, split)})"
     return f'split "{getattr(data, split)}" of {data.path}'
 
 

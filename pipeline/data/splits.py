@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import datasets
 
 from pipeline.data.columns import columns_of_fields, mapping_problems, missing_columns, typed_rows
+from pipeline.data.drawing import draw_splits
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.data.local_files import describe_source, read_local, slice_rows
-from pipeline.data.table import Column, Table, table_of
+from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import FORMATS, SPLITS
 from pipeline.recipe.schema import Recipe
@@ -27,33 +28,45 @@ def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, 
     files, missing columns, empty splits.
     """
     data, problems = recipe.data, mapping_problems(recipe.data, required, optional)
-    fields = columns_of_fields(data, required, optional)
     splits: dict[str, datasets.Dataset] = {}
     for split in SPLITS:
-        if getattr(data, split) is None:
+        if getattr(data, split) is None or data.is_drawn(split):
             continue
         try:
-            splits[split] = _read(data, split, fields)
+            splits[split] = _read(data, split, columns_of_fields(data, split, required, optional))
         except UserError as error:
             problems += str(error).split("\n")
+    if data.split is not None and "train" in splits:
+        drawn = draw_splits(splits["train"], data.split, _stratum(recipe))
+        problems += [f"data.split leaves {name} without rows" for name, rows in drawn.items() if len(rows) == 0]
+        splits = {split: (splits | drawn)[split] for split in SPLITS if split in splits or split in drawn}
     if problems:
         raise UserError("\n".join(f"recipe {recipe.name}: {text}" for text in dict.fromkeys(problems)))
-    return splits
+    return {split: _limited(rows, getattr(data.limit, split)) for split, rows in splits.items()}
 
 
-def _read(data: Data, split: str, fields: dict[str, Column]) -> datasets.Dataset:
-    """One split with the fields of the task, cut to its limit. Raises UserError."""
-    wanted = list(dict.fromkeys(fields.values()))
+def _limited(rows: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+
+
+def _stratum(recipe: Recipe) -> str | None:
+    """The field whose values are to have the same shares in all splits: the label of a classification."""
+    problem = getattr(recipe.options, "problem_type", None)
+    return "label" if problem == "single_label_classification" else None
+
+
+def _read(data: Data, split: str, fields: dict[str, FieldColumn]) -> datasets.Dataset:
+    """One split with the fields of the task. Raises UserError."""
+    wanted = list(dict.fromkeys(part for column in fields.values() for part in columns_in(column)))
     table = read_local(data, split, wanted) if data.is_local else _hub_table(data, split, wanted)
     if table.names and (missing := missing_columns(fields, table, split, FORMATS.get(data.path) == "csv")):
         raise UserError("\n".join(missing))
-    rows = typed_rows(split, fields, table) if table.num_rows else None
+    rows = typed_rows(split, fields, table, data.separator) if table.num_rows else None
     if rows is not None and data.is_local:
         rows = slice_rows(rows, data, split)
     if rows is None or len(rows) == 0:
         raise UserError(f"data.{split}: the {describe_source(data, split)} has no rows")
-    limit = getattr(data.limit, split)
-    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+    return rows
 
 
 def _hub_table(data: Data, split: str, wanted: Sequence[Column]) -> Table:

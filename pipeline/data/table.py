@@ -11,6 +11,8 @@ import datasets
 
 # A column as a recipe names it: its name, or its position from 0.
 Column = str | int
+# The columns of a field: several are joined.
+FieldColumn = Column | tuple[Column, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,19 @@ def value_at(row: Mapping[str, Any], column: str) -> Any:
     for key in [column] if column in row else column.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
+
+
+def columns_in(column: FieldColumn) -> tuple[Column, ...]:
+    """The columns of a field: one, or those that are joined."""
+    return column if isinstance(column, tuple) else (column,)
+
+
+def joined_text(parts: Sequence[Any], separator: str | None) -> Any:
+    """The texts of several columns as one, without empty ones; None if there is none. What is no text is returned."""
+    texts = [part for part in parts if part is not None]
+    if odd := [part for part in texts if not isinstance(part, str)]:
+        return odd[0]
+    return (" " if separator is None else separator).join(text for text in texts if text) if texts else None
 
 
 def has_column(row: Mapping[str, Any], column: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.recipe.formats import FORMATS, SPLITS
 from pipeline.recipe.task_table import StrictModel
-from pipeline.recipe.values import LIST, PathText, label_text, labels_as_texts
+from pipeline.recipe.values import LIST, files_of_a_split, label_text, labels_as_texts
 
 # Keys of `data` that only some formats read, with those formats.
 _KEYS_OF_FORMATS = {
@@ -19,12 +19,37 @@ _KEYS_OF_FORMATS = {
 }
 
 
-class Files(StrictModel):
-    """Local files of the splits, absolute or relative to the recipe's file."""
+SplitFiles = Annotated[str | tuple[str, ...] | None, BeforeValidator(files_of_a_split)]
+OneColumn = str | Annotated[int, Field(ge=0)]
+FieldColumns = dict[str, Annotated[OneColumn | tuple[OneColumn, ...], LIST]]
 
-    train: PathText | None = None
-    validation: PathText | None = None
-    test: PathText | None = None
+
+class Files(StrictModel):
+    """Local files of the splits, absolute or relative to the recipe's file.
+
+    A path alone is a path, whatever characters it has. In a list there may be several, and patterns with `*`, `?` and
+    `[...]`, which stand for all files that match.
+    """
+
+    train: SplitFiles = None
+    validation: SplitFiles = None
+    test: SplitFiles = None
+
+
+class Split(StrictModel):
+    """Shares of the training split that are drawn for validation and test; `seed` chooses the rows."""
+
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _leaves_rows_for_training(self) -> Split:
+        if self.validation is None and self.test is None:
+            raise ValueError("must give a share to validation or test")
+        if (self.validation or 0) + (self.test or 0) >= 1:
+            raise ValueError("leaves no rows for training")
+        return self
 
 
 class Limit(StrictModel):
@@ -50,7 +75,12 @@ class Data(StrictModel):
     train: str = "train"
     validation: str = "validation"
     test: str | None = None
-    columns: dict[str, str | Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    columns: FieldColumns = Field(default_factory=dict)
+    # What joins the columns of a field that has several; a space by default.
+    separator: str | None = None
+    # Columns that are other ones in some splits.
+    split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
+    split: Split | None = None
     max_length: int = Field(default=128, ge=4)
     pad_to_multiple_of: int = Field(default=1, ge=1)
     limit: Limit = Limit()
@@ -60,6 +90,14 @@ class Data(StrictModel):
     field: str | None = Field(default=None, min_length=1)
     # Names of the classes in order, or a mapping from a label in the data to the name of its class.
     labels: Annotated[tuple[str, ...], LIST] | dict[str, str] | None = None
+
+    def columns_of(self, split: str) -> dict[str, str | int | tuple[str | int, ...]]:
+        """The columns of a split's fields."""
+        return self.columns | self.split_columns.get(split, {})  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def is_drawn(self, split: str) -> bool:
+        """Whether the rows of a split are drawn from the training split."""
+        return self.split is not None and getattr(self.split, split, None) is not None
 
     @property
     def is_local(self) -> bool:
@@ -111,18 +149,37 @@ class Data(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _splits_have_one_source(self) -> Data:
+        for split in ("validation", "test"):
+            if not self.is_drawn(split):
+                continue
+            if getattr(self.files, split) is not None:
+                raise ValueError(f"files.{split} and split.{split} are both given; set one of them to null")
+            if getattr(self, split) not in (None, split):
+                raise ValueError(f"{split} would be ignored with split.{split}: leave it out")
+            object.__setattr__(self, split, split)
+        joined = any(
+            isinstance(c, tuple) for each in (self.columns, *self.split_columns.values()) for c in each.values()
+        )
+        if self.separator is not None and not joined:
+            raise ValueError("separator would be ignored: no field has several columns")
+        if self.split_columns.get("test") and self.test is None and self.files.test is None:
+            raise ValueError("split_columns.test would be ignored: there is no test split")
+        return self
+
+    @model_validator(mode="after")
     def _files_belong_to_a_format(self) -> Data:
         given = [split for split in SPLITS if getattr(self.files, split)]
         if not self.is_local:
             if given:
                 raise ValueError(f"files are given, so path must be one of {', '.join(FORMATS)}, not a Hub id")
         else:
-            missing = [f"files.{split}" for split in ("train", "validation") if split not in given]
+            missing = [f"files.{split}" for split in SPLITS[:2] if split not in given and not self.is_drawn(split)]
             if missing:
                 raise ValueError(f"path is {self.path}, so these must name a file: {', '.join(missing)}")
             if "test" in given and self.test is None:
                 object.__setattr__(self, "test", "test")
-            if self.test is not None and "test" not in given:
+            if self.test is not None and "test" not in given and not self.is_drawn("test"):
                 raise ValueError("test is set, so files.test must name a file")
         if self.limit.test is not None and self.test is None:
             raise ValueError("limit.test would be ignored: there is no test split")

@@ -20,7 +20,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _BUNDLED, _FORMER_BUNDLED = "recipes/bundled", "recipes/embedded"
 # What belongs to a source of data and means nothing for another one.
 _OF_A_SOURCE = ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting",
-                "encoding", "field")  # fmt: skip
+                "encoding", "field", "split", "split_columns")  # fmt: skip
 
 Values = dict[str, Any]
 
@@ -75,7 +75,8 @@ def merge(values: Values, changes: Mapping[str, Any]) -> Values:
     for key, value in changes.items():
         group, parts = values, key.split(".")
         for depth, part in enumerate(parts[:-1]):
-            group = group.setdefault(part, {})
+            group[part] = {} if group.get(part) is None else group[part]
+            group = group[part]
             if not isinstance(group, dict):
                 raise UserError(f'{key}: "{".".join(parts[: depth + 1])}" is a single value and has no keys')
         group[parts[-1]] = value
@@ -101,16 +102,25 @@ def resolve_paths(values: Values, base: Path, only: Mapping[str, Any] | None = N
     if not isinstance(files, dict):
         return values
     for split, file in files.items():
-        if isinstance(_as_text(file), str) and is_chosen(f"data.files.{split}"):
-            files[split] = _absolute(base, os.path.expanduser(_as_text(file)))
+        if is_chosen(f"data.files.{split}"):
+            files[split] = _absolute_files(base, file)
     return values
 
 
 def _format_of(key: str, file: Any) -> str:
-    suffix = suffix_of(str(file))
+    first = file[0] if isinstance(file, list | tuple) and file else file
+    suffix = suffix_of(str(first))
     if suffix not in FORMATS:
         raise UserError(f'{key}: cannot tell the format from ".{suffix}"; set data.path=csv or the like')
     return suffix
+
+
+def _absolute_files(base: Path, files: Any) -> Any:
+    """A path or a list of paths made absolute; anything else as it is."""
+    if isinstance(files, list | tuple):
+        return [_absolute_files(base, file) for file in files]
+    file = _as_text(files)
+    return _absolute(base, os.path.expanduser(file)) if isinstance(file, str) else files
 
 
 def _as_text(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.recipe.data import Data, Files, Limit
+from pipeline.recipe.data import Data, Files, Limit, Split
 from pipeline.recipe.messages import explain
 from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.recipe.task_table import TASKS, StrictModel, task_name
@@ -33,7 +33,7 @@ from pipeline.utils.hashing import short_digest
 SAVING = ("save_every", "keep_checkpoints")
 # Keys of `data` that older versions did not have: one that is not set says nothing about an experiment, so that the
 # digests of older runs stay as they are.
-_NEWER_KEYS = ("encoding", "field", "labels")
+_NEWER_KEYS = ("encoding", "field", "labels", "separator", "split", "split_columns")
 
 
 class Train(StrictModel):
@@ -143,7 +143,7 @@ class Recipe(StrictModel):
         for key in SAVING:
             del values["train"][key]
         for key in _NEWER_KEYS:
-            if getattr(self.data, key) is None:
+            if not values["data"][key]:
                 del values["data"][key]
         return values
 
@@ -154,7 +154,7 @@ class Recipe(StrictModel):
 
 
 # The models by the title that pydantic gives its errors.
-_MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (Recipe, Data, Train, Files, Limit)}
+_MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (Recipe, Data, Train, Files, Limit, Split)}
 
 
 def validated(values: dict[str, Any], name: str) -> Recipe:

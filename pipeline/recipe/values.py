@@ -16,6 +16,18 @@ def _as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def files_of_a_split(value: Any) -> Any:
+    """A path, or a list of paths and patterns as a tuple. Raises ValueError for anything else."""
+    value = _as_text(value)
+    if isinstance(value, list | tuple) and value:
+        value = tuple(map(_as_text, value))
+        if all(isinstance(path, str) and path for path in value):
+            return value
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"is {value!r}, but must be a path or a list of paths")
+
+
 def label_text(value: Any) -> Any:
     """A label in a recipe as text: YAML reads 1 as a number. Raises ValueError for anything else."""
     if isinstance(value, bool):

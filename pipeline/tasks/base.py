@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.data.table import value_at
+from pipeline.data.table import columns_in, joined_text, value_at
 from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
@@ -195,7 +195,11 @@ class Task(ABC, Generic[ExamplesT]):
     def field_of_row(self, name: str, row: Mapping[str, Any]) -> Any:
         """A field's value in a row, under its own name or the recipe's; None if the row has neither."""
         value = row.get(name)
-        return value_at(row, str(self.recipe.data.columns.get(name, name))) if value is None else value
+        if value is not None:
+            return value
+        column = self.recipe.data.columns.get(name, name)
+        parts = [value_at(row, str(part)) for part in columns_in(column)]
+        return joined_text(parts, self.recipe.data.separator) if isinstance(column, tuple) else parts[0]
 
     def field_problem(self, name: str, value: Any) -> str | None:
         """What is wrong with a field of a row to predict; by default it must be a text that is not blank."""
