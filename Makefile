@@ -72,7 +72,7 @@ kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 ATTENTION= SEED= SET=
 	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
-predict: $(VENV)/.installed  ## ask a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
+predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
 	@$(PIPELINE) predict '$(RUN)' $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input '$(INPUT)') $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT=

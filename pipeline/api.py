@@ -119,7 +119,7 @@ def check(
     """Do all that a training does before its first step, and write nothing. Raises UserError with all that is wrong.
 
     >>> print(check("sentiment_bert", framework="tensorflow"))  # doctest: +SKIP
-    train: 4000 rows, 0 truncated, longest 44 tokens
+    train: 4000 rows, 0 truncated, longest 41 tokens
     """
     checked = experiment.check(
         LoadedRecipe.of(recipe).recipe, framework, attention_name(attention), allow_hub_code, allow_pickle

@@ -1,6 +1,6 @@
 """The interface between the frameworks and all other code, and the loader that imports one framework by name.
 
-What crosses it is NumPy: batches go in as dicts of arrays, weights and logits come out as arrays. `pipeline.pytorch`
+All of it is in NumPy: batches go in as dicts of arrays, weights and logits come out as arrays. `pipeline.pytorch`
 and `pipeline.tensorflow` each offer the names of `Backend`, from files of the same names.
 """
 
