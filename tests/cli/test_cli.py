@@ -146,6 +146,7 @@ def test_list_imports_no_framework_and_is_quick():
     assert {line.split()[0] for line in out.splitlines()[:-1]} >= {"sentiment_bert", "sst2_bert", "mrpc_bert"}
 
 
+@pytest.mark.slow
 def test_a_run_is_calm_and_true(framework, tmp_path):
     code, out, error = run("finetune", "sentiment_bert", "--framework", framework, *QUICK, "--out", str(tmp_path / "r"))
     assert (code, error) == (0, "")
@@ -161,12 +162,14 @@ def test_a_run_is_calm_and_true(framework, tmp_path):
     assert (code, error) == (0, "") and "Already done" in out and "--overwrite" in out
 
 
+@pytest.mark.slow
 def test_check_needs_no_training(framework):
     code, out, error = run("check", "sentiment_bert", "--framework", framework)
     assert (code, error) == (0, "")
     assert "labels: negative, positive" in out and "is ready" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     process = start("finetune", "sentiment_bert", "--framework", framework, "--set", "train.epochs=50",
@@ -193,6 +196,7 @@ def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, m
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
     assert execute(["lockstep", "sentiment_bert", "--steps", "2", *QUICK]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"

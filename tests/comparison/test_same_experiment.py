@@ -89,6 +89,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_named(compared, fault):
     runs, expected = PLANTED[fault]

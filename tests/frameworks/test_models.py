@@ -39,6 +39,7 @@ def test_the_same_start_gives_the_same_logits(family):
     assert logits[0].std() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
 def test_frozen_weights_stay_and_the_others_move(framework, family, attention):

@@ -87,6 +87,7 @@ def test_token_losses_are_the_cross_entropies_of_the_logits(framework):
     assert np.array_equal(likeliest[is_real], logits.argmax(-1)[is_real])
 
 
+@pytest.mark.slow
 def test_predicting_holds_no_moments_of_an_optimizer(framework):
     backend, model = built(framework, "bert")
     weights = sum(value.nbytes for value in backend.get_weights(model).values())

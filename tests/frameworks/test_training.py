@@ -9,6 +9,7 @@ from pipeline.utils.errors import RunFailure
 from tests.helpers.classifiers import CONFIGS, NO_DROPOUT, batch, built, framework_module, trained, with_targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_accumulation_changes_memory_not_the_step(framework, family):
     batches = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(3)]
@@ -42,6 +43,7 @@ def test_micro_batches_have_every_row_once_and_similar_sizes(framework, num_rows
     assert np.concatenate([piece["input_ids"] for piece in pieces]).tolist() == rows["input_ids"].tolist()
 
 
+@pytest.mark.slow
 def test_more_micro_batches_than_rows_change_nothing(framework):
     batches = [with_targets(batch(rows=3))]
     one, _ = trained(framework, "bert", Train(batch_size=8), batches, **NO_DROPOUT["bert"])

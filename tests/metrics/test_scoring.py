@@ -204,6 +204,7 @@ def test_the_values_of_a_metric_that_are_no_numbers_are_left_out():
     assert values == {"score": 0.5, "count": 2.0, "loss": 0.0}
 
 
+@pytest.mark.slow
 def test_a_recipe_is_checked_without_importing_the_libraries_of_metrics():
     heavy = ["evaluate", "sklearn", "scipy", "sacrebleu", "seqeval", "rouge_score"]
     code = (

@@ -21,6 +21,7 @@ def accuracy(tmp_path_factory):
     return {f: finetune(recipe, framework=f, out=folder / f).metrics["accuracy"] for f in FRAMEWORKS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_recipe_comes_near_the_noise_ceiling(accuracy, framework):
     assert noise_ceiling() - 0.06 <= accuracy[framework] < 1.0

@@ -67,6 +67,7 @@ def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(fra
     assert prints[0] == prints[1] != prints[2]
 
 
+@pytest.mark.slow
 def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
     runs = [finetune(small, framework, out=tmp_path / framework) for framework in ("torch", "tensorflow")]
     with np.load(runs[0].path / "probe.npz") as first, np.load(runs[1].path / "probe.npz") as second:
