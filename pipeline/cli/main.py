@@ -23,7 +23,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """The console script: run the command line's command and leave with its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     sys.path.insert(0, os.getcwd())  # where --attention my_module:MyAttention is looked for
     code = execute(sys.argv[1:])
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """Other processes, each with its own memory and threads: a function in a fresh Python, or a command.
 
-Everything that the pipeline starts goes through `_start`, and ends with the process that started it.
+Everything that the pipeline starts goes through `_start`, and is ended by the process that started it, unless that one
+is killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -75,8 +76,10 @@ class Child:
             self.next_event()
         if self._answer is None:
             code = self._process.wait()
-            how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
-            raise ProcessError(_end_of(self._log) or f"the process wrote nothing ({how})")
+            written = _end_of(self._log)
+            if code < 0:  # killed from outside or crashed: the log does not say so
+                raise ProcessError(f"{written}\nthe process was ended by signal {-code}".lstrip("\n"))
+            raise ProcessError(written or f"the process wrote nothing (exit code {code})")
         kind, value = self._answer
         if kind == "error":
             raise value

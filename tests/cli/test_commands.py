@@ -1,7 +1,12 @@
 """Commands as thin faces: which folder they choose, what they add to an error, and the names that they had before."""
 
 import ast
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +103,31 @@ def test_an_unexpected_error_is_our_bug(capsys, monkeypatch):
     assert execute(["list"]) == 1
     error = capsys.readouterr().err
     assert error == ("KeyError: 'x'\nThis is a bug in twinstep. Run again with --debug and report the traceback.\n")
+
+
+# The command line with a command that runs another program until it ends.
+RUNS_A_PROGRAM = """
+import sys
+from pathlib import Path
+from pipeline.cli import main
+from pipeline.utils.processes import run_command
+program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+main.app = lambda *_, **__: run_command([sys.executable, "-c", program], Path(sys.argv[1]))
+main.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_command_started_ends_with_it_even_when_its_terminal_is_closed(number, tmp_path):
+    log = tmp_path / "log"
+    command = subprocess.Popen([sys.executable, "-c", RUNS_A_PROGRAM, str(log)], start_new_session=True)
+    until = time.monotonic() + 60
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < until:
+        time.sleep(0.05)
+    command.send_signal(number)
+    assert command.wait(30) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
 
 
 def test_a_former_name_does_the_same_and_says_the_new_one(capsys, tmp_path):

@@ -39,6 +39,13 @@ def die(code):
     os._exit(code)
 
 
+def crash():
+    """Ends as native code does that crashes, and as a process does that the system kills for its memory."""
+    print("a last line")
+    sys.stdout.flush()
+    os.abort()
+
+
 def sleep_with_a_child(send):
     """Sleeps, as does a process that it starts."""
     send(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid)
@@ -87,6 +94,11 @@ def test_any_other_error_comes_back_as_the_end_of_the_log():
 def test_a_process_that_dies_leaves_its_last_lines():
     with pytest.raises(ProcessError, match="^a last line$"):
         call(die, 3)
+
+
+def test_a_process_that_crashes_is_said_to_have_been_ended_by_a_signal():
+    with pytest.raises(ProcessError, match="^a last line\nthe process was ended by signal 6$"):
+        call(crash)
 
 
 def test_events_come_in_order_before_the_result():
