@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, cast
 
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Features
+from pipeline.recipe.schema import Train
 from pipeline.utils.environment import without_native_noise
 from pipeline.utils.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
@@ -36,6 +40,23 @@ class StepReport:
     micro_batches: int
 
 
+class GenerationSettings(TypedDict):
+    """How a model writes text: as many tokens at most, with as many beams, which a penalty compares by length."""
+
+    max_new_tokens: int
+    num_beams: int
+    length_penalty: float
+
+
+class Model(Protocol):
+    """A transformers model of either framework; only the framework's package knows more of it."""
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Its configuration."""
+        ...
+
+
 class Predictor(Protocol):
     """A model that predicts, in evaluation mode. It holds nothing that only training needs."""
 
@@ -51,8 +72,8 @@ class Predictor(Protocol):
         """Each label's cross-entropy in nats and each position's likeliest token id, both [B, T]."""
         ...
 
-    def generate(self, inputs: Features, settings: Mapping[str, Any]) -> NDArray:
-        """Token ids [B, T] that the model writes; `settings` has max_new_tokens, num_beams and length_penalty."""
+    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray:
+        """Token ids [B, T] that the model writes."""
         ...
 
 
@@ -101,30 +122,30 @@ class Backend(Protocol):
 
     name: str
 
-    def build_model(self, auto_class: str, config: Any, precision: str, seed: int) -> Any:
+    def build_model(self, auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> Model:
         """A model of the Auto class with unset weights; the framework's random generators are seeded.
 
         Raises UserError if the family has no such head.
         """
         ...
 
-    def architecture(self, model: Any) -> str:
+    def architecture(self, model: Model) -> str:
         """The name of the stock PyTorch class: "BertForSequenceClassification"."""
         ...
 
-    def weight_shapes(self, model: Any) -> dict[str, tuple[int, ...]]:
+    def weight_shapes(self, model: Model) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the stock model's weights in the PyTorch layout, tied ones once."""
         ...
 
-    def get_weights(self, model: Any) -> dict[str, NDArray]:
+    def get_weights(self, model: Model) -> dict[str, NDArray]:
         """Copies of the stock model's weights in the PyTorch layout."""
         ...
 
-    def set_weights(self, model: Any, weights: dict[str, NDArray]) -> None:
+    def set_weights(self, model: Model, weights: dict[str, NDArray]) -> None:
         """Set every weight of the stock model."""
         ...
 
-    def freeze(self, model: Any, patterns: Iterable[str]) -> list[str]:
+    def freeze(self, model: Model, patterns: Iterable[str]) -> list[str]:
         """Exclude the stock weights whose names match a shell-style pattern from training; returns their names.
 
         Raises UserError for a pattern that matches no weight, and if nothing is left to train.
@@ -135,11 +156,11 @@ class Backend(Protocol):
         """The tensors of a checkpoint pickled by PyTorch, and nothing else in it. Raises UserError."""
         ...
 
-    def attention_weights(self, model: Any, batch: Features) -> NDArray:
+    def attention_weights(self, model: Model, batch: Features) -> NDArray:
         """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
         ...
 
-    def Predictor(self, model: Any, precision: str = "fp32", optimize: bool = True) -> Predictor:
+    def Predictor(self, model: Model, precision: str = "fp32", optimize: bool = True) -> Predictor:
         """A predictor for the model, which may be changed to be faster: other modules, another device.
 
         With `optimize=False` the model stays as and where it is, each operation runs by itself, and the padding of
@@ -147,19 +168,19 @@ class Backend(Protocol):
         """
         ...
 
-    def Learner(self, model: Any, settings: Any, learning_rates: NDArray, loss: str = "cross_entropy") -> Learner:
+    def Learner(self, model: Model, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy") -> Learner:
         """A learner with the recipe's `train` settings, the learning rate of every step, and the task's loss."""
         ...
 
-    def swap_attention(self, model: Any, attention: str) -> int:
+    def swap_attention(self, model: Model, attention: str) -> int:
         """Replace the stock attention; returns the number of sites."""
         ...
 
-    def restore_attention(self, model: Any) -> int:
+    def restore_attention(self, model: Model) -> int:
         """Put the stock attention back with the trained weights; returns the number of sites."""
         ...
 
-    def attention_calls(self, model: Any) -> list[int]:
+    def attention_calls(self, model: Model) -> list[int]:
         """How often each swapped site was called."""
         ...
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -21,7 +20,7 @@ def add_former_name(former: str, name: str, command: Callable[..., None]) -> Non
     """Keep the name that a command had; it does the same and tells on standard error what it is called now."""
 
     @functools.wraps(command)
-    def renamed(*arguments: Any, **options: Any) -> None:
+    def renamed(*arguments: object, **options: object) -> None:
         print(f"{former} is now called {name}", file=sys.stderr)
         command(*arguments, **options)
 

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, json_safe
@@ -30,7 +30,7 @@ def input_lines(text: str | None, source: str | None) -> Iterator[Iterable[str]]
 
 
 @contextlib.contextmanager
-def prediction_writer(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
+def prediction_writer(out: Path | None) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """Writes JSON lines to standard output as they come, or to a file that appears when all are there.
 
     Raises UserError if the file cannot be written.
@@ -44,7 +44,7 @@ def prediction_writer(out: Path | None) -> Iterator[Callable[[dict[str, Any]], N
         yield lambda prediction: write_prediction(file, prediction)
 
 
-def write_prediction(file: IO[str], prediction: dict[str, Any]) -> None:
+def write_prediction(file: IO[str], prediction: Mapping[str, object]) -> None:
     """Write one prediction as a JSON line that cannot change a terminal."""
     file.write(escape_controls(json.dumps(json_safe(prediction), ensure_ascii=False)) + "\n")
     file.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -90,11 +89,12 @@ def text_to_draw(task: Task, disagreeing: list[Disagreement], rows: list[Row]) -
     return None
 
 
-def _rank(predictions: list[Any], reference: Any) -> float | None:
+def _rank(predictions: list[JsonValue], reference: JsonValue) -> float | None:
     """The place of an example among those on which variants disagree, smallest first; None if they agree."""
-    if isinstance(reference, float) and None not in predictions:  # numbers: the widest apart come first
-        spread = max(predictions) - min(predictions)
-        return -spread if spread > ROUNDING * max(1.0, *map(abs, predictions)) else None
+    numbers = [prediction for prediction in predictions if isinstance(prediction, float)]
+    if isinstance(reference, float) and len(numbers) == len(predictions):  # the widest apart come first
+        spread = max(numbers) - min(numbers)
+        return -spread if spread > ROUNDING * max(1.0, *map(abs, numbers)) else None
     answers = [json.dumps(prediction) for prediction in predictions]
     if len(set(answers)) == 1:
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
@@ -22,7 +22,7 @@ from pipeline.runs.record import EnvironmentRecord, TrainRecord
 SCHEMA_VERSION = 2
 
 
-def _defined(number: Any) -> Any:
+def _defined(number: object) -> object:
     return None if isinstance(number, float) and not math.isfinite(number) else number
 
 
@@ -470,12 +470,12 @@ class Results(_Record):
     attention_maps: list[AttentionMap]
     problems: list[Problem]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What results.json holds, as plain dicts, lists and scalars."""
         return self.model_dump(mode="json", by_alias=True)
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The JSON Schema of results.json."""
     schema = Results.model_json_schema(by_alias=True, mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

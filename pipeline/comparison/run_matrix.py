@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.run_set import ComparedRun, read_run
@@ -143,7 +142,7 @@ def execute(run: PlannedRun, recipe: Recipe, arguments: Sequence[str]) -> Compar
     return ComparedRun(run.framework, run.attention, run.seed, run.folder, recipe, log_tail=text)
 
 
-def _problems(name: str, values: Sequence[Any]) -> list[str]:
+def _problems(name: str, values: Sequence[object]) -> list[str]:
     if not values:
         return [f"no {name} is given"]
     repeated = sorted({str(value) for value in values if list(values).count(value) > 1})

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import EnvironmentRecord, RunRecord, StepRecord
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import JsonObject
 from pipeline.utils.text import flatten
 
 # Where files lie is not part of an experiment; fingerprints say whether they are the same files.
@@ -40,7 +40,7 @@ class ComparedRun:
     record: RunRecord | None = None
     environment: EnvironmentRecord | None = None
     history: list[StepRecord] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[JsonObject] = field(default_factory=list)
     probe: NDArray | None = None
     log_tail: str | None = None
 
@@ -73,7 +73,7 @@ class ComparedRun:
         return bool(self.predictions) and "prediction" in self.predictions[0]
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """The recipe's settings by dotted key, without locations and without what no run reads."""
         flat = flatten(self.recipe.model_dump(mode="json"))
         return {key: value for key, value in flat.items() if key not in (*LOCATIONS, *NOT_READ_BY_RUNS)}
@@ -190,5 +190,5 @@ def runs_of_shared_seeds(runs: Iterable[ComparedRun], first: str, second: str) -
     ]
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)

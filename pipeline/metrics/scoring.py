@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Scored(HasLoss, Protocol):
     """A scored example: its loss, and the columns that metrics read, by name."""
 
     @property
-    def columns(self) -> Mapping[str, Any]: ...
+    def columns(self) -> Mapping[str, object]: ...
 
 
 def metric_problems(

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.utils.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 STOCK, HANDWRITTEN = "stock", "handwritten"
 ATTENTIONS = (STOCK, HANDWRITTEN)
@@ -44,7 +47,7 @@ def attention_name(attention: str | type) -> str:
     return f"{module}:{name}"
 
 
-def unsupported(config: Any) -> list[str]:
+def unsupported(config: PretrainedConfig) -> list[str]:
     """The reasons why a model of this transformers config cannot be swapped; empty if it can.
 
     Each names the field, its value, and the value that it must have.
@@ -54,7 +57,7 @@ def unsupported(config: Any) -> list[str]:
     return list(_unsupported_fields(config))
 
 
-def _unsupported_fields(config: Any) -> Iterator[str]:
+def _unsupported_fields(config: PretrainedConfig) -> Iterator[str]:
     for name, value in family_of(config).swap_requires.items():
         if getattr(config, name, value) != value:
             yield f"{name} is {getattr(config, name)!r}, but must be {value!r}"
@@ -66,10 +69,10 @@ def _unsupported_fields(config: Any) -> Iterator[str]:
         yield f'attn_implementation is "{implementation}", but must be "eager" or "sdpa"'
 
 
-def refuse_unsupported(model: Any) -> None:
+def refuse_unsupported(model: object) -> None:
     """Raise UserError, with every reason, unless the model's attention can be swapped."""
     config = getattr(model, "config", None)
-    if not hasattr(config, "model_type"):
+    if config is None or not hasattr(config, "model_type"):
         raise UserError(f"swap_attention: {type(model).__name__} has no config: not a transformers model")
     if reasons := unsupported(config):
         raise UserError(
@@ -106,7 +109,7 @@ def attention_class(attention: str | type, handwritten: type) -> type:
     return cls
 
 
-def new_attention(cls: type, **arguments: Any) -> Any:
+def new_attention(cls: type, **arguments: object) -> Any:
     """Make an attention, and check that it is one; `arguments` are those of `MultiHeadAttention`.
 
     Raises UserError if the class has another constructor or lacks a projection that the swap must fill.
@@ -126,7 +129,7 @@ def new_attention(cls: type, **arguments: Any) -> Any:
     return attention
 
 
-def refuse_arguments(family: str, **arguments: Any) -> None:
+def refuse_arguments(family: str, **arguments: object) -> None:
     """Raise UserError for an argument of a call that a swapped model does not support."""
     if given := [name for name, value in arguments.items() if value is not None]:
         names = ", ".join(given)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.backend import Backend
+from pipeline.backend import Backend, Model
 from pipeline.data.batches import Features
 from pipeline.models.attention import HANDWRITTEN, STOCK, SUPPORTED, name_problem, unsupported
 from pipeline.models.families import family_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import ProofError, UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # max|ours − stock| / max(1, max|stock|) of the probe's logits, fp32, evaluation mode.
 TOLERANCE = 1e-4
@@ -26,7 +29,7 @@ class Proof:
     max_difference: float = 0.0
 
 
-def refuse_attention(recipe: Recipe, config: Any, attention: str) -> None:
+def refuse_attention(recipe: Recipe, config: PretrainedConfig, attention: str) -> None:
     """Raise UserError if there is no attention of this name, or the checkpoint's attention cannot be swapped."""
     if problem := name_problem(attention):
         raise UserError(problem)
@@ -38,7 +41,7 @@ def refuse_attention(recipe: Recipe, config: Any, attention: str) -> None:
         )
 
 
-def swap_with_proof(backend: Backend, model: Any, attention: str, probe: Features) -> Proof:
+def swap_with_proof(backend: Backend, model: Model, attention: str, probe: Features) -> Proof:
     """Swap the attention of a stock fp32 model and prove it on the batch `probe`.
 
     Every site that the configuration implies must be replaced and called. The hand-written attention must give equal

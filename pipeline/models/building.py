@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.backend import Backend
+from pipeline.backend import Backend, Model
 from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, swap_with_proof
@@ -12,16 +12,19 @@ from pipeline.models.checkpoint import read_weights
 from pipeline.models.initialization import complete_weights, random_weights
 from pipeline.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 def build_model(
     backend: Backend,
     recipe: Recipe,
     head: str,
-    config: Any,
+    config: PretrainedConfig,
     seed: int,
     precision: str = "fp32",
     allow_pickle: bool = False,
-) -> Any:
+) -> Model:
     """A stock model with every weight set: from the recipe's checkpoint, or drawn from the seed.
 
     `head` is a transformers Auto class such as "AutoModelForCausalLM". Raises UserError if the checkpoint's weights
@@ -42,12 +45,12 @@ def build_for_training(
     backend: Backend,
     recipe: Recipe,
     head: str,
-    config: Any,
+    config: PretrainedConfig,
     seed: int,
     attention: str,
     probe: Features,
     allow_pickle: bool = False,
-) -> tuple[Any, Proof]:
+) -> tuple[Model, Proof]:
     """The model of step 0, frozen as the recipe says, with its attention and the proof that it is in place.
 
     `probe` is the batch on which a swapped attention is compared with the stock one. Raises UserError, ProofError.

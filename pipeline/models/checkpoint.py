@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from pipeline.data.hub import explain_hub_error, persistently
@@ -45,7 +44,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     return config
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The checkpoint's fast tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
     try:
         tokenizer = persistently(
@@ -61,7 +60,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
     return tokenizer
 
 
-def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: Any, head: str) -> list[str]:
+def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, head: str) -> list[str]:
     """The contradictions between a recipe, its checkpoint's configuration and tokenizer, and its task's head.
 
     `head` is a transformers Auto class.
@@ -108,7 +107,9 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
     return {name: np.asarray(value, dtype=np.float32) for name, value in renamed.items()}
 
 
-def save_checkpoint(folder: Path, weights: Weights, config: PretrainedConfig, tokenizer: Any, card: str) -> None:
+def save_checkpoint(
+    folder: Path, weights: Weights, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, card: str
+) -> None:
     """Write a stock Hugging Face checkpoint: safetensors in the PyTorch layout, config, tokenizer, model card."""
     folder.mkdir(parents=True)
     contiguous = {name: np.ascontiguousarray(value) for name, value in weights.items()}

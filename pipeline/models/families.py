@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Matches nothing, for families without weights of a kind.
 _NONE = re.compile(r"(?!)")
@@ -35,25 +38,25 @@ class Family:
     dropout_keys: tuple[str, ...]
     body_prefix: str
     # The standard deviation of a weight matrix that is drawn anew, by its name.
-    initial_deviation: Callable[[str, Any], float]
-    num_attentions: Callable[[Any], int]
+    initial_deviation: Callable[[str, PretrainedConfig], float]
+    num_attentions: Callable[[PretrainedConfig], int]
     optional_weights: re.Pattern = _NONE
     unread_weights: re.Pattern = _NONE
     # Whether the output matrix belongs to the body, so that it may only be missing where it is tied.
     output_in_body: bool = False
     # The embedding matrix whose row for padding starts at 0.
     padded_embedding: str | None = None
-    max_positions: Callable[[Any], int | None] = lambda config: config.max_position_embeddings
+    max_positions: Callable[[PretrainedConfig], int | None] = lambda config: config.max_position_embeddings
     # Settings of the config without which the attention cannot be swapped.
-    swap_requires: Mapping[str, Any] = field(default_factory=dict)
+    swap_requires: Mapping[str, object] = field(default_factory=dict)
     tied_outputs: Mapping[str, str] = field(default_factory=dict)
     # What the hidden states are multiplied by before a tied output matrix reads them.
-    tied_output_scale: Callable[[Any], float] = lambda config: 1.0
+    tied_output_scale: Callable[[PretrainedConfig], float] = lambda config: 1.0
     # A weight without the entries whose gradient is 0, and the names of weights that are 0 throughout.
     without_key_bias: Callable[[str, NDArray], NDArray] = lambda name, value: value
     constant_shifts: Callable[[Iterable[str]], set[str]] = lambda names: set()
 
-    def is_unread(self, name: str, config: Any) -> bool:
+    def is_unread(self, name: str, config: PretrainedConfig) -> bool:
         """Whether a checkpoint may have this weight although the model has none of that name."""
         is_copy = self.output_in_body and config.tie_word_embeddings and name == "lm_head.weight"
         return is_copy or self.unread_weights.search(name) is not None
@@ -72,13 +75,13 @@ class Family:
         return {name: self.without_key_bias(name, value) for name, value in weights.items() if name not in idle}
 
 
-def _gpt2_deviation(name: str, config: Any) -> float:
+def _gpt2_deviation(name: str, config: PretrainedConfig) -> float:
     """0.02; residual projections over sqrt(2 * layers). Source: Radford et al. 2019."""
     is_residual = name.endswith("c_proj.weight")
     return config.initializer_range / np.sqrt(2 * config.n_layer) if is_residual else config.initializer_range
 
 
-def _t5_deviation(name: str, config: Any) -> float:
+def _t5_deviation(name: str, config: PretrainedConfig) -> float:
     """By the number of inputs. Source: Raffel et al. 2020."""
     fan_in = {
         "q": config.d_model * config.d_kv,
@@ -90,7 +93,7 @@ def _t5_deviation(name: str, config: Any) -> float:
     return config.initializer_factor * fan_in**-0.5
 
 
-def _t5_attentions(config: Any) -> int:
+def _t5_attentions(config: PretrainedConfig) -> int:
     """One in each layer of the encoder, two in each of the decoder."""
     return config.num_layers + 2 * (config.num_decoder_layers if config.is_encoder_decoder else 0)
 
@@ -180,7 +183,7 @@ _T5 = Family(
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (_BERT, _GPT2, _T5)}
 
 
-def family_of(config: Any) -> Family:
+def family_of(config: PretrainedConfig) -> Family:
     """The family of a model with this transformers config, whose `model_type` must be in FAMILIES."""
     return FAMILIES[config.model_type]
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from transformers import GenerationConfig, PretrainedConfig
+
+from pipeline.backend import GenerationSettings
 
 # The token ids in a model's config that generation depends on.
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
-def generation_config(config: PretrainedConfig, settings: Mapping[str, Any]) -> GenerationConfig:
+def generation_config(config: PretrainedConfig, settings: GenerationSettings) -> GenerationConfig:
     """The library's settings for generation without sampling.
 
-    `settings` has max_new_tokens, num_beams and length_penalty; of the model's `config` only the special tokens count.
+    Of the model's `config` only the special tokens count.
     """
     special = {key: getattr(config, key) for key in _SPECIAL_IDS if getattr(config, key, None) is not None}
     return GenerationConfig(**settings, **special, do_sample=False)

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from pipeline.backend import StepReport
+from pipeline.backend import GenerationSettings, StepReport
 from pipeline.data.batches import TARGETS, Features
 from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.fast_modules import forward, prepare_modules
@@ -60,7 +59,7 @@ class Predictor:
         return losses.cpu().numpy(), logits.argmax(dim=-1).int().cpu().numpy()
 
     @torch.inference_mode()
-    def generate(self, inputs: Features, settings: Mapping[str, Any]) -> NDArray[np.int32]:
+    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
         self.model.eval()
         with self.autocast():

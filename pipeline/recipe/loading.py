@@ -8,19 +8,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from pipeline.recipe.overrides import RECIPES, parse_overrides, resolve_paths
+from pipeline.recipe.overrides import RECIPES, Values, parse_overrides, resolve_paths
 from pipeline.recipe.schema import Recipe, explain_error, validated
 from pipeline.recipe.yaml_reader import read_yaml
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.text import one_line
 
 
-def load_recipe(source: str | os.PathLike, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Recipe:
+def load_recipe(source: str | os.PathLike, overrides: Mapping[str, object] | Iterable[str] = ()) -> Recipe:
     """Read a recipe by its name in `recipes/` or by the path of a .py or .yaml file.
 
     `overrides` are a mapping, as for `Recipe.override`, or "key=value" texts. Relative paths in the recipe are
@@ -101,7 +100,7 @@ def _find(source: str) -> Path:
     )
 
 
-def _from_python(path: Path) -> dict[str, Any]:
+def _from_python(path: Path) -> Values:
     spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -120,7 +119,7 @@ def _from_python(path: Path) -> dict[str, Any]:
     return recipe.model_dump()
 
 
-def _from_yaml(path: Path) -> dict[str, Any]:
+def _from_yaml(path: Path) -> Values:
     try:
         values = read_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -103,11 +103,11 @@ def _model_at(root: type[BaseModel], location: Iterable[str | int]) -> type[Base
     return model
 
 
-def _union(annotation: Any) -> list[Any]:
+def _union(annotation: object) -> list[object]:
     return list(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else [annotation]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return shorten(json.dumps(value, default=str, ensure_ascii=True), 80)

@@ -22,6 +22,7 @@ _BUNDLED, _FORMER_BUNDLED = "recipes/bundled", "recipes/embedded"
 _OF_A_SOURCE = ("name", "revision", "train", "validation", "test", "files", "delimiter", "quoting",
                 "encoding", "field", "split", "split_columns")  # fmt: skip
 
+# A recipe's values before they are validated, as YAML has them: groups of keys are dicts.
 Values = dict[str, Any]
 
 
@@ -39,7 +40,7 @@ def parse_overrides(settings: Iterable[str]) -> Values:
     return changes
 
 
-def dotted(changes: Mapping[str, Any], recipe: BaseModel) -> Values:
+def dotted(changes: Mapping[str, object], recipe: BaseModel) -> Values:
     """Nested changes as dotted keys: {"train": {"epochs": 1}} changes this one key and leaves its neighbors.
 
     Only what is a group of keys in `recipe` is taken apart. A mapping that is itself a value, such as `data.columns`,
@@ -47,7 +48,7 @@ def dotted(changes: Mapping[str, Any], recipe: BaseModel) -> Values:
     """
     flat: Values = {}
     for key, value in changes.items():
-        group: Any = recipe
+        group: object = recipe
         for part in key.split("."):
             group = getattr(group, part, None)
         if isinstance(value, Mapping) and isinstance(group, BaseModel):
@@ -57,7 +58,7 @@ def dotted(changes: Mapping[str, Any], recipe: BaseModel) -> Values:
     return flat
 
 
-def merge(values: Values, changes: Mapping[str, Any]) -> Values:
+def merge(values: Values, changes: Mapping[str, object]) -> Values:
     """A recipe's values with `changes` laid over them; a new source clears what belonged to the old one.
 
     `values` is changed in place and returned. Raises UserError for a key below a single value.
@@ -83,7 +84,7 @@ def merge(values: Values, changes: Mapping[str, Any]) -> Values:
     return values
 
 
-def resolve_paths(values: Values, base: Path, only: Mapping[str, Any] | None = None) -> Values:
+def resolve_paths(values: Values, base: Path, only: Mapping[str, object] | None = None) -> Values:
     """Make the local paths in `values` absolute; with `only`, just those that its dotted keys name.
 
     Paths may be texts or `Path` objects. `values` is changed in place and returned.
@@ -107,7 +108,7 @@ def resolve_paths(values: Values, base: Path, only: Mapping[str, Any] | None = N
     return values
 
 
-def _format_of(key: str, file: Any) -> str:
+def _format_of(key: str, file: object) -> str:
     first = file[0] if isinstance(file, list | tuple) and file else file
     suffix = suffix_of(str(first))
     if suffix not in FORMATS:
@@ -115,7 +116,7 @@ def _format_of(key: str, file: Any) -> str:
     return suffix
 
 
-def _absolute_files(base: Path, files: Any) -> Any:
+def _absolute_files(base: Path, files: object) -> object:
     """A path or a list of paths made absolute; anything else as it is."""
     if isinstance(files, list | tuple):
         return [_absolute_files(base, file) for file in files]
@@ -123,7 +124,7 @@ def _absolute_files(base: Path, files: Any) -> Any:
     return _absolute(base, os.path.expanduser(file)) if isinstance(file, str) else files
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

@@ -27,6 +27,7 @@ from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.recipe.task_table import TASKS, StrictModel, task_name
 from pipeline.recipe.values import LIST, Names, PathText, labels_as_texts
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import JsonObject
 from pipeline.utils.hashing import short_digest
 
 # Keys of `train` that say when a run is saved, and change nothing in its result.
@@ -73,7 +74,7 @@ class Train(StrictModel):
 
     @field_validator("precision", mode="before")
     @classmethod
-    def _no_fp16(cls, value: Any) -> Any:
+    def _no_fp16(cls, value: object) -> object:
         if value == "fp16":
             raise ValueError(
                 'is "fp16", but that overflows at 65504, which T5\'s activations exceed (the loss turns NaN), and its '
@@ -108,6 +109,7 @@ class Recipe(StrictModel):
     # How far apart two variants may score and still be called equivalent: 0.01 is one point of 100; for a metric
     # without a scale, such as perplexity, it is a share of its value. Comparisons read it, runs do not.
     margin: float = Field(default=0.01, gt=0, lt=1)
+    # The options of the task: `task` says of which class, which no annotation can.
     options: Any = Field(default=None, validate_default=True)
 
     @field_validator("task")
@@ -117,13 +119,13 @@ class Recipe(StrictModel):
 
     @field_validator("options", mode="before")
     @classmethod
-    def _options_of_the_task(cls, value: Any, info: ValidationInfo) -> Any:
+    def _options_of_the_task(cls, value: object, info: ValidationInfo) -> object:
         task = info.data.get("task")
         if task is None or isinstance(value, TASKS[task].options):
             return value
         return TASKS[task].read_options(task, value)
 
-    def override(self, changes: Mapping[str, Any]) -> Recipe:
+    def override(self, changes: Mapping[str, object]) -> Recipe:
         """A copy with some keys changed: {"train.epochs": 1}, or {"train": {"epochs": 1}}, which keeps other keys.
 
         Relative paths are relative to the working directory. Another `data.path` clears what belonged to the old
@@ -136,7 +138,7 @@ class Recipe(StrictModel):
         """The whole resolved recipe as YAML, itself a recipe."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-    def experiment(self) -> dict[str, Any]:
+    def experiment(self) -> JsonObject:
         """What decides the result: every value except when a run is saved, and the margin of comparisons."""
         values = self.model_dump(mode="json")
         del values["margin"]
@@ -157,7 +159,7 @@ class Recipe(StrictModel):
 _MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (Recipe, Data, Train, Files, Limit, Split)}
 
 
-def validated(values: dict[str, Any], name: str) -> Recipe:
+def validated(values: Mapping[str, object], name: str) -> Recipe:
     """The recipe with these values. Raises UserError naming every key that is wrong."""
     try:
         return Recipe.model_validate(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,7 +30,7 @@ class TaskEntry:
     former_name: str | None = None
     also_called: tuple[str, ...] = ()
 
-    def read_options(self, task: str, value: Any) -> Options:
+    def read_options(self, task: str, value: object) -> Options:
         """The options with these values. Raises ValueError, pydantic's own among them, naming the key that is wrong."""
         known = self.options.model_fields
         for key in value if isinstance(value, dict) else ():

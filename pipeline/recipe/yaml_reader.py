@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import yaml
 
@@ -11,7 +10,7 @@ import yaml
 MOST_CHARACTERS, MOST_VALUES = 1_000_000, 10_000
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> object:
     """Parse YAML safely, with 5e-4 a number as in YAML 1.2. Raises YAMLError, also for a text that is too large."""
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"{len(text)} characters, but a recipe has at most {MOST_CHARACTERS}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from typing import Any
+
+from pydantic import JsonValue
 
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
@@ -122,23 +123,21 @@ def failures(results: Results) -> list[Log]:
 
 def _reference(row: Disagreement) -> str:
     reference = row.reference
-    are_alternatives = all(_are_alternatives(prediction, reference) for prediction in row.predictions.values())
-    if isinstance(reference, list) and reference and are_alternatives:
+    if isinstance(reference, list) and reference and all(isinstance(text, str) for text in row.predictions.values()):
         return " / ".join(map(value, reference))
     return value(reference)
 
 
-def _marked(prediction: Any, reference: Any) -> Finding | str:
+def _marked(prediction: JsonValue, reference: JsonValue) -> Finding | str:
     """A prediction marked right or wrong; a number is only near or far, and several references are alternatives."""
     shown = shorten(value(prediction), MAX_TEXT)
     if reference is None or isinstance(reference, float | dict):
         return shown
-    right = prediction in reference if _are_alternatives(prediction, reference) else prediction == reference
+    if isinstance(reference, list) and isinstance(prediction, str):
+        right = prediction in reference
+    else:
+        right = prediction == reference
     return Finding("good" if right else "bad", shown)
-
-
-def _are_alternatives(prediction: Any, reference: Any) -> bool:
-    return isinstance(reference, list) and isinstance(prediction, str)
 
 
 def _sameness(results: Results) -> Section:

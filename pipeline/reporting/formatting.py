@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
 
 UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"
 
 
-def value(content: Any) -> str:
+def value(content: object) -> str:
     """A prediction, label or setting as a person would write it; tags in a row, an empty list as (none)."""
     if isinstance(content, str):
         return content

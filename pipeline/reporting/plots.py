@@ -26,7 +26,7 @@ class Style:
     """A variant's color, dashes and marker: no two variants are told apart by color alone."""
 
     color: str
-    dash: Any
+    dash: str | tuple[float, tuple[float, ...]]
     marker: str
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -101,7 +100,7 @@ def _markdown(results: Results, drawn: list[Picture]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _content(results: Results, drawn: list[Picture]) -> dict[str, Any]:
+def _content(results: Results, drawn: list[Picture]) -> dict[str, object]:
     headline = results.headline or write_headline(results)
     return {
         "results": results,
@@ -114,11 +113,11 @@ def _content(results: Results, drawn: list[Picture]) -> dict[str, Any]:
     }
 
 
-def _for_html(content: Any) -> Any:
+def _for_html(content: object) -> object:
     return visible(content) if isinstance(content, str) and not isinstance(content, Markup) else content
 
 
-def _for_markdown(content: Any) -> Any:
+def _for_markdown(content: object) -> object:
     """Text that Markdown takes as text, also inside a table's cell."""
     if not isinstance(content, str) or isinstance(content, Markup):
         return content
@@ -128,7 +127,7 @@ def _for_markdown(content: Any) -> Any:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _fenced(text: Any) -> Markup:
+def _fenced(text: object) -> Markup:
     """A code block whose fence is longer than any in the text."""
     shown = visible_lines(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", shown)), default=0))

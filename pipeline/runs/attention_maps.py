@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
-from pipeline.backend import Backend, load_backend
+from pipeline.backend import Backend, Model, load_backend
 from pipeline.models.attention import HANDWRITTEN
 from pipeline.runs.directory import Run, load_run
 from pipeline.runs.prediction import open_run
@@ -17,6 +18,7 @@ from pipeline.utils.errors import UserError
 
 # Tokens that are read of a text if the model's configuration has no limit of its own, as T5's.
 MOST_TOKENS = 512
+Tokenizer = PreTrainedTokenizer | PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ def attention_maps(run: Run | str | Path, text: str, *, framework: str | None = 
 
 
 @overload
-def attention_maps(run: Any, text: str, tokenizer: Any) -> NDArray[np.float32]: ...
+def attention_maps(run: Model, text: str, tokenizer: Tokenizer) -> NDArray[np.float32]: ...
 
 
 def attention_maps(
-    run: Run | str | Path | Any, text: str, tokenizer: Any = None, framework: str | None = None
+    run: Run | str | Path | Model,
+    text: str,
+    tokenizer: Tokenizer | None = None,
+    framework: str | None = None,
 ) -> NDArray[np.float32]:
     """The attention weights of every layer for one text, [layers, heads, T, S]; each row sums to 1.
 
@@ -58,7 +63,7 @@ def maps_of_run(run: Run | str | Path, text: str, framework: str | None = None) 
     return _maps(trained.backend, trained.model, trained.tokenizer, text)
 
 
-def maps_of_model(model: Any, tokenizer: Any, text: str) -> AttentionMaps:
+def maps_of_model(model: Model, tokenizer: Tokenizer | None, text: str) -> AttentionMaps:
     """The maps of a transformers model of either framework, which is left as it was. Raises UserError."""
     backend = load_backend(_framework_of(model))
     if tokenizer is None:
@@ -66,7 +71,7 @@ def maps_of_model(model: Any, tokenizer: Any, text: str) -> AttentionMaps:
     return _maps(backend, model, tokenizer, text)
 
 
-def _maps(backend: Backend, model: Any, tokenizer: Any, text: str) -> AttentionMaps:
+def _maps(backend: Backend, model: Model, tokenizer: Tokenizer, text: str) -> AttentionMaps:
     most = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
     encoded = tokenizer([text], return_tensors="np", truncation=True, max_length=most)
     batch = {key: value.astype(np.int32) for key, value in encoded.items()}
@@ -80,10 +85,11 @@ def _maps(backend: Backend, model: Any, tokenizer: Any, text: str) -> AttentionM
     finally:
         if is_stock:
             backend.restore_attention(model)
-    return AttentionMaps(weights, tokenizer.convert_ids_to_tokens(batch["input_ids"][0]))
+    tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    return AttentionMaps(weights, list(tokens))
 
 
-def _framework_of(model: Any) -> str:
+def _framework_of(model: object) -> str:
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "torch" in packages:
         return "torch"

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from pipeline.recipe.loading import load_shipped
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import locked, read_json_lines, refuse_locked, staged_folder
+from pipeline.utils.files import JsonObject, locked, read_json_lines, refuse_locked, staged_folder
 
 RECIPE, METRICS, HISTORY, PREDICTIONS = "recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl"
 PROBE, ENVIRONMENT, MODEL = "probe.npz", "environment.json", "model"
@@ -229,7 +228,7 @@ class RunDirectory:
         lines = enumerate(text.splitlines(), start=1)
         return [parse_record(StepRecord, line, f"{self.history_file} line {number}") for number, line in lines]
 
-    def predictions(self) -> list[dict[str, Any]]:
+    def predictions(self) -> list[JsonObject]:
         """A dict for each validation example: `index`, `prediction`, `reference` and what its task adds.
 
         Raises OSError, ValueError.

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+from transformers import PreTrainedTokenizerFast
 
-from pipeline.backend import Backend, Predictor, load_backend
+from pipeline.backend import Backend, Model, Predictor, load_backend
 from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
@@ -23,7 +24,7 @@ from pipeline.utils.errors import UserError
 # So many rows are read, predicted together, and handed out before the next are read.
 CHUNK_ROWS = 64
 # A row to predict: its fields, or a text if the task needs one text.
-Row = Mapping[str, Any] | str
+Row = Mapping[str, object] | str
 _CHANGEABLE = ("data.max_length", "train.batch_size")
 
 
@@ -32,13 +33,13 @@ class TrainedModel:
     """A run's model in a framework, with its task and tokenizer."""
 
     backend: Backend
-    model: Any
+    model: Model
     task: Task
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerFast
 
 
 @preserved_random_state()
-def open_run(run: Run, framework: str | None = None, changes: Mapping[str, Any] | None = None) -> TrainedModel:
+def open_run(run: Run, framework: str | None = None, changes: Mapping[str, object] | None = None) -> TrainedModel:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
     checkpoint_path = str(run.directory.model_folder.resolve())
     recipe = run.directory.recipe().override({"checkpoint": checkpoint_path, "weights": "pretrained"})
@@ -87,7 +88,7 @@ def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]
     numbers = [number for number, _ in chunk]
     fields = [task.prediction_row(row, number) for number, row in chunk]
     examples = _encode(task, fields, numbers)
-    outputs: list[Any] = [None] * len(examples.lengths)
+    outputs: list[object] = [None] * len(examples.lengths)
     for batch in batches.evaluation_batches(examples.lengths, task.recipe.train.batch_size):
         output = task.outputs(predictor, task.inputs(examples, batch), None)
         for row, decoded in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic.json_schema import models_json_schema
+from pydantic_core import ErrorDetails
 
 from pipeline.utils.errors import UserError
 
@@ -102,7 +103,7 @@ class DataRecord(Record):
         return {"train": self.train, "validation": self.validation} | ({} if self.test is None else {"test": self.test})
 
     @model_serializer(mode="wrap")
-    def _leave_out_test(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_test(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         return _without_empty_test(serialize(self))
 
 
@@ -138,7 +139,7 @@ class RunRecord(RunIdentity):
         return RunIdentity(recipe=self.recipe, framework=self.framework, attention=self.attention, seed=self.seed)
 
     @model_serializer(mode="wrap")
-    def _leave_out_test(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_test(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         return _without_empty_test(serialize(self))
 
 
@@ -198,13 +199,17 @@ def parse_record(kind: type[AnyRecord], text: str, place: str) -> AnyRecord:
         raise UserError(f"{place} cannot be read as JSON: {error}") from error
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The JSON Schema of metrics.json; `$defs` has those of environment.json and of a line of history.jsonl."""
     _, definitions = models_json_schema(
         [(kind, "validation") for kind in (RunRecord, StepRecord, EnvironmentRecord)], ref_template="#/$defs/{model}"
     )
-    root = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "metrics.json of a run"}
-    return root | {"$ref": "#/$defs/RunRecord"} | definitions
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "metrics.json of a run",
+        "$ref": "#/$defs/RunRecord",
+        **definitions,
+    }
 
 
 def schema_text() -> str:
@@ -212,7 +217,7 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
-def _fault(error: Any) -> str:
+def _fault(error: ErrorDetails) -> str:
     field = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":
         return f"{field} is missing"
@@ -221,7 +226,7 @@ def _fault(error: Any) -> str:
     return f"{field or 'the content'} is {shown}, but {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _without_empty_test(values: dict[str, Any]) -> dict[str, Any]:
+def _without_empty_test(values: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if key != "test" or value is not None}
 
 

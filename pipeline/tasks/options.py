@@ -5,11 +5,14 @@ It is imported with the package, before any recipe is read, so it imports nothin
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.recipe.task_table import Options, register_task
+
+if TYPE_CHECKING:
+    from pipeline.backend import GenerationSettings
 
 
 class NoOptions(Options):
@@ -66,9 +69,13 @@ class _GenerationOptions(Options):
             raise ValueError("length_penalty would be ignored with num_beams=1: it compares beams")
         return self
 
-    def generation_settings(self) -> dict[str, Any]:
+    def generation_settings(self) -> GenerationSettings:
         """What a model's `generate` takes."""
-        return {key: getattr(self, key) for key in ("max_new_tokens", "num_beams", "length_penalty")}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
+            "length_penalty": self.length_penalty,
+        }
 
 
 class MaskedLanguageModelingOptions(_LanguageModelingOptions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
+from pipeline.backend import GenerationSettings
 from pipeline.data.batches import Features
 from pipeline.models.generation import generation_config
 
 
-def generate(model: Any, inputs: dict[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-    """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it.
-
-    `settings` has max_new_tokens, num_beams and length_penalty.
-    """
+def generate(model: Any, inputs: dict[str, Tensor], settings: GenerationSettings) -> Tensor:
+    """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it."""
     return model.generate(**inputs, generation_config=generation_config(model.config, settings))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
-from pipeline.backend import StepReport
+from pipeline.backend import GenerationSettings, StepReport
 from pipeline.data.batches import TARGETS, Features
 from pipeline.models.optimization import more_micro_batches
 from pipeline.recipe.schema import Train
@@ -52,7 +52,7 @@ class Predictor:
         losses, predicted = self.traced(self.losses_and_likeliest, batch)(self.tensors(batch))
         return losses.numpy(), predicted.numpy()
 
-    def generate(self, inputs: Features, settings: Mapping[str, Any]) -> NDArray[np.int32]:
+    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
         if settings["num_beams"] == 1 and self.optimize:
             return self.greedy(inputs, settings["max_new_tokens"])

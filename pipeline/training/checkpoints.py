@@ -12,7 +12,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -21,12 +21,19 @@ from pipeline.recipe.schema import Recipe, validated
 from pipeline.runs.record import RunIdentity
 from pipeline.training.state import Arrays, SavedState
 from pipeline.utils.errors import RunFailure, UserError
-from pipeline.utils.files import staged_folder
+from pipeline.utils.files import JsonObject, staged_folder
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.text import flatten, one_line
 
 FORMAT = 1
 ARRAYS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "manifest.json"
+
+
+class ManifestEntry(TypedDict):
+    """What the manifest says of a file."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -152,11 +159,11 @@ def reason(error: BaseException) -> str:
     return one_line(getattr(error, "strerror", None) or error)
 
 
-def _comparable(identity: RunIdentity, experiment: dict[str, Any]) -> dict[str, Any]:
+def _comparable(identity: RunIdentity, experiment: JsonObject) -> JsonObject:
     return identity.model_dump() | {f"recipe's {key}": value for key, value in flatten(experiment).items()}
 
 
-def _experiment(state: SavedState) -> dict[str, Any]:
+def _experiment(state: SavedState) -> JsonObject:
     """The saved experiment as this version writes it: with defaults for newer keys and current spellings."""
     try:
         return validated(dict(state.experiment), state.identity.recipe).experiment()
@@ -183,8 +190,8 @@ def _verified(path: Path) -> SavedState:
     return SavedState.model_validate(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _size_and_digest(path: Path) -> dict[str, Any]:
-    return {"bytes": os.path.getsize(path), "sha256": sha256_of_file(path)}
+def _size_and_digest(path: Path) -> ManifestEntry:
+    return ManifestEntry(bytes=os.path.getsize(path), sha256=sha256_of_file(path))
 
 
 def _remove_partial(folder: Path) -> None:

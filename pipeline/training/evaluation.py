@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pipeline.backend import Learner
 from pipeline.data.batches import evaluation_batches
@@ -11,11 +11,14 @@ from pipeline.metrics.scoring import compute_metrics
 from pipeline.training.experiment import Experiment
 from pipeline.training.state import Evaluation
 
+if TYPE_CHECKING:
+    from evaluate import EvaluationModule
+
 
 def evaluate(
     experiment: Experiment,
     learner: Learner,
-    scorers: dict[str, Any],
+    scorers: Mapping[str, EvaluationModule],
     split: str,
     epoch: int,
     batch_size: int,
@@ -26,7 +29,7 @@ def evaluate(
     `scorers` are the recipe's metrics by name; `before_batch` is called before each batch and may raise.
     """
     task, examples = experiment.task, experiment.examples[split]
-    by_row: list[Any] = [None] * len(examples.lengths)
+    by_row: list[object] = [None] * len(examples.lengths)
     for batch in evaluation_batches(examples.lengths, batch_size, experiment.recipe.data.pad_to_multiple_of):
         before_batch()
         inputs, targets = task.inputs(examples, batch), task.targets(examples, batch)
@@ -34,5 +37,5 @@ def evaluate(
         for row, score in zip(batch.rows, scores, strict=True):
             by_row[row] = score
     scored = task.aggregate(examples, by_row)
-    rows = [{"index": index} | example.line for index, example in enumerate(scored)]
+    rows: list[dict[str, object]] = [{"index": index, **example.line} for index, example in enumerate(scored)]
     return Evaluation(epoch=epoch, metrics=compute_metrics(scorers, scored), rows=rows)

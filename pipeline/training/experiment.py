@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import datasets
 import numpy as np
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from pipeline.backend import Backend, load_backend
+from pipeline.backend import Backend, Model, load_backend
 from pipeline.data import batches, hub
 from pipeline.data.batches import Features
 from pipeline.data.fingerprint import content_digest, fingerprint
@@ -38,8 +40,8 @@ class Experiment:
 
     recipe: Recipe
     task: Task
-    config: Any
-    tokenizer: Any
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
     examples: dict[str, Examples]
     fingerprint: str
     metric_names: tuple[str, ...]
@@ -87,9 +89,8 @@ def prepare(
     )
     problems.raise_if_any()
     assert config is not None and tokenizer is not None and splits is not None
-    for key, value in task.config_changes().items():
+    for key, value in (task.config_changes() | {"pad_token_id": tokenizer.pad_token_id}).items():
         setattr(config, key, value)
-    config.pad_token_id = tokenizer.pad_token_id
     task.setup(config, tokenizer)
     digests = {split: content_digest(rows) for split, rows in splits.items()}
     examples = _encode(task, splits, digests)
@@ -99,7 +100,7 @@ def prepare(
 class Problems(list[UserError]):
     """What is wrong with a recipe, collected so that all of it is reported at once."""
 
-    def attempt(self, load: Callable[..., Result], *arguments: Any) -> Result | None:
+    def attempt(self, load: Callable[..., Result], *arguments: object) -> Result | None:
         """What `load` returns; None if it raises UserError, whose message is kept."""
         try:
             return load(*arguments)
@@ -117,7 +118,9 @@ class Problems(list[UserError]):
             raise combine_errors(self)
 
 
-def _load_checkpoint(recipe: Recipe, task: Task, attention: str, problems: Problems) -> tuple[Any, Any]:
+def _load_checkpoint(
+    recipe: Recipe, task: Task, attention: str, problems: Problems
+) -> tuple[PretrainedConfig | None, PreTrainedTokenizerFast | None]:
     """Configuration and tokenizer of the recipe's checkpoint, None if they cannot be loaded."""
     config = problems.attempt(checkpoint.load_config, recipe)
     if config is None:
@@ -129,7 +132,7 @@ def _load_checkpoint(recipe: Recipe, task: Task, attention: str, problems: Probl
     return config, tokenizer
 
 
-def _encode(task: Task, splits: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Examples]:
+def _encode(task: Task, splits: Mapping[str, datasets.Dataset], digests: Mapping[str, str]) -> dict[str, Examples]:
     """Each split as token ids, from the cache if it was encoded before. Raises UserError."""
     problems, examples = Problems(), {}
     for split, rows in splits.items():
@@ -152,7 +155,7 @@ def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> N
         )
 
 
-def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> tuple[Any, Proof]:
+def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> tuple[Model, Proof]:
     """The model before the first step with the attention that the run asks for, and the proof that it is in place."""
     return build_for_training(
         backend, experiment.recipe, experiment.task.auto_class, experiment.config, seed, attention,

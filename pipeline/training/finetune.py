@@ -7,11 +7,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
-from pipeline.backend import Backend, load_backend
+from pipeline.backend import Backend, Model, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK, attention_name
@@ -131,7 +130,12 @@ def _saved_state(
 
 
 def _write_run(
-    staging: RunDirectory, trainer: Trainer, backend: Backend, model: Any, proof: Proof, environment: EnvironmentRecord
+    staging: RunDirectory,
+    trainer: Trainer,
+    backend: Backend,
+    model: Model,
+    proof: Proof,
+    environment: EnvironmentRecord,
 ) -> None:
     """Train, and write everything that the run directory holds; its record comes last."""
     recipe = trainer.experiment.recipe

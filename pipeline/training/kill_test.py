@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -130,7 +129,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, bool]:
     return {name: ours[name] == theirs[name] for name in ours}
 
 
-def _contents(folder: Path) -> dict[str, Any]:
+def _contents(folder: Path) -> dict[str, object]:
     """All of a finished run that must not depend on whether it was ever stopped."""
     directory = RunDirectory(folder)
     record, probe = directory.record().model_dump(), directory.probe()

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
 
 
 class StopRequest:
@@ -34,19 +34,15 @@ class StopOnSignal(StopRequest):
         Python lets only the main thread handle signals; elsewhere, and for a signal that is ignored, nothing changes.
         """
 
-        def handle(number: int, frame: Any) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
             if self.requested:
                 raise KeyboardInterrupt
             self.requested = True
             announce()
 
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    before[number] = signal.signal(number, handle)
-        try:
+        with contextlib.ExitStack() as restored:
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                        restored.callback(signal.signal, number, signal.signal(number, handle))
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

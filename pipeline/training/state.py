@@ -18,13 +18,13 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.runs.record import EvaluationRecord, Record, RunIdentity, StepRecord
+from pipeline.utils.files import JsonObject
 
 Arrays = dict[str, NDArray]
 WEIGHTS, BEST = "weights", "best"
@@ -55,7 +55,7 @@ class Evaluation(Record):
 
     epoch: int
     metrics: dict[str, float]
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
 
     def is_better_than(self, other: Evaluation | None, metric: str, lower_is_better: bool) -> bool:
         """Whether the metric is better than in an earlier evaluation; anything is better than none or NaN."""
@@ -99,7 +99,7 @@ class SavedState(TrainingState):
     step: int
     """Optimizer steps done."""
     identity: RunIdentity
-    experiment: dict[str, Any]
+    experiment: JsonObject
     """What decides the outcome of the recipe: `Recipe.experiment`."""
     fingerprints: dict[str, str | None]
     """Of the data and of the pretrained weights."""

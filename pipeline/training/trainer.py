@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from pipeline.backend import Backend, Learner, StepReport
+from pipeline.backend import Backend, Learner, Model, StepReport
 from pipeline.data import batches
 from pipeline.data.batches import Features
 from pipeline.metrics.specs import lower_is_better
@@ -42,6 +42,9 @@ from pipeline.training.state import (
 from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import write_json_lines
 
+if TYPE_CHECKING:
+    from evaluate import EvaluationModule
+
 CONTINUE = "resume=True continues from there"
 
 
@@ -55,9 +58,9 @@ class Trainer:
         self,
         experiment: Experiment,
         backend: Backend,
-        model: Any,
+        model: Model,
         identity: RunIdentity,
-        scorers: dict[str, Any],
+        scorers: Mapping[str, EvaluationModule],
         callback: TrainingCallback,
         checkpoints: TrainingCheckpoints,
         stop: StopRequest,

@@ -13,10 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import JsonValue
+
 from pipeline.utils.errors import UserError
 
+# A JSON object, such as a line of predictions.jsonl.
+JsonObject = dict[str, JsonValue]
 
-def json_safe(value: Any) -> Any:
+
+def json_safe(value: object) -> object:
     """The value with null for the numbers that JSON does not have: an undefined metric, an overflowed perplexity."""
     if isinstance(value, dict):
         return {key: json_safe(item) for key, item in value.items()}
@@ -25,27 +30,27 @@ def json_safe(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write one JSON object, indented for people, whole or not at all. Raises OSError."""
     with atomic_write(path) as file:
         file.write(json.dumps(json_safe(content), indent=2, ensure_ascii=False) + "\n")
 
 
-def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object a line, whole or not at all. Raises OSError."""
     with atomic_write(path) as file:
         for row in rows:
             file.write(json.dumps(json_safe(row), ensure_ascii=False) + "\n")
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[JsonObject]:
     """The objects that `write_json_lines` wrote. Raises OSError, and ValueError for a line that is not JSON."""
     # Not splitlines: JSON keeps line separators such as U+2028 inside its strings.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
+def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:  # of str or bytes, as `binary` says
     """A file beside `path` to write into; it takes the name if the block ends well, and vanishes if it does not.
 
     Text is UTF-8. The folder is made if it is missing. Raises OSError.

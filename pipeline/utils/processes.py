@@ -17,19 +17,20 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Generic, Self, TypeVar
 
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 
 # How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
+Result = TypeVar("Result")
 
 
 class ProcessError(Exception):
     """The process ended without a result; the message is the end of what it wrote."""
 
 
-class Child:
+class Child(Generic[Result]):
     """A function that runs in a fresh Python process, kept to one framework.
 
     The function is importable, and it, its arguments, events and result can be pickled. With `sends_events` it gets,
@@ -41,7 +42,9 @@ class Child:
     2.0
     """
 
-    def __init__(self, function: Callable, *arguments: Any, framework: str = "", sends_events: bool = False):
+    def __init__(
+        self, function: Callable[..., Result], *arguments: object, framework: str = "", sends_events: bool = False
+    ):
         self.has_ended = False
         self._answer: tuple[str, Any] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
@@ -70,7 +73,7 @@ class Child:
         self._answer, self.has_ended = (kind, value), True
         return None
 
-    def result(self) -> Any:
+    def result(self) -> Result:
         """Wait for the function and return its result. Raises the PipelineError that it raised, or ProcessError."""
         while not self.has_ended:
             self.next_event()
@@ -104,7 +107,7 @@ class Child:
         self.close()
 
 
-def call(function: Callable, *arguments: Any, framework: str = "") -> Any:
+def call(function: Callable[..., Result], *arguments: object, framework: str = "") -> Result:
     """`function(*arguments)` in a process of its own. Raises the PipelineError that it raised, or ProcessError."""
     with Child(function, *arguments, framework=framework) as child:
         return child.result()

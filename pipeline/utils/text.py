@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 # Control characters but tab and newline; marks that reorder a line or break it unseen; halves of surrogate pairs.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,12 +28,12 @@ def escape_controls(text: str) -> str:
     return _UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def visible(text: Any) -> str:
+def visible(text: object) -> str:
     """The text on one line with every control character shown as a picture (␤) or a code (⟨U+202E⟩), for reports."""
     return "".join(_visible_character(character) for character in str(text))
 
 
-def visible_lines(text: Any) -> str:
+def visible_lines(text: object) -> str:
     """As `visible`, but line breaks and tabs keep their meaning: for logs."""
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in str(text).splitlines())
 
@@ -79,13 +80,13 @@ def last_line(error: object) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
-def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+def flatten(values: Mapping[str, JsonValue], separator: str = ".") -> dict[str, JsonValue]:
     """A nested mapping with one level of joined keys; empty mappings stay as values.
 
     >>> flatten({"train": {"epochs": 1}})
     {'train.epochs': 1}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, JsonValue] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             flat |= {f"{key}{separator}{inner}": item for inner, item in flatten(value, separator).items()}

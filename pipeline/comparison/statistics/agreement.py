@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from pipeline.comparison.results import Agreement
 
 
-def agreement(seeds: Iterable[tuple[list[Any], list[Any], list[Any]]]) -> Agreement | None:
+def agreement(seeds: Iterable[tuple[list[JsonValue], list[JsonValue], list[JsonValue]]]) -> Agreement | None:
     """Agreement, Cohen's kappa and McNemar's exact test of (first predictions, second predictions, truth) by seed.
 
     Counts are over all seeds together. The same examples return with each seed, so they are not independent trials:
@@ -45,6 +46,6 @@ def agreement(seeds: Iterable[tuple[list[Any], list[Any], list[Any]]]) -> Agreem
     )
 
 
-def _hashable(prediction: Any) -> Any:
+def _hashable(prediction: JsonValue) -> object:
     """A set of labels is one answer, whatever their order."""
-    return tuple(sorted(prediction)) if isinstance(prediction, list) else prediction
+    return tuple(sorted(map(str, prediction))) if isinstance(prediction, list) else prediction
