@@ -7,6 +7,7 @@ and `manifest.json` with the size and SHA-256 of both. Nothing is pickled: a che
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import TypedDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from pipeline.recipe.overrides import resolve_paths
 from pipeline.recipe.schema import Recipe, validated
 from pipeline.runs.record import RunIdentity
 from pipeline.training.state import Arrays, SavedState
@@ -164,9 +166,10 @@ def _comparable(identity: RunIdentity, experiment: JsonObject) -> JsonObject:
 
 
 def _experiment(state: SavedState) -> JsonObject:
-    """The saved experiment as this version writes it: with defaults for newer keys and current spellings."""
+    """The saved experiment as this version writes it: defaults for newer keys, current spellings and folder names."""
+    values = resolve_paths(copy.deepcopy(state.experiment), Path(os.sep))  # its paths are absolute
     try:
-        return validated(dict(state.experiment), state.identity.recipe).experiment()
+        return validated(values, state.identity.recipe).experiment()
     except UserError:
         return state.experiment
 

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.training.checkpoints import TrainingCheckpoints
+from pipeline.recipe.loading import load_recipe
+from pipeline.runs.record import RunIdentity
+from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
 from pipeline.training.state import Evaluation, SavedState, in_order, numbered, starting_with
 
 IDENTITY = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
@@ -97,3 +99,12 @@ def test_an_evaluation_is_better_by_the_metrics_direction_and_than_nan(value, ea
     now, before = (Evaluation(epoch=1, metrics={"m": number}, rows=[]) for number in (value, earlier))
     assert now.is_better_than(before, "m", lower_is_better) is expected
     assert now.is_better_than(None, "m", lower_is_better)
+
+
+@pytest.mark.parametrize("name", ["sentiment_bert", "stories_gpt2"])
+def test_a_checkpoint_from_before_the_folder_of_bundled_data_was_renamed_belongs_to_the_same_run(name, tmp_path):
+    recipe = load_recipe(name)
+    former = json.loads(json.dumps(recipe.experiment()).replace("recipes/bundled/", "recipes/embedded/"))
+    state = SavedState.model_validate(OLD_STATE | {"experiment": former})
+    assert former != recipe.experiment()
+    refuse_foreign(TrainingCheckpoint(tmp_path, state), RunIdentity(**IDENTITY), recipe)
