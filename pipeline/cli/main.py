@@ -56,7 +56,8 @@ def _unexpected(error: Exception, debug: bool) -> int:
     """Usage errors of the option parser keep their own words; anything else is our mistake."""
     usage_message = getattr(error, "format_message", None)
     if usage_message is not None:
-        return _fail(f"{usage_message()} (see --help)", WRONG_INPUT, debug)
+        message = usage_message().replace("Value error, ", "")  # words of the library that checks types
+        return _fail(f"{message} (see --help)", WRONG_INPUT, debug)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):

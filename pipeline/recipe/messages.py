@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.utils.errors import did_you_mean
-from pipeline.utils.text import shorten
+from pipeline.utils.text import requirement, shorten
 
 # What other libraries call our keys: Hugging Face's TrainingArguments and examples, and common habits.
 _OTHER_NAMES = {
@@ -84,7 +84,7 @@ def _sentence(fault: ErrorDetails, location: list[str | int], root: type[BaseMod
     if fault["type"] == "value_error":
         text = str(fault.get("ctx", {})["error"])
         return f" {text}" if text.startswith("is") else f": {text}"
-    return f" is {_shown(fault['input'])}, but: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f" is {_shown(fault['input'])}, but {requirement(fault['msg'])}"
 
 
 def _hint(key: str, known: list[str]) -> str:

@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import requirement
 
 SCHEMA_FILE = Path(__file__).with_name("run.schema.json")
 # Metric values by name; None for one that is undefined, which JSON writes as null.
@@ -223,7 +224,7 @@ def _fault(error: ErrorDetails) -> str:
         return f"{field} is missing"
     shown = json.dumps(error["input"], default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return f"{field or 'the content'} is {shown}, but {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{field or 'the content'} is {shown}, but {requirement(error['msg'])}"
 
 
 def _without_empty_test(values: dict[str, object]) -> dict[str, object]:

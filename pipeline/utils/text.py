@@ -80,6 +80,16 @@ def last_line(error: object) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
+def requirement(message: str) -> str:
+    """What pydantic says of a wrong value, as the end of a sentence.
+
+    >>> requirement("Input should be a valid integer"), requirement("String should have at least 1 character")
+    ('must be a valid integer', 'must have at least 1 character')
+    """
+    text = re.sub(r"^\w+ should ", "must ", message)
+    return text[:1].lower() + text[1:]
+
+
 def flatten(values: Mapping[str, JsonValue], separator: str = ".") -> dict[str, JsonValue]:
     """A nested mapping with one level of joined keys; empty mappings stay as values.
 

@@ -57,10 +57,10 @@ def test_a_key_of_a_newer_version_is_kept():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": "0"}, 'seed is "0", but input should be a valid integer'),
+        ({"seed": "0"}, 'seed is "0", but must be a valid integer'),
         ({"train": {"steps": 3}}, "train.seconds is missing"),
-        ({"status": "failed"}, "status is \"failed\", but input should be 'completed'"),
-        ({"metrics": {"accuracy": "high"}}, 'metrics.accuracy is "high", but input should be a valid number'),
+        ({"status": "failed"}, "status is \"failed\", but must be 'completed'"),
+        ({"metrics": {"accuracy": "high"}}, 'metrics.accuracy is "high", but must be a valid number'),
     ],
 )
 def test_a_broken_record_is_reported_with_its_file_and_field(tmp_path, changes, message):
