@@ -176,15 +176,15 @@ def compare(
     if completed:
         remedy = "\nSome were made earlier, from other data or another checkpoint: repeat them with rerun=True"
         refuse_incomparable(completed, remedy, arguments=("rerun",))
-    results, problems = [], []
+    lockstep_results, problems = [], []
     if len(frameworks) > 1 and completed:
         callback.on_lockstep_begin(LOCKSTEP_STEPS)
-        results, problems = lockstep_records.take_or_read(
+        lockstep_results, problems = lockstep_records.take_or_read(
             loaded.recipe, names, seeds[0], planned[0].folder.parent, LOCKSTEP_STEPS, rerun,
             lockstep_records.fingerprints(completed[0]),
         )  # fmt: skip
     callback.on_report_begin()
-    return _written(with_variants(runs), loaded.recipe.margin, results, problems, folder)
+    return _written(with_variants(runs), loaded.recipe.margin, lockstep_results, problems, folder)
 
 
 def report(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Comparison:
@@ -236,10 +236,14 @@ def _make_runs(
 
 
 def _written(
-    runs: list[ComparedRun], margin: float, results: list[LockstepResult], problems: list[Problem], folder: Path
+    runs: list[ComparedRun],
+    margin: float,
+    lockstep_results: list[LockstepResult],
+    problems: list[Problem],
+    folder: Path,
 ) -> Comparison:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    assembled = with_headline(assemble(runs, margin, results, problems, created=created, command=_command()))
+    assembled = with_headline(assemble(runs, margin, lockstep_results, problems, created=created, command=_command()))
     writer.write_report(assembled, folder)
     return Comparison(assembled, folder)
 

@@ -19,7 +19,7 @@ from pipeline.recipe.formats import suffix_of
 from pipeline.utils.text import count, join_names, shorten
 
 _DELIMITERS = (",", ";", "|", "\t")
-# So many lines inside one field, each of which would be a whole row, were probably swallowed by a quotation mark.
+# If a field holds this many lines that would each be a whole row, a quotation mark has probably swallowed them.
 _SWALLOWED_LINES = 2
 _MOST_NAMES = 10
 _NO_QUOTING = "if quotation marks are part of the texts, set data.quoting=false"

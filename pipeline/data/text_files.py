@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 import charset_normalizer
 import pyarrow
 
-# So much of a file is looked at to tell its encoding.
+# How much of a file is read to guess its encoding.
 _SAMPLE_BYTES = 2**18
 # How files that are no text at all begin, and what to do with them.
 _OTHER_KINDS = {
@@ -72,7 +72,7 @@ class TextFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[io.BufferedIOBase]:
-        """The decompressed bytes. The compression is told by the content: names can be wrong."""
+        """The decompressed bytes. The content says how they are compressed: names can be wrong."""
         with open(self.path, "rb") as file:
             start = file.read(16)
         with _opener(start)(self.path) as binary:

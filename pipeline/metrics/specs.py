@@ -100,7 +100,7 @@ METRICS: dict[str, MetricSpec] = {
 
 
 def metric_names() -> list[str]:
-    """The metrics that a recipe may list, by alphabet."""
+    """The metrics that a recipe may list, in alphabetical order."""
     return sorted(METRICS)
 
 

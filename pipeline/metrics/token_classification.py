@@ -105,7 +105,7 @@ class SeqevalRecall(EntityMetric):
 
 
 def _of_library(name: str, predictions: Tags, references: Tags, average: str | None) -> Any:
-    """A number with "micro", and without an average a number for each type, by alphabet."""
+    """A number with "micro", and without an average a number for each type, in alphabetical order."""
     zero: Any = 0  # what a division by 0 gives; the types of seqeval know only its default, "warn"
     scores = precision_recall_fscore_support(references, predictions, average=average, zero_division=zero)
     return scores[_PLACES[name]]

@@ -16,7 +16,7 @@ from pipeline.utils.errors import UserError
 Weights = dict[str, NDArray]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# So many faults of a checkpoint are named; the others are counted.
+# How many faults of a checkpoint are named; the others are counted.
 _MOST_FAULTS = 5
 
 
@@ -32,7 +32,7 @@ def complete_weights(
     prefix = family.body_prefix
     if not any(name.startswith(prefix) for name in checkpoint):  # saved from a model without a head
         checkpoint = {prefix + k if prefix + k in expected else k: value for k, value in checkpoint.items()}
-    faults = [*_misfits(family, checkpoint, expected), *_strangers(family, checkpoint, expected, config)]
+    faults = [*_missing(family, checkpoint, expected), *_unexpected(family, checkpoint, expected, config)]
     if faults:
         more = len(faults) - _MOST_FAULTS
         raise UserError(
@@ -71,7 +71,7 @@ def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int)
     return weight
 
 
-def _misfits(family: Family, checkpoint: Weights, expected: Shapes) -> list[str]:
+def _missing(family: Family, checkpoint: Weights, expected: Shapes) -> list[str]:
     """Weights of the body that the checkpoint lacks or has in another shape."""
     faults = []
     for name, shape in expected.items():
@@ -84,7 +84,7 @@ def _misfits(family: Family, checkpoint: Weights, expected: Shapes) -> list[str]
     return faults
 
 
-def _strangers(family: Family, checkpoint: Weights, expected: Shapes, config: PretrainedConfig) -> list[str]:
+def _unexpected(family: Family, checkpoint: Weights, expected: Shapes, config: PretrainedConfig) -> list[str]:
     """Weights of the body that the checkpoint has and the model does not."""
     return [
         f"{name} is not part of the model"

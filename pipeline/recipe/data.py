@@ -136,7 +136,7 @@ class Data(StrictModel):
             return encoding
         except (LookupError, ValueError):
             pass
-        raise ValueError(f'is "{encoding}", which is no encoding of text; common ones: utf-8, utf-16, latin-1, cp1252')
+        raise ValueError(f'is "{encoding}", which is not a text encoding; common ones: utf-8, utf-16, latin-1, cp1252')
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Data:

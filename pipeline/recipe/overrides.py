@@ -44,7 +44,7 @@ def dotted(changes: Mapping[str, object], recipe: BaseModel) -> Values:
     """Nested changes as dotted keys: {"train": {"epochs": 1}} changes this one key and leaves its neighbors.
 
     Only what is a group of keys in `recipe` is taken apart. A mapping that is itself a value, such as `data.columns`,
-    replaces the old one in whole.
+    replaces the old one as a whole.
     """
     flat: Values = {}
     for key, value in changes.items():
@@ -59,7 +59,7 @@ def dotted(changes: Mapping[str, object], recipe: BaseModel) -> Values:
 
 
 def merge(values: Values, changes: Mapping[str, object]) -> Values:
-    """A recipe's values with `changes` laid over them; a new source clears what belonged to the old one.
+    """A recipe's values with `changes` applied; a new source clears what belonged to the old one.
 
     `values` is changed in place and returned. Raises UserError for a key below a single value.
     """

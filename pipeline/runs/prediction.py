@@ -21,7 +21,7 @@ from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 
-# So many rows are read, predicted together, and handed out before the next are read.
+# How many rows are read, predicted together and returned before the next are read.
 CHUNK_ROWS = 64
 # A row to predict: its fields, or a text if the task needs one text.
 Row = Mapping[str, object] | str

@@ -14,7 +14,7 @@ import datasets
 
 from pipeline.utils.text import join_names
 
-# So many names stand in a message.
+# How many names a message lists.
 MOST_NAMES = 10
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 

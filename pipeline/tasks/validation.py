@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-# So many rows of a split are named for one kind of problem.
+# How many rows of a split are named for one kind of problem.
 MOST_ROWS = 3
 
 

@@ -69,7 +69,7 @@ def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:  # o
 def staged_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
     """A folder beside `folder` to write into; it takes the name if the block ends well, and vanishes if it does not.
 
-    What `folder` held is replaced in whole. What a killed process left half-written is removed first, and an older
+    What `folder` held is replaced as a whole. What a killed process left half-written is removed first, and an older
     folder that it had moved aside is put back. With `durable`, everything is on the disk before the folder has its
     name, so that it survives a power failure. Raises OSError.
     """
