@@ -76,4 +76,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    helpers = {"TYPE_CHECKING", "Any", "annotations", "importlib"}
+    return sorted({*globals(), *_LAZY} - helpers)

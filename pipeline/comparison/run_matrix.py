@@ -18,6 +18,7 @@ from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import RunIdentity
 from pipeline.training import experiment
 from pipeline.training.checkpoints import TrainingCheckpoints
+from pipeline.training.finetune import seed_problem
 from pipeline.utils import processes
 from pipeline.utils.errors import ProofError, UserError, did_you_mean
 
@@ -72,8 +73,7 @@ def plan(
         if name not in FRAMEWORKS
     ]
     problems += [problem for name in attentions if (problem := name_problem(name))]
-    wrong = [seed for seed in seeds if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32]
-    problems += [f"seed is {seed!r}, but must be a whole number from 0 to 2^32 - 1" for seed in wrong]
+    problems += [problem for seed in seeds if (problem := seed_problem(seed))]
     if problems:
         raise UserError("\n".join(problems))
     variants = [(framework, attention) for framework in frameworks for attention in attentions]

@@ -101,9 +101,16 @@ def finetune(
     return run
 
 
+def seed_problem(seed: Any) -> str | None:
+    """What is wrong with a seed."""
+    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MOST_SEED:
+        return None
+    return f"seed is {seed!r}, but must be a whole number from 0 to 2^32 - 1"
+
+
 def _refuse_arguments(seed: int, resume: bool, overwrite: bool) -> None:
-    if not 0 <= seed <= MOST_SEED:
-        raise UserError(f"seed is {seed}, but must be a whole number from 0 to 2^32 - 1", arguments=("seed",))
+    if problem := seed_problem(seed):
+        raise UserError(problem, arguments=("seed",))
     if resume and overwrite:
         raise UserError(
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
