@@ -56,7 +56,8 @@ def _unexpected(error: Exception, debug: bool) -> int:
     """Usage errors of the option parser keep their own words; anything else is our mistake."""
     usage_message = getattr(error, "format_message", None)
     if usage_message is not None:
-        message = usage_message().replace("Value error, ", "")  # words of the library that checks types
+        # The library that checks types quotes pydantic.
+        message = usage_message().replace("Value error, ", "").replace("Input should be", "must be")
         return _fail(f"{message} (see --help)", WRONG_INPUT, debug)
     cause: BaseException | None = error
     while cause is not None:
