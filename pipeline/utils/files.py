@@ -71,8 +71,9 @@ def staged_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
 
     What `folder` held is replaced as a whole. What a killed process left half-written is removed first, and an older
     folder that it had moved aside is put back. With `durable`, everything is on the disk before the folder has its
-    name, so that it survives a power failure. Raises OSError.
+    name, so that it survives a power failure. A link stays one: the folder that it leads to is written. Raises OSError.
     """
+    folder = folder.resolve() if folder.is_symlink() else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(folder)
     staging = folder.parent / f".{folder.name}.partial-{os.getpid()}"

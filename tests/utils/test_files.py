@@ -126,3 +126,14 @@ def test_a_lock_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_link_stays_and_the_folder_that_it_leads_to_is_replaced(tmp_path):
+    target, link = tmp_path / "disk" / "target", tmp_path / "link"
+    target.mkdir(parents=True)
+    (target / "old").touch()
+    link.symlink_to(target)
+    with staged_folder(link) as staging:
+        (staging / "new").touch()
+    assert link.is_symlink() and names(link) == names(target) == ["new"]
+    assert (names(tmp_path), names(tmp_path / "disk")) == (["disk", "link"], ["target"])
