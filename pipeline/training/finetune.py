@@ -101,7 +101,7 @@ def finetune(
     return run
 
 
-def seed_problem(seed: Any) -> str | None:
+def seed_problem(seed: object) -> str | None:
     """What is wrong with a seed."""
     if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MOST_SEED:
         return None
