@@ -57,7 +57,7 @@ class TerminalProgress(TrainingCallback):
     def on_step_end(self, record: StepRecord) -> None:
         self.num_examples += record.examples
         self.first = self.first or record
-        note = f"loss {record.loss:.4f}  {self.num_examples / max(record.seconds, 1e-9):.0f} examples/s"
+        note = f"loss {record.loss:.4f}{self._speed(record)}"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=record.step, note=note)
             return
@@ -65,6 +65,14 @@ class TerminalProgress(TrainingCallback):
         if record.step == 1 or tenth > last_tenth or record.seconds > last_seconds + SECONDS_BETWEEN_LINES:
             self.last_line = (tenth, record.seconds)
             self._print(f"  {record.step}/{self.num_steps}  {note}{self._time_left(record)}")
+
+    def _speed(self, record: StepRecord) -> str:
+        """Examples per second since the start; since the first step of this process if the run was resumed."""
+        assert self.first is not None
+        examples, seconds = self.num_examples, record.seconds
+        if self.first.step > 1:
+            examples, seconds = examples - self.first.examples, seconds - self.first.seconds
+        return f"  {examples / seconds:.0f} examples/s" if examples and seconds > 0 else ""
 
     def on_memory_split(self, step: int, micro_batches: int) -> None:
         self._print(

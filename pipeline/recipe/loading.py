@@ -29,6 +29,8 @@ def load_recipe(source: str | os.PathLike, overrides: Mapping[str, object] | Ite
     1
     """
     recipe = load_shipped(source)
+    if isinstance(overrides, str):
+        overrides = [overrides]
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     return recipe.override(changes) if changes else recipe
 

@@ -202,17 +202,30 @@ def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"
 
 
-def test_the_time_left_is_not_computed_from_the_first_step(capsys):
-    shown = TerminalProgress("a run", Console(highlight=False, width=100))
-    shown.on_train_begin(11, num_epochs=1)
-    for step, seconds in ((1, 30.0), (2, 32.0), (11, 50.0)):  # tracing took 28 of the first step's 30
-        shown.on_step_end(
+def shown_lines(capsys, *steps_and_seconds):
+    """What is printed of a run of 11 steps of 10 examples each, the first line left out."""
+    progress = TerminalProgress("a run", Console(highlight=False, width=100))
+    progress.on_train_begin(11, num_epochs=1)
+    for step, seconds in steps_and_seconds:
+        progress.on_step_end(
             StepRecord(
                 step=step, epoch=1, loss=0.5, learning_rate=0.1, grad_norm=1.0, examples=10, tokens=90, seconds=seconds
             )
         )
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    return capsys.readouterr().out.splitlines()[1:]
+
+
+def test_the_time_left_is_not_computed_from_the_first_step(capsys):
+    assert shown_lines(capsys, (1, 30.0), (2, 32.0), (11, 50.0)) == [  # tracing took 28 of the first step's 30
         "  1/11  loss 0.5000  0 examples/s",
         "  2/11  loss 0.5000  1 examples/s  18 s left",
         "  11/11  loss 0.5000  1 examples/s  0 s left",
+    ]
+
+
+def test_the_speed_of_a_resumed_run_counts_the_steps_of_this_process_alone(capsys):
+    assert shown_lines(capsys, (7, 100.0), (8, 101.0), (9, 102.0)) == [
+        "  7/11  loss 0.5000",
+        "  8/11  loss 0.5000  10 examples/s  3 s left",
+        "  9/11  loss 0.5000  10 examples/s  2 s left",
     ]

@@ -235,3 +235,7 @@ def test_an_unknown_recipe_name_gets_the_nearest():
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_loads_under_its_own_name(name):
     assert load_shipped(name).name == name
+
+
+def test_a_single_override_may_be_given_as_a_text():
+    assert load_recipe("sentiment_bert", "train.epochs=1") == load_recipe("sentiment_bert", {"train.epochs": 1})
