@@ -1,8 +1,8 @@
 """The same training steps in both frameworks, compared one by one: are they the same experiment?
 
 Each framework runs in a process of its own, through the same code as a fine-tuning, with dropout 0 in fp32, and
-returns a trace. The loss alone misses much (dropping a weight decay of 0.01 moves it by 3e-5 in 50 steps), so gradient norms and
-every trained parameter are compared too.
+returns a trace. The loss alone misses much (dropping a weight decay of 0.01 moves it by 3e-5 in 50 steps), so gradient
+norms and every trained parameter are compared too.
 """
 
 from __future__ import annotations
