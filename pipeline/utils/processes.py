@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Generic, Self, TypeVar
 
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
+from pipeline.utils.errors import RunFailure
 
 # How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
@@ -74,14 +75,17 @@ class Child(Generic[Result]):
         return None
 
     def result(self) -> Result:
-        """Wait for the function and return its result. Raises the PipelineError that it raised, or ProcessError."""
+        """Wait for the function and return its result.
+
+        Raises the PipelineError that it raised, RunFailure if a signal ended it, and ProcessError for any other error.
+        """
         while not self.has_ended:
             self.next_event()
         if self._answer is None:
             code = self._process.wait()
             written = _end_of(self._log)
             if code < 0:  # killed from outside or crashed: the log does not say so
-                raise ProcessError(f"{written}\nthe process was ended by signal {-code}".lstrip("\n"))
+                raise RunFailure(f"{written}\nthe process was ended by signal {-code}".lstrip("\n"))
             raise ProcessError(written or f"the process wrote nothing (exit code {code})")
         kind, value = self._answer
         if kind == "error":
@@ -108,7 +112,7 @@ class Child(Generic[Result]):
 
 
 def call(function: Callable[..., Result], *arguments: object, framework: str = "") -> Result:
-    """`function(*arguments)` in a process of its own. Raises the PipelineError that it raised, or ProcessError."""
+    """`function(*arguments)` in a process of its own. Raises what `Child.result` raises."""
     with Child(function, *arguments, framework=framework) as child:
         return child.result()
 

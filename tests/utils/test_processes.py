@@ -97,7 +97,7 @@ def test_a_process_that_dies_leaves_its_last_lines():
 
 
 def test_a_process_that_crashes_is_said_to_have_been_ended_by_a_signal():
-    with pytest.raises(ProcessError, match="^a last line\nthe process was ended by signal 6$"):
+    with pytest.raises(RunFailure, match="^a last line\nthe process was ended by signal 6$"):
         call(crash)
 
 
@@ -125,7 +125,7 @@ def test_a_process_ends_with_all_that_it_started(how):
             if how == "killed":
                 child.kill()
                 assert child.next_event(timeout=5) is None and child.has_ended
-                with pytest.raises(ProcessError, match="ended by signal 9"):
+                with pytest.raises(RunFailure, match="ended by signal 9"):
                     child.result()
             elif how == "interrupted":
                 raise KeyboardInterrupt
