@@ -37,10 +37,15 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """A checked split: its counts by name, and the tokens of the longest source and, if there is one, target."""
+    """A checked split: its counts by name, and the tokens of the longest source and, if there is one, target.
+
+    `observed` counts what may be a mistake, such as unknown tokens; `labels` how often each label is.
+    """
 
     counts: dict[str, int]
     longest: tuple[int, ...]
+    observed: dict[str, int]
+    labels: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class CheckedRecipe:
         for name, split in self.splits.items():
             counts = ", ".join(f"{number} {kind}" for kind, number in split.counts.items())
             lines.append(f"{name}: {counts}, longest {' and '.join(map(str, split.longest))} tokens")
+            if observed := [f"{number} {kind}" for kind, number in split.observed.items() if number]:
+                lines.append(f"{name}: {', '.join(observed)}")
+            if split.labels:
+                lines.append(f"{name}: {', '.join(f'{label} {number}' for label, number in split.labels.items())}")
         if self.labels:
             lines.append(f"labels: {', '.join(self.labels)}")
         return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}"])
@@ -127,7 +136,10 @@ def check(
     splits = {}
     for name, examples in checked.examples.items():
         longest = examples.lengths.reshape(len(examples.lengths), -1).max(axis=0)
-        splits[name] = SplitSummary(dict(examples.counts), tuple(map(int, longest)))
+        splits[name] = SplitSummary(
+            dict(examples.counts), tuple(map(int, longest)), checked.observations[name].counts,
+            checked.observations[name].labels,
+        )  # fmt: skip
     return CheckedRecipe(checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names))
 
 

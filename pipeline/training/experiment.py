@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import datasets
@@ -24,6 +24,7 @@ from pipeline.models.building import build_for_training
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
+from pipeline.tasks.observations import Observations, observe
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError, combine_errors
 
@@ -46,6 +47,7 @@ class Experiment:
     fingerprint: str
     metric_names: tuple[str, ...]
     allow_pickle: bool = False
+    observations: dict[str, Observations] = field(default_factory=dict)
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The batches of an epoch, one for each step; epochs are counted from 0."""
@@ -94,7 +96,8 @@ def prepare(
     task.setup(config, tokenizer)
     digests = {split: content_digest(rows) for split, rows in splits.items()}
     examples = _encode(task, splits, digests)
-    return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle)
+    observed = observe(task, splits, examples)
+    return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle, observed)
 
 
 class Problems(list[UserError]):
