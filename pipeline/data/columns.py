@@ -98,21 +98,21 @@ def typed_rows(
     return datasets.Dataset.from_dict(columns, features=types)
 
 
-def _values(table: Table, column: FieldColumn, separator: str | None) -> list[Any]:
+def _values(table: Table, column: FieldColumn, separator: str | None) -> Sequence[object]:
     if not isinstance(column, tuple):
         return table.columns[str(column)]
     parts = zip(*(table.columns[str(part)] for part in column), strict=True)
     return [joined_text(values, separator) for values in parts]
 
 
-def _feature(table: Table, column: FieldColumn) -> Any:
+def _feature(table: Table, column: FieldColumn) -> object:
     """The type of a field if the file says it."""
     if isinstance(column, tuple):
         return datasets.Value("string") if table.features else None
     return table.features.get(str(column))
 
 
-def _type_problem(field: str, values: Sequence[Any]) -> str | None:
+def _type_problem(field: str, values: Sequence[object]) -> str | None:
     """The first row whose value cannot stand in one column with those of the other rows."""
     kinds = Counter(map(type, values))
     kinds.pop(type(None), None)
@@ -133,7 +133,7 @@ def _type_problem(field: str, values: Sequence[Any]) -> str | None:
     return f"{field} holds values of different types that cannot stand in one column"
 
 
-def _odd_value(number: int, field: str, value: Any, kind: type) -> str:
+def _odd_value(number: int, field: str, value: object, kind: type) -> str:
     shown = shorten(repr(value), 60)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         return f"row {number}: {field} is {shown}, which is too large for a number: write it in quotation marks"

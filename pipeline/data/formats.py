@@ -49,7 +49,7 @@ def read_squad(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     content = parse_json(file.text(), "")
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise ValueError('the file must be an object with "data", a list of articles, as in SQuAD')
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for number, article in enumerate(content["data"], start=1):
         try:
             rows += _questions(article)
@@ -61,7 +61,7 @@ def read_squad(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     return Table(_SQUAD_COLUMNS, columns, len(rows))
 
 
-def _questions(article: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _questions(article: dict[str, Any]) -> Iterator[dict[str, object]]:
     for paragraph in article["paragraphs"]:
         for question in paragraph["qas"]:
             answers = question["answers"]
@@ -88,7 +88,7 @@ def read_conll(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     words = [line for line in lines if not line.startswith("#")] or lines
     separator = "\t" if any("\t" in line for line in words) else None
     num_columns = _columns_of_words(lines, separator)
-    columns: dict[str, list[Any]] = {str(c): [] for c in wanted if isinstance(c, int) and c < num_columns}
+    columns: dict[str, list[list[str]]] = {str(c): [] for c in wanted if isinstance(c, int) and c < num_columns}
     sentence: list[list[str]] = []
     num_rows = 0
     for number, line in enumerate([*lines, ""], start=1):

@@ -12,7 +12,7 @@ from pipeline.recipe.data import Data
 from pipeline.utils.text import shorten
 
 
-class RepeatedKeys(dict[str, Any]):
+class RepeatedKeys(dict[str, object]):
     """A JSON object in which a key stands more than once; `repeated` are such keys."""
 
     repeated: frozenset[str] = frozenset()
@@ -21,7 +21,7 @@ class RepeatedKeys(dict[str, Any]):
 def read_json(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     """The wanted columns; keys that are not wanted may hold anything. Raises ValueError with the line or row."""
     names: dict[str, None] = {}
-    columns: dict[str, list[Any]] = {str(column): [] for column in wanted}
+    columns: dict[str, list[object]] = {str(column): [] for column in wanted}
     present: set[str] = set()
     num_rows = 0
     row: Any = None
@@ -80,11 +80,11 @@ def _field_hint(whole: dict[str, Any]) -> str:
     return f': to read the list under "{lists[0]}", set data.field={lists[0]}' if lists else ""
 
 
-def _is_list_of_rows(value: Any) -> bool:
+def _is_list_of_rows(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
-def _list_at(whole: Any, field: str) -> list[Any]:
+def _list_at(whole: object, field: str) -> list[object]:
     value = value_at(whole, field) if isinstance(whole, dict) else None
     if not isinstance(value, list):
         keys = f"; the file has: {', '.join(whole)}" if isinstance(whole, dict) else ""
@@ -97,14 +97,14 @@ def _is_complete(line: str) -> bool:
     return _parsed_or_none(line) is not None
 
 
-def _parsed_or_none(text: str) -> Any:
+def _parsed_or_none(text: str) -> object:
     try:
         return parse_json(text, "")
     except ValueError:
         return None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
@@ -114,5 +114,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return repeated
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return shorten(json.dumps(value, ensure_ascii=False, default=str), 40)

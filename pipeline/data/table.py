@@ -24,9 +24,9 @@ class Table:
     """
 
     names: tuple[str, ...]
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, Sequence[object]]
     num_rows: int
-    features: dict[str, Any] = field(default_factory=dict)
+    features: Mapping[str, object] = field(default_factory=dict)
 
 
 def joined_tables(tables: Sequence[Table]) -> Table:
@@ -40,9 +40,9 @@ def joined_tables(tables: Sequence[Table]) -> Table:
     return Table(first.names, columns, sum(table.num_rows for table in tables), first.features)
 
 
-def value_at(row: Mapping[str, Any], column: str) -> Any:
+def value_at(row: Mapping[str, object], column: str) -> object:
     """The value of a column; "translation.en" reaches into a nested one. None if there is none."""
-    value: Any = row
+    value: object = row
     for key in [column] if column in row else column.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
@@ -53,7 +53,7 @@ def columns_in(column: FieldColumn) -> tuple[Column, ...]:
     return column if isinstance(column, tuple) else (column,)
 
 
-def joined_text(parts: Sequence[Any], separator: str | None) -> Any:
+def joined_text(parts: Sequence[Any], separator: str | None) -> object:
     """The texts of several columns as one, without empty ones; None if there is none. What is no text is returned."""
     texts = [part for part in parts if part is not None]
     if odd := [part for part in texts if not isinstance(part, str)]:
@@ -61,9 +61,9 @@ def joined_text(parts: Sequence[Any], separator: str | None) -> Any:
     return (" " if separator is None else separator).join(text for text in texts if text) if texts else None
 
 
-def has_column(row: Mapping[str, Any], column: str) -> bool:
+def has_column(row: Mapping[str, object], column: str) -> bool:
     """Whether a row has a column, which may be nested."""
-    value: Any = row
+    value: object = row
     for key in [column] if column in row else column.split("."):
         if not isinstance(value, Mapping) or key not in value:
             return False
@@ -81,7 +81,7 @@ def table_of(rows: datasets.Dataset, wanted: Sequence[Column]) -> Table:
     return Table(tuple(rows.column_names), columns, len(rows), features)
 
 
-def _feature_at(features: Mapping[str, Any], column: str) -> Any:
+def _feature_at(features: Mapping[str, object], column: str) -> object:
     """The type of a column; "translation.en" is inside a nested one. None if there is no such column."""
     if column in features:
         return features[column]
@@ -90,7 +90,7 @@ def _feature_at(features: Mapping[str, Any], column: str) -> Any:
     return _feature_at(nested, inner) if dot and isinstance(nested, Mapping) else None
 
 
-def _values_at(rows: datasets.Dataset, column: str) -> list[Any]:
+def _values_at(rows: datasets.Dataset, column: str) -> Sequence[object]:
     if column in rows.column_names:
         return rows[column][:]
     outer, *path = column.split(".")

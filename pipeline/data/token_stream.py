@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,9 @@ class Document:
     words: NDArray[np.int64]
 
 
-def read_documents(rows: datasets.Dataset, tokenizer: Any, keep_line_breaks: bool) -> tuple[list[Document], list[int]]:
+def read_documents(
+    rows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, keep_line_breaks: bool
+) -> tuple[list[Document], list[int]]:
     """Tokenize every text that is not blank, without special tokens; returns the documents and their rows from 0.
 
     The bytes of a document's tokens sum to its length in UTF-8: white space between two tokens counts as part of the
@@ -31,6 +37,7 @@ def read_documents(rows: datasets.Dataset, tokenizer: Any, keep_line_breaks: boo
     if not kept:
         return [], []
     encoded = tokenizer([texts[i] for i in kept], add_special_tokens=False, return_attention_mask=False)
+    assert encoded.encodings is not None, "a fast tokenizer keeps its encodings"
     documents, sources = [], []
     for i, encoding in zip(kept, encoded.encodings, strict=True):
         if encoding.ids:
@@ -39,7 +46,7 @@ def read_documents(rows: datasets.Dataset, tokenizer: Any, keep_line_breaks: boo
     return documents, sources
 
 
-def _document(text: str, encoding: Any) -> Document:
+def _document(text: str, encoding: Encoding) -> Document:
     # bytes_before[c] is the length in bytes of the text's first c characters.
     widths = np.fromiter((len(character.encode()) for character in text), np.int64, len(text))
     bytes_before = np.concatenate([[0], np.cumsum(widths)])

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def files_of_a_split(value: Any) -> Any:
+def files_of_a_split(value: object) -> object:
     """A path, or a list of paths and patterns as a tuple. Raises ValueError for anything else."""
     value = _as_text(value)
     if isinstance(value, list | tuple) and value:
@@ -28,7 +28,7 @@ def files_of_a_split(value: Any) -> Any:
     raise ValueError(f"is {value!r}, but must be a path or a list of paths")
 
 
-def label_text(value: Any) -> Any:
+def label_text(value: object) -> str:
     """A label in a recipe as text: YAML reads 1 as a number. Raises ValueError for anything else."""
     if isinstance(value, bool):
         raise ValueError(
@@ -40,7 +40,7 @@ def label_text(value: Any) -> Any:
     return str(value)
 
 
-def labels_as_texts(value: Any) -> Any:
+def labels_as_texts(value: object) -> Any:
     """The keys of a mapping from labels as texts. Raises ValueError for a truth value, and for a label given twice."""
     if not isinstance(value, dict):
         return value

@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import datasets
 import numpy as np
@@ -18,6 +18,9 @@ from pipeline.data.table import columns_in, joined_text, value_at
 from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ Value = TypeVar("Value")
 class ScoredExample:
     """One scored example: its line of predictions.jsonl, the columns that metrics read, its summed loss in nats."""
 
-    line: dict[str, Any]
-    columns: dict[str, Any]
+    line: Mapping[str, object]
+    columns: Mapping[str, object]
     loss: float
     num_targets: int
 
@@ -121,11 +124,11 @@ class Task(ABC, Generic[ExamplesT]):
             if is_given[key] and key not in allowed
         ]
 
-    def config_changes(self) -> dict[str, Any]:
+    def config_changes(self) -> dict[str, object]:
         """The settings that the model's config must have for this task."""
         return {}
 
-    def setup(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take the final config and the tokenizer. Raises UserError if the tokenizer lacks what the task needs."""
         self.config, self.tokenizer = config, tokenizer
 
@@ -171,17 +174,17 @@ class Task(ABC, Generic[ExamplesT]):
     def decode_batch(self, output: Any, examples: ExamplesT, rows: NDArray) -> list[Any]:
         """The prediction for each row of a batch without targets; `format_predictions` reads them."""
 
-    def format_predictions(self, examples: ExamplesT, decoded: list[Any]) -> Iterator[dict[str, Any]]:
+    def format_predictions(self, examples: ExamplesT, decoded: list[Any]) -> Iterator[dict[str, object]]:
         """One prediction for each row asked about, in order, as `predict` returns it."""
         return iter(decoded)
 
-    def prediction_row(self, row: Mapping[str, Any] | str, number: int) -> dict[str, Any]:
+    def prediction_row(self, row: Mapping[str, object] | str, number: int) -> dict[str, object]:
         """The task's fields of a row to predict, which may have them under the recipe's column names.
 
         Raises UserError naming the row, which is counted from 1.
         """
         row = self.row_from_text(row) if isinstance(row, str) else row
-        fields: dict[str, Any] = {}
+        fields: dict[str, object] = {}
         for name in self.prediction_fields:
             value = self.field_of_row(name, row)
             if value is None:
@@ -192,7 +195,7 @@ class Task(ABC, Generic[ExamplesT]):
             fields[name] = value
         return fields | {name: str(row[name]) for name in self.carried_fields if name in row}
 
-    def field_of_row(self, name: str, row: Mapping[str, Any]) -> Any:
+    def field_of_row(self, name: str, row: Mapping[str, object]) -> object:
         """A field's value in a row, under its own name or the recipe's; None if the row has neither."""
         value = row.get(name)
         if value is not None:
@@ -201,13 +204,13 @@ class Task(ABC, Generic[ExamplesT]):
         parts = [value_at(row, str(part)) for part in columns_in(column)]
         return joined_text(parts, self.recipe.data.separator) if isinstance(column, tuple) else parts[0]
 
-    def field_problem(self, name: str, value: Any) -> str | None:
+    def field_problem(self, name: str, value: object) -> str | None:
         """What is wrong with a field of a row to predict; by default it must be a text that is not blank."""
         if not isinstance(value, str):
             return f"is {str(value)[:60]!r}, but must be text"
         return None if value.strip() else "is empty"
 
-    def row_from_text(self, text: str) -> dict[str, Any]:
+    def row_from_text(self, text: str) -> dict[str, object]:
         """A plain text as a row to predict. Raises UserError if the task needs more than one text."""
         first, *others = self.prediction_fields
         if others:
@@ -215,11 +218,11 @@ class Task(ABC, Generic[ExamplesT]):
             raise UserError(f"{self.recipe.task} predicts for JSON objects such as {{{fields}}}")
         return {first: text}
 
-    def words_to_show(self, row: Mapping[str, Any]) -> list[str]:
+    def words_to_show(self, row: Mapping[str, object]) -> list[str]:
         """The words of a row's first field, of which attention maps are drawn."""
         return str(row[self.prediction_fields[0]]).split()
 
-    def prediction_changes(self, config: Any) -> dict[str, Any]:
+    def prediction_changes(self, config: PretrainedConfig) -> dict[str, object]:
         """Overrides of the recipe with which rows are predicted, for a model of this config."""
         return {}
 

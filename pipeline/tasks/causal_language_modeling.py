@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -17,6 +17,9 @@ from pipeline.tasks.base import Examples, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
             problems.append("metrics: perplexity_floor needs data.columns.floor, each text's -log p in nats")
         return problems
 
-    def setup(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take config and tokenizer. Raises UserError if there is no token to put before and after a text."""
         super().setup(config, tokenizer)
         if tokenizer.eos_token_id is None:
@@ -113,7 +116,9 @@ class CausalLanguageModeling(Task[TokenStreams]):
             "loss_weights": equal_weights(real),
         }
 
-    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
+    def outputs(
+        self, model: Predictor, inputs: Features, targets: Features | None
+    ) -> tuple[NDArray, NDArray] | list[NDArray]:
         """Each label's loss, so that logits stay inside the framework; without targets, what continues each text."""
         if targets is not None:
             return model.token_losses(inputs, targets["labels"])
@@ -145,12 +150,12 @@ class CausalLanguageModeling(Task[TokenStreams]):
             scored.append(ScoredExample(line, columns, loss, len(labels)))
         return scored
 
-    def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[dict[str, str]]:
         """The continuation of each text."""
         continuations = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in output)
         return [{"continuation": text} for text in continuations]
 
-    def prediction_changes(self, config: Any) -> dict[str, Any]:
+    def prediction_changes(self, config: PretrainedConfig) -> dict[str, object]:
         """Each text is an example of its own, and leaves room for its continuation. Raises UserError."""
         room = config.max_position_embeddings - self.options.max_new_tokens
         if room < 4:

@@ -8,11 +8,14 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
 from pipeline.utils.text import join_names
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # How many names a message lists.
 MOST_NAMES = 10
@@ -93,7 +96,7 @@ def _as_seen(label: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def vector_width(columns: Iterable[Sequence[Any]]) -> int | None:
+def vector_width(columns: Iterable[Sequence[object]]) -> int | None:
     """The length of all rows if each is a list of that length, at least 2, of zeros and ones; None if one is not."""
     width: int | None = None
     for value in chain.from_iterable(columns):
@@ -118,13 +121,19 @@ def in_checkpoint_order(names: tuple[str, ...], checkpoint_labels: Mapping[str, 
     return tuple(sorted(names, key=checkpoint_labels.__getitem__)) if is_same else names
 
 
-def label_maps(labels: tuple[str, ...]) -> dict[str, Any]:
+def label_maps(labels: tuple[str, ...]) -> dict[str, object]:
     """The settings of a config that give the labels their names and numbers."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {name: i for i, name in enumerate(labels)},
     }
+
+
+def names_of_config(config: PretrainedConfig) -> tuple[str, ...]:
+    """The label names of a trained model, in the order of their numbers."""
+    assert config.id2label is not None, "a model that classifies has labels"
+    return tuple(config.id2label[i] for i in range(config.num_labels))
 
 
 def listed(names: Sequence[str]) -> str:

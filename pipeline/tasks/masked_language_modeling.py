@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -17,6 +17,9 @@ from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.validation import text_problems
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
 
@@ -53,7 +56,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
         """There is nothing to take from the rows."""
         return self.setting_problems(("train.label_smoothing",))
 
-    def setup(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take config and tokenizer. Raises UserError if there is no mask token."""
         super().setup(config, tokenizer)
         if tokenizer.mask_token_id is None:
@@ -121,7 +124,9 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
         labels = known(examples.labels).padded(batch.rows, batch.widths[0], -1)
         return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
-    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
+    def outputs(
+        self, model: Predictor, inputs: Features, targets: Features | None
+    ) -> NDArray | tuple[NDArray, NDArray]:
         """Each hidden token's loss, so that logits stay inside the framework; for a text with masks, all logits."""
         return model.logits(inputs) if targets is None else model.token_losses(inputs, targets["labels"])
 
@@ -144,9 +149,9 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
             scored.append(ScoredExample(line, columns, loss, len(places)))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: MaskedTexts, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: MaskedTexts, rows: NDArray) -> list[dict[str, object]]:
         """The most probable tokens for every mask of a text."""
-        predictions = []
+        predictions: list[dict[str, object]] = []
         for logits, row in zip(output, rows, strict=True):
             ids = examples.features["input_ids"][row]
             candidates = []
@@ -159,7 +164,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
             predictions.append({"masks": candidates})
         return predictions
 
-    def prediction_changes(self, config: Any) -> dict[str, Any]:
+    def prediction_changes(self, config: PretrainedConfig) -> dict[str, object]:
         """Each text is an example of its own."""
         return {"options.packing": "rows", "options.separator": None}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding
 
 
 def log_softmax(logits: NDArray) -> NDArray[np.float64]:
@@ -25,6 +28,7 @@ def equal_weights(mask: NDArray) -> NDArray[np.float32]:
     return (weights / max(weights.sum(), 1.0)).astype(np.float32)
 
 
-def truncated_rows(encoded: Any) -> NDArray[np.bool_]:
+def truncated_rows(encoded: BatchEncoding) -> NDArray[np.bool_]:
     """Which rows of a tokenizer's output lost text to truncation, [N]."""
+    assert encoded.encodings is not None, "a fast tokenizer keeps its encodings"
     return np.array([bool(encoding.overflowing) for encoding in encoded.encodings], dtype=bool)

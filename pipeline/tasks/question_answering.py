@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import datasets
 import numpy as np
@@ -75,7 +74,7 @@ class QuestionAnswering(Task[Windows]):
         faults = ((number, self._answer_problem(*row)) for number, row in enumerate(columns, start=1))
         return first_problems(split, (f"{split} row {number}: {text}" for number, text in faults if text))
 
-    def config_changes(self) -> dict[str, Any]:
+    def config_changes(self) -> dict[str, object]:
         """Two logits for each token: the answer starts here, and ends here."""
         return {"num_labels": 2}
 
@@ -182,16 +181,16 @@ class QuestionAnswering(Task[Windows]):
         ]
         return WindowAnswers(candidates, float(start_logits[NO_ANSWER] + end_logits[NO_ANSWER]))
 
-    def format_predictions(self, examples: Windows, decoded: list[WindowAnswers]) -> Iterator[dict[str, Any]]:
+    def format_predictions(self, examples: Windows, decoded: list[WindowAnswers]) -> Iterator[dict[str, object]]:
         """For each question its answer with its probability among the n best, and those, most probable first."""
         windows = defaultdict(list)
         for question, window in zip(examples.questions, decoded, strict=True):
             windows[question].append(window)
         for question, context in enumerate(examples.contexts):
-            named = {} if examples.ids is None else {"id": examples.ids[question]}
+            named: dict[str, object] = {} if examples.ids is None else {"id": examples.ids[question]}
             yield named | self._answer(windows[question], context)
 
-    def _answer(self, windows: list[WindowAnswers], context: str) -> dict[str, Any]:
+    def _answer(self, windows: list[WindowAnswers], context: str) -> dict[str, object]:
         """The answer to one question from all its windows."""
         best: dict[str, float] = {}
         for score, start, end in sorted((each for window in windows for each in window.candidates), reverse=True):
@@ -203,7 +202,7 @@ class QuestionAnswering(Task[Windows]):
         if self.options.unanswerable or not ranked:
             ranked = sorted([*ranked, ("", no_answer)], key=lambda each: -each[1])
         probabilities = np.exp(log_softmax(np.array([score for _, score in ranked])))
-        n_best = [
+        n_best: list[dict[str, object]] = [
             {"answer": text, "score": round(float(p), 6)} for (text, _), p in zip(ranked, probabilities, strict=True)
         ]
         return next(each for each in n_best if each["answer"] == chosen) | {"n_best": n_best}
@@ -212,7 +211,7 @@ class QuestionAnswering(Task[Windows]):
         """A start and an end logit at each position, of logits [B, 2, T]."""
         return super().sample_logits(logits.transpose(0, 2, 1), inputs, most)
 
-    def _answer_problem(self, context: str, answers: Any) -> str | None:
+    def _answer_problem(self, context: str, answers: object) -> str | None:
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
             return "answers must have the keys text and answer_start, as in SQuAD"
         texts, starts = answers["text"], answers["answer_start"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.metrics.specs import need_probabilities
+from pipeline.recipe.schema import Recipe
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.labels import (
     LabelNaming,
@@ -21,12 +22,16 @@ from pipeline.tasks.labels import (
     label_maps,
     listed,
     look_alikes,
+    names_of_config,
     naming_of,
     vector_width,
 )
 from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}
@@ -48,7 +53,7 @@ class SequenceClassification(Task[LabeledTexts]):
     required = ("text", "label")
     optional = ("text_pair",)
 
-    def __init__(self, recipe: Any):
+    def __init__(self, recipe: Recipe):
         super().__init__(recipe, problem=recipe.options.problem_type)
         self.problem_type = recipe.options.problem_type
         self.loss = _LOSSES[self.problem_type]
@@ -137,12 +142,12 @@ class SequenceClassification(Task[LabeledTexts]):
         )
         return first_problems(split, unknown)
 
-    def config_changes(self) -> dict[str, Any]:
+    def config_changes(self) -> dict[str, object]:
         """The kind of problem, and the labels with their names."""
-        labels = {"num_labels": 1} if self.problem_type == NUMBER else label_maps(self.labels)
+        labels: dict[str, object] = {"num_labels": 1} if self.problem_type == NUMBER else label_maps(self.labels)
         return labels | {"problem_type": self.problem_type}
 
-    def setup(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take config and tokenizer, and the labels of a trained model.
 
         Raises UserError if the recipe has pairs of texts and the tokenizer cannot separate them.
@@ -154,7 +159,7 @@ class SequenceClassification(Task[LabeledTexts]):
                 "of a pair, so a model could not tell where one ends; use a BERT, or join the texts in one column"
             )
         if not self.labels and self.problem_type != NUMBER:
-            self.labels = tuple(config.id2label[i] for i in range(config.num_labels))
+            self.labels = names_of_config(config)
 
     def encode(self, rows: datasets.Dataset) -> LabeledTexts:
         """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
@@ -186,7 +191,7 @@ class SequenceClassification(Task[LabeledTexts]):
         score = {ONE: self._score_class, MANY: self._score_classes, NUMBER: _score_number}[self.problem_type]
         return [score(*each) for each in zip(output, predictions, references, strict=True)]
 
-    def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[dict[str, object]]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
@@ -205,7 +210,7 @@ class SequenceClassification(Task[LabeledTexts]):
             for i, p in zip(best, probabilities, strict=True)
         ]
 
-    def _score_class(self, logits: NDArray, predicted: dict[str, Any], reference: int) -> ScoredExample:
+    def _score_class(self, logits: NDArray, predicted: dict[str, object], reference: int) -> ScoredExample:
         log_probabilities = log_softmax(logits)
         line = {"prediction": predicted["prediction"], "reference": self.labels[reference], "score": predicted["score"]}
         columns = {"predictions": int(logits.argmax()), "references": int(reference)}
@@ -213,7 +218,7 @@ class SequenceClassification(Task[LabeledTexts]):
             columns["scores"] = np.exp(log_probabilities).tolist()
         return ScoredExample(line, columns, -float(log_probabilities[reference]), 1)
 
-    def _score_classes(self, logits: NDArray, predicted: dict[str, Any], reference: NDArray) -> ScoredExample:
+    def _score_classes(self, logits: NDArray, predicted: dict[str, object], reference: NDArray) -> ScoredExample:
         names = [name for name, is_set in zip(self.labels, reference, strict=True) if is_set]
         line = {"prediction": predicted["prediction"], "reference": names, "score": predicted["score"]}
         columns = {"predictions": (logits > 0).astype(int).tolist(), "references": reference.astype(int).tolist()}
@@ -261,7 +266,7 @@ def _score_number(logits: NDArray, predicted: dict[str, Any], reference: float) 
     return ScoredExample(line, columns, (predicted["prediction"] - float(reference)) ** 2, 1)
 
 
-def _class_problem(value: Any, is_class_label: bool) -> str | None:
+def _class_problem(value: object, is_class_label: bool) -> str | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"is {'null' if value is None else 'empty'}"
     if isinstance(value, list):
@@ -273,7 +278,7 @@ def _class_problem(value: Any, is_class_label: bool) -> str | None:
     return None
 
 
-def _list_problem(value: Any, is_class_label: bool) -> str | None:
+def _list_problem(value: object, is_class_label: bool) -> str | None:
     if not isinstance(value, list):
         return f"is {value!r}, but must be a list of labels (json, jsonl or parquet files can hold one)"
     if len(set(map(str, value))) != len(value):
@@ -281,14 +286,14 @@ def _list_problem(value: Any, is_class_label: bool) -> str | None:
     return next((text for item in value if (text := _class_problem(item, is_class_label))), None)
 
 
-def _number_problem(value: Any, is_class_label: bool) -> str | None:
+def _number_problem(value: object, is_class_label: bool) -> str | None:
     if number_of(value) is not None:
         return None
     comma = isinstance(value, str) and number_of(value.replace(",", ".", 1)) is not None
     return f"is {value!r}, but must be a number" + ("; write a decimal point for the comma" if comma else "")
 
 
-_LABEL_PROBLEMS: dict[str, Callable[[Any, bool], str | None]] = {
+_LABEL_PROBLEMS: dict[str, Callable[[object, bool], str | None]] = {
     ONE: _class_problem,
     MANY: _list_problem,
     NUMBER: _number_problem,

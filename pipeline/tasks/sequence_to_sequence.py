@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import datasets
 import numpy as np
@@ -92,7 +91,9 @@ class SequenceToSequence(Task[TextPairs]):
         labels = known(examples.labels).padded(batch.rows, width, self.tokenizer.pad_token_id)
         return {"labels": labels, "loss_weights": equal_weights(real)}
 
-    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
+    def outputs(
+        self, model: Predictor, inputs: Features, targets: Features | None
+    ) -> NDArray | tuple[NDArray, NDArray, NDArray]:
         """The generated texts; with targets, also each label's loss, so that logits stay inside the framework."""
         sources = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         generated = model.generate(sources, self.options.generation_settings())
@@ -114,7 +115,7 @@ class SequenceToSequence(Task[TextPairs]):
             scored.append(ScoredExample(line, columns, loss_sum, num_targets))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[dict[str, str]]:
         """Each generated text."""
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [{"target": text} for text in texts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -22,12 +22,16 @@ from pipeline.tasks.labels import (
     label_maps,
     listed,
     look_alikes,
+    names_of_config,
     naming_of,
 )
 from pipeline.tasks.numerics import equal_weights, log_softmax, truncated_rows
 from pipeline.tasks.validation import first_problems
 from pipeline.utils.errors import did_you_mean
 from pipeline.utils.text import shorten
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 OUTSIDE = "O"
 
@@ -114,14 +118,14 @@ class TokenClassification(Task[TaggedSentences]):
         stored_names = class_names(rows, "tags")
         return (list(self.naming.names_of(tags, stored_names)) for tags in rows["tags"][:])
 
-    def config_changes(self) -> dict[str, Any]:
+    def config_changes(self) -> dict[str, object]:
         """The tags with their numbers."""
         return label_maps(self.labels)
 
-    def setup(self, config: Any, tokenizer: Any) -> None:
+    def setup(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         """Take config and tokenizer, and the tags of a trained model."""
         super().setup(config, tokenizer)
-        self.labels = self.labels or tuple(config.id2label[i] for i in range(config.num_labels))
+        self.labels = self.labels or names_of_config(config)
 
     def encode(self, rows: datasets.Dataset) -> TaggedSentences:
         """Cut words into pieces and find the first piece of each; counts what truncation costs."""
@@ -174,9 +178,9 @@ class TokenClassification(Task[TaggedSentences]):
             scored.append(ScoredExample(line, columns, loss, len(positions)))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[dict[str, Any]]:
+    def decode_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[dict[str, object]]:
         """A tag for every word, and the entities that the tags form, with the mean probability of their words."""
-        predictions = []
+        predictions: list[dict[str, object]] = []
         for logits, row in zip(output, rows, strict=True):
             words, starts = examples.words[row], examples.word_starts[row]
             positions = np.flatnonzero(starts >= 0)
@@ -198,12 +202,12 @@ class TokenClassification(Task[TaggedSentences]):
             predictions.append({"tokens": words, "tags": tags, "entities": entities})
         return predictions
 
-    def field_of_row(self, name: str, row: Mapping[str, Any]) -> Any:
+    def field_of_row(self, name: str, row: Mapping[str, object]) -> object:
         """The words of a row, or of its text."""
         words, text = super().field_of_row(name, row), row.get("text")
         return self.row_from_text(text)[name] if words is None and isinstance(text, str) else words
 
-    def field_problem(self, name: str, value: Any) -> str | None:
+    def field_problem(self, name: str, value: object) -> str | None:
         """What is wrong with the words of a row to predict."""
         if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
             return f"is {str(value)[:60]!r}, but must be a list of words"
@@ -213,7 +217,7 @@ class TokenClassification(Task[TaggedSentences]):
         """The row's words."""
         return list(row["tokens"])
 
-    def row_from_text(self, text: str) -> dict[str, Any]:
+    def row_from_text(self, text: str) -> dict[str, object]:
         """A plain text, split into words by the tokenizer's own rule."""
         words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
         return {"tokens": [word for word, _ in words]}

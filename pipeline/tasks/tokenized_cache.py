@@ -13,7 +13,7 @@ import zipfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -23,6 +23,9 @@ from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
 from pipeline.utils.files import atomic_write
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # How a value is stored: {"array": name}, {"ragged": [values, offsets]}, {"dict": {...}} or {"json": value}.
 Layout = dict[str, Any]
@@ -59,9 +62,9 @@ def cache_key(task: Task, content: str) -> str:
     return short_digest(json.dumps(read, default=str), 32)
 
 
-def _rules(tokenizer: Any) -> dict[str, Any]:
+def _rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     """A tokenizer's own definition, without the truncation and padding that its last call set."""
-    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules: dict[str, object] = json.loads(tokenizer.backend_tokenizer.to_str())
     rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
     settings = ("truncation_side", "model_input_names", "special_tokens_map", "all_special_ids", "split_special_tokens")
     return rules | {key: getattr(tokenizer, key, None) for key in settings}
@@ -81,7 +84,7 @@ def write_entry(path: Path, examples: Examples) -> None:
     """Write an entry: the arrays by name, and a layout in JSON that says where in the examples they belong."""
     arrays: dict[str, np.ndarray] = {}
 
-    def layout_of(name: str, value: Any) -> Layout:
+    def layout_of(name: str, value: object) -> Layout:
         if isinstance(value, np.ndarray):
             arrays[name] = value
             return {"array": name}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import datasets
 
@@ -17,7 +16,7 @@ MOST_ROWS = 3
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def number_of(value: Any) -> float | None:
+def number_of(value: object) -> float | None:
     """A finite number, or a text that is one, as in a delimited file; None for anything else."""
     if isinstance(value, str):
         value = float(value) if _NUMBER.fullmatch(value.strip()) else None
