@@ -11,6 +11,7 @@ from pipeline import finetune, load_recipe
 from recipes.bundled.sentiment.grammar import noise_ceiling
 
 FRAMEWORKS = ("torch", "tensorflow")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,6 @@ def accuracy(tmp_path_factory):
     return {f: finetune(recipe, framework=f, out=folder / f).metrics["accuracy"] for f in FRAMEWORKS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_recipe_comes_near_the_noise_ceiling(accuracy, framework):
     assert noise_ceiling() - 0.06 <= accuracy[framework] < 1.0
