@@ -68,8 +68,11 @@ class Predictor(Protocol):
         """
         ...
 
-    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray, NDArray]:
-        """Each label's cross-entropy in nats and each position's likeliest token id, both [B, T]."""
+    def token_losses(self, inputs: Features, targets: Features) -> tuple[NDArray, NDArray]:
+        """Each label's cross-entropy in nats and each position's likeliest token id, both [B, T].
+
+        `targets` are those of a task; where `loss_weights` are 0, neither means anything.
+        """
         ...
 
     def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray:

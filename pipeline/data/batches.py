@@ -23,6 +23,15 @@ Array = NDArray
 Features = dict[str, NDArray]
 
 
+def filled(targets: Features, values: Array) -> Array:
+    """An array of the labels' shape: `values`, or if there are only those of positions that count, 0 elsewhere."""
+    if values.shape == targets["labels"].shape:
+        return values
+    out = np.zeros(targets["labels"].shape, values.dtype)
+    out[targets["loss_weights"] > 0] = values
+    return out
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Rows of different lengths in one flat array: row i is values[offsets[i]:offsets[i + 1]]."""

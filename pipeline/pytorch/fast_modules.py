@@ -1,6 +1,6 @@
 """What makes a forward pass in PyTorch fast: modules exchanged for faster ones that compute the same.
 
-`pipeline/tensorflow/fast_modules.py` has the same first two definitions in the same order.
+`pipeline/tensorflow/fast_modules.py` has the same first three definitions in the same order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers import BertForMaskedLM
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
@@ -51,6 +52,28 @@ def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     if "start_logits" in outputs:
         logits = logits + (1 - inputs["attention_mask"][:, None, :]) * HIDDEN_LOGIT
     return logits
+
+
+def logits_and_targets(
+    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of `forward`, labels and loss weights; of a masked language model those where the weight is not 0.
+
+    Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
+    """
+    if not isinstance(model, BertForMaskedLM):
+        return forward(model, inputs), labels, loss_weights
+    counted = loss_weights.flatten().nonzero()[:, 0]
+
+    def hidden_states_that_count(head: nn.Module, arguments: tuple[Tensor]) -> Tensor:
+        (hidden_BTD,) = arguments
+        return hidden_BTD.flatten(0, 1).index_select(0, counted)
+
+    hook = model.cls.register_forward_pre_hook(hidden_states_that_count)
+    try:
+        return forward(model, inputs), labels.flatten()[counted], loss_weights.flatten()[counted]
+    finally:
+        hook.remove()
 
 
 class Dropout(nn.Dropout):

@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from pipeline.backend import GenerationSettings, StepReport
-from pipeline.data.batches import TARGETS, Features
+from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
-from pipeline.pytorch.fast_modules import forward, prepare_modules
+from pipeline.pytorch.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits, random_generators
@@ -50,13 +50,15 @@ class Predictor:
         return self.forward(self.tensors(inputs)).cpu().numpy()
 
     @torch.inference_mode()
-    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def token_losses(self, inputs: Features, targets: Features) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Each label's cross-entropy and each position's likeliest id; see `pipeline.backend.Predictor`."""
-        batch = self.tensors(inputs | {"labels": labels})
-        targets = batch.pop("labels")
-        logits = self.forward(batch)
-        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-        return losses.cpu().numpy(), logits.argmax(dim=-1).int().cpu().numpy()
+        self.model.eval()
+        batch = self.tensors(inputs | targets)
+        labels, weights = (batch.pop(key) for key in TARGETS)
+        with self.autocast():
+            logits, labels, weights = logits_and_targets(self.model, batch, labels, weights)
+        losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+        return filled(targets, losses.cpu().numpy()), filled(targets, logits.argmax(dim=-1).int().cpu().numpy())
 
     @torch.inference_mode()
     def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
@@ -144,10 +146,9 @@ class Learner(Predictor):
         tensors = self.tensors(batch)
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
         with self.autocast():
-            logits = forward(self.model, inputs)
-        targets = (tensors["labels"], tensors["loss_weights"])
-        loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.task_loss)
-        del logits  # they hold the gradient by now, and would be kept until all gradients are computed
+            targets = logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS))
+        loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
+        del targets  # the logits hold the gradient by now, and would be kept until all gradients are computed
         self.accelerator.backward(loss)
         return loss.detach()
 

@@ -121,7 +121,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
     ) -> tuple[NDArray, NDArray] | list[NDArray]:
         """Each label's loss, so that logits stay inside the framework; without targets, what continues each text."""
         if targets is not None:
-            return model.token_losses(inputs, targets["labels"])
+            return model.token_losses(inputs, targets)
         # One row at a time: GPT-2 has not learned to continue a text after padding.
         settings, generated = self.options.generation_settings(), []
         for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):

@@ -128,7 +128,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
         self, model: Predictor, inputs: Features, targets: Features | None
     ) -> NDArray | tuple[NDArray, NDArray]:
         """Each hidden token's loss, so that logits stay inside the framework; for a text with masks, all logits."""
-        return model.logits(inputs) if targets is None else model.token_losses(inputs, targets["labels"])
+        return model.logits(inputs) if targets is None else model.token_losses(inputs, targets)
 
     def score_batch(self, output: tuple[NDArray, NDArray], examples: MaskedTexts, rows: NDArray) -> list[ScoredExample]:
         """Summed loss and tokens of each row; the most probable token at each hidden place beside the true one."""

@@ -97,7 +97,7 @@ class SequenceToSequence(Task[TextPairs]):
         """The generated texts; with targets, also each label's loss, so that logits stay inside the framework."""
         sources = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         generated = model.generate(sources, self.options.generation_settings())
-        return generated if targets is None else (*model.token_losses(inputs, targets["labels"]), generated)
+        return generated if targets is None else (*model.token_losses(inputs, targets), generated)
 
     def score_batch(
         self, output: tuple[NDArray, NDArray, NDArray], examples: TextPairs, rows: NDArray

@@ -1,6 +1,6 @@
 """What makes a forward pass in TensorFlow fast.
 
-`pipeline/pytorch/fast_modules.py` has the same two definitions in the same order, then the modules that it exchanges.
+`pipeline/pytorch/fast_modules.py` has the same three definitions in the same order, then the modules that it exchanges.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
+from transformers import TFBertForMaskedLM
 
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
@@ -49,3 +50,22 @@ def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) ->
     hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))
     logits_NV = tf.matmul(hidden_ND, tf.cast(embeddings_VD, hidden_BTD.dtype), transpose_b=True)
     return tf.cast(tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0])), tf.float32)
+
+
+def logits_and_targets(
+    model: tf_keras.Model, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor, training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of `forward`, labels and loss weights; of a masked language model those where the weight is not 0.
+
+    Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
+    """
+    if not isinstance(model, TFBertForMaskedLM):
+        return forward(model, inputs, training), labels, loss_weights
+    counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
+    # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
+    hidden_BTD = model(inputs, output_hidden_states=True, training=training).hidden_states[-1]
+    hidden_ND = tf.gather(tf.reshape(hidden_BTD, (-1, hidden_BTD.shape[-1])), counted)
+    (logits_NV,) = tf.unstack(model.mlm(hidden_ND[None]), num=1)
+    return tf.cast(logits_NV, tf.float32), *(
+        tf.gather(tf.reshape(each, [-1]), counted) for each in (labels, loss_weights)
+    )

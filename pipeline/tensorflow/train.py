@@ -19,10 +19,10 @@ from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
 from pipeline.backend import GenerationSettings, StepReport
-from pipeline.data.batches import TARGETS, Features
+from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
 from pipeline.recipe.schema import Train
-from pipeline.tensorflow.fast_modules import forward, prepare_modules
+from pipeline.tensorflow.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
@@ -46,11 +46,11 @@ class Predictor:
         """Logits of one batch in evaluation mode; see `pipeline.backend.Predictor`."""
         return self.traced(self.forward, inputs)(self.tensors(inputs)).numpy()
 
-    def token_losses(self, inputs: Features, labels: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def token_losses(self, inputs: Features, targets: Features) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Each label's cross-entropy and each position's likeliest id; see `pipeline.backend.Predictor`."""
-        batch = inputs | {"labels": labels}
-        losses, predicted = self.traced(self.losses_and_likeliest, batch)(self.tensors(batch))
-        return losses.numpy(), predicted.numpy()
+        batch = inputs | targets
+        losses, likeliest = self.traced(self.losses_and_likeliest, batch)(self.tensors(batch))
+        return filled(targets, losses.numpy()), filled(targets, likeliest.numpy())
 
     def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
@@ -65,9 +65,11 @@ class Predictor:
         return head_logits(self.model(inputs, training=False))
 
     def losses_and_likeliest(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Each label's cross-entropy and each position's likeliest id."""
-        logits = self.forward({key: value for key, value in batch.items() if key != "labels"})
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+        """Each label's cross-entropy and each position's likeliest id, of the positions in `logits_and_targets`."""
+        inputs = {key: value for key, value in batch.items() if key not in TARGETS}
+        targets = (batch[key] for key in TARGETS)
+        logits, labels, _ = logits_and_targets(self.model, inputs, *targets, training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return losses, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
     def traced(self, function: Callable, batch: Any) -> Callable:
@@ -172,9 +174,8 @@ class Learner(Predictor, tf_keras.Model):
         """The loss of a micro-batch and its gradients, None for weights that the loss does not depend on."""
         with tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-            logits = forward(self.model, inputs, training=True)
-            targets = (batch["labels"], batch["loss_weights"])
-            loss = weighted_loss(logits, *targets, self.settings.label_smoothing, self.task_loss)
+            targets = logits_and_targets(self.model, inputs, *(batch[key] for key in TARGETS), training=True)
+            loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
 

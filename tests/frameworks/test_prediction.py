@@ -76,15 +76,20 @@ def test_padding_of_spans_is_hidden_only_if_optimized(framework):
     assert (optimized[~is_real] < -1e8).all() and (np.abs(as_built) < 1e3).all()
 
 
-def test_token_losses_are_the_cross_entropies_of_the_logits(framework):
-    backend, model = built_head(framework, "AutoModelForCausalLM", "gpt2")
+@pytest.mark.parametrize(("head", "family"), [("AutoModelForCausalLM", "gpt2"), ("AutoModelForMaskedLM", "bert")])
+def test_token_losses_are_the_cross_entropies_of_the_logits(framework, head, family):
+    backend, model = built_head(framework, head, family)
     logits = np.asarray(outputs_of(framework, model, batch()).logits).astype(np.float64)
-    labels = np.random.default_rng(7).integers(0, 101, batch()["input_ids"].shape).astype(np.int32)
-    losses, likeliest = backend.Predictor(model).token_losses(batch(), labels)
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 101, batch()["input_ids"].shape).astype(np.int32)
+    counts = batch()["attention_mask"].astype(bool) & (rng.uniform(size=labels.shape) < 0.4)
+    counts[2] = False
+    targets = {"labels": labels, "loss_weights": counts.astype(np.float32)}
+    losses, likeliest = backend.Predictor(model).token_losses(batch(), targets)
+    assert losses.shape == likeliest.shape == labels.shape
     chosen = np.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    is_real = batch()["attention_mask"].astype(bool)
-    assert losses[is_real] == pytest.approx((np.log(np.exp(logits).sum(-1)) - chosen)[is_real], abs=1e-4)
-    assert np.array_equal(likeliest[is_real], logits.argmax(-1)[is_real])
+    assert losses[counts] == pytest.approx((np.log(np.exp(logits).sum(-1)) - chosen)[counts], abs=1e-4)
+    assert np.array_equal(likeliest[counts], logits.argmax(-1)[counts])
 
 
 @pytest.mark.slow
