@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import datasets
 import pyarrow
@@ -145,11 +144,12 @@ def _odd_value(number: int, field: str, value: object, kind: type) -> str:
     return f"row {number}: {field} is {shown}, which is {ours}, but most rows have {usual}"
 
 
-def _is_unicode(text: Any) -> bool:
-    if text is None or text.isascii():
+def _is_unicode(value: object) -> bool:
+    """Whether a value can be stored as UTF-8; one that is not text can."""
+    if not isinstance(value, str) or value.isascii():
         return True
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import datasets
 import pyarrow
@@ -16,6 +16,29 @@ from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
 
 _SQUAD_COLUMNS = ("id", "title", "context", "question", "answers")
+
+
+class _Answer(TypedDict):
+    text: str
+    answer_start: int
+
+
+class _Question(TypedDict):
+    id: str
+    question: str
+    answers: list[_Answer]
+
+
+class _Paragraph(TypedDict):
+    context: str
+    qas: list[_Question]
+
+
+class _Article(TypedDict):
+    """What a file of SQuAD has a list of; whether an article really has this shape shows when it is read."""
+
+    title: NotRequired[str]
+    paragraphs: list[_Paragraph]
 
 
 def read_text(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
@@ -61,7 +84,7 @@ def read_squad(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     return Table(_SQUAD_COLUMNS, columns, len(rows))
 
 
-def _questions(article: dict[str, Any]) -> Iterator[dict[str, object]]:
+def _questions(article: _Article) -> Iterator[dict[str, object]]:
     for paragraph in article["paragraphs"]:
         for question in paragraph["qas"]:
             answers = question["answers"]

@@ -7,7 +7,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import huggingface_hub
 import transformers
@@ -18,6 +18,8 @@ from pipeline.recipe.schema import Recipe
 
 # How often a download that breaks off is tried; each try continues where the last one stopped.
 ATTEMPTS = 3
+
+Loaded = TypeVar("Loaded")
 
 _BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError")
 _OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
@@ -44,17 +46,19 @@ def go_offline_if_unreachable(recipe: Recipe) -> None:
         datasets_config.HF_HUB_OFFLINE = True
 
 
-def persistently(load: Callable[[], Any]) -> Any:
+def persistently(load: Callable[[], Loaded]) -> Loaded:
     """What `load` returns; it is called again if a download breaks off.
 
     huggingface_hub itself tries six times if the Hub is slow or answers 500 to 504, but not in this case.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    attempt = 1
+    while True:
         try:
             return load()
         except Exception as error:
             if attempt == ATTEMPTS or not _kinds(error) & set(_BROKEN_OFF):
                 raise
+            attempt += 1
 
 
 def explain_hub_error(error: BaseException, key: str, repository: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeGuard
 
 from pipeline.data.table import Column, Table, has_column, value_at
 from pipeline.data.text_files import TextFile
@@ -24,7 +24,7 @@ def read_json(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     columns: dict[str, list[object]] = {str(column): [] for column in wanted}
     present: set[str] = set()
     num_rows = 0
-    row: Any = None
+    row: object = None
     for place, row in _rows(file, data):
         if not isinstance(row, dict):
             raise ValueError(f"{place} is {_shown(row)}, but must be an object whose keys are the columns")
@@ -36,12 +36,12 @@ def read_json(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
             if column not in present and has_column(row, column):
                 present.add(column)
             values.append(value_at(row, column))
-    if num_rows == 1 and not present and (hint := _field_hint(row)):
+    if num_rows == 1 and not present and isinstance(row, dict) and (hint := _field_hint(row)):
         raise ValueError(f"the file is one object, not a list of rows or a row on each line{hint}")
     return Table(tuple(names), {column: columns[column] for column in columns if column in present}, num_rows)
 
 
-def parse_json(text: str, place: str) -> Any:
+def parse_json(text: str, place: str) -> object:
     """A JSON text as Python values. Raises ValueError that begins with the place and says line and column in it."""
     try:
         try:
@@ -57,13 +57,14 @@ def parse_json(text: str, place: str) -> Any:
         raise ValueError(f"{place}: it is nested too deeply".removeprefix(": ")) from None
 
 
-def _rows(file: TextFile, data: Data) -> Iterator[tuple[str, Any]]:
+def _rows(file: TextFile, data: Data) -> Iterator[tuple[str, object]]:
     """Each row with its place for a message."""
     start = next((line for line in file.lines("\n") if line.strip()), "")
     if data.field is not None:
         rows = _list_at(parse_json(file.text(), ""), data.field)
     elif start.lstrip().startswith("["):
         rows = parse_json(file.text(), "")
+        assert isinstance(rows, list), "JSON that begins with [ is a list"
     elif not _is_complete(start) and isinstance(whole := _parsed_or_none(file.text()), dict):
         raise ValueError(f"the file is one object, not a list of rows or a row on each line{_field_hint(whole)}")
     else:
@@ -73,14 +74,15 @@ def _rows(file: TextFile, data: Data) -> Iterator[tuple[str, Any]]:
     yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
-def _field_hint(whole: dict[str, Any]) -> str:
-    lists = [key for key, value in whole.items() if _is_list_of_rows(value)]
-    if lists and "paragraphs" in whole[lists[0]][0]:
+def _field_hint(whole: dict[str, object]) -> str:
+    """How to read the first list of rows in an object; empty if it has none."""
+    key, rows = next(((key, value) for key, value in whole.items() if _is_list_of_rows(value)), ("", []))
+    if rows and "paragraphs" in rows[0]:
         return ": it looks like the JSON of SQuAD: set data.path=squad"
-    return f': to read the list under "{lists[0]}", set data.field={lists[0]}' if lists else ""
+    return f': to read the list under "{key}", set data.field={key}' if rows else ""
 
 
-def _is_list_of_rows(value: object) -> bool:
+def _is_list_of_rows(value: object) -> TypeGuard[list[dict[str, object]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import datasets
 
@@ -53,11 +52,11 @@ def columns_in(column: FieldColumn) -> tuple[Column, ...]:
     return column if isinstance(column, tuple) else (column,)
 
 
-def joined_text(parts: Sequence[Any], separator: str | None) -> object:
+def joined_text(parts: Sequence[object], separator: str | None) -> object:
     """The texts of several columns as one, without empty ones; None if there is none. What is no text is returned."""
-    texts = [part for part in parts if part is not None]
-    if odd := [part for part in texts if not isinstance(part, str)]:
+    if odd := [part for part in parts if part is not None and not isinstance(part, str)]:
         return odd[0]
+    texts = [part for part in parts if isinstance(part, str)]
     return (" " if separator is None else separator).join(text for text in texts if text) if texts else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -113,7 +113,7 @@ class Data(StrictModel):
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _labels_are_texts(cls, labels: Any) -> Any:
+    def _labels_are_texts(cls, labels: object) -> object:
         if isinstance(labels, list | tuple):
             labels = tuple(map(label_text, labels))
             if repeated := [name for name in labels if labels.count(name) > 1]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -23,7 +22,7 @@ _OF_A_SOURCE = ("name", "revision", "train", "validation", "test", "files", "del
                 "encoding", "field", "split", "split_columns")  # fmt: skip
 
 # A recipe's values before they are validated, as YAML has them: groups of keys are dicts.
-Values = dict[str, Any]
+Values = dict[str, object]
 
 
 def parse_overrides(settings: Iterable[str]) -> Values:
@@ -64,6 +63,7 @@ def merge(values: Values, changes: Mapping[str, object]) -> Values:
     `values` is changed in place and returned. Raises UserError for a key below a single value.
     """
     data = values["data"]
+    assert isinstance(data, dict), "a recipe has data"
     changes = dict(changes)
     files = {key: value for key, value in changes.items() if key.startswith("data.files.")}
     if files and "data.path" not in changes and data["path"] not in FORMATS:
@@ -76,10 +76,10 @@ def merge(values: Values, changes: Mapping[str, object]) -> Values:
     for key, value in changes.items():
         group, parts = values, key.split(".")
         for depth, part in enumerate(parts[:-1]):
-            group[part] = {} if group.get(part) is None else group[part]
-            group = group[part]
-            if not isinstance(group, dict):
+            inner = {} if group.get(part) is None else group[part]
+            if not isinstance(inner, dict):
                 raise UserError(f'{key}: "{".".join(parts[: depth + 1])}" is a single value and has no keys')
+            group[part] = group = inner
         group[parts[-1]] = value
     return values
 

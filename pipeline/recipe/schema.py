@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -69,8 +69,8 @@ class Train(StrictModel):
 
     @field_validator("class_weights", mode="before")
     @classmethod
-    def _weights_by_text(cls, weights: Any) -> Any:
-        return labels_as_texts(weights)
+    def _weights_by_text(cls, weights: object) -> object:
+        return labels_as_texts(weights) if isinstance(weights, dict) else weights
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -110,7 +110,7 @@ class Recipe(StrictModel):
     # without a scale, such as perplexity, it is a share of its value. Comparisons read it, runs do not.
     margin: float = Field(default=0.01, gt=0, lt=1)
     # The options of the task: `task` says of which class, which no annotation can.
-    options: Any = Field(default=None, validate_default=True)
+    options: object = Field(default=None, validate_default=True)
 
     @field_validator("task")
     @classmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
@@ -40,12 +41,10 @@ def label_text(value: object) -> str:
     return str(value)
 
 
-def labels_as_texts(value: object) -> Any:
+def labels_as_texts(by_label: Mapping[object, object]) -> dict[str, object]:
     """The keys of a mapping from labels as texts. Raises ValueError for a truth value, and for a label given twice."""
-    if not isinstance(value, dict):
-        return value
-    texts = {label_text(label): item for label, item in value.items()}
-    if len(texts) < len(value):
+    texts = {label_text(label): item for label, item in by_label.items()}
+    if len(texts) < len(by_label):
         raise ValueError("names a label twice, as a number and as a text")
     return texts
 

@@ -17,6 +17,7 @@ from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.table import columns_in, joined_text, value_at
 from pipeline.metrics.specs import default_metrics_for, metrics_for
 from pipeline.recipe.schema import Recipe
+from pipeline.recipe.task_table import Options
 from pipeline.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Task(ABC, Generic[ExamplesT]):
     auto_class: ClassVar[str]
     # What `encode` returns.
     examples_class: type[ExamplesT]
+    # Those of the recipe; a task that has some says of which class.
+    options: Options
     # Fields of a row that training must have, those that it may have, and those that a prediction must have.
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -87,6 +90,7 @@ class Task(ABC, Generic[ExamplesT]):
 
     def __init__(self, recipe: Recipe, problem: str | None = None):
         """Make the task of a recipe, scored with the metrics of `problem`, by default those of its own name."""
+        assert isinstance(recipe.options, Options), "the recipe has validated them"
         self.recipe, self.options = recipe, recipe.options
         self.metrics = metrics_for(problem or recipe.task)
         self.default_metrics = default_metrics_for(problem or recipe.task)

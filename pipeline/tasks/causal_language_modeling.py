@@ -15,6 +15,7 @@ from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
 from pipeline.tasks.base import Examples, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights
+from pipeline.tasks.options import CausalLanguageModelingOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError
 
@@ -43,6 +44,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
 
     auto_class = "AutoModelForCausalLM"
     examples_class = TokenStreams
+    options: CausalLanguageModelingOptions
     has_prediction_per_row = False
     reads_beginnings = False
     required = ("text",)

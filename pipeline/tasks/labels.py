@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # How many names a message lists.
 MOST_NAMES = 10
+# A label as the data have it: a text, a number, or the id of a ClassLabel column.
+Label = str | int
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 
 
@@ -34,13 +36,13 @@ class LabelNaming:
     name_of: Mapping[str, str] = field(default_factory=dict)
     reads_vectors: bool = False
 
-    def names_of(self, value: Any, stored_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    def names_of(self, value: Label | list[Label], stored_names: tuple[str, ...] | None) -> tuple[str, ...]:
         """The names of a row's label or labels; `stored_names` are those of a ClassLabel column."""
         values = value if isinstance(value, list) else [value]
         if self.reads_vectors:
             assert self.names is not None
             return tuple(name for name, is_set in zip(self.names, values, strict=True) if float(is_set) == 1)
-        written = [str(v) if stored_names is None else stored_names[v] for v in values]
+        written = [str(v) if stored_names is None or isinstance(v, str) else stored_names[v] for v in values]
         return tuple(self.name_of.get(label, label) for label in written)
 
 

@@ -15,6 +15,7 @@ from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.options import MaskedLanguageModelingOptions
 from pipeline.tasks.validation import text_problems
 from pipeline.utils.errors import UserError
 
@@ -45,6 +46,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
 
     auto_class = "AutoModelForMaskedLM"
     examples_class = MaskedTexts
+    options: MaskedLanguageModelingOptions
     has_prediction_per_row = False
     required = ("text",)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.options import QuestionAnsweringOptions
 from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError
 
@@ -60,6 +61,7 @@ class QuestionAnswering(Task[Windows]):
 
     auto_class = "AutoModelForQuestionAnswering"
     examples_class = Windows
+    options: QuestionAnsweringOptions
     required = ("question", "context", "answers")
     optional = ("id",)
     prediction_fields = ("question", "context")

@@ -27,6 +27,7 @@ from pipeline.tasks.labels import (
     vector_width,
 )
 from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
+from pipeline.tasks.options import SequenceClassificationOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
 
@@ -50,12 +51,13 @@ class SequenceClassification(Task[LabeledTexts]):
 
     auto_class = "AutoModelForSequenceClassification"
     examples_class = LabeledTexts
+    options: SequenceClassificationOptions
     required = ("text", "label")
     optional = ("text_pair",)
 
     def __init__(self, recipe: Recipe):
-        super().__init__(recipe, problem=recipe.options.problem_type)
-        self.problem_type = recipe.options.problem_type
+        super().__init__(recipe, problem=getattr(recipe.options, "problem_type", None))
+        self.problem_type = self.options.problem_type
         self.loss = _LOSSES[self.problem_type]
         self.predicts_classes = self.problem_type != NUMBER
         if "text_pair" in recipe.data.columns:

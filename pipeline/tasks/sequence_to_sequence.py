@@ -13,6 +13,7 @@ from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.tasks.base import Examples, ScoredExample, Task, known
 from pipeline.tasks.numerics import equal_weights, truncated_rows
+from pipeline.tasks.options import SequenceToSequenceOptions
 from pipeline.tasks.validation import text_problems
 
 
@@ -29,6 +30,7 @@ class SequenceToSequence(Task[TextPairs]):
 
     auto_class = "AutoModelForSeq2SeqLM"
     examples_class = TextPairs
+    options: SequenceToSequenceOptions
     required = ("source", "target")
     prediction_fields = ("source",)
 

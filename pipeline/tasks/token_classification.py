@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -213,9 +213,11 @@ class TokenClassification(Task[TaggedSentences]):
             return f"is {str(value)[:60]!r}, but must be a list of words"
         return None if "".join(value).strip() else "is empty"
 
-    def words_to_show(self, row: Mapping[str, Any]) -> list[str]:
+    def words_to_show(self, row: Mapping[str, object]) -> list[str]:
         """The row's words."""
-        return list(row["tokens"])
+        words = row["tokens"]
+        assert isinstance(words, list), "`field_problem` has refused anything else"
+        return words
 
     def row_from_text(self, text: str) -> dict[str, object]:
         """A plain text, split into words by the tokenizer's own rule."""

@@ -51,7 +51,7 @@ def cache_key(task: Task, content: str) -> str:
     read = {
         "content": content,
         "task": recipe.task,
-        "options": recipe.options.model_dump(mode="json"),
+        "options": task.options.model_dump(mode="json"),
         "max_length": recipe.data.max_length,
         "columns": sorted(recipe.data.columns),
         "labels": task.labels,

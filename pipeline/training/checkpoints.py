@@ -167,7 +167,7 @@ def _comparable(identity: RunIdentity, experiment: JsonObject) -> JsonObject:
 
 def _experiment(state: SavedState) -> JsonObject:
     """The saved experiment as this version writes it: defaults for newer keys, current spellings and folder names."""
-    values = resolve_paths(copy.deepcopy(state.experiment), Path(os.sep))  # its paths are absolute
+    values = resolve_paths({**copy.deepcopy(state.experiment)}, Path(os.sep))  # its paths are absolute
     try:
         return validated(values, state.identity.recipe).experiment()
     except UserError:
