@@ -36,8 +36,8 @@ def attend(
     scale = float(q_BHTK.shape[3] ** -0.5) if scale is None else scale
     # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = (q_BHTK * scale) @ k_BHSK.transpose(2, 3)
-    # bfloat16 keeps 8 bits: too few to add a bias and normalize in.
-    scores_BHTS = scores_BHTS.float()
+    # 16-bit floats keep too few bits to add a bias and normalize in; 64-bit ones stay as they are.
+    scores_BHTS = scores_BHTS.to(torch.promote_types(scores_BHTS.dtype, torch.float32))
     if bias_BHTS is not None:
         scores_BHTS = scores_BHTS + bias_BHTS
     weights_BHTS = torch.softmax(scores_BHTS, dim=3).to(v_BHSK.dtype)
@@ -101,24 +101,27 @@ class MultiHeadAttention(nn.Module):
         queries_BTD: Tensor,
         source_BSD: Tensor | None = None,
         bias_BHTS: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
+        past: tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
         return_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
         """Attend from `queries_BTD` to themselves, or to `source_BSD` if it is given (cross-attention).
 
         `past` is the last element of an earlier result: keys and values [B, H, S, K] that need no second
         projection. In self-attention the new ones are appended to them; the source of cross-attention does
-        not grow, so there they are used as they are.
+        not grow, so there they are used as they are. `past` may also be a function, such as a cache: it takes
+        the new keys and values and returns all that the queries attend to.
         Returns the output [B, T, D], the weights [B, H, T, S] (None unless asked for), and (keys, values).
         """
         q_BHTK = split_heads(self.query(queries_BTD), self.num_heads)
-        if source_BSD is not None and past is not None:
+        if source_BSD is not None and isinstance(past, tuple):
             k_BHSK, v_BHSK = past
         else:
             source_BSD = queries_BTD if source_BSD is None else source_BSD
             k_BHSK = split_heads(self.key(source_BSD), self.num_heads)
             v_BHSK = split_heads(self.value(source_BSD), self.num_heads)
-            if past is not None:
+            if callable(past):
+                k_BHSK, v_BHSK = past(k_BHSK, v_BHSK)
+            elif past is not None:
                 k_BHSK = torch.cat([past[0], k_BHSK], dim=2)
                 v_BHSK = torch.cat([past[1], v_BHSK], dim=2)
         mixed_BHTK, weights_BHTS = attend(q_BHTK, k_BHSK, v_BHSK, bias_BHTS, self.scale, self.dropout)

@@ -11,6 +11,7 @@ module again. `pipeline/tensorflow/swap.py` has the same definitions in the same
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,8 +32,8 @@ from pipeline.models.attention import (
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.utils.errors import UserError
 
-# Keys and values [B, H, S, K] of earlier tokens.
-Past = tuple[Tensor, Tensor]
+# Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
+Past = tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 # A module around an attention, the attribute that holds the attention, and the site that replaces it.
 Place = tuple[Any, str, Any]
 
@@ -105,28 +106,28 @@ class Site(nn.Module):
         bias_BHTS: Tensor | None,
         past: Past | None,
         output_attentions: bool | None,
-    ) -> tuple[Tensor, Tensor | None, Past]:
-        """Call the attention, and count the call."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Call the attention, and count the call; returns the output [B, T, D] and the weights on request."""
         if not torch.compiler.is_compiling():
             self.calls += 1
-        return self.attention(hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions))
+        return self.attention(hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions))[:2]
 
-    def read_cache(self, cache: Cache | None) -> Past | None:
-        """The keys and values [B, H, S, K] that a transformers cache holds for this layer, or None."""
-        length = 0 if cache is None else int(cache.get_seq_length(self.layer_idx))
-        if cache is None or not length:
+    def past_of(self, cache: Cache | None, cache_position: Tensor | None) -> Past | None:
+        """The function that adds new keys and values to this layer of a transformers cache and returns all of them.
+
+        Only the cache knows which of its keys are filled, and whether it holds them quantized or on another device.
+        """
+        if cache is None:
             return None
-        layer = cache.layers[self.layer_idx]
-        return layer.keys[:, :, :length], layer.values[:, :, :length]
+        return lambda k_BHTK, v_BHTK: cache.update(k_BHTK, v_BHTK, self.layer_idx, {"cache_position": cache_position})
 
-    def extend_cache(
-        self, cache: Cache | None, past: Past | None, present: Past, cache_position: Tensor | None
-    ) -> None:
-        """Add to a transformers cache the keys and values that `present` has beyond `past`."""
-        if cache is not None:
-            length = 0 if past is None else past[0].shape[2]
-            k_BHTK, v_BHTK = (x_BHSK[:, :, length:] for x_BHSK in present)
-            cache.update(k_BHTK, v_BHTK, self.layer_idx, {"cache_position": cache_position})
+    def num_keys(self, cache: Cache | None, new_BTD: Tensor) -> int:
+        """How many keys S the queries will meet once the keys of `new_BTD` are in the cache."""
+        if cache is None:
+            return new_BTD.shape[1]
+        # The cache reads no more than the length of these positions.
+        positions_T = new_BTD.new_empty(new_BTD.shape[1])
+        return cache.get_mask_sizes(positions_T, self.layer_idx)[0]
 
 
 class BertSite(Site):
@@ -164,8 +165,7 @@ class BertSite(Site):
             encoder_hidden_states=encoder_hidden_states,
             past_key_values=past_key_values,
         )
-        output_BTD, weights_BHTS, _ = self.attend(hidden_states, None, attention_mask, None, output_attentions)
-        return output_BTD, weights_BHTS
+        return self.attend(hidden_states, None, attention_mask, None, output_attentions)
 
 
 class GPT2Site(Site):
@@ -224,11 +224,12 @@ class GPT2Site(Site):
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments("GPT-2", head_mask=head_mask, encoder_hidden_states=encoder_hidden_states)
-        past = self.read_cache(past_key_values)
-        num_keys = hidden_states.shape[1] + (0 if past is None else past[0].shape[2])
-        bias_BHTS = _causal_bias(attention_mask, hidden_states, num_keys)
-        output_BTD, weights_BHTS, present = self.attend(hidden_states, None, bias_BHTS, past, output_attentions)
-        self.extend_cache(past_key_values, past, present, cache_position)
+        cache = past_key_values
+        if isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
+        bias_BHTS = _causal_bias(attention_mask, hidden_states, self.num_keys(cache, hidden_states))
+        past = self.past_of(cache, cache_position)
+        output_BTD, weights_BHTS = self.attend(hidden_states, None, bias_BHTS, past, output_attentions)
         return self.resid_dropout(output_BTD), weights_BHTS
 
 
@@ -272,25 +273,21 @@ class T5Site(Site):
         """The library's outputs: hidden states [B, T, D], the position bias, and attention weights on request."""
         refuse_arguments("T5", layer_head_mask=layer_head_mask)
         is_cross = key_value_states is not None
-        cache, is_filled = past_key_values, True
+        cache, is_filled = past_key_values, False
         if isinstance(past_key_values, EncoderDecoderCache):
             own, other = past_key_values.self_attention_cache, past_key_values.cross_attention_cache
             cache = other if is_cross else own
-            is_filled = not is_cross or past_key_values.is_updated.get(self.layer_idx)
-        past = self.read_cache(cache) if is_filled else None
-        if position_bias is None:  # The first layer makes it and hands it to the others.
-            num_new = (key_value_states if is_cross else hidden_states).shape[1]
-            num_keys = num_new if is_cross or past is None else past[0].shape[2] + num_new
-            position_bias = self.position_bias(mask, hidden_states.shape[1], num_keys, cache_position)
-        output_BTD, weights_BHTS, present = self.attend(
-            hidden_states, key_value_states, position_bias, past, output_attentions
-        )
-        if not is_cross:
-            self.extend_cache(cache, past, present, cache_position)
-        elif past is None:
-            self.extend_cache(cache, None, present, None)
-            if isinstance(past_key_values, EncoderDecoderCache):
+            is_filled = is_cross and past_key_values.is_updated.get(self.layer_idx)
+            if is_cross:
                 past_key_values.is_updated[self.layer_idx] = True
+        if position_bias is None:  # The first layer makes it and hands it to the others.
+            num_keys = key_value_states.shape[1] if is_cross else self.num_keys(cache, hidden_states)
+            position_bias = self.position_bias(mask, hidden_states.shape[1], num_keys, cache_position)
+        if is_filled:
+            past = (cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values)
+        else:
+            past = self.past_of(cache, None if is_cross else cache_position)
+        output_BTD, weights_BHTS = self.attend(hidden_states, key_value_states, position_bias, past, output_attentions)
         return (output_BTD, position_bias, weights_BHTS) if output_attentions else (output_BTD, position_bias)
 
     def position_bias(

@@ -39,10 +39,11 @@ def attend(
     scale = float(head_width**-0.5) if scale is None else scale  # pyright: ignore[reportOptionalOperand] -- widths are known
     # Scaling the queries instead of the scores computes the same from fewer numbers if K < S.
     scores_BHTS = tf.matmul(q_BHTK * scale, k_BHSK, transpose_b=True)
-    # bfloat16 keeps 8 bits: too few to add a bias and normalize in.
-    scores_BHTS = tf.cast(scores_BHTS, tf.float32)
+    # 16-bit floats keep too few bits to add a bias and normalize in; 64-bit ones stay as they are.
+    if scores_BHTS.dtype.size < tf.float32.size:
+        scores_BHTS = tf.cast(scores_BHTS, tf.float32)
     if bias_BHTS is not None:
-        scores_BHTS = scores_BHTS + tf.cast(bias_BHTS, tf.float32)
+        scores_BHTS = scores_BHTS + tf.cast(bias_BHTS, scores_BHTS.dtype)
     weights_BHTS = tf.cast(tf.nn.softmax(scores_BHTS, axis=3), v_BHSK.dtype)
     if dropout is not None:
         weights_BHTS = dropout(weights_BHTS)

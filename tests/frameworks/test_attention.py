@@ -66,6 +66,27 @@ def test_output_and_weights_are_those_of_the_reference(framework, crossing, bias
     assert largest_difference(framework, crossing=crossing, bias=bias, scale=scale) <= 1e-6
 
 
+@both
+def test_64_bit_numbers_keep_their_precision(framework):
+    rng = np.random.default_rng(1)
+    q_BHTK, k_BHSK, v_BHSK = (rng.normal(size=(B, H, length, K)) for length in (T, S, S))
+    bias_BHTS = rng.normal(0, 3, (B, H, T, S))
+    tensors = [framework.tensor(array) for array in (q_BHTK, k_BHSK, v_BHSK, bias_BHTS)]
+    mixed, weights_BHTS = framework.attention().attend(*tensors)
+    powers = np.exp(np.einsum("bhtk,bhsk->bhts", q_BHTK, k_BHSK) / np.sqrt(K) + bias_BHTS)
+    expected = powers / powers.sum(axis=3, keepdims=True)
+    np.testing.assert_allclose(framework.numpy(weights_BHTS), expected, rtol=1e-12)
+    np.testing.assert_allclose(framework.numpy(mixed), expected @ v_BHSK, rtol=1e-11)
+
+
+def test_gradients_in_64_bits_are_those_of_finite_differences():
+    import torch
+
+    rng = np.random.default_rng(2)
+    inputs = [torch.tensor(rng.normal(size=(1, 2, length, 3)), requires_grad=True) for length in (T, S, S)]
+    assert torch.autograd.gradcheck(lambda q, k, v: Torch.attention().attend(q, k, v)[0], inputs)
+
+
 def test_the_two_frameworks_give_the_same_output():
     (torch_output, _), _ = both_results(Torch, crossing=True)
     (tensorflow_output, _), _ = both_results(TensorFlow, crossing=True)

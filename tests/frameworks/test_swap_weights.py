@@ -221,6 +221,21 @@ def test_autocast_stays_as_near_to_fp32_as_the_stock_model(family):
 
 
 @families
+def test_a_model_in_64_bits_gives_the_stock_logits_in_64_bits(family):
+    import torch
+
+    model = Torch.build(family, implementation="eager").double()
+    batch = inputs(family)
+    with torch.no_grad():
+        stock = model(**Torch.tensors(batch)).logits
+        Torch.swap().swap_attention(model)
+        swapped = model(**Torch.tensors(batch)).logits
+    real = is_real(family, batch, stock.numpy())
+    # T5's own softmax is in 32 bits, whatever the model's precision.
+    assert relative(swapped.numpy()[real], stock.numpy()[real]) <= (1e-6 if family == "t5" else 1e-14)
+
+
+@families
 def test_mixed_bfloat16_stays_as_near_to_fp32_as_the_stock_model(family):
     import tf_keras
 

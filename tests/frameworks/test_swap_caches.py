@@ -1,0 +1,131 @@
+"""A swapped GPT-2 or T5 uses every cache of the library as the stock model does (PyTorch)."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import Cache, QuantizedLayer
+
+from tests.helpers.framework_drivers import Torch
+from tests.helpers.tiny_models import BATCH, TARGET, VOCABULARY, inputs, relative
+
+CACHED = pytest.mark.parametrize("family", ["gpt2", "t5"])
+STATIC_LENGTH = 19
+
+
+class RoundedLayer(QuantizedLayer):
+    """A quantized layer without a package for it: what is put aside is rounded to eighths."""
+
+    def _quantize(self, tensor, axis):
+        return (tensor * 8).round().to(torch.int8)
+
+    def _dequantize(self, q_tensor):
+        return q_tensor.float() / 8
+
+
+def new_cache(kind, model):
+    """An empty cache of a kind, in the form that the model's family wants."""
+    own = {
+        "dynamic": lambda: DynamicCache(config=model.config),
+        "static": lambda: StaticCache(model.config, max_cache_len=STATIC_LENGTH),
+        "quantized": lambda: Cache(layers=[RoundedLayer(residual_length=4) for _ in range(2)]),
+    }[kind]()
+    if not model.config.is_encoder_decoder:
+        return own
+    return EncoderDecoderCache(own, DynamicCache(config=model.config))
+
+
+def decode(model, cache, positions, encoded):
+    """The model's outputs for fixed tokens at the given positions, with attentions."""
+    ids = torch.tensor(np.random.default_rng(3).integers(2, VOCABULARY, (BATCH, STATIC_LENGTH)))[:, positions]
+    arguments = dict(past_key_values=cache, cache_position=torch.tensor(positions), output_attentions=True)
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            return model(decoder_input_ids=ids, encoder_outputs=(encoded,), **arguments)
+        return model(ids, **arguments)
+
+
+def outputs_of_calls(model, kind, calls, between=lambda cache: None):
+    """Logits and self-attentions of several calls with one cache, each call given by its positions."""
+    cache, results = new_cache(kind, model), []
+    encoded = torch.tensor(np.random.default_rng(5).normal(size=(BATCH, TARGET, 13)).astype("f4"))
+    for positions in calls:
+        outputs = decode(model, cache, positions, encoded)
+        attentions = outputs.get("decoder_attentions") or outputs.attentions
+        results += [outputs.logits.numpy(), *(weights.numpy() for weights in attentions)]
+        between(cache)
+    return results
+
+
+def assert_same(swapped, stock):
+    assert [output.shape for output in swapped] == [output.shape for output in stock]
+    assert max(relative(ours, theirs) for ours, theirs in zip(swapped, stock, strict=True)) <= 1e-5
+
+
+@CACHED
+@pytest.mark.parametrize("kind", ["dynamic", "static", "quantized"])
+def test_each_kind_of_cache_gives_the_stock_logits_and_attentions(family, kind):
+    model = Torch.build(family, implementation="eager")
+    calls = [[0, 1, 2], [3], [4, 5], [6], [7]]
+    stock = outputs_of_calls(model, kind, calls)
+    Torch.swap().swap_attention(model)
+    assert_same(outputs_of_calls(model, kind, calls), stock)
+
+
+@CACHED
+def test_a_static_cache_can_be_stepped_back(family):
+    model = Torch.build(family, implementation="eager")
+    calls = [[0, 1, 2, 3, 4, 5, 6], [3], [4]]
+    stock = outputs_of_calls(model, "static", calls)
+    Torch.swap().swap_attention(model)
+    assert_same(outputs_of_calls(model, "static", calls), stock)
+
+
+@CACHED
+def test_a_static_cache_can_be_used_again_without_a_reset(family):
+    model = Torch.build(family, implementation="eager")
+    calls = [[0, 1, 2, 3, 4], [0, 1, 2], [3]]
+    stock = outputs_of_calls(model, "static", calls)
+    Torch.swap().swap_attention(model)
+    assert_same(outputs_of_calls(model, "static", calls), stock)
+
+
+@CACHED
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_a_first_head_whose_keys_are_zero_counts_as_filled(family, kind):
+    def forget_first_head(cache):
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        for layer in own.layers:
+            layer.keys[:, 0] = 0
+
+    model = Torch.build(family, implementation="eager")
+    calls = [[0, 1, 2], [3], [4]]
+    stock = outputs_of_calls(model, kind, calls, forget_first_head)
+    Torch.swap().swap_attention(model)
+    assert_same(outputs_of_calls(model, kind, calls, forget_first_head), stock)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_filled_cache_takes_several_tokens_at_once(implementation):
+    model = Torch.build("gpt2", implementation=implementation)
+    prompt, rest = torch.tensor(inputs("gpt2", "none")["input_ids"]).split([4, 7], dim=1)
+    with torch.no_grad():
+        full = model(torch.cat([prompt, rest], dim=1)).logits[:, 4:]
+        Torch.swap().swap_attention(model)
+        cache = DynamicCache(config=model.config)
+        model(prompt, past_key_values=cache)
+        after = model(rest, past_key_values=cache).logits
+    assert relative(after.numpy(), full.numpy()) <= 1e-5
+
+
+@CACHED
+def test_a_static_cache_compiles_without_a_graph_break(family):
+    model = Torch.build(family, implementation="eager")
+    calls = [[0, 1, 2], [3], [4]]
+    stock = outputs_of_calls(model, "static", calls)
+    Torch.swap().swap_attention(model)
+    compiled = copy.copy(model)
+    compiled.forward = torch.compile(model.forward, fullgraph=True, backend="eager")
+    assert_same(outputs_of_calls(compiled, "static", calls), stock)
