@@ -8,19 +8,21 @@ norms and every trained parameter are compared too.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import FRAMEWORKS, StepReport, load_backend
+from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
 from pipeline.models.families import FAMILIES
 from pipeline.models.schedule import learning_rates
 from pipeline.recipe.schema import Recipe
-from pipeline.training.experiment import prepare, start
+from pipeline.training.experiment import Experiment, prepare, start
 from pipeline.utils import processes
 
 
@@ -110,8 +112,7 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = STOCK, s
     before = backend.get_weights(model)
     if attention != STOCK:
         swap_with_proof(backend, model, attention, experiment.probe())
-    plans = (experiment.features(experiment.training_plan(epoch, seed), epoch, seed) for epoch in itertools.count())
-    batches = itertools.islice(itertools.chain.from_iterable(plans), steps)
+    batches = itertools.islice(_training_features(experiment, seed), steps)
     learner = backend.Learner(
         model, deterministic.train, learning_rates(deterministic.train, steps), experiment.task.loss
     )
@@ -129,6 +130,15 @@ def record(recipe: Recipe, framework: str, steps: int, attention: str = STOCK, s
         experiment.config.model_type,
         {"data": experiment.fingerprint, "checkpoint": checkpoint_fingerprint(recipe) or ""},
     )
+
+
+def _training_features(experiment: Experiment, seed: int) -> Iterator[Features]:
+    """The batches of all epochs, without end."""
+    first_step = 0
+    for epoch in itertools.count():
+        plan = experiment.training_plan(epoch, seed)
+        yield from experiment.features(plan, epoch, seed, first_step)
+        first_step += len(plan)
 
 
 def compare_traces(name: str, first: Trace, second: Trace, bounds: Bounds) -> LockstepReport:

@@ -53,6 +53,7 @@ class Train(StrictModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_accumulation: int = Field(default=1, ge=1)
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    dropout_masks: Literal["shared", "framework"] = "framework"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: (
         Literal["balanced"]
@@ -144,6 +145,8 @@ class Recipe(StrictModel):
         del values["margin"]
         for key in SAVING:
             del values["train"][key]
+        if values["train"]["dropout_masks"] == "framework":  # as in older versions, which did not have the key
+            del values["train"]["dropout_masks"]
         for key in _NEWER_KEYS:
             if not values["data"][key]:
                 del values["data"][key]

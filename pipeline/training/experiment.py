@@ -21,6 +21,7 @@ from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, refuse_attention
 from pipeline.models.building import build_for_training
+from pipeline.models.dropout import DROPOUT_KEYS, token_keys
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
@@ -55,11 +56,26 @@ class Experiment:
         multiple = self.recipe.data.pad_to_multiple_of
         return batches.training_batches(self.examples["train"].lengths, train.batch_size, seed, epoch, multiple)
 
-    def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int) -> Iterator[Features]:
-        """Inputs and targets of each batch of an epoch."""
+    def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:
+        """Inputs and targets of each batch of an epoch, and the keys of its tokens if dropout masks are shared.
+
+        `first_step` is the number of optimizer steps of the whole training before the first of these batches.
+        """
         examples = self.task.for_epoch(self.examples["train"], [seed, epoch])
-        for batch in plan:
-            yield self.task.inputs(examples, batch) | self.task.targets(examples, batch)
+        for step, batch in enumerate(plan, start=first_step):
+            features = self.task.inputs(examples, batch) | self.task.targets(examples, batch)
+            if self.recipe.train.dropout_masks == "shared":
+                features |= self.dropout_keys(batch, seed, step)
+            yield features
+
+    @staticmethod
+    def dropout_keys(batch: batches.Batch, seed: int, step: int) -> Features:
+        """The keys of a batch's tokens, from which their dropout masks are computed; see `models/dropout.py`."""
+        examples = np.arange(len(batch.rows))[:, None]
+        return {
+            name: token_keys(seed, step, examples, np.arange(width)[None])
+            for name, width in zip(DROPOUT_KEYS, batch.widths, strict=False)
+        }
 
     def probe(self) -> Features:
         """Inputs of the first validation rows in file order, the same batch for every model."""

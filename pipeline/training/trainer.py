@@ -136,7 +136,8 @@ class Trainer:
         remaining = []
         for epoch in range(self.state.epochs_done, len(self.epoch_plans)):
             done = max(0, self.state.steps_done - epoch * per_epoch)
-            remaining.append(self.experiment.features(self.epoch_plans[epoch][done:], epoch, seed))
+            plan, first_step = self.epoch_plans[epoch][done:], epoch * per_epoch + done
+            remaining.append(self.experiment.features(plan, epoch, seed, first_step))
         return remaining
 
     def on_step(self, report: StepReport) -> None:

@@ -71,7 +71,7 @@ def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_pa
     model, _ = start(experiment, backend, seed=2)
     learner = backend.Learner(model, small.train, np.full(2, 1e-3))
     plan = experiment.training_plan(0, 0)[:2]
-    learner.fit([experiment.features(plan, 0, 0)], lambda report: None, lambda epoch: False)
+    learner.fit([experiment.features(plan, 0, 0, 0)], lambda report: None, lambda epoch: False)
     expected = logits_as_built(backend, model, experiment.probe())
     save_checkpoint(tmp_path / "m", backend.get_weights(model), experiment.config, experiment.tokenizer, "card")
     assert load_file(tmp_path / "m" / "model.safetensors").keys() == backend.weight_shapes(model).keys()
