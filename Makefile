@@ -33,7 +33,7 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pic
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list kill-test lockstep predict attention-maps bundled test lint bench
+.PHONY: help finetune compare report index check list kill-test lockstep predict attention-maps bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -90,6 +90,9 @@ lint: $(VENV)/.installed  ## check style, imports and types
 
 bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit | DATA=folder REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
 	@$(VENV)/bin/python -m tests.benchmarks.bench --repeats '$(REPEATS)' --rows '$(ROWS)' $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(CONTESTANTS),--contestants '$(CONTESTANTS)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+
+gpu-check: $(VENV)/.installed  ## compare GPU and processor, resume on the GPU, measure speed | DATA=folder REPEATS=1 ROWS=4096 QUICK=1 OUT=
+	@$(VENV)/bin/python -m tests.benchmarks.gpu_check $(if $(filter file,$(origin REPEATS)),,--repeats '$(REPEATS)') $(if $(filter file,$(origin ROWS)),,--rows '$(ROWS)') $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
 
 # Names that verbs had before.
 gallery: index  ## the former name of index

@@ -2,16 +2,23 @@
 
 import statistics
 
-BASELINE = "trainer-fp32"
+BASELINES = ("trainer-fp32", "trainer-bf16")
 
 
-def rows(runs, workload, ceilings, baseline=BASELINE):
+def baseline_of(runs):
+    """The contestant that speeds are set in relation to: Trainer in fp32, or in bf16 where only that ran."""
+    names = {run["contestant"] for run in runs}
+    return next((name for name in BASELINES if name in names), BASELINES[0])
+
+
+def rows(runs, workload, ceilings):
     """A dict for each contestant, in order of appearance.
 
     `runs` are the runs of the workload: contestant, repeat, and either the measurements or "failed". The ratio of
     speeds is taken within each repeat, because the speed of the machine drifts; the median ratio counts. `ceilings` are
     GFLOP/s by precision.
     """
+    baseline = baseline_of(runs)
     names = list(dict.fromkeys(run["contestant"] for run in runs))
     speeds = {(run["contestant"], run["repeat"]): _speed(run, workload) for run in runs if "failed" not in run}
     return [_row(name, runs, workload, ceilings, speeds, baseline) for name in names]
@@ -53,12 +60,14 @@ def report(results):
     lines = [
         "# This pipeline beside Trainer and Keras",
         "",
-        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}; {results['began']}. "
-        f"Repeats: {settings['repeats']}, repeat r with seed r; each run has its own process.",
+        f"{machine['processor']}, {machine['threads']} threads, device {machine['device']}, Python "
+        f"{machine['python']}; {results['began']}. Repeats: {settings['repeats']}, repeat r with seed r; each run has "
+        "its own process.",
         "Training time is from the first batch to the end of the last step, without evaluation. Ratios are to "
-        f"{BASELINE} in the same repeat. Each cell has the median and, in parentheses, the range over repeats. Peak "
-        "memory is that of the process from its launch to the last step. The share of the ceiling is the time that "
-        "the matrix products on real tokens need at the ceiling of their precision, over the training time.",
+        f"{baseline_of(results['runs'])} in the same repeat. Each cell has the median and, in parentheses, the range "
+        "over repeats. Peak memory is that of the process from its launch to the last step, on a GPU what PyTorch "
+        "allocated there. The share of the ceiling is the time that the matrix products on real tokens need at the "
+        "ceiling of their precision, over the training time.",
         "",
     ]
     for name, workload in results["workloads"].items():
@@ -83,8 +92,8 @@ def _section(name, workload, runs):
         f"{workload['steps']} steps of {workload['batch_size']}, learning rate {workload['learning_rate']:g}, "
         f"vocabulary {workload['vocabulary']}. The ceiling, matrix products of these shapes: {shown or 'unknown'}.",
         "",
-        f"| who | runs | examples/s | to {BASELINE} | {score} | real tokens | of the ceiling | peak memory, MB "
-        "| launch to first step, s | steps |",
+        f"| who | runs | examples/s | to {baseline_of(runs)} | {score} | real tokens | of the ceiling "
+        "| peak memory, MB | launch to first step, s | steps |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows([run for run in runs if run["contestant"] != "ceiling"], workload, ceilings):

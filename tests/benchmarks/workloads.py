@@ -1,11 +1,12 @@
 """The workloads of `make bench`: three tasks, each a folder with rows, a tokenizer and random weights.
 
-    python -m tests.benchmarks.workloads FOLDER NAME ROWS [DATA]
+    python -m tests.benchmarks.workloads FOLDER NAME ROWS SHAPE BATCH_SIZE [DATA]
 
-writes FOLDER with train.jsonl, validation.jsonl, `model/` (a stock PyTorch checkpoint), `tf_model/` (the same weights
-in a TensorFlow file, for TFAuto...from_pretrained) and workload.json.
+writes FOLDER with train.jsonl, validation.jsonl, `model/` (a stock PyTorch checkpoint), where TensorFlow is installed
+`tf_model/` (the same weights in a TensorFlow file, for TFAuto...from_pretrained), and workload.json.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -16,8 +17,18 @@ from pathlib import Path
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # transformers' TensorFlow classes are Keras 2
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-WIDTH, INNER, LAYERS, HEADS, VOCABULARY = 256, 1024, 4, 4, 8000
-BATCH_SIZE = 32
+VOCABULARY = 8000  # the most tokens that a tokenizer learns
+# Of the models, by the name of the workload; `vocabulary` is the least number of rows of the embeddings.
+SMALL = {"width": 256, "inner": 1024, "layers": 4, "heads": 4, "vocabulary": 0}
+SHAPES = {
+    "small": dict.fromkeys(("classification", "causal", "seq2seq"), SMALL),
+    # Those of BERT-base, GPT-2 small and T5-small.
+    "published": {
+        "classification": {"width": 768, "inner": 3072, "layers": 12, "heads": 12, "vocabulary": 30522},
+        "causal": {"width": 768, "inner": 3072, "layers": 12, "heads": 12, "vocabulary": 50257},
+        "seq2seq": {"width": 512, "inner": 2048, "layers": 6, "heads": 8, "vocabulary": 32128},
+    },
+}
 BUNDLED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
 # `rows` is the largest number of training rows; ROWS of the command line can only lower it.
 SETTINGS = {
@@ -102,45 +113,47 @@ def train_tokenizer(name, texts, max_length, folder):
     return T5TokenizerFast(tokenizer_object=learned, extra_ids=0, model_max_length=max_length)
 
 
-def build_config(name, tokenizer, max_length):
-    """BERT, GPT-2 or T5 of 4 layers (T5: 4 + 4), width 256, with the default dropout of the family, 0.1."""
+def build_config(name, tokenizer, max_length, shape):
+    """BERT, GPT-2 or T5 of this shape (T5: as many layers in the decoder), with the family's default dropout, 0.1."""
     from transformers import BertConfig, GPT2Config, T5Config
 
-    vocabulary = len(tokenizer)
+    vocabulary = max(len(tokenizer), shape["vocabulary"])
+    width, inner, layers, heads = (shape[key] for key in ("width", "inner", "layers", "heads"))
     if name == "classification":
         return BertConfig(
-            vocab_size=vocabulary, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-            intermediate_size=INNER, max_position_embeddings=max_length, num_labels=2, id2label={0: "0", 1: "1"},
+            vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+            intermediate_size=inner, max_position_embeddings=max_length, num_labels=2, id2label={0: "0", 1: "1"},
             label2id={"0": 0, "1": 1}, pad_token_id=tokenizer.pad_token_id,
         )  # fmt: skip
     if name == "causal":
         end = tokenizer.eos_token_id
         return GPT2Config(
-            vocab_size=vocabulary, n_positions=max_length, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
+            vocab_size=vocabulary, n_positions=max_length, n_embd=width, n_layer=layers, n_head=heads, n_inner=inner,
             bos_token_id=end, eos_token_id=end,
         )  # fmt: skip
     return T5Config(
-        vocab_size=vocabulary, d_model=WIDTH, d_kv=WIDTH // HEADS, d_ff=INNER, num_layers=LAYERS, num_heads=HEADS,
+        vocab_size=vocabulary, d_model=width, d_kv=width // heads, d_ff=inner, num_layers=layers, num_heads=heads,
         decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
 
 
-def forward_flops(name, lengths, vocabulary):
+def forward_flops(name, lengths, shape, vocabulary):
     """Floating-point operations of one forward pass over the real tokens of rows with these lengths.
 
     Only matrix products count, a multiplication and an addition each; attention counts every pair of tokens in a row,
     masked or not, because every contestant computes them all. `lengths` are numbers, or (source, target) pairs for T5.
     """
-    square, inner = 2 * WIDTH * WIDTH, 4 * WIDTH * INNER
+    width, layers = shape["width"], shape["layers"]
+    square, inner = 2 * width * width, 4 * width * shape["inner"]
     if name == "seq2seq":
-        encoder = sum(LAYERS * (s * (4 * square + inner) + 4 * s * s * WIDTH) for s, _ in lengths)
+        encoder = sum(layers * (s * (4 * square + inner) + 4 * s * s * width) for s, _ in lengths)
         decoder = sum(
-            LAYERS * (t * (6 * square + inner) + 2 * s * square + 4 * t * (t + s) * WIDTH) + 2 * t * WIDTH * vocabulary
+            layers * (t * (6 * square + inner) + 2 * s * square + 4 * t * (t + s) * width) + 2 * t * width * vocabulary
             for s, t in lengths
         )
         return encoder + decoder
-    body = sum(LAYERS * (t * (4 * square + inner) + 4 * t * t * WIDTH) for t in lengths)
-    head = 2 * WIDTH * vocabulary * sum(lengths) if name == "causal" else square * len(lengths)
+    body = sum(layers * (t * (4 * square + inner) + 4 * t * t * width) for t in lengths)
+    head = 2 * width * vocabulary * sum(lengths) if name == "causal" else square * len(lengths)
     return body + head
 
 
@@ -155,14 +168,14 @@ def row_lengths(name, rows, tokenizer, max_length):
     return lengths if name == "seq2seq" else [length for (length,) in lengths]
 
 
-def prepare(folder, name, max_rows, data):
+def prepare(folder, name, max_rows, shape, batch_size, data):
     """Write the folder of a workload; workload.json comes last, so its presence means that the folder is complete."""
     import torch
     import transformers
 
-    settings = SETTINGS[name]
+    settings, shape = SETTINGS[name], SHAPES[shape][name]
     train, validation, source = read_rows(name, data)
-    num_rows = min(max_rows, settings["rows"], len(train)) // BATCH_SIZE * BATCH_SIZE
+    num_rows = min(max_rows, settings["rows"], len(train)) // batch_size * batch_size
     train, validation = train[:num_rows], validation[: min(max_rows, settings["validation_rows"])]
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in (("train", train), ("validation", validation)):
@@ -171,24 +184,25 @@ def prepare(folder, name, max_rows, data):
     texts = [row[key] for row in train for key in row if key != "label"]
     tokenizer = train_tokenizer(name, texts, settings["max_length"], folder)
     torch.manual_seed(0)
-    config = build_config(name, tokenizer, settings["max_length"])
+    config = build_config(name, tokenizer, settings["max_length"], shape)
     model = getattr(transformers, settings["auto_class"]).from_config(config)
     tokenizer.save_pretrained(folder / "model")
     model.save_pretrained(folder / "model")
-    same = getattr(transformers, "TF" + settings["auto_class"]).from_pretrained(folder / "model", from_pt=True)
-    tokenizer.save_pretrained(folder / "tf_model")
-    same.save_pretrained(folder / "tf_model")
+    if importlib.util.find_spec("tensorflow") is not None:
+        same = getattr(transformers, "TF" + settings["auto_class"]).from_pretrained(folder / "model", from_pt=True)
+        tokenizer.save_pretrained(folder / "tf_model")
+        same.save_pretrained(folder / "tf_model")
     lengths = row_lengths(name, train, tokenizer, settings["max_length"])
     tokens = sum(map(sum, lengths)) if name == "seq2seq" else sum(lengths)
     workload = settings | {
         "name": name, "source": source, "rows": len(lengths), "validation_rows": len(validation),
-        "batch_size": BATCH_SIZE, "vocabulary": len(tokenizer), "tokens": tokens,
-        "steps": math.ceil(len(lengths) / BATCH_SIZE) * settings["epochs"],
-        "training_flops": 3 * forward_flops(name, lengths, len(tokenizer)) * settings["epochs"],
+        "batch_size": batch_size, "vocabulary": config.vocab_size, "tokens": tokens, "shape": shape,
+        "steps": math.ceil(len(lengths) / batch_size) * settings["epochs"],
+        "training_flops": 3 * forward_flops(name, lengths, shape, config.vocab_size) * settings["epochs"],
     }  # fmt: skip
     (folder / "workload.json").write_text(json.dumps(workload, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    folder, name, rows, *data = sys.argv[1:]
-    prepare(Path(folder), name, int(rows), Path(data[0]) if data else None)
+    folder, name, rows, shape, batch_size, *data = sys.argv[1:]
+    prepare(Path(folder), name, int(rows), shape, int(batch_size), Path(data[0]) if data else None)

@@ -1,0 +1,143 @@
+"""`make gpu-check`: is a training on this machine's GPU the same experiment as on its processor, and how fast is it?
+
+    python -m tests.benchmarks.gpu_check [--parts "lockstep resume speed"] [--steps 50] [--kills 2] [--rows 4096]
+        [--repeats 1] [--data FOLDER] [--quick] [--out reports/gpu]
+
+Three parts. *lockstep* takes the same steps on the processor and on the GPU, for the bundled recipes and both
+attentions, in each framework that sees the GPU. *resume* kills runs on the GPU and compares what they leave with runs
+that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and T5-small
+in bf16. Prints the tables and writes them to report.md. Without a GPU all of it runs on the processor, and says so.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.backend import FRAMEWORKS
+from pipeline.comparison import lockstep
+from pipeline.recipe.loading import load_recipe
+from pipeline.training.kill_test import kill_test
+from pipeline.utils import processes
+from tests.benchmarks import bench
+
+RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
+ATTENTIONS = ("stock", "handwritten")
+PARTS = ("lockstep", "resume", "speed")
+CONTESTANTS = ("trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-handwritten-bf16")
+# Processes at a time that take steps; most of their time is start-up.
+AT_ONCE = 4
+# A program that names the first GPU that a framework sees, or nothing.
+QUESTIONS = {
+    "torch": "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')",
+    "tensorflow": "import tensorflow as tf; print(*[gpu.name for gpu in tf.config.list_physical_devices('GPU')[:1]])",
+}
+
+
+def gpus():
+    """The GPU that each installed framework sees, "" if none."""
+    names = {}
+    for framework in FRAMEWORKS:
+        asked = subprocess.run([sys.executable, "-c", QUESTIONS[framework]], capture_output=True, text=True)
+        if asked.returncode == 0:
+            names[framework] = asked.stdout.strip()
+    return names
+
+
+def trace(recipe, framework, on_gpu, steps, attention):
+    """Take steps on the GPU, or without it on the processor; to be called in a process of its own."""
+    if not on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return lockstep.record(recipe, framework, steps, attention)
+
+
+def lockstep_table(recipes, frameworks, steps):
+    """Largest differences between the processor and the GPU over some steps in fp32; a row for each pair."""
+    cases = [
+        (recipe, framework, attention) for recipe in recipes for framework in frameworks for attention in ATTENTIONS
+    ]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        traces = {
+            (*case, on_gpu): pool.submit(
+                processes.call, trace, load_recipe(case[0]), case[1], on_gpu, steps, case[2], framework=case[1]
+            )
+            for case in cases
+            for on_gpu in (False, True)
+        }
+    lines = [
+        f"| recipe | framework | attention | loss, {steps} steps | gradient norm | parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in cases:
+        on_processor, on_gpu = (traces[*case, on_gpu].result() for on_gpu in (False, True))
+        of = lockstep.compare_traces(case[0], on_processor, on_gpu, lockstep.Bounds()).differences
+        lines.append(f"| {' | '.join(case)} | {of['loss']:.1e} | {of['grad_norm']:.1e} | {of['parameters']:.1e} |")
+    return lines
+
+
+def resume_table(recipes, frameworks, kills, settings):
+    """Whether killed runs ended as those that were never stopped; a row for each recipe, framework and precision."""
+    lines = ["| recipe | framework | precision | kills | what they left |", "|---|---|---|---|---|"]
+    for name in recipes:
+        for framework in frameworks:
+            for precision in ("fp32", "bf16"):
+                recipe = load_recipe(name).override(settings | {"train.precision": precision})
+                report = kill_test(recipe, framework, kills)
+                differing = [what for what, same in report.identical.items() if not same]
+                verdict = f"DIFFERENT: {', '.join(differing)}" if differing else "identical to the bit"
+                lines.append(f"| {name} | {framework} | {precision} | {report.num_kills} | {verdict} |")
+    return lines
+
+
+def speed_table(settings):
+    """`bench` with the published sizes in bf16; its tables."""
+    arguments = ["--repeats", str(settings.repeats), "--rows", str(settings.rows), "--out", str(settings.out / "bench")]
+    arguments += ["--contestants", " ".join(CONTESTANTS), "--shape", "small" if settings.quick else "published"]
+    arguments += ["--data", str(settings.data)] if settings.data else []
+    arguments += ["--only", "classification", "--quick"] if settings.quick else []
+    bench.main(arguments)
+    return (settings.out / "bench" / "report.md").read_text(encoding="utf-8").splitlines()[2:]
+
+
+def main(arguments):
+    """Run the parts that were asked for; prints and writes their tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--parts", default=" ".join(PARTS))
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="folder with glue/SST-2, wikitext2 and tatoeba_eng_fra")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: one recipe, few steps, small models")
+    parser.add_argument("--out", type=Path, default=bench.ROOT / "reports" / "gpu")
+    settings = parser.parse_args(arguments)
+    if unknown := set(settings.parts.split()) - set(PARTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    seen = gpus()
+    frameworks = [framework for framework, gpu in seen.items() if gpu] or list(seen)
+    recipes, changes = RECIPES, {}
+    if settings.quick:
+        recipes, changes = RECIPES[:1], {"data.limit.train": 64, "data.limit.validation": 32, "train.epochs": 1}
+        settings.steps, settings.kills, frameworks = 2, 1, frameworks[:1]
+    lines = ["# Training on a GPU", ""]
+    lines += [
+        f"{framework}: {gpu or 'sees no GPU, so all of this ran on the processor'}" for framework, gpu in seen.items()
+    ]
+    parts = {
+        "lockstep": lambda: lockstep_table(recipes, frameworks, settings.steps),
+        "resume": lambda: resume_table(recipes, frameworks, settings.kills, changes),
+        "speed": lambda: speed_table(settings),
+    }
+    settings.out.mkdir(parents=True, exist_ok=True)
+    for part in settings.parts.split():
+        lines += ["", f"## {part}", "", *parts[part]()]
+        (settings.out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    from tests.benchmarks import gpu_check  # other processes import `trace` from there
+
+    gpu_check.main(sys.argv[1:])
