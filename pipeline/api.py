@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pipeline.backend import FRAMEWORKS
 from pipeline.comparison import lockstep_records, run_matrix
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
 SEEDS = (0, 1, 2)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,9 @@ def lockstep(
 
 def compare(
     recipe: RecipeSource,
-    frameworks: Sequence[str] = tuple(FRAMEWORKS),
-    attentions: Sequence[str | type] = ATTENTIONS,
-    seeds: Sequence[int] = SEEDS,
+    frameworks: str | Sequence[str] = tuple(FRAMEWORKS),
+    attentions: str | type | Sequence[str | type] = ATTENTIONS,
+    seeds: int | Sequence[int] = SEEDS,
     out: str | os.PathLike[str] | None = None,
     *,
     rerun: bool = False,
@@ -169,6 +170,9 @@ def compare(
 ) -> Comparison:
     """Run a recipe with every framework, attention and seed, and compare; the report is `out` or reports/<recipe>.
 
+    With overrides, a short hash of the resolved recipe is appended to the default folder. A single name or seed may be
+    given as it is.
+
     Each run has a process of its own, one after the other. Finished runs are used as they are unless `rerun`; a run
     that fails is shown as failed. Raises UserError before the first run for anything that is wrong with the input.
 
@@ -176,8 +180,9 @@ def compare(
     >>> comparison.verdicts  # doctest: +SKIP
     """
     loaded, callback = LoadedRecipe.of(recipe), callback or ComparisonCallback()
-    names = [attention_name(attention) for attention in attentions]
-    folder = _report_folder(loaded.recipe.name, out)
+    frameworks, seeds = _several(frameworks), _several(seeds)
+    names = [attention_name(attention) for attention in _several(attentions)]
+    folder = _report_folder(loaded.recipe.name + loaded.recipe.suffix(loaded.original), out)
     planned = run_matrix.plan(loaded.recipe, loaded.original, frameworks, names, seeds, rerun)
     callback.on_check_begin(planned)
     run_matrix.check(planned, loaded.recipe, allow_hub_code)
@@ -199,29 +204,42 @@ def compare(
     return _written(with_variants(runs), loaded.recipe.margin, lockstep_results, problems, folder)
 
 
-def report(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None) -> Comparison:
+def report(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None
+) -> Comparison:
     """Compare finished runs, made on any machine at any time; the report is `out` or reports/<recipe>.
+
+    A short hash at the end of the first run's directory, which overrides make, is appended to the default folder.
 
     Raises UserError if a directory is not a run, or if task, checkpoint, data or metrics differ.
 
     >>> report(["runs/mine/torch-stock-seed0", "runs/mine/tensorflow-stock-seed0"])  # doctest: +SKIP
     """
-    directories = [Path(path) for path in paths]
+    directories = [Path(path) for path in _several(paths)]
     if len(directories) < 2:
         raise UserError(f"a report needs two or more run directories, but got {len(directories)}")
     runs = with_variants(read_run(directory) for directory in directories)
     refuse_incomparable(runs)
     recipe = runs[0].recipe
-    folder = _report_folder(recipe.name, out)
+    # The suffix of runs whose recipe was overridden, if they are where a run is by default.
+    suffix = f"-{recipe.digest()}"
+    folder = _report_folder(recipe.name + (suffix if directories[0].name.endswith(suffix) else ""), out)
     return _written(runs, recipe.margin, lockstep_records.recorded(runs), [], folder)
+
+
+def _several(values: Value | Iterable[Value]) -> list[Value]:
+    """The values, or the single one: a text is one value, not a series of letters."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [cast("Value", values)]
+    return list(cast("Iterable[Value]", values))
 
 
 # The name of `report` in earlier versions.
 compare_runs = report
 
 
-def _report_folder(recipe_name: str, out: str | os.PathLike[str] | None) -> Path:
-    folder = Path(out) if out is not None else Path("reports") / recipe_name
+def _report_folder(name: str, out: str | os.PathLike[str] | None) -> Path:
+    folder = Path(out) if out is not None else Path("reports") / name
     writer.refuse_unless_report(folder)
     return folder
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
+# What else people call them.
+_OTHER_NAMES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow", "keras": "tensorflow"}
 
 
 @dataclass(frozen=True)
@@ -192,12 +194,19 @@ class Backend(Protocol):
         ...
 
 
+def framework_problem(framework: str) -> str | None:
+    """What is wrong with the name of a framework."""
+    if framework in FRAMEWORKS:
+        return None
+    meant = _OTHER_NAMES.get(framework.lower())
+    hint = f' Did you mean "{meant}"?' if meant else did_you_mean(framework, FRAMEWORKS)
+    return f'framework is "{framework}", but must be one of {", ".join(FRAMEWORKS)}.{hint}'
+
+
 def load_backend(framework: str) -> Backend:
     """Import a framework's package and return it. Raises UserError if it is unknown or not installed."""
-    if framework not in FRAMEWORKS:
-        raise UserError(
-            f'framework is "{framework}", but there are: {", ".join(FRAMEWORKS)}.{did_you_mean(framework, FRAMEWORKS)}'
-        )
+    if problem := framework_problem(framework):
+        raise UserError(problem)
     for package in ("torch", "accelerate") if framework == "torch" else ("tensorflow", "tf_keras"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"framework {framework}: {package} is not installed; pip install '.[{framework}]'")

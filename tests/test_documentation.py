@@ -103,6 +103,13 @@ def test_every_make_target_is_described_in_some_page():
     assert described <= set(TARGETS)
 
 
+def test_every_variable_of_make_is_described_in_some_page_or_by_make_help():
+    variables = set(re.findall(r"\$\(([A-Z_]+)\)", MAKEFILE)) - set(re.findall(r"^([A-Z]+) :?= ", MAKEFILE, flags=re.M))
+    described = "\n".join([*TEXT.values(), *TARGETS.values()])
+    undescribed = {name for name in variables if not re.search(rf"\b{name}\b", described)}
+    assert {"RECIPE", "DEBUG", "PYTHON"} <= variables and undescribed == {"MAKEFILE_LIST"}
+
+
 # Printed output and Python code
 
 

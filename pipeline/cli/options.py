@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.backend import FRAMEWORKS, framework_problem
 from pipeline.utils.errors import UserError
 
 
-class FrameworkName(StrEnum):
-    """The frameworks that a run may use."""
+def _known_framework(framework: str | None) -> str | None:
+    """The framework as it is given. Raises UserError."""
+    if framework is not None and (problem := framework_problem(framework)):
+        raise UserError(problem)
+    return framework
 
-    torch = "torch"
-    tensorflow = "tensorflow"
 
-
+_NAMES = "|".join(FRAMEWORKS)
 RecipeName = Annotated[str, typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.")]
 RunFolder = Annotated[Path, typer.Argument(help="The directory of a finished run.")]
-Framework = Annotated[FrameworkName, typer.Option(help="The framework that trains.")]
-OwnFramework = Annotated[FrameworkName | None, typer.Option(help="The framework; by default the run's own.")]
+Framework = Annotated[str, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework that trains.")]
+OwnFramework = Annotated[
+    str | None, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework; by default the run's own.")
+]
 Attention = Annotated[str, typer.Option(help="stock, handwritten, or module:Class of your own.")]
 Seed = Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]

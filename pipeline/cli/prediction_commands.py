@@ -32,7 +32,7 @@ def predict(
     from pipeline.runs.directory import load_run
 
     finished = load_run(run)
-    chosen = framework.value if framework else finished.record.framework
+    chosen = framework or finished.record.framework
     configure_process(chosen)
     from pipeline.runs.prediction import open_run, predict_lines
 
@@ -54,7 +54,7 @@ def attention_maps(
     from pipeline.runs.directory import load_run
 
     finished = load_run(run)
-    chosen = framework.value if framework else finished.record.framework
+    chosen = framework or finished.record.framework
     configure_process(chosen)
     from pipeline.runs.attention_figure import draw_attention_maps
     from pipeline.runs.attention_maps import maps_of_run

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app
-from pipeline.cli.options import Attention, Debug, Framework, FrameworkName, HubCode, Pickle, RecipeName, Seed, Settings
+from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, RecipeName, Seed, Settings
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
@@ -18,7 +18,7 @@ from pipeline.utils.text import escape_controls
 @app.command()
 def finetune(
     recipe: RecipeName,
-    framework: Framework = FrameworkName.torch,
+    framework: Framework = "torch",
     attention: Attention = "stock",
     seed: Seed = 0,
     settings: Settings = None,
@@ -30,16 +30,16 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
-    configure_process(framework.value)
+    configure_process(framework)
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.cli.progress import TerminalProgress
     from pipeline.training.finetune import finetune
     from pipeline.training.signals import StopOnSignal
 
-    progress = TerminalProgress(f"{loaded.recipe.name} {framework.value}/{attention} seed {seed}")
+    progress = TerminalProgress(f"{loaded.recipe.name} {framework}/{attention} seed {seed}")
     try:
         finetune(
-            loaded, framework.value, attention, seed, out, overwrite=overwrite, resume=resume,
+            loaded, framework, attention, seed, out, overwrite=overwrite, resume=resume,
             allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
         )  # fmt: skip
     finally:
@@ -49,7 +49,7 @@ def finetune(
 @app.command()
 def check(
     recipe: RecipeName,
-    framework: Framework = FrameworkName.torch,
+    framework: Framework = "torch",
     attention: Attention = "stock",
     settings: Settings = None,
     allow_hub_code: HubCode = False,
@@ -57,11 +57,11 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Validate recipe, data, checkpoint and metrics without training."""
-    configure_process(framework.value)
+    configure_process(framework)
     resolved = load_recipe(recipe, settings or ())
     from pipeline.api import check
 
-    checked = check(resolved, framework.value, attention, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle)
+    checked = check(resolved, framework, attention, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle)
     print(escape_controls(str(checked)))
     print(escape_controls(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
 
@@ -85,7 +85,7 @@ def list_recipes(debug: Debug = False) -> None:
 @app.command("kill-test")
 def kill_test(
     recipe: RecipeName,
-    framework: Framework = FrameworkName.torch,
+    framework: Framework = "torch",
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 5,
     attention: Attention = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the run and of the moments when it is killed.")] = 0,
@@ -97,7 +97,7 @@ def kill_test(
     resolved = load_recipe(recipe, settings or ())
     from pipeline.training.kill_test import kill_test
 
-    report = kill_test(resolved, framework.value, kills, attention, seed)
+    report = kill_test(resolved, framework, kills, attention, seed)
     print(report.as_text())
     if not report.passed:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.backend import FRAMEWORKS
+from pipeline.backend import framework_problem
 from pipeline.comparison.run_set import ComparedRun, read_run
 from pipeline.models.attention import name_problem
 from pipeline.recipe.schema import Recipe
@@ -20,7 +20,7 @@ from pipeline.training import experiment
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.finetune import seed_problem
 from pipeline.utils import processes
-from pipeline.utils.errors import ProofError, UserError, did_you_mean
+from pipeline.utils.errors import ProofError, UserError
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,7 @@ def plan(
     So a machine that warms up or slows down favors no variant. Raises UserError with all that is wrong with the choice.
     """
     problems = [*_problems("framework", frameworks), *_problems("attention", attentions), *_problems("seed", seeds)]
-    problems += [
-        f'framework is "{name}", but must be one of {", ".join(FRAMEWORKS)}.{did_you_mean(name, FRAMEWORKS)}'
-        for name in frameworks
-        if name not in FRAMEWORKS
-    ]
+    problems += [problem for name in frameworks if (problem := framework_problem(name))]
     problems += [problem for name in attentions if (problem := name_problem(name))]
     problems += [problem for seed in seeds if (problem := seed_problem(seed))]
     if problems:
@@ -158,12 +154,12 @@ def _is_done(folder: Path, recipe: Recipe, framework: str, attention: str, seed:
         raise UserError(f"{folder} holds something that is not a run; move it away")
     if rerun:
         return False
-    different = directory.differences(recipe, RunIdentity(
-        recipe=recipe.name, framework=framework, attention=attention, seed=seed
-    ))  # fmt: skip
-    if different:
-        raise UserError(
-            f"{folder} holds a run of another {' and '.join(different)}; move it away, or replace it with rerun=True",
-            arguments=("rerun",),
-        )
-    return True
+    identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
+    try:
+        different = directory.differences(recipe, identity)
+        if not different:
+            return True
+        problem = f"{folder} holds a run of another {' and '.join(different)}"
+    except UserError as error:  # it is damaged
+        problem = str(error)
+    raise UserError(f"{problem}; move it away, or replace it with rerun=True", arguments=("rerun",))

@@ -16,7 +16,7 @@ from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.data.local_files import describe_source, read_local, slice_rows
 from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of
 from pipeline.recipe.data import Data
-from pipeline.recipe.formats import FORMATS, SPLITS
+from pipeline.recipe.formats import FORMATS, SPLITS, suffix_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 
@@ -80,5 +80,14 @@ def _hub_table(data: Data, split: str, wanted: Sequence[Column]) -> Table:
             )
         )  # fmt: skip
     except Exception as error:  # many kinds of errors can come from here
-        raise UserError(explain_hub_error(error, "data.path", data.path)) from error
+        raise UserError(explain_hub_error(error, "data.path", data.path) + _local_hint(data.path)) from error
     return table_of(rows, wanted)
+
+
+def _local_hint(path: str) -> str:
+    """What to write instead of a `data.path` that looks like a file or a format; '' for any other."""
+    if path.lower() in FORMATS:
+        return f'. Did you mean "{path.lower()}"?'
+    suffix = suffix_of(path)
+    advice = f". For local files set data.path={suffix}, data.files.train={path} and data.files.validation"
+    return advice if suffix in FORMATS else ""

@@ -122,8 +122,13 @@ class Data(StrictModel):
         elif isinstance(labels, dict):
             labels = {label: label_text(name) for label, name in labels_as_texts(labels).items()}
             names = set(labels.values())
+        elif labels is None:
+            return None
         else:
-            return labels
+            raise ValueError(
+                f"is {labels!r}, but must be a list of names, or a mapping from a label in the data to the name of its "
+                "class"
+            )
         if len(names) < 2:
             raise ValueError("must name at least two classes")
         return labels

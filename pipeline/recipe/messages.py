@@ -57,24 +57,31 @@ _OTHER_NAMES = {
 
 def explain(error: ValidationError, name: str, models: Mapping[str, type[BaseModel]]) -> str:
     """A line for each key that is wrong; `models` has the recipe's models by the title of pydantic's error."""
-    lines: dict[str, str] = {}
+    faults: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for fault in error.errors():
-        location = _location(fault)
+        faults.setdefault(tuple(_location(fault)), []).append(fault)
+    lines = []
+    for location, alternatives in faults.items():
+        # Where a value may be of several types, what is wrong inside it says more than that it is none of them.
+        if len(alternatives) > 1 and any(other[: len(location)] == location != other for other in faults):
+            continue
         key = ".".join(map(str, location)) or error.title.lower()
-        lines.setdefault(key, f"recipe {name}: {key}{_sentence(fault, location, models[error.title])}")
-    return "\n".join(lines.values())
+        lines.append(f"recipe {name}: {key}{_sentence(alternatives, list(location), models[error.title])}")
+    return "\n".join(lines)
 
 
 def _location(fault: ErrorDetails) -> list[str | int]:
-    """The path to the key; pydantic puts names of types between its parts."""
+    """The path to the key; pydantic puts names of types between its parts, and at the end."""
     parts: list[str | int] = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
     if fault["type"] == "extra_forbidden":  # such a key can be any text
         return [*(part for part in parts if part != fault["loc"][-1]), fault["loc"][-1]]
-    return parts
+    is_type = len(parts) > 1 and (parts[-1], fault["type"]) in (("str", "string_type"), ("int", "int_type"))
+    return parts[:-1] if is_type else parts
 
 
-def _sentence(fault: ErrorDetails, location: list[str | int], root: type[BaseModel]) -> str:
-    """What follows the key."""
+def _sentence(alternatives: list[ErrorDetails], location: list[str | int], root: type[BaseModel]) -> str:
+    """What follows the key: its first fault, and what the value may be instead."""
+    fault = alternatives[0]
     if fault["type"] == "extra_forbidden":
         parent = _model_at(root, location[:-1])
         known = list(parent.model_fields) if parent else []
@@ -84,7 +91,9 @@ def _sentence(fault: ErrorDetails, location: list[str | int], root: type[BaseMod
     if fault["type"] == "value_error":
         text = str(fault.get("ctx", {})["error"])
         return f" {text}" if text.startswith("is") else f": {text}"
-    return f" is {_shown(fault['input'])}, but {requirement(fault['msg'])}"
+    first, *others = dict.fromkeys(requirement(each["msg"]) for each in alternatives)
+    wanted = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
+    return f" is {_shown(fault['input'])}, but {wanted}"
 
 
 def _hint(key: str, known: list[str]) -> str:

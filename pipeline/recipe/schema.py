@@ -71,7 +71,14 @@ class Train(StrictModel):
     @field_validator("class_weights", mode="before")
     @classmethod
     def _weights_by_text(cls, weights: object) -> object:
-        return labels_as_texts(weights) if isinstance(weights, dict) else weights
+        if isinstance(weights, dict):
+            return labels_as_texts(weights)
+        if weights is None or weights == "balanced" or isinstance(weights, list | tuple):
+            return weights
+        raise ValueError(
+            f'is {weights!r}, but must be "balanced", a list with a weight for each label, or a mapping from label to '
+            "weight"
+        )
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -156,6 +163,10 @@ class Recipe(StrictModel):
         """Eight hex digits that identify the experiment of the resolved recipe."""
         canonical = json.dumps(self.experiment(), sort_keys=True)
         return short_digest(canonical, 8)
+
+    def suffix(self, original: Recipe) -> str:
+        """What default folders append to their name: the digest if overrides changed the experiment, else nothing."""
+        return "" if self.experiment() == original.experiment() else f"-{self.digest()}"
 
 
 # The models by the title that pydantic gives its errors.

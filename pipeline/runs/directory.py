@@ -72,8 +72,8 @@ class RunDirectory:
     @classmethod
     def default(cls, recipe: Recipe, original: Recipe, framework: str, attention: str, seed: int) -> RunDirectory:
         """runs/<recipe>/<framework>-<attention>-seed<seed>, with its digest if overrides changed the original."""
-        suffix = "" if recipe.experiment() == original.experiment() else f"-{recipe.digest()}"
-        return cls(Path("runs") / recipe.name / f"{framework}-{attention.replace(':', '.')}-seed{seed}{suffix}")
+        variant = f"{framework}-{attention.replace(':', '.')}"
+        return cls(Path("runs") / recipe.name / f"{variant}-seed{seed}{recipe.suffix(original)}")
 
     @property
     def recipe_file(self) -> Path:
@@ -162,14 +162,15 @@ class RunDirectory:
             raise UserError(message, arguments=("out",))
         if overwrite:
             return None
-        different = self.differences(recipe, identity)
-        if not different:
-            return load_run(self.path)
-        raise UserError(
-            f"{self.path} holds a run of another {' and '.join(different)}; choose another folder with out, or replace "
-            "that run with overwrite=True",
-            arguments=("out", "overwrite"),
-        )
+        try:
+            different = self.differences(recipe, identity)
+            if not different:
+                return load_run(self.path)
+            problem = f"{self.path} holds a run of another {' and '.join(different)}"
+        except UserError as error:  # it is damaged
+            problem = str(error)
+        remedy = "choose another folder with out, or replace that run with overwrite=True"
+        raise UserError(f"{problem}; {remedy}", arguments=("out", "overwrite"))
 
     def differences(self, recipe: Recipe, identity: RunIdentity) -> list[str]:
         """In what the finished run here is another one than that of a recipe and an identity; empty if it is the same.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from pipeline.backend import Backend, Model, load_backend
+from pipeline.backend import Backend, Model, framework_problem, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK, attention_name
@@ -68,7 +68,7 @@ def finetune(
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
     launched = time.perf_counter()
-    _refuse_arguments(seed, resume, overwrite)
+    _refuse_arguments(framework, seed, resume, overwrite)
     callback, stop = callback or TrainingCallback(), stop or StopRequest()
     loaded, attention = LoadedRecipe.of(recipe), attention_name(attention)
     recipe = loaded.recipe
@@ -108,7 +108,9 @@ def seed_problem(seed: object) -> str | None:
     return f"seed is {seed!r}, but must be a whole number from 0 to 2^32 - 1"
 
 
-def _refuse_arguments(seed: int, resume: bool, overwrite: bool) -> None:
+def _refuse_arguments(framework: str, seed: int, resume: bool, overwrite: bool) -> None:
+    if problem := framework_problem(framework):
+        raise UserError(problem, arguments=("framework",))
     if problem := seed_problem(seed):
         raise UserError(problem, arguments=("seed",))
     if resume and overwrite:

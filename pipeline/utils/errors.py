@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class PipelineError(Exception):
@@ -16,6 +17,10 @@ class PipelineError(Exception):
     def __init__(self, message: str = "", *, arguments: tuple[str, ...] = ()):
         super().__init__(message)
         self.arguments = arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would call the class with the message alone, which a subclass with arguments of its own does not take.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class UserError(PipelineError):
@@ -35,6 +40,13 @@ class RunFailure(PipelineError):
 
 class Stopped(PipelineError):
     """A run ended because it was asked to: the message says what is saved; exit code 1."""
+
+
+def _restored(kind: type[PipelineError], args: tuple[object, ...], attributes: dict[str, object]) -> PipelineError:
+    """An error as it was in the process that sent it."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def combine_errors(errors: Iterable[UserError]) -> UserError:

@@ -85,8 +85,11 @@ def requirement(message: str) -> str:
 
     >>> requirement("Input should be a valid integer"), requirement("String should have at least 1 character")
     ('must be a valid integer', 'must have at least 1 character')
+    >>> requirement("Input should be a valid tuple")
+    'must be a list'
     """
     text = re.sub(r"^\w+ should ", "must ", message)
+    text = text.replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")
     return text[:1].lower() + text[1:]
 
 

@@ -72,6 +72,22 @@ def test_a_recipes_file_is_executed_once(chosen_folder):
     assert Path("executed").read_text() == "once "
 
 
+@pytest.mark.parametrize("verb", ["finetune", "check", "kill-test"])
+@pytest.mark.parametrize(
+    ("given", "meant"), [("pytorch", "torch"), ("Torch", "torch"), ("tf", "tensorflow"), ("tensorflw", "tensorflow")]
+)
+def test_a_framework_by_another_name_gets_ours(verb, given, meant, capsys):
+    assert execute([verb, "sentiment_bert", "--framework", given]) == 2
+    message = f'framework is "{given}", but must be one of torch, tensorflow. Did you mean "{meant}"?'
+    assert capsys.readouterr().err.splitlines()[0] == message
+
+
+@pytest.mark.parametrize("verb", ["predict", "attention-maps"])
+def test_a_framework_that_predicts_by_another_name_gets_ours(verb, capsys):
+    assert execute([verb, "runs/mine", "--text", "a", "--framework", "tf"]) == 2
+    assert 'Did you mean "tensorflow"?' in capsys.readouterr().err
+
+
 def test_the_arguments_of_an_error_are_translated():
     error = RunFailure("continue with resume=True, or drop it with overwrite=True", arguments=("resume", "overwrite"))
     assert explain(error).splitlines() == [

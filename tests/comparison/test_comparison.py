@@ -158,7 +158,7 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
     (torn / "metrics.json").write_text('{"recipe": "sent')
     assert not planned(21).done
     (torn / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"metrics\.json cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"metrics\.json cannot be read as JSON.*; move it away, or .* rerun=True"):
         planned(21)
     other = write_run(planned(22).folder, seed=22, settings={"train.learning_rate": 1e-3})
     with pytest.raises(UserError, match=r"holds a run of another setting of the recipe; .* with rerun=True"):

@@ -187,3 +187,20 @@ def test_a_split_may_have_columns_of_its_own(tmp_path):
         splits_of(recipe_of_files(train, test, **{"data.split_columns": {"validation": {"lable": "gold"}}}))
     with pytest.raises(UserError, match="split_columns.test would be ignored"):
         recipe_of_files(train, test, **{"data.split_columns": {"test": {"label": "gold"}}})
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("nosuch.csv", ". For local files set data.path=csv, data.files.train=nosuch.csv and data.files.validation"),
+        ("rows.tsv.gz", ". For local files set data.path=tsv, data.files.train=rows.tsv.gz and data.files.validation"),
+        ("JSON", '. Did you mean "json"?'),
+        ("org/rows", ""),
+    ],
+)
+def test_a_data_path_that_looks_like_a_file_or_a_format_gets_the_right_keys(path, advice):
+    recipe = load_shipped("sst2_bert").override({"data.path": path})
+    with pytest.raises(UserError) as error:
+        splits_of(recipe)
+    assert str(error.value).startswith(f"recipe sst2_bert: data.path: {path} is not in the local cache")
+    assert str(error.value).endswith(advice or "which needs no network")

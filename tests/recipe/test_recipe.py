@@ -45,12 +45,31 @@ def test_a_recipe_is_frozen():
         ({"data.delimiter": ";"}, "delimiter would be ignored"),
         ({"data.path": "csv"}, "must name a file: files.train, files.validation"),
         ({"weights": "rendom"}, "weights is"),
+        ({"train.class_weights": 3}, 'train.class_weights is 3, but must be "balanced", a list with a weight for each'),
+        ({"train.class_weights": "balance"}, "class_weights is 'balance', but must be \"balanced\", a list"),
+        ({"data.labels": 3}, "data.labels is 3, but must be a list of names, or a mapping"),
+        ({"data.columns.text": {}}, "data.columns.text is {}, but must be a valid string or a valid integer or a list"),
+        ({"metrics": 3}, "metrics is 3, but must be a list"),
+        ({"data.columns": 3}, "data.columns is 3, but must be a mapping"),
     ],
 )
 def test_an_override_that_is_wrong_is_named_with_the_way_out(changes, message):
     with pytest.raises(UserError) as error:
         hub_recipe().override(changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([-1, 2], "recipe mine: train.class_weights.0 is -1, but must be greater than 0"),
+        ({"bad": "x"}, 'recipe mine: train.class_weights.bad is "x", but must be a valid number'),
+    ],
+)
+def test_a_fault_inside_a_value_is_the_only_one_that_is_named(weights, message):
+    with pytest.raises(UserError) as error:
+        hub_recipe().override({"train.class_weights": weights})
+    assert str(error.value) == message
 
 
 def test_all_faults_are_named_at_once():

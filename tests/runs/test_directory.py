@@ -80,6 +80,23 @@ def test_another_run_is_refused_by_what_differs(directory, recipe, changes, over
     assert error.value.arguments == ("out", "overwrite")
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", "[]", "metrics.json is not what a run writes"),
+        ("metrics.json", '{"recipe"', "metrics.json cannot be read as JSON"),
+        ("recipe.yaml", "name: x", "task is missing"),
+        ("recipe.yaml", "a: [", "cannot be read as YAML"),
+    ],
+)
+def test_a_damaged_run_is_refused_with_the_ways_out(directory, recipe, file, content, message):
+    (directory.path / file).write_text(content)
+    with pytest.raises(UserError, match="choose another folder with out, or replace that run with overwrite=True") as e:
+        directory.finished_run(recipe, IDENTITY, overwrite=False)
+    assert message in str(e.value) and e.value.arguments == ("out", "overwrite")
+    assert directory.finished_run(recipe, IDENTITY, overwrite=True) is None
+
+
 def test_the_default_folder_names_who_runs_it_and_marks_a_changed_recipe(recipe):
     shipped = load_recipe("sentiment_bert")
     changed = RunDirectory.default(recipe, shipped, "torch", "own:Class", 7).path

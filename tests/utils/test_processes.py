@@ -23,6 +23,18 @@ def refuse(kind, *arguments):
     raise kind(*arguments)
 
 
+class RowError(UserError):
+    """An error with a constructor of its own, as a caller may write one."""
+
+    def __init__(self, row, *, reason):
+        super().__init__(f"row {row}: {reason}", arguments=("recipe",))
+        self.row = row
+
+
+def refuse_row():
+    raise RowError(7, reason="has no label")
+
+
 def refuse_argument():
     raise UserError("there is a run already", arguments=("out", "overwrite"))
 
@@ -149,3 +161,9 @@ def test_a_new_process_finds_the_same_modules_and_may_choose_its_framework(monke
     environment = processes.child_environment()
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path.resolve())
     assert "USE_TORCH" not in environment
+
+
+def test_an_error_with_a_constructor_of_its_own_comes_back_as_it_was():
+    with pytest.raises(RowError) as caught:
+        call(refuse_row)
+    assert (str(caught.value), caught.value.row, caught.value.arguments) == ("row 7: has no label", 7, ("recipe",))
