@@ -6,7 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -42,8 +42,17 @@ class Examples:
     rows_read: list[int] | None = None
 
 
+# What a model returns for a batch: logits, losses, tokens, as the task has asked for.
+Output = NDArray | tuple[NDArray, ...] | list[NDArray]
 ExamplesT = TypeVar("ExamplesT", bound=Examples)
+# What a task keeps of each row of a batch: to score it, and to predict for it.
+ScoreT = TypeVar("ScoreT")
+AnswerT = TypeVar("AnswerT")
 Value = TypeVar("Value")
+
+
+# What is predicted for a row, by the names of its parts, as `predict` returns it.
+Prediction = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class ScoredExample:
     num_targets: int
 
 
-class Task(ABC, Generic[ExamplesT]):
+class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     """What every task offers; a file of this folder completes it, and `options.py` has its options in a recipe.
 
     The order of calls, in training: `validate` the splits; put `config_changes` into the config; `setup` with config
@@ -73,6 +82,9 @@ class Task(ABC, Generic[ExamplesT]):
     examples_class: type[ExamplesT]
     # Those of the recipe; a task that has some says of which class.
     options: Options
+    # Those of the model, from `setup` on.
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
     # Fields of a row that training must have, those that it may have, and those that a prediction must have.
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -95,8 +107,6 @@ class Task(ABC, Generic[ExamplesT]):
         self.metrics = metrics_for(problem or recipe.task)
         self.default_metrics = default_metrics_for(problem or recipe.task)
         self.labels: tuple[str, ...] = ()
-        self.config: Any = None
-        self.tokenizer: Any = None
 
     def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
         """Check all rows, and take the labels from the training split. Raises UserError with every problem."""
@@ -148,7 +158,7 @@ class Task(ABC, Generic[ExamplesT]):
         """Inputs of the model, each [B, width]."""
         (width,) = batch.widths
         filled = {
-            key: ragged.padded(batch.rows, width, self.tokenizer.pad_token_id if key == "input_ids" else 0)
+            key: ragged.padded(batch.rows, width, token_id(self.tokenizer, "pad") if key == "input_ids" else 0)
             for key, ragged in examples.features.items()
         }
         real = np.arange(width) < examples.lengths[batch.rows][:, None]
@@ -162,25 +172,25 @@ class Task(ABC, Generic[ExamplesT]):
         among processes cannot change it.
         """
 
-    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Any:
+    def outputs(self, model: Predictor, inputs: Features, targets: Features | None) -> Output:
         """Ask the model for what `score_batch`, or without targets `decode_batch`, reads; by default its logits."""
         return model.logits(inputs)
 
     @abstractmethod
-    def score_batch(self, output: Any, examples: ExamplesT, rows: NDArray) -> list[Any]:
+    def score_batch(self, output: Output, examples: ExamplesT, rows: NDArray) -> list[ScoreT]:
         """Score the model's output for each row; `aggregate` reads the results."""
 
-    def aggregate(self, examples: ExamplesT, scored: list[Any]) -> list[ScoredExample]:
+    def aggregate(self, examples: ExamplesT, scored: list[ScoreT]) -> list[ScoredExample]:
         """One scored example for each example of the split, in file order; by default each row is one already."""
-        return scored
+        return cast(list[ScoredExample], scored)
 
     @abstractmethod
-    def decode_batch(self, output: Any, examples: ExamplesT, rows: NDArray) -> list[Any]:
+    def decode_batch(self, output: Output, examples: ExamplesT, rows: NDArray) -> list[AnswerT]:
         """The prediction for each row of a batch without targets; `format_predictions` reads them."""
 
-    def format_predictions(self, examples: ExamplesT, decoded: list[Any]) -> Iterator[dict[str, object]]:
+    def format_predictions(self, examples: ExamplesT, decoded: list[AnswerT]) -> Iterator[Prediction]:
         """One prediction for each row asked about, in order, as `predict` returns it."""
-        return iter(decoded)
+        return iter(cast(list[Prediction], decoded))
 
     def prediction_row(self, row: Mapping[str, object] | str, number: int) -> dict[str, object]:
         """The task's fields of a row to predict, which may have them under the recipe's column names.
@@ -241,6 +251,13 @@ class Task(ABC, Generic[ExamplesT]):
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of token-level logits are real, [B, T]."""
         return inputs["attention_mask"] != 0
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
+    """The id of a special token, such as "pad", which the tokenizer must have."""
+    number = getattr(tokenizer, f"{name}_token_id")
+    assert isinstance(number, int), f"the tokenizer has no {name}_token"
+    return number
 
 
 def known(value: Value | None) -> Value:

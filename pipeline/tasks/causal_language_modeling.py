@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
-from pipeline.tasks.base import Examples, ScoredExample, Task
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights
 from pipeline.tasks.options import CausalLanguageModelingOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
@@ -35,7 +35,7 @@ class TokenStreams(Examples):
     floor: NDArray[np.float64] | None = None
 
 
-class CausalLanguageModeling(Task[TokenStreams]):
+class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
     """The task for one recipe.
 
     Every token of the texts is predicted exactly once. The first is predicted from the tokenizer's end-of-text
@@ -152,7 +152,7 @@ class CausalLanguageModeling(Task[TokenStreams]):
             scored.append(ScoredExample(line, columns, loss, len(labels)))
         return scored
 
-    def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[dict[str, str]]:
+    def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[Prediction]:
         """The continuation of each text."""
         continuations = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in output)
         return [{"continuation": text} for text in continuations]

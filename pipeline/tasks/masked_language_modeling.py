@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import read_documents
-from pipeline.tasks.base import Examples, ScoredExample, Task, known
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.options import MaskedLanguageModelingOptions
 from pipeline.tasks.validation import text_problems
@@ -36,7 +36,7 @@ class MaskedTexts(Examples):
     labels: Ragged | None = None
 
 
-class MaskedLanguageModeling(Task[MaskedTexts]):
+class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
     """The task for one recipe.
 
     Of each row, `options.masking_probability` of the tokens are chosen, at least one; 80% of them become [MASK], 10% a
@@ -79,7 +79,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
             counts["truncated"] = int(truncated.sum())
         else:
             ids, words = self._blocks(ids, words, room)
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        cls, sep = token_id(self.tokenizer, "cls"), token_id(self.tokenizer, "sep")
         tokens = Ragged.of([np.concatenate([[cls], row[:room], [sep]]) for row in ids])
         counts["tokens"] = int(tokens.lengths.sum())
         return MaskedTexts(
@@ -95,7 +95,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
     def _blocks(self, ids: list[NDArray], words: list[NDArray], length: int) -> tuple[list[NDArray], list[NDArray]]:
         """Tokens and words of all texts end to end, cut every `length` tokens."""
         if self.options.separator != "none":
-            ids = [np.append(row, np.int32(self.tokenizer.sep_token_id)) for row in ids]
+            ids = [np.append(row, np.int32(token_id(self.tokenizer, "sep"))) for row in ids]
             words = [np.append(row, -1) for row in words]
         num_words = np.cumsum([0] + [row.max(initial=0) + 1 for row in words])
         words = [np.where(row < 0, -1, row + first) for row, first in zip(words, num_words, strict=False)]
@@ -110,7 +110,7 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
         fate = rng.random(len(chosen))
         vocabulary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids).astype(np.int32)
         random_ids = vocabulary[rng.integers(len(vocabulary), size=len(chosen))]
-        hidden = np.where(chosen & (fate < MASKED_SHARE), np.int32(self.tokenizer.mask_token_id), ragged.values)
+        hidden = np.where(chosen & (fate < MASKED_SHARE), np.int32(token_id(self.tokenizer, "mask")), ragged.values)
         hidden = np.where(chosen & (fate >= 1 - RANDOM_SHARE), random_ids, hidden)
         labels = np.where(chosen, ragged.values, -1)
         num_targets = np.bincount(owners, weights=chosen, minlength=len(ragged.lengths)).astype(np.int64)
@@ -151,9 +151,9 @@ class MaskedLanguageModeling(Task[MaskedTexts]):
             scored.append(ScoredExample(line, columns, loss, len(places)))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: MaskedTexts, rows: NDArray) -> list[dict[str, object]]:
+    def decode_batch(self, output: NDArray, examples: MaskedTexts, rows: NDArray) -> list[Prediction]:
         """The most probable tokens for every mask of a text."""
-        predictions: list[dict[str, object]] = []
+        predictions: list[Prediction] = []
         for logits, row in zip(output, rows, strict=True):
             ids = examples.features["input_ids"][row]
             candidates = []

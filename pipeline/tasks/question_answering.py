@@ -52,7 +52,7 @@ class WindowAnswers:
     loss: float = 0.0
 
 
-class QuestionAnswering(Task[Windows]):
+class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
     """The task for one recipe.
 
     A context that does not fit is cut into windows that share `options.stride` tokens. The answer to a question is the
@@ -233,7 +233,7 @@ class QuestionAnswering(Task[Windows]):
     def _refuse_long_questions(self, questions: list[str]) -> None:
         """A window must hold the question, three special tokens, and more of the context than windows share."""
         room = self.recipe.data.max_length - self.options.stride - self.tokenizer.num_special_tokens_to_add(pair=True)
-        lengths = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        lengths = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False).input_ids
         for number, ids in enumerate(lengths, start=1):
             if len(ids) >= room:
                 raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.metrics.specs import need_probabilities
 from pipeline.recipe.schema import Recipe
-from pipeline.tasks.base import Examples, ScoredExample, Task, known
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known
 from pipeline.tasks.labels import (
     LabelNaming,
     class_names,
@@ -46,7 +46,7 @@ class LabeledTexts(Examples):
     labels: NDArray | None = None
 
 
-class SequenceClassification(Task[LabeledTexts]):
+class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     """The task for one recipe; `options.problem_type` chooses one of its three kinds."""
 
     auto_class = "AutoModelForSequenceClassification"
@@ -165,9 +165,9 @@ class SequenceClassification(Task[LabeledTexts]):
 
     def encode(self, rows: datasets.Dataset) -> LabeledTexts:
         """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
-        pairs = [rows["text_pair"][:]] if "text_pair" in rows.column_names else []
+        pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
         encoded = self.tokenizer(
-            rows["text"][:], *pairs, truncation=True, max_length=self.recipe.data.max_length,
+            rows["text"][:], pairs, truncation=True, max_length=self.recipe.data.max_length,
             return_attention_mask=False, return_overflowing_tokens=False,
         )  # fmt: skip
         features = {key: Ragged.of(value) for key, value in encoded.items()}
@@ -189,11 +189,14 @@ class SequenceClassification(Task[LabeledTexts]):
 
     def score_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""
-        references, predictions = known(examples.labels)[rows], self.decode_batch(output, examples, rows)
-        score = {ONE: self._score_class, MANY: self._score_classes, NUMBER: _score_number}[self.problem_type]
+        references = known(examples.labels)[rows]
+        if self.problem_type == NUMBER:
+            return [_score_number(*each) for each in zip(output[:, 0], references, strict=True)]
+        predictions = self.decode_batch(output, examples, rows)
+        score = self._score_class if self.problem_type == ONE else self._score_classes
         return [score(*each) for each in zip(output, predictions, references, strict=True)]
 
-    def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[dict[str, object]]:
+    def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[Prediction]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
@@ -262,10 +265,10 @@ class SequenceClassification(Task[LabeledTexts]):
         return array
 
 
-def _score_number(logits: NDArray, predicted: dict[str, Any], reference: float) -> ScoredExample:
-    line = {"prediction": predicted["prediction"], "reference": float(reference)}
-    columns = {"predictions": predicted["prediction"], "references": float(reference)}
-    return ScoredExample(line, columns, (predicted["prediction"] - float(reference)) ** 2, 1)
+def _score_number(predicted: np.floating, reference: np.floating) -> ScoredExample:
+    prediction, truth = float(predicted), float(reference)
+    columns = {"predictions": prediction, "references": truth}
+    return ScoredExample({"prediction": prediction, "reference": truth}, columns, (prediction - truth) ** 2, 1)
 
 
 def _class_problem(value: object, is_class_label: bool) -> str | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, ScoredExample, Task, known
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
 from pipeline.tasks.numerics import equal_weights, truncated_rows
 from pipeline.tasks.options import SequenceToSequenceOptions
 from pipeline.tasks.validation import text_problems
@@ -25,7 +25,7 @@ class TextPairs(Examples):
     references: list[str] | None = None
 
 
-class SequenceToSequence(Task[TextPairs]):
+class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
     """The task for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
@@ -47,7 +47,7 @@ class SequenceToSequence(Task[TextPairs]):
         sources = [self.options.prefix + text for text in rows["source"][:]]
         limit = self.recipe.data.max_length
         encoded = self.tokenizer(sources, truncation=True, max_length=limit, return_attention_mask=False)
-        tokens, truncated = Ragged.of(encoded["input_ids"]), truncated_rows(encoded)
+        tokens, truncated = Ragged.of(encoded.input_ids), truncated_rows(encoded)
         examples = TextPairs(
             {"input_ids": tokens},
             lengths=tokens.lengths,
@@ -61,7 +61,7 @@ class SequenceToSequence(Task[TextPairs]):
         """Add the tokens of the targets."""
         limit = self.options.max_target_length
         targets = self.tokenizer(text_target=texts, truncation=True, max_length=limit, return_attention_mask=False)
-        labels = Ragged.of(targets["input_ids"])
+        labels = Ragged.of(targets.input_ids)
         return replace(
             examples,
             lengths=np.stack([examples.lengths, labels.lengths], axis=1),
@@ -73,16 +73,16 @@ class SequenceToSequence(Task[TextPairs]):
 
     def inputs(self, examples: TextPairs, batch: Batch) -> Features:
         """Source tokens [B, S] and their mask; if there are targets, the decoder's inputs [B, T] too."""
-        rows, (source, *target) = batch.rows, batch.widths
+        rows, (source, *target), pad = batch.rows, batch.widths, token_id(self.tokenizer, "pad")
         lengths = examples.lengths.reshape(len(examples.lengths), -1)[rows]
         features = {
-            "input_ids": examples.features["input_ids"].padded(rows, source, self.tokenizer.pad_token_id),
+            "input_ids": examples.features["input_ids"].padded(rows, source, pad),
             "attention_mask": (np.arange(source) < lengths[:, :1]).astype(np.int32),
         }
         if target:
             # The decoder reads the start token, then all labels except the last.
             shifted = np.full((len(rows), target[0]), self.config.decoder_start_token_id, np.int32)
-            shifted[:, 1:] = known(examples.labels).padded(rows, target[0], self.tokenizer.pad_token_id)[:, :-1]
+            shifted[:, 1:] = known(examples.labels).padded(rows, target[0], pad)[:, :-1]
             features["decoder_input_ids"] = shifted
         return features
 
@@ -90,7 +90,7 @@ class SequenceToSequence(Task[TextPairs]):
         """`labels` [B, T], the target's tokens, and `loss_weights` that are 0 on padding."""
         width = batch.widths[1]
         real = np.arange(width) < examples.lengths[batch.rows, 1:]
-        labels = known(examples.labels).padded(batch.rows, width, self.tokenizer.pad_token_id)
+        labels = known(examples.labels).padded(batch.rows, width, token_id(self.tokenizer, "pad"))
         return {"labels": labels, "loss_weights": equal_weights(real)}
 
     def outputs(
@@ -117,7 +117,7 @@ class SequenceToSequence(Task[TextPairs]):
             scored.append(ScoredExample(line, columns, loss_sum, num_targets))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[dict[str, str]]:
+    def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[Prediction]:
         """Each generated text."""
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [{"target": text} for text in texts]

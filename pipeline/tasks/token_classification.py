@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.recipe.schema import Recipe
-from pipeline.tasks.base import Examples, ScoredExample, Task, known
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known
 from pipeline.tasks.labels import (
     WHOLE_NUMBER,
     LabelNaming,
@@ -45,7 +45,7 @@ class TaggedSentences(Examples):
     tags: list[list[str]] | None = None
 
 
-class TokenClassification(Task[TaggedSentences]):
+class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
     """The task for one recipe.
 
     The first piece of a word has its tag; the other pieces have no loss. A word that was truncated, or that the
@@ -178,9 +178,9 @@ class TokenClassification(Task[TaggedSentences]):
             scored.append(ScoredExample(line, columns, loss, len(positions)))
         return scored
 
-    def decode_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[dict[str, object]]:
+    def decode_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[Prediction]:
         """A tag for every word, and the entities that the tags form, with the mean probability of their words."""
-        predictions: list[dict[str, object]] = []
+        predictions: list[Prediction] = []
         for logits, row in zip(output, rows, strict=True):
             words, starts = examples.words[row], examples.word_starts[row]
             positions = np.flatnonzero(starts >= 0)

@@ -13,7 +13,7 @@ import zipfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import datasets
 import numpy as np
@@ -27,8 +27,14 @@ from pipeline.utils.hashing import sha256_of_bytes, short_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# How a value is stored: {"array": name}, {"ragged": [values, offsets]}, {"dict": {...}} or {"json": value}.
-Layout = dict[str, Any]
+
+class Layout(TypedDict, total=False):
+    """How a value is stored, under one of four keys: by the names of its arrays, as a dict of values, or as JSON."""
+
+    array: str
+    ragged: list[str]
+    dict: dict[str, Layout]
+    json: object
 
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
@@ -89,7 +95,9 @@ def write_entry(path: Path, examples: Examples) -> None:
             arrays[name] = value
             return {"array": name}
         if isinstance(value, Ragged):
-            return {"ragged": [layout_of(f"{name}.values", value.values), layout_of(f"{name}.offsets", value.offsets)]}
+            parts = {f"{name}.values": value.values, f"{name}.offsets": value.offsets}
+            arrays.update(parts)
+            return {"ragged": list(parts)}
         if isinstance(value, dict):
             return {"dict": {key: layout_of(f"{name}.{key}", item) for key, item in value.items()}}
         return {"json": value}
@@ -105,14 +113,14 @@ def read_entry(path: Path, kind: type[Examples]) -> Examples:
     """Read an entry back as it was written. Raises OSError, ValueError, KeyError, BadZipFile if it is damaged."""
     with np.load(path, allow_pickle=False) as stored:
 
-        def value_of(layout: Layout) -> Any:
+        def value_of(layout: Layout) -> object:
             if "array" in layout:
                 return stored[layout["array"]]
             if "ragged" in layout:
-                return Ragged(*map(value_of, layout["ragged"]))
+                return Ragged(*(stored[name] for name in layout["ragged"]))
             if "dict" in layout:
                 return {key: value_of(item) for key, item in layout["dict"].items()}
-            return layout["json"]
+            return layout.get("json")
 
         fields = json.loads(stored["layout"].tobytes())
-        return kind(**{name: value_of(layout) for name, layout in fields.items()})
+        return kind(**{name: value_of(layout) for name, layout in fields.items()})  # pyright: ignore[reportArgumentType] (as it was written)
