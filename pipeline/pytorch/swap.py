@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertAttention
-from transformers.models.gpt2.modeling_gpt2 import GPT2Block
-from transformers.models.t5.modeling_t5 import T5LayerCrossAttention, T5LayerSelfAttention
+from transformers.models.bert.modeling_bert import BertAttention, BertSdpaSelfAttention, BertSelfAttention
+from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
+from transformers.models.t5.modeling_t5 import T5Attention, T5LayerCrossAttention, T5LayerSelfAttention
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.attention import (
@@ -43,7 +43,9 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype, device, frozenness and the train or eval mode
-    are carried over. Build the optimizer afterwards: GPT-2's merged weights become new parameters.
+    are carried over, and so are hooks on the stock attention. Build the optimizer afterwards: GPT-2's merged
+    weights become new parameters. Draw weights anew before: the library's `_init_weights` knows the stock modules
+    alone. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
@@ -52,12 +54,14 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     places = _places(model)
     _refuse_shared(model, places)
+    _refuse_own_classes(model, places)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
         _put(parent, name, site)
+    _set_stock_only(model, _refuse_while_swapped)
     return len(sites)
 
 
@@ -68,7 +72,9 @@ def restore_attention(model: PreTrainedModel) -> int:
         site = getattr(parent, name)
         site.give_weights_back(parent)
         site.stock.train(site.training)
+        site.stock._is_full_backward_hook = site._is_full_backward_hook
         _put(parent, name, site.stock)
+    _set_stock_only(model, None)
     return len(places)
 
 
@@ -78,12 +84,19 @@ def attention_sites(model: PreTrainedModel) -> int:
 
 
 def attention_calls(model: PreTrainedModel) -> list[int]:
-    """How often each swapped site was called since the swap, in the order of the model's modules."""
+    """How often each swapped site was called since the swap, in the order of the model's modules.
+
+    Calls of a compiled model (torch.compile) are not counted.
+    """
     return [module.calls for module in model.modules() if isinstance(module, Site)]
 
 
 class Site(nn.Module):
     """One place where a stock model attends, with `attention` doing the work."""
+
+    # The classes of the library that a site can replace, and those of their submodules that live on in it.
+    stock_types: tuple[type, ...] = ()
+    kept: tuple[str, ...] = ()
 
     def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__()
@@ -93,6 +106,12 @@ class Site(nn.Module):
         self.aside = SimpleNamespace(stock=stock)
         self.layer_idx: Any = getattr(stock, "layer_idx", None)
         self.calls = 0
+        # The same dictionaries: handles given out before the swap go on to work, in both directions.
+        for name in (*_HOOKS, "_is_full_backward_hook"):
+            setattr(self, name, getattr(stock, name))
+        # The library's init_weights draws every module that lacks this mark anew.
+        for module in self.modules():
+            vars(module)["_is_hf_initialized"] = getattr(stock, "_is_hf_initialized", False)
 
     @property
     def stock(self) -> Any:
@@ -133,6 +152,9 @@ class Site(nn.Module):
 class BertSite(Site):
     """Replaces BertSelfAttention and the dense layer behind it, which is the output projection."""
 
+    stock_types = (BertSelfAttention, BertSdpaSelfAttention)
+    kept = ("query", "key", "value")
+
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.query.in_features, num_heads=stock.num_attention_heads)
         super().__init__(stock, attention_type, **arguments, dropout=stock.dropout.p)
@@ -170,6 +192,9 @@ class BertSite(Site):
 
 class GPT2Site(Site):
     """Replaces GPT2Attention, whose one merged weight has query, key and value side by side."""
+
+    stock_types = (GPT2Attention,)
+    kept = ("resid_dropout",)
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, dropout=stock.attn_dropout.p)
@@ -236,6 +261,9 @@ class GPT2Site(Site):
 class T5Site(Site):
     """Replaces T5Attention, self or cross, with its relative position bias."""
 
+    stock_types = (T5Attention,)
+    kept = ("q", "k", "v", "o", "relative_attention_bias")
+
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
         # T5 scales its first weights instead of its scores.
@@ -283,7 +311,7 @@ class T5Site(Site):
         if position_bias is None:  # The first layer makes it and hands it to the others.
             num_keys = key_value_states.shape[1] if is_cross else self.num_keys(cache, hidden_states)
             position_bias = self.position_bias(mask, hidden_states.shape[1], num_keys, cache_position)
-        if is_filled:
+        if is_filled and cache is not None:
             past = (cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values)
         else:
             past = self.past_of(cache, None if is_cross else cache_position)
@@ -303,6 +331,11 @@ class T5Site(Site):
         return bias_1HTS if mask is None else bias_1HTS + mask
 
 
+# What PyTorch keeps of the hooks on a module.
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
 # The class around each attention -> the attribute that holds it, and the site that replaces it.
 _SITES = {
     BertAttention: ("self", BertSite),
@@ -314,7 +347,12 @@ _SITES = {
 
 def _places(model: PreTrainedModel) -> list[Place]:
     """Every place where a supported model attends: (parent, attribute, site class), in the model's order."""
-    return [(module, *_SITES[type(module)]) for module in model.modules() if type(module) in _SITES]
+    return [
+        (module, name, site)
+        for module in model.modules()
+        for parent_type, (name, site) in _SITES.items()
+        if isinstance(module, parent_type)
+    ]
 
 
 def _refuse_shared(model: PreTrainedModel, places: list[Place]) -> None:
@@ -332,6 +370,49 @@ def _refuse_shared(model: PreTrainedModel, places: list[Place]) -> None:
         merged = getattr(getattr(parent, name), "c_attn", None)
         if site is GPT2Site and type(merged) is not Conv1D:
             raise UserError(f"{type(parent).__name__}.{name}.c_attn is {type(merged).__name__}, but has to be Conv1D")
+
+
+def _refuse_own_classes(model: PreTrainedModel, places: list[Place]) -> None:
+    """Raise UserError for an attention that the swap would pass over, or whose own code it would drop."""
+    sites = {id(getattr(parent, name)): site for parent, name, site in places}
+    stock_types = tuple(stock_type for _, site in _SITES.values() for stock_type in site.stock_types)
+    for path, module in model.named_modules():
+        site = sites.get(id(module))
+        if site is None:
+            if isinstance(module, stock_types):
+                raise UserError(
+                    f"{path} is outside of the library's layers, where the swap does not look for attention"
+                )
+            continue
+        if type(module) not in site.stock_types:
+            names = " or ".join(stock_type.__name__ for stock_type in site.stock_types)
+            raise UserError(f"{path} is {type(module).__name__}, but has to be {names}: its own code would be lost")
+        dropped = {part: child for part, child in module.named_modules() if part.split(".")[0] not in site.kept}
+        for part, child in dropped.items():
+            if "forward" in vars(child) or (part and any(getattr(child, hooks) for hooks in _HOOKS)):
+                where = ".".join(filter(None, (path, part)))
+                raise UserError(
+                    f"{where} has hooks or a forward of its own, which the swap would lose; remove them, swap, and set "
+                    "them again on the modules of the swapped attention"
+                )
+
+
+def _refuse_while_swapped(*args: object, **kwargs: object) -> None:
+    raise UserError(
+        "save_pretrained and prune_heads need the stock attention: call restore_attention(model) first, and "
+        "swap_attention(model) again afterwards"
+    )
+
+
+def _set_stock_only(model: PreTrainedModel, method: Callable[..., None] | None) -> None:
+    """Replace the library's methods that know only the stock modules, on the model and the models in it."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            for name in ("save_pretrained", "prune_heads"):
+                if method:
+                    setattr(module, name, method)
+                elif name in vars(module):
+                    delattr(module, name)
 
 
 def _uses(model: PreTrainedModel) -> Counter[int]:

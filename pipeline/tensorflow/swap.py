@@ -11,7 +11,7 @@ layer again. `pipeline/pytorch/swap.py` has the same definitions in the same ord
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,9 +19,9 @@ import tensorflow as tf
 from tensorflow import Tensor
 from tf_keras import initializers, layers
 from transformers import TFPreTrainedModel
-from transformers.models.bert.modeling_tf_bert import TFBertAttention
-from transformers.models.gpt2.modeling_tf_gpt2 import TFBlock
-from transformers.models.t5.modeling_tf_t5 import TFT5LayerCrossAttention, TFT5LayerSelfAttention
+from transformers.models.bert.modeling_tf_bert import TFBertAttention, TFBertSelfAttention
+from transformers.models.gpt2.modeling_tf_gpt2 import TFAttention, TFBlock
+from transformers.models.t5.modeling_tf_t5 import TFT5Attention, TFT5LayerCrossAttention, TFT5LayerSelfAttention
 
 from pipeline.models.attention import (
     attention_class,
@@ -44,7 +44,8 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype policy and trainability are carried over. Build
-    the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new variables.
+    the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new variables. Until
+    `restore_attention`, `save_pretrained` raises UserError.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
@@ -55,11 +56,13 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
         model.build_in_name_scope()
     places = _places(model)
     _refuse_shared(model, places)
+    _refuse_own_classes(model, places)
     sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
         site.make_other_weights()
         _put(parent, name, site)
+    _set_stock_only(model, _refuse_while_swapped)
     return len(sites)
 
 
@@ -71,6 +74,7 @@ def restore_attention(model: TFPreTrainedModel) -> int:
         site.give_weights_back(parent)
         site.stock._trainable = site._trainable  # The public setter would overrule each projection's own.
         _put(parent, name, site.stock)
+    _set_stock_only(model, None)
     return len(places)
 
 
@@ -89,6 +93,9 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
 
 class Site(layers.Layer):
     """One place where a stock model attends, with `attention` doing the work."""
+
+    # The class of the library that a site can replace.
+    stock_types: tuple[type, ...] = ()
 
     def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__(name=stock.name, dtype=stock._dtype_policy)
@@ -129,6 +136,8 @@ class Site(layers.Layer):
 
 class BertSite(Site):
     """Replaces TFBertSelfAttention and the dense layer behind it, which is the output projection."""
+
+    stock_types = (TFBertSelfAttention,)
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.config.hidden_size, num_heads=stock.num_attention_heads)
@@ -171,6 +180,8 @@ class BertSite(Site):
 
 class GPT2Site(Site):
     """Replaces TFAttention, whose one merged weight has query, key and value side by side."""
+
+    stock_types = (TFAttention,)
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.n_head, dropout=stock.attn_dropout.rate)
@@ -234,6 +245,8 @@ class GPT2Site(Site):
 
 class T5Site(Site):
     """Replaces TFT5Attention, self or cross, with its relative position bias."""
+
+    stock_types = (TFT5Attention,)
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
@@ -305,7 +318,12 @@ _SITES = {
 
 def _places(model: TFPreTrainedModel) -> list[Place]:
     """Every place where a supported model attends: (parent, attribute, site class), in the model's order."""
-    return [(layer, *_SITES[type(layer)]) for layer in model._flatten_layers() if type(layer) in _SITES]
+    return [
+        (layer, name, site)
+        for layer in model._flatten_layers()
+        for parent_type, (name, site) in _SITES.items()
+        if isinstance(layer, parent_type)
+    ]
 
 
 def _refuse_shared(model: TFPreTrainedModel, places: list[Place]) -> None:
@@ -319,6 +337,41 @@ def _refuse_shared(model: TFPreTrainedModel, places: list[Place]) -> None:
                 f"{type(parent).__name__}.{name} shares weights with another layer; "
                 "only an attention with its own weights can be swapped"
             )
+
+
+def _refuse_own_classes(model: TFPreTrainedModel, places: list[Place]) -> None:
+    """Raise UserError for an attention that the swap would pass over, or whose own code it would drop."""
+    sites = {id(getattr(parent, name)): site for parent, name, site in places}
+    stock_types = tuple(stock_type for _, site in _SITES.values() for stock_type in site.stock_types)
+    for layer in model._flatten_layers():
+        site = sites.get(id(layer))
+        if site is None:
+            if isinstance(layer, stock_types):
+                raise UserError(
+                    f"{layer.name} is outside of the library's layers, where the swap does not look for attention"
+                )
+        elif type(layer) not in site.stock_types:
+            names = " or ".join(stock_type.__name__ for stock_type in site.stock_types)
+            raise UserError(
+                f"{layer.name} is {type(layer).__name__}, but has to be {names}: its own code would be lost"
+            )
+
+
+def _refuse_while_swapped(*args: object, **kwargs: object) -> None:
+    raise UserError(
+        "save_pretrained needs the stock attention: call restore_attention(model) first, and "
+        "swap_attention(model) again afterwards"
+    )
+
+
+def _set_stock_only(model: TFPreTrainedModel, method: Callable[..., None] | None) -> None:
+    """Replace the library's method that knows only the stock layers, on the model and the models in it."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, TFPreTrainedModel):
+            if method:
+                layer.save_pretrained = method
+            elif "save_pretrained" in vars(layer):
+                del layer.save_pretrained
 
 
 def _uses(model: TFPreTrainedModel) -> Counter[int]:
