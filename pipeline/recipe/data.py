@@ -52,6 +52,10 @@ class Split(StrictModel):
         return self
 
 
+# How the examples of a step lie in the rows that go through the model.
+Batching = Literal["packed", "padded", "sorted"]
+
+
 class Limit(StrictModel):
     """Keep the first N rows of a split."""
 
@@ -82,6 +86,7 @@ class Data(StrictModel):
     split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
     split: Split | None = None
     max_length: int = Field(default=128, ge=4)
+    batching: Batching = "sorted"
     pad_to_multiple_of: int = Field(default=1, ge=1)
     limit: Limit = Limit()
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
