@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.pytorch.model import head_logits
+from pipeline.pytorch.packed import head, packed_hidden_states, packed_logits
 
 BITS = 16  # a dropout rate is rounded to a multiple of 2^-16
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
@@ -46,7 +47,12 @@ def prepare_modules(model: nn.Module, precision: str, device: torch.device) -> N
 
 
 def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span."""
+    """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span.
+
+    Those of a packed batch, which has `segment_ids`, are as in `packed_logits`.
+    """
+    if "segment_ids" in inputs:
+        return packed_logits(model, inputs)
     outputs = model(**inputs)
     logits = head_logits(outputs)
     if "start_logits" in outputs:
@@ -63,17 +69,13 @@ def logits_and_targets(
     """
     if not isinstance(model, BertForMaskedLM):
         return forward(model, inputs), labels, loss_weights
+    if "segment_ids" in inputs:
+        hidden_BTD = packed_hidden_states(model, inputs)
+    else:
+        hidden_BTD = model.bert(**inputs).last_hidden_state
     counted = loss_weights.flatten().nonzero()[:, 0]
-
-    def hidden_states_that_count(head: nn.Module, arguments: tuple[Tensor]) -> Tensor:
-        (hidden_BTD,) = arguments
-        return hidden_BTD.flatten(0, 1).index_select(0, counted)
-
-    hook = model.cls.register_forward_pre_hook(hidden_states_that_count)
-    try:
-        return forward(model, inputs), labels.flatten()[counted], loss_weights.flatten()[counted]
-    finally:
-        hook.remove()
+    logits_NV = head(model, hidden_BTD.flatten(0, 1).index_select(0, counted))
+    return logits_NV, labels.flatten()[counted], loss_weights.flatten()[counted]
 
 
 class Dropout(nn.Dropout):

@@ -24,11 +24,10 @@ def weighted_loss(
 ) -> Tensor:
     """The loss in fp32, summed with `loss_weights`; cross-entropy overwrites `logits` with its gradient.
 
-    Labels and weights have the shape of the logits without classes for cross-entropy, the shape of the logits for
-    binary cross-entropy, and [B] for squared error.
+    Labels and weights have the shape of the logits for binary cross-entropy, and without classes for the other losses.
     """
     if loss == "squared_error":
-        return ((logits.float()[:, 0] - labels) ** 2 * loss_weights).sum()
+        return ((logits.float()[..., 0] - labels) ** 2 * loss_weights).sum()
     if loss == "binary_cross_entropy":
         return (binary_cross_entropy_with_logits(logits.float(), labels, reduction="none") * loss_weights).sum()
     logits_NV = logits.float().flatten(0, -2)

@@ -1,6 +1,6 @@
 """What a person should know about data before training: unknown tokens, rows that leak, how often each label is.
 
-`check` shows it and a run records it; nothing of it changes a run.
+Nothing of it changes a run, and no run records it.
 """
 
 from __future__ import annotations

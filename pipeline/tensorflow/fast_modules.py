@@ -13,6 +13,7 @@ from transformers import TFBertForMaskedLM
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.tensorflow.model import head_logits
+from pipeline.tensorflow.packed import head, packed_hidden_states, packed_logits
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
@@ -28,28 +29,19 @@ def prepare_modules(model: tf_keras.Model) -> None:
 def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
     """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span.
 
-    If the output matrix [V, D] is the input embeddings, the library multiplies [B, T, D] by it as B products, so that
-    the gradient of the matrix is computed B times, each as large as the matrix, and then added up. Here positions are
-    rows of one product, and so is that gradient.
+    Those of a packed batch, which has `segment_ids`, are as in `packed_logits`.
     """
-    family = family_of(model.config)
-    key = family.tied_outputs.get(type(model).__name__.removeprefix("TF"))
-    if key is None or not model.config.tie_word_embeddings:
-        outputs = model(inputs, training=training)
-        logits = head_logits(outputs)
-        if "start_logits" in outputs:
-            logits += tf.cast(1 - inputs["attention_mask"][:, None, :], tf.float32) * HIDDEN_LOGIT
-        return logits
-    # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
-    hidden_BTD = model(inputs, output_hidden_states=True, training=training)[key][-1]
-    scale = family.tied_output_scale(model.config)
-    if scale != 1:
-        hidden_BTD *= scale
-    (embeddings_VD,) = model.get_input_embeddings().weights
-    batch, length, width = tf.unstack(tf.shape(hidden_BTD))
-    hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))
-    logits_NV = tf.matmul(hidden_ND, tf.cast(embeddings_VD, hidden_BTD.dtype), transpose_b=True)
-    return tf.cast(tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0])), tf.float32)
+    if "segment_ids" in inputs:
+        return packed_logits(model, inputs, training)
+    key = family_of(model.config).tied_outputs.get(type(model).__name__.removeprefix("TF"))
+    if key is not None and model.config.tie_word_embeddings:
+        # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
+        return head(model, model(inputs, output_hidden_states=True, training=training)[key][-1], training)
+    outputs = model(inputs, training=training)
+    logits = head_logits(outputs)
+    if "start_logits" in outputs:
+        logits += tf.cast(1 - inputs["attention_mask"][:, None, :], tf.float32) * HIDDEN_LOGIT
+    return logits
 
 
 def logits_and_targets(
@@ -61,11 +53,11 @@ def logits_and_targets(
     """
     if not isinstance(model, TFBertForMaskedLM):
         return forward(model, inputs, training), labels, loss_weights
+    if "segment_ids" in inputs:
+        hidden_BTD = packed_hidden_states(model, inputs, training)
+    else:  # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
+        hidden_BTD = model(inputs, output_hidden_states=True, training=training).hidden_states[-1]
     counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
-    # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
-    hidden_BTD = model(inputs, output_hidden_states=True, training=training).hidden_states[-1]
     hidden_ND = tf.gather(tf.reshape(hidden_BTD, (-1, hidden_BTD.shape[-1])), counted)
-    (logits_NV,) = tf.unstack(model.mlm(hidden_ND[None]), num=1)
-    return tf.cast(logits_NV, tf.float32), *(
-        tf.gather(tf.reshape(each, [-1]), counted) for each in (labels, loss_weights)
-    )
+    (logits_NV,) = tf.unstack(head(model, hidden_ND[None], training), num=1)
+    return logits_NV, *(tf.gather(tf.reshape(each, [-1]), counted) for each in (labels, loss_weights))

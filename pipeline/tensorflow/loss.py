@@ -20,12 +20,11 @@ def weighted_loss(
 ) -> Tensor:
     """The loss in fp32, summed with `loss_weights`.
 
-    Labels and weights have the shape of the logits without classes for cross-entropy, the shape of the logits for
-    binary cross-entropy, and [B] for squared error.
+    Labels and weights have the shape of the logits for binary cross-entropy, and without classes for the other losses.
     """
     logits = tf.cast(logits, tf.float32)
     if loss == "squared_error":
-        return tf.reduce_sum((logits[:, 0] - labels) ** 2 * loss_weights)
+        return tf.reduce_sum((tf.squeeze(logits, axis=-1) - labels) ** 2 * loss_weights)
     if loss == "binary_cross_entropy":
         return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits) * loss_weights)
     logits_NV = tf.reshape(logits, (-1, tf.shape(logits)[-1]))

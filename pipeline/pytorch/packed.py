@@ -1,0 +1,131 @@
+"""Packed batches in PyTorch: a row holds several examples, and each token sees those of its own example only.
+
+`pipeline/tensorflow/packed.py` has the same definitions in the same order. The library's T5 encoder takes a mask that
+is the same for all tokens of a row, so here its layers are called one after another.
+"""
+
+# R rows · L positions of a row · P examples that a row may have · S source positions · T target positions · D width
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.models.families import family_of
+from pipeline.models.optimization import HIDDEN_LOGIT
+
+
+def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The model's logits of a packed batch in fp32, [R, L, classes]; with `pooled_positions`, those of examples.
+
+    These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
+    ends of spans [R, P, 2, L].
+    """
+    hidden_RLD = packed_hidden_states(model, inputs)
+    positions_RP = inputs.get("pooled_positions")
+    if positions_RP is None:
+        return head(model, hidden_RLD)
+    if hasattr(model, "qa_outputs"):
+        return span_logits(head(model, hidden_RLD), inputs["segment_ids"], positions_RP.shape[1])
+    rows_R1 = torch.arange(len(hidden_RLD), device=hidden_RLD.device)[:, None]
+    return head(model, hidden_RLD[rows_R1, positions_RP])
+
+
+def packed_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one."""
+    states_of = {"bert": bert_hidden_states, "gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
+    return states_of[model.config.model_type](model, inputs)
+
+
+def bert_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """What BERT's embeddings and layers compute, [R, L, D]."""
+    segment_ids = inputs["segment_ids"]
+    outputs = model.bert(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        token_type_ids=inputs.get("token_type_ids"),
+        attention_mask=same_example(segment_ids, segment_ids),
+    )
+    return outputs.last_hidden_state
+
+
+def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """What GPT-2's embeddings and blocks compute, [R, L, D]."""
+    segment_ids = inputs["segment_ids"]
+    outputs = model.transformer(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        # Not later tokens either: a mask of pairs replaces the causal one.
+        attention_mask=bias_of(same_example(segment_ids, segment_ids).tril()),
+        use_cache=False,
+    )
+    return outputs.last_hidden_state
+
+
+def t5_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """What T5's decoder computes, [R, T, D]; each target sees the source of its own example."""
+    sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
+    encoder, bias_R1SS, position_bias = model.encoder, bias_of(same_example(sources_RS, sources_RS)), None
+    encoded = encoder.dropout(encoder.embed_tokens(inputs["input_ids"]))
+    positions_S = torch.arange(sources_RS.shape[1], device=sources_RS.device)
+    for block in encoder.block:
+        # The first block makes a bias of positions and mask, and hands it to the others.
+        encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)
+    encoded = encoder.dropout(encoder.final_layer_norm(encoded))
+    decoded = model.decoder(
+        input_ids=inputs["decoder_input_ids"],
+        # Not later tokens either: a mask of pairs replaces the causal one.
+        attention_mask=bias_of(same_example(targets_RT, targets_RT).tril()),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=same_example(targets_RT, sources_RS),
+        use_cache=False,
+    )
+    return decoded.last_hidden_state
+
+
+def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
+    """1 where query and key belong to the same example, else 0, [R, T, S]; padding is an example of its own here."""
+    return (queries_RT[:, :, None] == keys_RS[:, None, :]).int()
+
+
+def bias_of(pairs_RTS: Tensor) -> Tensor:
+    """What is added to attention scores: 0 for pairs of 1, a large negative number for pairs of 0, [R, 1, T, S]."""
+    return (1 - pairs_RTS[:, None]) * HIDDEN_LOGIT
+
+
+def head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes]."""
+    if hasattr(model, "cls"):
+        logits = model.cls(hidden_BTD)
+    elif hasattr(model, "qa_outputs"):
+        logits = model.qa_outputs(hidden_BTD)
+    elif hasattr(model, "score"):
+        logits = model.score(hidden_BTD)
+    elif hasattr(model, "classifier"):
+        if model.bert.pooler is not None:  # the head for whole examples has one, that for tokens has none
+            pooler = model.bert.pooler
+            hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
+        logits = model.classifier(model.dropout(hidden_BTD))
+    else:
+        logits = language_model_logits(model, hidden_BTD)
+    return logits.float()
+
+
+def language_model_logits(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits [B, T, V] of a causal language model or a sequence-to-sequence model."""
+    scale = family_of(model.config).tied_output_scale(model.config)
+    if model.config.tie_word_embeddings and scale != 1:
+        hidden_BTD = hidden_BTD * scale
+    return model.lm_head(hidden_BTD)
+
+
+def span_logits(logits_RL2: Tensor, segment_ids_RL: Tensor, most_examples: int) -> Tensor:
+    """For each of at most P examples of a row the logits that its span starts or ends at each position, [R, P, 2, L].
+
+    A span cannot leave its example.
+    """
+    example_P1 = torch.arange(1, most_examples + 1, device=segment_ids_RL.device)[:, None]
+    outside_RPL = (segment_ids_RL[:, None, :] != example_P1).float()
+    return logits_RL2.transpose(1, 2)[:, None] + outside_RPL[:, :, None, :] * HIDDEN_LOGIT

@@ -1,0 +1,152 @@
+"""The same examples as a padded batch and as a packed one, put together by hand: not the pipeline's packing."""
+
+import numpy as np
+
+from tests.helpers.tiny_models import VOCABULARY
+
+# Lengths of sources and targets; ROWS says which examples share a row, in which order.
+LENGTHS, TARGET_LENGTHS = (7, 3, 5, 2, 4, 11), (3, 5, 2, 4, 1, 2)
+ROWS = ((3, 0), (4, 2, 1), (5,))
+WIDTH, TARGET_WIDTH, MOST_EXAMPLES = 13, 11, 3
+COUNT, CLASSES = len(LENGTHS), 3
+
+
+def tokens(lengths=LENGTHS, seed=1, low=2, high=VOCABULARY):
+    """An array of random token ids for each example."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(low, high, length).astype(np.int32) for length in lengths]
+
+
+def as_padded(arrays):
+    """A row for each example, filled with 0."""
+    out = np.zeros((len(arrays), max(map(len, arrays))), arrays[0].dtype)
+    for row, values in zip(out, arrays, strict=True):
+        row[: len(values)] = values
+    return out
+
+
+def as_packed(arrays, width):
+    """The rows of ROWS, filled with 0."""
+    out = np.zeros((len(ROWS), width), arrays[0].dtype)
+    for row, members in zip(out, ROWS, strict=True):
+        values = np.concatenate([arrays[i] for i in members])
+        row[: len(values)] = values
+    return out
+
+
+def in_slots(values):
+    """One value, or one array, of each example at its place in its row."""
+    out = np.zeros((len(ROWS), MOST_EXAMPLES, *values.shape[1:]), values.dtype)
+    for row, members in zip(out, ROWS, strict=True):
+        row[: len(members)] = values[list(members)]
+    return out
+
+
+def slot_numbers(lengths=LENGTHS):
+    """For each example, its place in its row, counted from 1, at each of its tokens."""
+    place = {i: slot for members in ROWS for slot, i in enumerate(members, start=1)}
+    return [np.full(length, place[i], np.int32) for i, length in enumerate(lengths)]
+
+
+def starts_in_rows():
+    """Where each example begins in its row."""
+    begins = np.zeros(COUNT, np.int32)
+    for members in ROWS:
+        begins[list(members)] = np.cumsum([0, *(LENGTHS[i] for i in members[:-1])])
+    return begins
+
+
+def inputs_of(family):
+    """(padded, packed) inputs of a model, without those that only one head reads."""
+    ids, mask = tokens(), [np.ones(length, np.int32) for length in LENGTHS]
+    padded = {"input_ids": as_padded(ids), "attention_mask": as_padded(mask)}
+    packed = {"input_ids": as_packed(ids, WIDTH), "segment_ids": as_packed(slot_numbers(), WIDTH)}
+    if family == "t5":
+        targets = tokens(TARGET_LENGTHS, seed=2)
+        padded["decoder_input_ids"] = as_padded(targets)
+        packed["decoder_input_ids"] = as_packed(targets, TARGET_WIDTH)
+        packed["decoder_segment_ids"] = as_packed(slot_numbers(TARGET_LENGTHS), TARGET_WIDTH)
+        return padded, packed
+    positions = [np.arange(length, dtype=np.int32) for length in LENGTHS]
+    packed["position_ids"] = as_packed(positions, WIDTH)
+    if family == "bert":
+        second = [(position > 1).astype(np.int32) for position in positions]
+        padded["token_type_ids"], packed["token_type_ids"] = as_padded(second), as_packed(second, WIDTH)
+    return padded, packed
+
+
+def with_example_targets(family, labels):
+    """(padded, packed) for a head that reads one token of each example, with its label, or labels, and weights."""
+    padded, packed = inputs_of(family)
+    rng = np.random.default_rng(3)
+    weights = rng.uniform(0.5, 2, labels.shape).astype(np.float32) / labels.size
+    reads_last = family == "gpt2"
+    read = starts_in_rows() + (np.array(LENGTHS, np.int32) - 1 if reads_last else 0)
+    packed |= {"pooled_positions": in_slots(read), "labels": in_slots(labels), "loss_weights": in_slots(weights)}
+    return padded | {"labels": labels, "loss_weights": weights}, packed
+
+
+def with_token_targets(family, high, share=1.0):
+    """(padded, packed) for a head that reads every token, a `share` of which have weights."""
+    padded, packed = inputs_of(family)
+    lengths, width = (TARGET_LENGTHS, TARGET_WIDTH) if family == "t5" else (LENGTHS, WIDTH)
+    labels, rng = tokens(lengths, seed=4, low=0, high=high), np.random.default_rng(5)
+    weights = [((rng.random(n) < share) * rng.uniform(0.5, 2, n) / sum(lengths)).astype(np.float32) for n in lengths]
+    padded |= {"labels": as_padded(labels), "loss_weights": as_padded(weights)}
+    return padded, packed | {"labels": as_packed(labels, width), "loss_weights": as_packed(weights, width)}
+
+
+def with_spans():
+    """(padded, packed) for a question's answer: the first and the last token of a span in each example."""
+    padded, packed = inputs_of("bert")
+    rng = np.random.default_rng(6)
+    spans = np.sort(rng.integers(0, np.array(LENGTHS)[:, None], (COUNT, 2)), axis=1).astype(np.int32)
+    weights = rng.uniform(0.5, 2, spans.shape).astype(np.float32) / spans.size
+    begins = starts_in_rows()
+    packed |= {"labels": in_slots(spans + begins[:, None]), "loss_weights": in_slots(weights)}
+    packed["pooled_positions"] = in_slots(begins)
+    return padded | {"labels": spans, "loss_weights": weights}, packed
+
+
+def classes():
+    return np.array([0, 2, 1, 1, 0, 2], np.int32)
+
+
+# For each head: its family, Auto class, settings of its config, loss, and its batches.
+HEADS = {
+    "bert pairs": (
+        "bert", "AutoModelForSequenceClassification", {}, "cross_entropy",
+        lambda: with_example_targets("bert", classes()),
+    ),
+    "bert regression": (
+        "bert", "AutoModelForSequenceClassification", {"num_labels": 1}, "squared_error",
+        lambda: with_example_targets("bert", classes().astype(np.float32)),
+    ),
+    "bert several labels": (
+        "bert", "AutoModelForSequenceClassification", {}, "binary_cross_entropy",
+        lambda: with_example_targets("bert", np.eye(CLASSES, dtype=np.float32)[classes()]),
+    ),
+    "bert tokens": (
+        "bert", "AutoModelForTokenClassification", {}, "cross_entropy", lambda: with_token_targets("bert", CLASSES),
+    ),
+    "bert spans": ("bert", "AutoModelForQuestionAnswering", {"num_labels": 2}, "cross_entropy", with_spans),
+    "bert masked": (
+        "bert", "AutoModelForMaskedLM", {}, "cross_entropy", lambda: with_token_targets("bert", VOCABULARY, 0.4),
+    ),
+    "gpt2 classes": (
+        "gpt2", "AutoModelForSequenceClassification", {}, "cross_entropy",
+        lambda: with_example_targets("gpt2", classes()),
+    ),
+    "gpt2 causal": (
+        "gpt2", "AutoModelForCausalLM", {}, "cross_entropy", lambda: with_token_targets("gpt2", VOCABULARY),
+    ),
+    "gpt2 untied": (
+        "gpt2", "AutoModelForCausalLM", {"tie_word_embeddings": False}, "cross_entropy",
+        lambda: with_token_targets("gpt2", VOCABULARY),
+    ),
+    "t5": ("t5", "AutoModelForSeq2SeqLM", {}, "cross_entropy", lambda: with_token_targets("t5", VOCABULARY)),
+    "t5 untied": (
+        "t5", "AutoModelForSeq2SeqLM", {"tie_word_embeddings": False}, "cross_entropy",
+        lambda: with_token_targets("t5", VOCABULARY),
+    ),
+}  # fmt: skip
