@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from pipeline.cli.app import add_former_name, app
 from pipeline.cli.options import Debug, OwnFramework, RunFolder, Settings
 from pipeline.cli.prediction_files import input_lines, prediction_writer
 from pipeline.recipe.overrides import parse_overrides
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.values import text_encoding
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import escape_controls
@@ -36,10 +38,23 @@ def predict(
     configure_process(chosen)
     from pipeline.runs.prediction import open_run, predict_lines
 
-    trained = open_run(finished, chosen, parse_overrides(settings or ()))
-    with input_lines(text, source) as lines, prediction_writer(out) as write:
+    changes = parse_overrides(settings or ())
+    is_file = text is None and source != "-"
+    encoding = _encoding(changes, finished.directory.recipe()) if is_file else None
+    trained = open_run(finished, chosen, changes)
+    with input_lines(text, source, encoding) as lines, prediction_writer(out) as write:
         for prediction in predict_lines(trained, lines):
             write(prediction)
+
+
+def _encoding(changes: dict[str, Any], recipe: Recipe) -> str | None:
+    """The encoding of an input file: that of the recipe, unless `changes` have one, which is then taken out of them."""
+    if "data.encoding" not in changes:
+        return recipe.data.encoding
+    try:
+        return text_encoding(changes.pop("data.encoding"))
+    except ValueError as error:
+        raise UserError(f"data.encoding {error}") from error
 
 
 @app.command("attention-maps")

@@ -16,8 +16,11 @@ from pipeline.utils.text import escape_controls
 
 
 @contextlib.contextmanager
-def input_lines(text: str | None, source: str | None) -> Iterator[Iterable[str]]:
-    """The lines to predict: a text, the lines of a file, or those of standard input for "-". Raises UserError."""
+def input_lines(text: str | None, source: str | None, encoding: str | None = None) -> Iterator[Iterable[str]]:
+    """The lines to predict: a text, the lines of a file, or those of standard input for "-". Raises UserError.
+
+    A file is decompressed if necessary and decoded, as UTF-8 by default.
+    """
     if text is not None:
         yield [text]
     elif source == "-":
@@ -25,8 +28,18 @@ def input_lines(text: str | None, source: str | None) -> Iterator[Iterable[str]]
     else:
         if source is None or not os.access(source, os.R_OK) or not os.path.isfile(source):
             raise UserError(f"--input {source} is not a file that can be read")
-        with open(source, encoding="utf-8-sig") as file:
-            yield file
+        yield _lines_of_file(source, encoding)
+
+
+def _lines_of_file(source: str, encoding: str | None) -> Iterator[str]:
+    from pipeline.data.text_files import UNREADABLE, TextFile, cause_of
+
+    try:
+        yield from TextFile(Path(source), encoding).lines(newline=None)
+    except UNREADABLE as error:
+        raise UserError(
+            f"--input {source} cannot be read as lines of text or JSON: {cause_of(error)}", arguments=("overrides",)
+        ) from error
 
 
 @contextlib.contextmanager

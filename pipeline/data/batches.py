@@ -1,4 +1,4 @@
-"""The batch plan: which examples go through the model together, in which order, and how wide they are padded.
+"""The batch plan: which examples go through the model together, in which order, and how they lie in its rows.
 
 It is computed in NumPy, the same for both frameworks, and a pure function of (lengths, settings, seed, epoch): either
 framework and any number of processes see the same batches, and a run that resumes at step N needs no loader state.
@@ -7,14 +7,16 @@ framework and any number of processes see the same batches, and a run that resum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.packing import Layout, Packing, Stream, first_fit
+from pipeline.recipe.data import Batching
 from pipeline.utils.hashing import short_digest
 
-# Examples are sorted by length only inside a window of this many batches: little padding, and almost a plain shuffle.
+# Sorted batches are sorted by length only inside a window of this many: little padding, and almost a plain shuffle.
 WINDOW_BATCHES = 64
 # The keys of a batch that the loss reads; all others are inputs of the model.
 TARGETS = ("labels", "loss_weights")
@@ -53,42 +55,64 @@ class Ragged:
     def __getitem__(self, row: int) -> Array:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
-    def padded(self, rows: Array, width: int, fill: int) -> Array:
-        """These rows as one array [len(rows), width], padded with `fill` on the right."""
-        out = np.full((len(rows), width), fill, dtype=self.values.dtype)
-        real = np.arange(width) < self.lengths[rows][:, None]
-        out[real] = np.concatenate([self[i] for i in rows])
+    def laid_out(self, rows: Array, stream: Stream, fill: int) -> Array:
+        """These rows where the layout of their batch has them, [R, L], with `fill` for padding."""
+        out = np.full(stream.examples.shape, fill, dtype=self.values.dtype)
+        is_real = stream.is_real
+        out[is_real] = self.values[self.offsets[rows[stream.examples[is_real]]] + stream.positions[is_real]]
         return out
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a split that go through the model together, and the widths to which they are padded.
+    """Rows of a split that go through the model together, and the widths that they get there.
 
-    There is one width, or two for examples with a source and a target.
+    There is one width, or two for examples with a source and a target. Without `packing` each example has a row of its
+    own, padded to the width.
     """
 
     rows: NDArray[np.int64]
     widths: tuple[int, ...]
+    packing: Packing | None = None
+
+    def layout(self, lengths: NDArray[np.int64]) -> Layout:
+        """What lies where in the batch; `lengths` are those of all examples of the split."""
+        return Layout.of(lengths[self.rows].reshape(len(self.rows), -1), self.widths, self.packing)
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions the model computes, padding among them."""
+        num_rows = len(self.rows) if self.packing is None else self.packing.num_rows
+        return num_rows * sum(self.widths)
 
 
 def training_batches(
-    lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int, pad_to_multiple_of: int = 1
+    lengths: NDArray[np.int64],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    pad_to_multiple_of: int = 1,
+    batching: Batching = "sorted",
 ) -> list[Batch]:
-    """The batches of one epoch: each example once, similar lengths together, the batches in random order.
+    """The batches of one epoch: each example once; a smaller last batch is kept.
 
-    `lengths` are in tokens, [N], or [N, 2] for sources and targets. The examples are shuffled and cut into windows;
-    each window is sorted by length and cut into batches, which are shuffled. A smaller last batch is kept.
+    `lengths` are in tokens, [N], or [N, 2] for sources and targets. The examples are shuffled and cut into batches,
+    which are "packed" into few rows or "padded". For "sorted" ones, windows of many batches are cut instead and sorted
+    by length before they are cut into padded batches, which are shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
-    order, totals = rng.permutation(len(lengths)), _totals(lengths)
-    window = batch_size * WINDOW_BATCHES
-    chunks: list[NDArray[np.int64]] = []
-    for start in range(0, len(order), window):
-        rows = order[start : start + window]
-        rows = rows[np.argsort(totals[rows], kind="stable")]
-        chunks += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    return [padded_batch(chunks[i], lengths, pad_to_multiple_of) for i in rng.permutation(len(chunks))]
+    order = rng.permutation(len(lengths))
+    if batching == "sorted":
+        totals = _totals(lengths)
+        windows = (
+            window[np.argsort(totals[window], kind="stable")] for window in _cut(order, batch_size * WINDOW_BATCHES)
+        )
+        chunks = [rows for window in windows for rows in _cut(window, batch_size)]
+        chunks = [chunks[i] for i in rng.permutation(len(chunks))]
+    else:
+        chunks = _cut(order, batch_size)
+    make = packed_batch if batching == "packed" else padded_batch
+    return [make(rows, lengths, pad_to_multiple_of) for rows in chunks]
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> list[Batch]:
@@ -105,9 +129,15 @@ def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_mul
     return Batch(rows, tuple(int(-(-length // pad_to_multiple_of) * pad_to_multiple_of) for length in longest))
 
 
+def packed_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
+    """The same with several examples in a row, as many as have room."""
+    batch = padded_batch(rows, lengths, pad_to_multiple_of)
+    return replace(batch, packing=first_fit(lengths[rows].reshape(len(rows), -1), batch.widths))
+
+
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
     """The share of positions in these batches that hold padding."""
-    positions = sum(len(b.rows) * sum(b.widths) for b in batches)
+    positions = sum(batch.num_positions for batch in batches)
     return 1 - sum(int(lengths[b.rows].sum()) for b in batches) / positions
 
 
@@ -115,6 +145,10 @@ def digest(batches: list[Batch]) -> str:
     """Sixteen hex digits of the rows of every batch, in order: two plans with the same one have the same batches."""
     counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
     return short_digest(np.concatenate(counted).astype("<i8").tobytes())
+
+
+def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _totals(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-import lzma
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
-import pyarrow
 
 from pipeline.data.formats import READERS
 from pipeline.data.table import Column, Table, joined_tables
-from pipeline.data.text_files import TextFile
+from pipeline.data.text_files import UNREADABLE, TextFile, cause_of
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import FORMATS
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.text import one_line
-
-# What reading a file can raise, apart from the ValueError of our own readers.
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 def read_local(data: Data, split: str, wanted: Sequence[Column]) -> Table:
@@ -85,8 +79,8 @@ def _read_file(path: Path, data: Data, split: str, wanted: Sequence[Column]) -> 
     try:
         with _long_csv_fields():
             return READERS[FORMATS[data.path]](TextFile(path, data.encoding), wanted, data)
-    except _UNREADABLE as error:
-        raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {_cause(error)}") from error
+    except UNREADABLE as error:
+        raise UserError(f"data.files.{split}: {path} cannot be read as {data.path}: {cause_of(error)}") from error
 
 
 @contextlib.contextmanager
@@ -119,8 +113,3 @@ def describe_source(data: Data, split: str) -> str:
         files = getattr(data.files, split)
         return f"file {files if isinstance(files, str) else ', '.join(files)} (split {getattr(data, split)})"
     return f'split "{getattr(data, split)}" of {data.path}'
-
-
-def _cause(error: BaseException) -> str:
-    """What an error says; its kind too, unless our own readers wrote the sentence."""
-    return one_line(error if type(error) is ValueError else f"{type(error).__name__}: {error}", 500)

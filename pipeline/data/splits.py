@@ -1,4 +1,4 @@
-"""Reading the splits of a recipe, from the Hub or local files, and reporting what is wrong with them.
+"""Reading the splits of a recipe, from the Hub, local files or drawn from the training split, and what is wrong there.
 
 Messages count rows from 1, without the header.
 """
@@ -9,13 +9,14 @@ import os
 from collections.abc import Sequence
 
 import datasets
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.columns import columns_of_fields, mapping_problems, missing_columns, typed_rows
-from pipeline.data.drawing import draw_splits
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.data.local_files import describe_source, read_local, slice_rows
 from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of
-from pipeline.recipe.data import Data
+from pipeline.recipe.data import Data, Split
 from pipeline.recipe.formats import FORMATS, SPLITS, suffix_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
@@ -53,6 +54,34 @@ def _stratum(recipe: Recipe) -> str | None:
     """The field whose values are to have the same shares in all splits: the label of a classification."""
     problem = getattr(recipe.options, "problem_type", None)
     return "label" if problem == "single_label_classification" else None
+
+
+def draw_splits(rows: datasets.Dataset, split: Split, stratum: str | None) -> dict[str, datasets.Dataset]:
+    """The rows that remain for training, and those drawn for validation and test, each in file order.
+
+    A function of rows and seed alone. With `stratum`, the column of a label, each label has the same share in every
+    split, to a row.
+    """
+    labels = [repr(label) for label in rows[stratum][:]] if stratum else [""] * len(rows)
+    order = np.random.default_rng(split.seed).permutation(len(rows))
+    order = order[np.argsort(np.array(labels)[order], kind="stable")]
+    parts: dict[str, NDArray[np.int64]] = {}
+    for name in ("validation", "test"):
+        share = getattr(split, name)
+        if share is not None:
+            chosen = _evenly_spaced(len(order), max(1, round(len(rows) * share)))
+            parts[name], order = order[chosen], np.delete(order, chosen)
+    return {name: rows.select(_in_file_order(part)) for name, part in {"train": order, **parts}.items()}
+
+
+def _evenly_spaced(length: int, number: int) -> NDArray[np.int64]:
+    """Positions with the same distance between them, at most all."""
+    number = min(number, length)
+    return (2 * np.arange(number) + 1) * length // (2 * max(number, 1))
+
+
+def _in_file_order(part: NDArray[np.int64]) -> Sequence[int]:
+    return np.sort(part).tolist()
 
 
 def _read(data: Data, split: str, fields: dict[str, FieldColumn]) -> datasets.Dataset:

@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,17 @@ from typing import BinaryIO, cast
 import charset_normalizer
 import pyarrow
 
+from pipeline.utils.text import one_line
+
+# What reading a file can raise, apart from the ValueError of our own readers.
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 # How much of a file is read to guess its encoding.
 _SAMPLE_BYTES = 2**18
 # How files that are no text at all begin, and what to do with them.
 _OTHER_KINDS = {
     b"PK\x03\x04": "it is a zip archive or a spreadsheet: unpack it, or save it as csv",
     b"\xd0\xcf\x11\xe0": "it is a spreadsheet of an old kind: save it as csv",
-    b"PAR1": "it is a parquet file: set data.path=parquet",
+    b"PAR1": "it is a parquet file, which data.path=parquet reads",
     b"ARROW1": "it is an Arrow file: save it as parquet",
     b"7z\xbc\xaf": "it is a 7z archive: unpack it",
     b"%PDF": "it is a PDF file",
@@ -146,6 +151,11 @@ class _ZstdStream(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def cause_of(error: BaseException) -> str:
+    """What an error of reading says; its kind too, unless our own readers wrote the sentence."""
+    return one_line(error if type(error) is ValueError else f"{type(error).__name__}: {error}", 500)
 
 
 def _not_ascii(lines: io.BufferedIOBase) -> Iterator[bytes]:

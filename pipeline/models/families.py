@@ -42,6 +42,8 @@ class Family:
     num_attentions: Callable[[PretrainedConfig], int]
     optional_weights: re.Pattern = _NONE
     unread_weights: re.Pattern = _NONE
+    # Whether a head that reads one vector for each text reads its last token, rather than its first.
+    pools_last_token: bool = False
     # Whether the output matrix belongs to the body, so that it may only be missing where it is tied.
     output_in_body: bool = False
     # The embedding matrix whose row for padding starts at 0.
@@ -159,6 +161,7 @@ _GPT2 = Family(
         "reorder_and_upcast_attn": False,
         "add_cross_attention": False,
     },
+    pools_last_token=True,
     tied_outputs={"GPT2LMHeadModel": "hidden_states"},
     without_key_bias=_gpt2_without_key_bias,
 )

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.recipe.formats import FORMATS, SPLITS
 from pipeline.recipe.task_table import StrictModel
-from pipeline.recipe.values import LIST, files_of_a_split, label_text, labels_as_texts
+from pipeline.recipe.values import LIST, files_of_a_split, label_text, labels_as_texts, text_encoding
 
 # Keys of `data` that only some formats read, with those formats.
 _KEYS_OF_FORMATS = {
@@ -52,6 +52,10 @@ class Split(StrictModel):
         return self
 
 
+# How the examples of a step lie in the rows that go through the model.
+Batching = Literal["packed", "padded", "sorted"]
+
+
 class Limit(StrictModel):
     """Keep the first N rows of a split."""
 
@@ -82,6 +86,7 @@ class Data(StrictModel):
     split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
     split: Split | None = None
     max_length: int = Field(default=128, ge=4)
+    batching: Batching = "sorted"
     pad_to_multiple_of: int = Field(default=1, ge=1)
     limit: Limit = Limit()
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -136,12 +141,7 @@ class Data(StrictModel):
     @field_validator("encoding")
     @classmethod
     def _is_an_encoding(cls, encoding: str | None) -> str | None:
-        try:
-            "".encode("utf-8" if encoding is None else encoding)
-            return encoding
-        except (LookupError, ValueError):
-            pass
-        raise ValueError(f'is "{encoding}", which is not a text encoding; common ones: utf-8, utf-16, latin-1, cp1252')
+        return encoding if encoding is None else text_encoding(encoding)
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Data:

@@ -29,6 +29,17 @@ def files_of_a_split(value: object) -> object:
     raise ValueError(f"is {value!r}, but must be a path or a list of paths")
 
 
+def text_encoding(name: object) -> str:
+    """The name of an encoding that Python knows. Raises ValueError for anything else."""
+    try:
+        if isinstance(name, str):
+            "".encode(name)
+            return name
+    except (LookupError, ValueError):
+        pass
+    raise ValueError(f'is "{name}", which is not a text encoding; common ones: utf-8, utf-16, latin-1, cp1252')
+
+
 def label_text(value: object) -> str:
     """A label in a recipe as text: YAML reads 1 as a number. Raises ValueError for anything else."""
     if isinstance(value, bool):

@@ -97,6 +97,10 @@ class DataRecord(Record):
     """The same of the validation split."""
     test: Counts | None = None
     """The same of the test split; the key is missing if the recipe has none."""
+    observed: dict[str, Counts] = Field(default_factory=dict)
+    """By split, what may be a mistake: unknown tokens, rows that training has too. Empty in old runs."""
+    labels: dict[str, Counts] = Field(default_factory=dict)
+    """By split, how often each label is; of splits with labels only. Empty in old runs."""
 
     @property
     def splits(self) -> dict[str, Counts]:

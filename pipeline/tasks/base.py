@@ -95,6 +95,8 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     reads_beginnings = True
     # What the learner minimizes: cross_entropy, binary_cross_entropy or squared_error.
     loss = "cross_entropy"
+    # Whether each example has labels as a whole, rather than each of its tokens.
+    labels_whole_examples = False
     # Whether each validation row has a line of its own in predictions.jsonl, in the same order.
     has_prediction_per_row = True
     # Whether predictions and references are classes, so that agreement between models can be counted.
@@ -155,18 +157,28 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
         return examples
 
     def inputs(self, examples: ExamplesT, batch: Batch) -> Features:
-        """Inputs of the model, each [B, width]."""
-        (width,) = batch.widths
-        filled = {
-            key: ragged.padded(batch.rows, width, token_id(self.tokenizer, "pad") if key == "input_ids" else 0)
+        """Inputs of the model, each [R, L]: R rows of width L.
+
+        Where each example has a row of its own, `attention_mask` marks its tokens. In packed rows `segment_ids` says
+        which example of the row a token belongs to, from 1, with 0 for padding, and `position_ids` counts the tokens
+        of each example from 0.
+        """
+        layout = batch.layout(examples.lengths)
+        (stream,) = layout.streams
+        features = {
+            key: ragged.laid_out(batch.rows, stream, token_id(self.tokenizer, "pad") if key == "input_ids" else 0)
             for key, ragged in examples.features.items()
         }
-        real = np.arange(width) < examples.lengths[batch.rows][:, None]
-        return filled | {"attention_mask": real.astype(np.int32)}
+        if layout.packing is None:
+            return features | {"attention_mask": stream.is_real.astype(np.int32)}
+        return features | {"position_ids": stream.positions, "segment_ids": stream.segments}
 
     @abstractmethod
     def targets(self, examples: ExamplesT, batch: Batch) -> Features:
         """`labels` and `loss_weights` of the same shape, the weights summing to 1 over the rows of one step.
+
+        Labels of tokens are [R, L], like the inputs. Labels of whole examples are [B, ...], and in packed rows
+        [R, P, ...], where P is the largest number of examples in a row.
 
         The loss of a step is the weighted sum of its targets' losses, so splitting the step into micro-batches or
         among processes cannot change it.

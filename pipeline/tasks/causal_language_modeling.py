@@ -110,12 +110,11 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
         return np.array([number_of(value) for value in rows["floor"][:]], np.float64)[rows_read]
 
     def targets(self, examples: TokenStreams, batch: Batch) -> Features:
-        """`labels` [B, width], the token after each position, and `loss_weights` that are 0 on padding."""
-        (width,) = batch.widths
-        real = np.arange(width) < examples.lengths[batch.rows][:, None]
+        """`labels` [R, L], the token after each position, and `loss_weights` that are 0 on padding."""
+        (stream,) = batch.layout(examples.lengths).streams
         return {
-            "labels": examples.labels.padded(batch.rows, width, 0),
-            "loss_weights": equal_weights(real),
+            "labels": examples.labels.laid_out(batch.rows, stream, 0),
+            "loss_weights": equal_weights(stream.is_real),
         }
 
     def outputs(

@@ -122,8 +122,9 @@ class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
         )
 
     def targets(self, examples: MaskedTexts, batch: Batch) -> Features:
-        """`labels` [B, width], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
-        labels = known(examples.labels).padded(batch.rows, batch.widths[0], -1)
+        """`labels` [R, L], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
+        (stream,) = batch.layout(examples.lengths).streams
+        labels = known(examples.labels).laid_out(batch.rows, stream, -1)
         return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
     def outputs(

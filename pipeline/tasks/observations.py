@@ -1,6 +1,6 @@
 """What a person should know about data before training: unknown tokens, rows that leak, how often each label is.
 
-Nothing of it changes a run, and no run records it.
+`check` shows it and a run records it; nothing of it changes a run.
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
     optional = ("id",)
     prediction_fields = ("question", "context")
     carried_fields = ("id",)
+    labels_whole_examples = True
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Questions or contexts without text, and answers that are not at the character that they name."""
@@ -130,9 +131,14 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
         )
 
     def targets(self, examples: Windows, batch: Batch) -> Features:
-        """`labels` [B, 2], the positions of the answer's first and last token, weighted alike."""
-        labels = known(examples.spans)[batch.rows]
-        return {"labels": labels, "loss_weights": equal_weights(np.ones(labels.shape))}
+        """`labels` [B, 2], the positions in the row of the answer's first and last token, weighted alike.
+
+        In packed rows they are [R, P, 2], with weight 0 where a row has fewer windows.
+        """
+        layout, spans = batch.layout(examples.lengths), known(examples.spans)[batch.rows]
+        labels = spans if layout.packing is None else spans + layout.packing.starts
+        weights = equal_weights(np.ones(labels.shape))
+        return {"labels": layout.by_slot(labels), "loss_weights": layout.by_slot(weights)}
 
     def score_batch(self, output: NDArray, examples: Windows, rows: NDArray) -> list[WindowAnswers]:
         """A window's best spans, and its loss over its real positions."""

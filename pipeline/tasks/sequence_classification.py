@@ -52,6 +52,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     auto_class = "AutoModelForSequenceClassification"
     examples_class = LabeledTexts
     options: SequenceClassificationOptions
+    labels_whole_examples = True
     required = ("text", "label")
     optional = ("text_pair",)
 
@@ -182,10 +183,15 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         )
 
     def targets(self, examples: LabeledTexts, batch: Batch) -> Features:
-        """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1."""
+        """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1.
+
+        In packed rows [R, P] stands for [B], with weight 0 where a row has fewer examples.
+        """
+        layout = batch.layout(examples.lengths)
         labels = known(examples.labels)[batch.rows]
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
-        return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
+        weights = (weights / weights.sum()).astype(np.float32)
+        return {"labels": layout.by_slot(labels), "loss_weights": layout.by_slot(weights)}
 
     def score_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""

@@ -72,26 +72,34 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
         )
 
     def inputs(self, examples: TextPairs, batch: Batch) -> Features:
-        """Source tokens [B, S] and their mask; if there are targets, the decoder's inputs [B, T] too."""
-        rows, (source, *target), pad = batch.rows, batch.widths, token_id(self.tokenizer, "pad")
-        lengths = examples.lengths.reshape(len(examples.lengths), -1)[rows]
+        """Source tokens [R, S] and their mask; if there are targets, the decoder's inputs [R, T] too.
+
+        In packed rows `segment_ids` and `decoder_segment_ids` say which tokens are of the same example.
+        """
+        layout = batch.layout(examples.lengths)
+        source, *targets = layout.streams
         features = {
-            "input_ids": examples.features["input_ids"].padded(rows, source, pad),
-            "attention_mask": (np.arange(source) < lengths[:, :1]).astype(np.int32),
+            "input_ids": examples.features["input_ids"].laid_out(batch.rows, source, token_id(self.tokenizer, "pad"))
         }
-        if target:
+        if layout.packing is None:
+            features["attention_mask"] = source.is_real.astype(np.int32)
+        else:
+            features["segment_ids"] = source.segments
+        for target in targets:
             # The decoder reads the start token, then all labels except the last.
-            shifted = np.full((len(rows), target[0]), self.config.decoder_start_token_id, np.int32)
-            shifted[:, 1:] = known(examples.labels).padded(rows, target[0], pad)[:, :-1]
+            labels = known(examples.labels).laid_out(batch.rows, target, token_id(self.tokenizer, "pad"))
+            shifted = np.pad(labels[:, :-1], ((0, 0), (1, 0)))
+            shifted[target.is_real & (target.positions == 0)] = self.config.decoder_start_token_id
             features["decoder_input_ids"] = shifted
+            if layout.packing is not None:
+                features["decoder_segment_ids"] = target.segments
         return features
 
     def targets(self, examples: TextPairs, batch: Batch) -> Features:
-        """`labels` [B, T], the target's tokens, and `loss_weights` that are 0 on padding."""
-        width = batch.widths[1]
-        real = np.arange(width) < examples.lengths[batch.rows, 1:]
-        labels = known(examples.labels).padded(batch.rows, width, token_id(self.tokenizer, "pad"))
-        return {"labels": labels, "loss_weights": equal_weights(real)}
+        """`labels` [R, T], the target's tokens, and `loss_weights` that are 0 on padding."""
+        _, target = batch.layout(examples.lengths).streams
+        labels = known(examples.labels).laid_out(batch.rows, target, token_id(self.tokenizer, "pad"))
+        return {"labels": labels, "loss_weights": equal_weights(target.is_real)}
 
     def outputs(
         self, model: Predictor, inputs: Features, targets: Features | None
@@ -124,6 +132,6 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
 
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of the decoder are real: the first, and those that read a token of the target."""
-        real = inputs["decoder_input_ids"] != self.tokenizer.pad_token_id
+        real = inputs["decoder_input_ids"] != token_id(self.tokenizer, "pad")
         real[:, 0] = True
         return real

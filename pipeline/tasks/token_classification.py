@@ -155,14 +155,16 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
         )
 
     def targets(self, examples: TaggedSentences, batch: Batch) -> Features:
-        """`labels` [B, width] tag ids, and `loss_weights` that are 0 except on first pieces."""
+        """`labels` [R, L] tag ids, and `loss_weights` that are 0 except on first pieces."""
         ids = {name: i for i, name in enumerate(self.labels)}
-        starts = examples.word_starts.padded(batch.rows, batch.widths[0], -1)
-        labels = np.zeros(starts.shape, np.int32)
-        for i, row in enumerate(batch.rows):
-            tag_ids = np.array([ids[tag] for tag in known(examples.tags)[row]], np.int32)
-            labels[i][starts[i] >= 0] = tag_ids[starts[i][starts[i] >= 0]]
-        return {"labels": labels, "loss_weights": equal_weights(starts >= 0)}
+        labels_of_rows = []
+        for row in batch.rows:
+            tag_ids, starts = np.array([ids[tag] for tag in known(examples.tags)[row]]), examples.word_starts[row]
+            labels_of_rows.append(np.full(len(starts), -1))
+            labels_of_rows[-1][starts >= 0] = tag_ids[starts[starts >= 0]]
+        (stream,) = batch.layout(examples.lengths).streams
+        labels = Ragged.of(labels_of_rows).laid_out(np.arange(len(batch.rows)), stream, -1)
+        return {"labels": np.maximum(labels, 0), "loss_weights": equal_weights(labels >= 0)}
 
     def score_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[ScoredExample]:
         """Predicted tags of all words beside the true ones."""

@@ -14,6 +14,7 @@ from pipeline.backend import Backend, Model, load_backend
 from pipeline.data import batches, hub
 from pipeline.data.batches import Features
 from pipeline.data.fingerprint import content_digest, fingerprint
+from pipeline.data.packing import Layout
 from pipeline.data.splits import read_splits
 from pipeline.metrics.scoring import metric_problems
 from pipeline.metrics.specs import is_hub_metric
@@ -22,6 +23,7 @@ from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, refuse_attention
 from pipeline.models.building import build_for_training
 from pipeline.models.dropout import DROPOUT_KEYS, token_keys
+from pipeline.models.families import family_of
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
@@ -52,29 +54,34 @@ class Experiment:
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The batches of an epoch, one for each step; epochs are counted from 0."""
-        train = self.recipe.train
-        multiple = self.recipe.data.pad_to_multiple_of
-        return batches.training_batches(self.examples["train"].lengths, train.batch_size, seed, epoch, multiple)
+        data, lengths = self.recipe.data, self.examples["train"].lengths
+        return batches.training_batches(
+            lengths, self.recipe.train.batch_size, seed, epoch, data.pad_to_multiple_of, data.batching
+        )
 
     def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:
         """Inputs and targets of each batch of an epoch, and the keys of its tokens if dropout masks are shared.
 
-        `first_step` is the number of optimizer steps of the whole training before the first of these batches.
+        `first_step` is the number of optimizer steps of the whole training before the first of these batches. Where
+        whole examples have labels, packed batches have `pooled_positions` [R, P]: where in its row each example's first
+        token is, or its last one in families whose heads read that.
         """
         examples = self.task.for_epoch(self.examples["train"], [seed, epoch])
         for step, batch in enumerate(plan, start=first_step):
+            layout = batch.layout(examples.lengths)
             features = self.task.inputs(examples, batch) | self.task.targets(examples, batch)
+            if layout.packing is not None and self.task.labels_whole_examples:
+                features["pooled_positions"] = layout.pooled_positions(family_of(self.config).pools_last_token)
             if self.recipe.train.dropout_masks == "shared":
-                features |= self.dropout_keys(batch, seed, step)
+                features |= self.dropout_keys(layout, seed, step)
             yield features
 
     @staticmethod
-    def dropout_keys(batch: batches.Batch, seed: int, step: int) -> Features:
+    def dropout_keys(layout: Layout, seed: int, step: int) -> Features:
         """The keys of a batch's tokens, from which their dropout masks are computed; see `models/dropout.py`."""
-        examples = np.arange(len(batch.rows))[:, None]
         return {
-            name: token_keys(seed, step, examples, np.arange(width)[None])
-            for name, width in zip(DROPOUT_KEYS, batch.widths, strict=False)
+            name: token_keys(seed, step, stream.examples, stream.positions)
+            for name, stream in zip(DROPOUT_KEYS, layout.streams, strict=False)
         }
 
     def probe(self) -> Features:

@@ -29,6 +29,11 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
 
 
 def data_record(experiment: Experiment) -> DataRecord:
-    """The fingerprint of the data, and the counts of each split."""
+    """The fingerprint of the data, and what is counted of each split."""
     counts = {split: examples.counts for split, examples in experiment.examples.items()}
-    return DataRecord(fingerprint=experiment.fingerprint, **counts)
+    observations = experiment.observations
+    return DataRecord(
+        fingerprint=experiment.fingerprint, **counts,
+        observed={split: observed.counts for split, observed in observations.items()},
+        labels={split: observed.labels for split, observed in observations.items() if observed.labels},
+    )  # fmt: skip

@@ -24,6 +24,23 @@ def test_an_epoch_has_every_example_once():
     assert sorted(len(batch.rows) for batch in plan) == [3] + [32] * 128
 
 
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+def test_step_t_of_a_plain_shuffle_holds_the_permutations_rows_t(batching):
+    plan = training_batches(LENGTHS, batch_size=32, seed=3, epoch=1, batching=batching)
+    permutation = np.random.Generator(np.random.PCG64(np.random.SeedSequence([3, 1]))).permutation(4099)
+    assert len(plan) == 129
+    for step, batch in enumerate(plan):
+        assert batch.rows.tolist() == permutation[step * 32 : (step + 1) * 32].tolist()
+
+
+def test_packing_leaves_the_rows_of_a_plain_shuffle_hardly_any_padding():
+    packed, padded = (training_batches(LENGTHS, 32, 0, 0, batching=batching) for batching in ("packed", "padded"))
+    assert digest(packed) == digest(padded)
+    assert padding_fraction(LENGTHS, packed) < 0.1 < 0.4 < padding_fraction(LENGTHS, padded)
+    num_positions = sum(batch.widths[0] * len(set(batch.packing.rows.tolist())) for batch in packed)
+    assert padding_fraction(LENGTHS, packed) == pytest.approx(1 - LENGTHS.sum() / num_positions)
+
+
 def test_the_plan_is_a_pure_function_of_seed_and_epoch():
     def flat(seed, epoch):
         return [list(batch.rows) for batch in training_batches(LENGTHS, 32, seed, epoch)]
@@ -71,5 +88,7 @@ def test_evaluation_has_every_example_once_the_widest_first():
 
 def test_ragged_rows_are_filled_up_on_the_right():
     ragged = Ragged.of([[5, 6, 7], [], [8]])
-    assert ragged.padded(np.array([2, 0]), 4, fill=9).tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
+    rows = np.array([2, 0])
+    (stream,) = Batch(rows, (4,)).layout(ragged.lengths).streams
+    assert ragged.laid_out(rows, stream, fill=9).tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
     assert ragged.lengths.tolist() == [3, 0, 1]

@@ -27,7 +27,8 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
         "evaluations": [{"epoch": 1, "accuracy": 0.5, "loss": 0.7}],
         "train": OLD["train"] | {"resumed_at": [2], "gradient_accumulation": 4},
         "batches": ["fedcba9876543210"],
-        "data": OLD["data"] | {"test": {"rows": 24}},
+        "data": OLD["data"]
+        | {"test": {"rows": 24}, "observed": {"train": {"unknown tokens": 3}}, "labels": {"train": {"bad": 96}}},
         "checkpoint_fingerprint": None,
         "attention_sites": 2,
         "attention_max_difference": 1e-7,
@@ -46,6 +47,7 @@ def test_a_run_of_an_older_version_takes_defaults_for_keys_that_did_not_exist_ye
     assert (record.train.resumed_at, record.train.gradient_accumulation) == ([], None)
     assert record.metrics == {"accuracy": 0.5, "f1": None}
     assert record.evaluations[0].metrics == {"accuracy": 0.5}
+    assert (record.data.observed, record.data.labels) == ({}, {})
     assert record.data.splits == {"train": {"rows": 96}, "validation": {"rows": 40, "truncated": 1}}
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,9 @@ def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
     }  # fmt: skip
     assert (report["attention_sites"], report["train"]["steps"]) == (0, 3)
     assert report["data"]["train"] == {"rows": 96, "truncated": 0}
+    labels = Counter(row["label"] for row in read_lines(Path(small.data.files.train))[:96])
+    assert report["data"]["labels"]["train"] == dict(labels) and len(labels) == 2
+    assert report["data"]["observed"]["validation"] == {"unknown tokens": 0, "rows that training has too": 0}
     assert report["train"]["peak_memory_bytes"] > 1e8
     assert 0 < report["train"]["padding_fraction"] < 0.5
     assert report["train"]["examples_per_second"] == pytest.approx(96 / report["train"]["seconds"])
