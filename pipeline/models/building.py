@@ -9,7 +9,7 @@ from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, swap_with_proof
 from pipeline.models.checkpoint import read_weights
-from pipeline.models.initialization import complete_weights, random_weights
+from pipeline.models.initialization import complete_weights, off_by_one_rounding, random_weights
 from pipeline.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def build_for_training(
     probe: Features,
     allow_pickle: bool = False,
 ) -> tuple[Model, Proof]:
-    """The model of step 0, frozen as the recipe says, with its attention and the proof that it is in place.
+    """The model of step 0, with the start, frozen weights and attention that are asked for, and the proof of the last.
 
     `probe` is the batch on which a swapped attention is compared with the stock one. Raises UserError, ProofError.
     """
@@ -63,6 +63,8 @@ def build_for_training(
         proof = swap_with_proof(backend, exact, attention, probe)
         del exact
     model = build_model(backend, recipe, head, config, seed, precision, allow_pickle)
+    if recipe.perturb_weights:
+        backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
     backend.freeze(model, recipe.train.freeze)
     if attention != STOCK and precision == "fp32":
         proof = swap_with_proof(backend, model, attention, probe)

@@ -16,6 +16,8 @@ from pipeline.utils.errors import UserError
 Weights = dict[str, NDArray]
 Shapes = Mapping[str, tuple[int, ...]]
 
+# The random key of the directions in which weights are perturbed, beside the seed and the weight's name.
+_PERTURBATION = 1
 # How many faults of a checkpoint are named; the others are counted.
 _MOST_FAULTS = 5
 
@@ -69,6 +71,23 @@ def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int)
     if is_padded and config.pad_token_id is not None:
         weight[config.pad_token_id] = 0
     return weight
+
+
+def off_by_one_rounding(weights: Mapping[str, NDArray], seed: int) -> Weights:
+    """Every weight moved to the next fp32 number, up or down at random: a start that differs by rounding alone.
+
+    The directions are a function of (name, seed), so both frameworks get the same numbers. A weight of 0 stays: its
+    neighbors, 1e-45, are not roundings of it, and a step relative to the other weights would change it infinitely much.
+    """
+    return {name: _off_by_one_rounding(name, weight, seed) for name, weight in weights.items()}
+
+
+def _off_by_one_rounding(name: str, weight: NDArray, seed: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode()), _PERTURBATION])
+    upwards = rng.integers(0, 2, weight.shape, dtype=np.uint8).astype(bool)
+    value = weight.astype(np.float32)
+    neighbor = np.nextafter(value, np.where(upwards, np.float32(np.inf), np.float32(-np.inf)))
+    return np.where(value == 0, value, neighbor)
 
 
 def _missing(family: Family, checkpoint: Weights, expected: Shapes) -> list[str]:

@@ -111,6 +111,9 @@ class Recipe(StrictModel):
     task: str
     checkpoint: PathText = Field(min_length=1)
     weights: Literal["pretrained", "random"] = "pretrained"
+    # Whether each weight begins one rounding off, up or down at random: how far such a start takes a training says how
+    # much two trainings differ by rounding alone.
+    perturb_weights: bool = False
     data: Data
     train: Train = Train()
     metrics: Names = ()
@@ -154,6 +157,8 @@ class Recipe(StrictModel):
             del values["train"][key]
         if values["train"]["dropout_masks"] == "framework":  # as in older versions, which did not have the key
             del values["train"]["dropout_masks"]
+        if not values["perturb_weights"]:  # nor this one
+            del values["perturb_weights"]
         for key in _NEWER_KEYS:
             if not values["data"][key]:
                 del values["data"][key]

@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoConfig
 
 from pipeline.backend import load_backend
-from pipeline.models.building import build_model
+from pipeline.models.building import build_for_training, build_model
 from pipeline.models.families import FAMILIES, families_with, family_of
 from pipeline.models.initialization import random_weights
 from pipeline.recipe.loading import load_recipe
@@ -121,3 +121,26 @@ def test_a_built_model_has_the_checkpoints_weights_or_the_seeds():
     name = "transformer.wte.weight"
     assert np.array_equal(one[name], two[name]) and not np.array_equal(one[name], other[name])
     assert not np.array_equal(one[name], trained[name])
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow"])
+def test_a_perturbed_start_is_one_rounding_off_in_every_weight_but_zeros(framework):
+    recipe, backend = load_recipe("dates_t5"), load_backend(framework)
+    config, head = config_of("t5"), "AutoModelForSeq2SeqLM"
+    probe = {name: np.array([[3, 4]], np.int32) for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+
+    def start(seed, perturbed):
+        changed = recipe.override({"perturb_weights": perturbed})
+        model, _ = build_for_training(backend, changed, head, config, seed, "stock", probe)
+        return backend.get_weights(model)
+
+    plain, one, same, other = start(1, False), start(1, True), start(1, True), start(2, True)
+    for name, weight in plain.items():
+        # The bits of neighboring floats of one sign are neighboring whole numbers.
+        distance = one[name].view(np.int32).astype(np.int64) - weight.view(np.int32)
+        assert np.array_equal(np.abs(distance), (weight != 0).astype(int))
+        assert np.array_equal(one[name], same[name])
+    shared = "shared.weight"
+    upwards = (one[shared] > plain[shared]).mean()
+    assert 0.49 < upwards < 0.51
+    assert not np.array_equal(one[shared], other[shared])
