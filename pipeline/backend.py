@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FRAMEWORKS = {"torch": "pipeline.pytorch", "tensorflow": "pipeline.tensorflow"}
 Framework = Literal["torch", "tensorflow"]
+# The kinds of Transformers.
+Architecture = Literal["encoder", "decoder", "encoder-decoder"]
 # What else people call them.
 _OTHER_NAMES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow", "keras": "tensorflow"}
 

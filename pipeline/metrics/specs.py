@@ -1,13 +1,13 @@
 """The table of metrics: what the pipeline knows of each one without importing the libraries that compute it.
 
 To add a metric, write its class in the file of its kind (`classification.py`, `regression.py`, ...), give it a row
-here, and add cases to the tests in `tests/metrics`. Nothing outside this folder names it.
+here, and add cases to the tests in `tests/metrics`. It fits every task that gives what it reads.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,25 +16,21 @@ from pipeline.metrics.loss import LOSS
 if TYPE_CHECKING:
     from pipeline.metrics.base import Metric
 
-# What a metric can be for: a task, or one of the three problems of sequence classification.
-Problem = Literal[
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
-    "token-classification",
-    "question-answering",
-    "masked-language-modeling",
-    "causal-language-modeling",
-    "sequence-to-sequence",
+# What a scored example can hold. A task says which of these it gives, a metric which it reads: a class, any number of
+# labels, a number, the tags of words, an answer beside those that are accepted, or a text beside its reference; of a
+# language model the summed loss of tokens, their bytes, the lowest possible loss, or how many hidden tokens are right.
+Outcome = Literal[
+    "class",
+    "labels",
+    "number",
+    "tags",
+    "answer",
+    "text",
+    "token_losses",
+    "token_bytes",
+    "loss_floor",
+    "hidden_tokens",
 ]
-SINGLE: Problem = "single_label_classification"
-MULTI: Problem = "multi_label_classification"
-REGRESSION: Problem = "regression"
-TOKENS: Problem = "token-classification"
-QUESTIONS: Problem = "question-answering"
-MASKED: Problem = "masked-language-modeling"
-CAUSAL: Problem = "causal-language-modeling"
-SEQ2SEQ: Problem = "sequence-to-sequence"
 
 HUB_PREFIX = "hub:"
 
@@ -44,8 +40,7 @@ class MetricSpec:
     """The facts of one metric.
 
     location: file and class in this folder, "file:Class".
-    fits: the problems whose recipes may list it.
-    default_for: the problems in which it is scored when a recipe lists no metrics; rows are in order of importance.
+    reads: what it needs of each example; any one of several is enough.
     scale: the upper end of its range, 1 or 100; None if it has no fixed one. Margins are in percent of it.
     lower_is_better: whether the smaller of two values is the better one.
     is_constant: whether it is a figure of the data, the same for every model, so that it cannot choose an epoch.
@@ -54,8 +49,7 @@ class MetricSpec:
     """
 
     location: str
-    fits: tuple[Problem, ...]
-    default_for: tuple[Problem, ...] = ()
+    reads: tuple[Outcome, ...]
     scale: int | None = 1
     lower_is_better: bool = False
     is_constant: bool = False
@@ -63,39 +57,36 @@ class MetricSpec:
     reads_probabilities: bool = False
 
 
+# In each group, the usual metric comes first.
 METRICS: dict[str, MetricSpec] = {
-    "accuracy": MetricSpec("classification:Accuracy", (SINGLE, MULTI), (SINGLE,)),
-    "f1": MetricSpec("classification:F1", (SINGLE,), is_for_two_labels=True),
-    "f1_micro": MetricSpec("classification:F1Micro", (SINGLE, MULTI), (MULTI,)),
-    "f1_macro": MetricSpec("classification:F1Macro", (SINGLE, MULTI)),
-    "precision": MetricSpec("classification:Precision", (SINGLE,), is_for_two_labels=True),
-    "recall": MetricSpec("classification:Recall", (SINGLE,), is_for_two_labels=True),
-    "matthews_correlation": MetricSpec("classification:MatthewsCorrelation", (SINGLE,)),
-    "roc_auc": MetricSpec("classification:RocAuc", (SINGLE, MULTI), reads_probabilities=True),
-    "pearson": MetricSpec("regression:Pearson", (REGRESSION,), (REGRESSION,)),
-    "spearman": MetricSpec("regression:Spearman", (REGRESSION,)),
-    "mse": MetricSpec("regression:MeanSquaredError", (REGRESSION,), scale=None, lower_is_better=True),
-    "seqeval_f1": MetricSpec("token_classification:SeqevalF1", (TOKENS,), (TOKENS,)),
-    "seqeval_precision": MetricSpec("token_classification:SeqevalPrecision", (TOKENS,), (TOKENS,)),
-    "seqeval_recall": MetricSpec("token_classification:SeqevalRecall", (TOKENS,), (TOKENS,)),
-    "squad_f1": MetricSpec("question_answering:SquadF1", (QUESTIONS,), (QUESTIONS,), scale=100),
-    "squad_exact_match": MetricSpec("question_answering:SquadExactMatch", (QUESTIONS,), (QUESTIONS,), scale=100),
-    "sacrebleu": MetricSpec("generation:SacreBleu", (SEQ2SEQ,), (SEQ2SEQ,), scale=100),
-    "chrf": MetricSpec("generation:Chrf", (SEQ2SEQ,), (SEQ2SEQ,), scale=100),
-    "exact_match": MetricSpec("generation:ExactMatch", (SEQ2SEQ,)),
-    "rouge1": MetricSpec("generation:Rouge1", (SEQ2SEQ,)),
-    "rouge2": MetricSpec("generation:Rouge2", (SEQ2SEQ,)),
-    "rougeL": MetricSpec("generation:RougeL", (SEQ2SEQ,)),
-    "perplexity": MetricSpec(
-        "language_modeling:Perplexity", (CAUSAL, MASKED, SEQ2SEQ), (CAUSAL, MASKED), scale=None, lower_is_better=True
-    ),
-    "bits_per_byte": MetricSpec(
-        "language_modeling:BitsPerByte", (CAUSAL,), (CAUSAL,), scale=None, lower_is_better=True
-    ),
+    "accuracy": MetricSpec("classification:Accuracy", ("class", "labels")),
+    "f1": MetricSpec("classification:F1", ("class",), is_for_two_labels=True),
+    "f1_micro": MetricSpec("classification:F1Micro", ("class", "labels")),
+    "f1_macro": MetricSpec("classification:F1Macro", ("class", "labels")),
+    "precision": MetricSpec("classification:Precision", ("class",), is_for_two_labels=True),
+    "recall": MetricSpec("classification:Recall", ("class",), is_for_two_labels=True),
+    "matthews_correlation": MetricSpec("classification:MatthewsCorrelation", ("class",)),
+    "roc_auc": MetricSpec("classification:RocAuc", ("class", "labels"), reads_probabilities=True),
+    "pearson": MetricSpec("regression:Pearson", ("number",)),
+    "spearman": MetricSpec("regression:Spearman", ("number",)),
+    "mse": MetricSpec("regression:MeanSquaredError", ("number",), scale=None, lower_is_better=True),
+    "seqeval_f1": MetricSpec("token_classification:SeqevalF1", ("tags",)),
+    "seqeval_precision": MetricSpec("token_classification:SeqevalPrecision", ("tags",)),
+    "seqeval_recall": MetricSpec("token_classification:SeqevalRecall", ("tags",)),
+    "squad_f1": MetricSpec("question_answering:SquadF1", ("answer",), scale=100),
+    "squad_exact_match": MetricSpec("question_answering:SquadExactMatch", ("answer",), scale=100),
+    "sacrebleu": MetricSpec("generation:SacreBleu", ("text",), scale=100),
+    "chrf": MetricSpec("generation:Chrf", ("text",), scale=100),
+    "exact_match": MetricSpec("generation:ExactMatch", ("text",)),
+    "rouge1": MetricSpec("generation:Rouge1", ("text",)),
+    "rouge2": MetricSpec("generation:Rouge2", ("text",)),
+    "rougeL": MetricSpec("generation:RougeL", ("text",)),
+    "perplexity": MetricSpec("language_modeling:Perplexity", ("token_losses",), scale=None, lower_is_better=True),
+    "bits_per_byte": MetricSpec("language_modeling:BitsPerByte", ("token_bytes",), scale=None, lower_is_better=True),
     "perplexity_floor": MetricSpec(
-        "language_modeling:PerplexityFloor", (CAUSAL,), scale=None, lower_is_better=True, is_constant=True
+        "language_modeling:PerplexityFloor", ("loss_floor",), scale=None, lower_is_better=True, is_constant=True
     ),
-    "masked_accuracy": MetricSpec("language_modeling:MaskedAccuracy", (MASKED,), (MASKED,)),
+    "masked_accuracy": MetricSpec("language_modeling:MaskedAccuracy", ("hidden_tokens",)),
 }
 
 
@@ -104,14 +95,9 @@ def metric_names() -> list[str]:
     return sorted(METRICS)
 
 
-def metrics_for(problem: str) -> tuple[str, ...]:
-    """The metrics that fit a problem, the usual one first."""
-    return tuple(name for name, spec in METRICS.items() if problem in spec.fits)
-
-
-def default_metrics_for(problem: str) -> tuple[str, ...]:
-    """The metrics of a problem whose recipe lists none."""
-    return tuple(name for name, spec in METRICS.items() if problem in spec.default_for)
+def metrics_for(outcomes: Collection[str]) -> tuple[str, ...]:
+    """The metrics that fit a task whose scored examples hold these outcomes."""
+    return tuple(name for name, spec in METRICS.items() if not set(spec.reads).isdisjoint(outcomes))
 
 
 def find_spec(value_name: str) -> MetricSpec | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from pipeline.backend import Architecture
 from pipeline.data.hub import explain_hub_error, persistently
-from pipeline.models.families import FAMILIES, families_with, family_of
+from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.initialization import Weights
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
@@ -60,16 +61,21 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def fit_problems(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, head: str) -> list[str]:
-    """The contradictions between a recipe, its checkpoint's configuration and tokenizer, and its task's head.
+def fit_problems(
+    recipe: Recipe,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    architectures: Collection[Architecture],
+) -> list[str]:
+    """The contradictions between a recipe and its checkpoint's configuration and tokenizer.
 
-    `head` is a transformers Auto class.
+    `architectures` are those that serve the recipe's task.
     """
     problems = []
-    if head not in family_of(config).heads:
+    if family_of(config).architecture not in architectures:
         problems.append(
             f"checkpoint {recipe.checkpoint} is a {config.model_type}; {recipe.task} needs one of: "
-            f"{', '.join(families_with(head))}"
+            f"{', '.join(families_of(architectures))}"
         )
     positions = family_of(config).max_positions(config)
     multiple = recipe.data.pad_to_multiple_of

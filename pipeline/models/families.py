@@ -7,7 +7,7 @@ Weight names are those of Hugging Face's PyTorch models, which are the names in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from pipeline.backend import Architecture
 
 # Matches nothing, for families without weights of a kind.
 _NONE = re.compile(r"(?!)")
@@ -32,8 +34,8 @@ class Family:
 
     model_type: str
     title: str
-    # The heads, as transformers' Auto classes, that both frameworks have for it; a task asks for one of them.
-    heads: tuple[str, ...]
+    # Decides which tasks it serves: each says for which kinds of models both frameworks have its head.
+    architecture: Architecture
     # The settings of the config that are dropout rates; a recipe's `train.dropout` sets all of them.
     dropout_keys: tuple[str, ...]
     body_prefix: str
@@ -127,12 +129,7 @@ def _bert_constant_shifts(names: Iterable[str]) -> set[str]:
 _BERT = Family(
     model_type="bert",
     title="BERT encoders",
-    heads=(
-        "AutoModelForSequenceClassification",
-        "AutoModelForTokenClassification",
-        "AutoModelForQuestionAnswering",
-        "AutoModelForMaskedLM",
-    ),
+    architecture="encoder",
     dropout_keys=("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
     body_prefix="bert.",
     initial_deviation=lambda name, config: config.initializer_range,  # 0.02. Source: Devlin et al. 2018
@@ -147,7 +144,7 @@ _BERT = Family(
 _GPT2 = Family(
     model_type="gpt2",
     title="GPT-2 decoders",
-    heads=("AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+    architecture="decoder",
     dropout_keys=("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),
     body_prefix="transformer.",
     initial_deviation=_gpt2_deviation,
@@ -168,7 +165,7 @@ _GPT2 = Family(
 _T5 = Family(
     model_type="t5",
     title="T5 encoders and decoders",
-    heads=("AutoModelForSeq2SeqLM",),
+    architecture="encoder-decoder",
     dropout_keys=("dropout_rate", "classifier_dropout"),
     body_prefix="",  # every weight of T5 is pretrained
     initial_deviation=_t5_deviation,
@@ -191,6 +188,6 @@ def family_of(config: PretrainedConfig) -> Family:
     return FAMILIES[config.model_type]
 
 
-def families_with(head: str) -> tuple[str, ...]:
-    """The model types that have a head, such as "AutoModelForCausalLM"."""
-    return tuple(family.model_type for family in FAMILIES.values() if head in family.heads)
+def families_of(architectures: Collection[Architecture]) -> tuple[str, ...]:
+    """The model types of these architectures, such as ("gpt2",) of ("decoder",)."""
+    return tuple(family.model_type for family in FAMILIES.values() if family.architecture in architectures)

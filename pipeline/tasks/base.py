@@ -12,10 +12,10 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Predictor
+from pipeline.backend import Architecture, Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.table import columns_in, joined_text, value_at
-from pipeline.metrics.specs import default_metrics_for, metrics_for
+from pipeline.metrics.specs import Outcome, metrics_for
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.task_table import Options
 from pipeline.utils.errors import UserError
@@ -76,8 +76,12 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     targets, and `decode_batch`; `format_predictions` of all of them.
     """
 
-    # The head, as a transformers Auto class; the families of models that have it serve the task.
+    # The head, as a transformers Auto class, and the kinds of models that have one for this task.
     auto_class: ClassVar[str]
+    architectures: ClassVar[tuple[Architecture, ...]]
+    # What its scored examples hold, which decides the metrics that fit; and the metrics of a recipe that lists none.
+    outcomes: tuple[Outcome, ...]
+    default_metrics: tuple[str, ...]
     # What `encode` returns.
     examples_class: type[ExamplesT]
     # Those of the recipe; a task that has some says of which class.
@@ -102,13 +106,16 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     # Whether predictions and references are classes, so that agreement between models can be counted.
     predicts_classes = False
 
-    def __init__(self, recipe: Recipe, problem: str | None = None):
-        """Make the task of a recipe, scored with the metrics of `problem`, by default those of its own name."""
+    def __init__(self, recipe: Recipe):
+        """Make the task of a recipe."""
         assert isinstance(recipe.options, Options), "the recipe has validated them"
         self.recipe, self.options = recipe, recipe.options
-        self.metrics = metrics_for(problem or recipe.task)
-        self.default_metrics = default_metrics_for(problem or recipe.task)
         self.labels: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that fit."""
+        return metrics_for(self.outcomes)
 
     def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
         """Check all rows, and take the labels from the training split. Raises UserError with every problem."""
@@ -279,7 +286,12 @@ def known(value: Value | None) -> Value:
 
 
 def load_task(recipe: Recipe) -> Task:
-    """The recipe's task, an instance of the class in the file of its name."""
-    module = recipe.task.replace("-", "_")
-    name = "".join(word.capitalize() for word in module.split("_"))
-    return getattr(importlib.import_module(f"pipeline.tasks.{module}"), name)(recipe)
+    """The recipe's task."""
+    return task_class(recipe.task)(recipe)
+
+
+def task_class(name: str) -> type[Task]:
+    """The class of a task, such as `TokenClassification` in token_classification.py of "token-classification"."""
+    module = name.replace("-", "_")
+    class_name = "".join(word.capitalize() for word in module.split("_"))
+    return getattr(importlib.import_module(f"pipeline.tasks.{module}"), class_name)

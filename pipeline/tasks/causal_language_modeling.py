@@ -43,6 +43,9 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
     """
 
     auto_class = "AutoModelForCausalLM"
+    architectures = ("decoder",)
+    outcomes = ("token_losses", "token_bytes", "loss_floor")
+    default_metrics = ("perplexity", "bits_per_byte")
     examples_class = TokenStreams
     options: CausalLanguageModelingOptions
     has_prediction_per_row = False

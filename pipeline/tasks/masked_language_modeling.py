@@ -45,6 +45,9 @@ class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
     """
 
     auto_class = "AutoModelForMaskedLM"
+    architectures = ("encoder",)
+    outcomes = ("token_losses", "hidden_tokens")
+    default_metrics = ("perplexity", "masked_accuracy")
     examples_class = MaskedTexts
     options: MaskedLanguageModelingOptions
     has_prediction_per_row = False

@@ -60,6 +60,9 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
     """
 
     auto_class = "AutoModelForQuestionAnswering"
+    architectures = ("encoder",)
+    outcomes = ("answer",)
+    default_metrics = ("squad_f1", "squad_exact_match")
     examples_class = Windows
     options: QuestionAnsweringOptions
     required = ("question", "context", "answers")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.metrics.specs import need_probabilities
+from pipeline.metrics.specs import Outcome, need_probabilities
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known
 from pipeline.tasks.labels import (
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ONE, MANY, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_error"}
+_OUTCOMES: dict[str, tuple[Outcome, ...]] = {ONE: ("class",), MANY: ("labels",), NUMBER: ("number",)}
+_DEFAULT_METRICS = {ONE: ("accuracy",), MANY: ("f1_micro",), NUMBER: ("pearson",)}
 _MOST_LABELS = 1000
 
 
@@ -50,6 +52,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     """The task for one recipe; `options.problem_type` chooses one of its three kinds."""
 
     auto_class = "AutoModelForSequenceClassification"
+    architectures = ("encoder", "decoder")
     examples_class = LabeledTexts
     options: SequenceClassificationOptions
     labels_whole_examples = True
@@ -57,9 +60,10 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     optional = ("text_pair",)
 
     def __init__(self, recipe: Recipe):
-        super().__init__(recipe, problem=getattr(recipe.options, "problem_type", None))
+        super().__init__(recipe)
         self.problem_type = self.options.problem_type
         self.loss = _LOSSES[self.problem_type]
+        self.outcomes, self.default_metrics = _OUTCOMES[self.problem_type], _DEFAULT_METRICS[self.problem_type]
         self.predicts_classes = self.problem_type != NUMBER
         if "text_pair" in recipe.data.columns:
             self.prediction_fields = ("text", "text_pair")

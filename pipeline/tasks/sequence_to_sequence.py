@@ -29,6 +29,9 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
     """The task for one recipe; targets end with the tokenizer's end-of-sequence token."""
 
     auto_class = "AutoModelForSeq2SeqLM"
+    architectures = ("encoder-decoder",)
+    outcomes = ("text", "token_losses")
+    default_metrics = ("sacrebleu", "chrf")
     examples_class = TextPairs
     options: SequenceToSequenceOptions
     required = ("source", "target")

@@ -53,6 +53,9 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
     """
 
     auto_class = "AutoModelForTokenClassification"
+    architectures = ("encoder",)
+    outcomes = ("tags",)
+    default_metrics = ("seqeval_f1", "seqeval_precision", "seqeval_recall")
     examples_class = TaggedSentences
     required = ("tokens", "tags")
     prediction_fields = ("tokens",)

@@ -154,7 +154,7 @@ def _load_checkpoint(
     tokenizer = problems.attempt(checkpoint.load_tokenizer, recipe)
     problems.attempt(refuse_attention, recipe, config, attention)
     if tokenizer is not None:
-        problems.add(recipe, checkpoint.fit_problems(recipe, config, tokenizer, task.auto_class))
+        problems.add(recipe, checkpoint.fit_problems(recipe, config, tokenizer, task.architectures))
     return config, tokenizer
 
 

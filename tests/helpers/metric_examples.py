@@ -111,16 +111,18 @@ def token_losses(rng):
     return Evaluation(lines, {columns.get(key, key): [line[key] for line in lines] for key in lines[0]})
 
 
-# One or more evaluations of each problem that a metric can fit.
+# One or more evaluations that hold each outcome.
 MAKERS = {
-    "single_label_classification": (two_classes, one_class),
-    "multi_label_classification": (any_labels,),
-    "regression": (numbers,),
-    "token-classification": (tags,),
-    "question-answering": (answers,),
-    "masked-language-modeling": (token_losses,),
-    "causal-language-modeling": (token_losses,),
-    "sequence-to-sequence": (generated,),
+    "class": (two_classes, one_class),
+    "labels": (any_labels,),
+    "number": (numbers,),
+    "tags": (tags,),
+    "answer": (answers,),
+    "text": (generated,),
+    "token_losses": (token_losses, generated),
+    "token_bytes": (token_losses,),
+    "loss_floor": (token_losses,),
+    "hidden_tokens": (token_losses,),
 }
 
 

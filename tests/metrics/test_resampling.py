@@ -15,8 +15,8 @@ WITHOUT_STATISTIC = {("roc_auc", "one_class"): "predictions.jsonl holds the prob
 CASES = [
     (name, maker)
     for name, spec in METRICS.items()
-    for problem in spec.fits
-    for maker in MAKERS[problem]
+    for outcome in spec.reads
+    for maker in MAKERS[outcome]
     if (name, maker.__name__) not in WITHOUT_STATISTIC and not (spec.is_for_two_labels and maker is one_class)
 ]
 DRAWS = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.metrics import scoring
 from pipeline.metrics.scoring import compute_metrics, load_metrics, metric_problems
 from pipeline.metrics.specs import (
     METRICS,
-    default_metrics_for,
+    Outcome,
     is_constant,
     lower_is_better,
     metric_class,
@@ -24,28 +25,26 @@ from pipeline.metrics.specs import (
     scale,
 )
 from pipeline.recipe.loading import load_recipe
+from pipeline.recipe.schema import Recipe
+from pipeline.recipe.task_table import TASKS
+from pipeline.tasks.base import load_task
 from pipeline.utils.errors import UserError
 from tests.helpers.metric_examples import MAKERS, two_classes
 
-# What the metrics of each problem read, if every prediction is right and certain.
+# What the metrics of each outcome read, if every prediction is right and certain.
 PERFECT = {
-    "single_label_classification": {
-        "predictions": [0, 1, 1], "references": [0, 1, 1], "scores": [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
-    },
-    "multi_label_classification": {
-        "predictions": [[1, 0], [0, 1]], "references": [[1, 0], [0, 1]], "scores": [[1.0, 0.0], [0.0, 1.0]]
-    },
-    "regression": {"predictions": [1.0, 2.5, 4.0], "references": [1.0, 2.5, 4.0]},
-    "token-classification": {"predictions": [["B-x", "O"]], "references": [["B-x", "O"]]},
-    "question-answering": {"predictions": ["a cat"], "references": [["dog", "cat"]]},
-    "masked-language-modeling": {"loss_sums": [0.0, 0.0], "tokens": [2, 3], "correct": [2, 3]},
-    "causal-language-modeling": {"loss_sums": [0.0], "tokens": [2], "bytes": [7], "floor_nats": [0.0]},
-    "sequence-to-sequence": {
-        "predictions": ["the cat sat on the mat"], "references": [["the cat sat on the mat"]],
-        "loss_sums": [0.0], "tokens": [5],
-    },
-}  # fmt: skip
-FITTING = [(name, problem) for name, spec in METRICS.items() for problem in spec.fits]
+    "class": {"predictions": [0, 1, 1], "references": [0, 1, 1], "scores": [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]},
+    "labels": {"predictions": [[1, 0], [0, 1]], "references": [[1, 0], [0, 1]], "scores": [[1.0, 0.0], [0.0, 1.0]]},
+    "number": {"predictions": [1.0, 2.5, 4.0], "references": [1.0, 2.5, 4.0]},
+    "tags": {"predictions": [["B-x", "O"]], "references": [["B-x", "O"]]},
+    "answer": {"predictions": ["a cat"], "references": [["dog", "cat"]]},
+    "text": {"predictions": ["the cat sat on the mat"], "references": [["the cat sat on the mat"]]},
+    "token_losses": {"loss_sums": [0.0, 0.0], "tokens": [2, 3]},
+    "token_bytes": {"loss_sums": [0.0], "tokens": [2], "bytes": [7]},
+    "loss_floor": {"tokens": [2], "floor_nats": [0.0]},
+    "hidden_tokens": {"tokens": [2, 3], "correct": [2, 3]},
+}
+FITTING = [(name, outcome) for name, spec in METRICS.items() for outcome in spec.reads]
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ def examples_of(columns, losses=None):
     return [Example(row, loss) for row, loss in zip(rows, losses or [0.0] * len(rows), strict=True)]
 
 
-@pytest.mark.parametrize(("name", "problem"), FITTING)
-def test_a_perfect_model_has_the_best_value_of_the_scale(name, problem):
-    values = compute_metrics(load_metrics((name,)), examples_of(PERFECT[problem]))
+@pytest.mark.parametrize(("name", "outcome"), FITTING)
+def test_a_perfect_model_has_the_best_value_of_the_scale(name, outcome):
+    values = compute_metrics(load_metrics((name,)), examples_of(PERFECT[outcome]))
     best = {"perplexity": 1.0, "perplexity_floor": 1.0, "bits_per_byte": 0.0, "mse": 0.0}
     assert values[name] == pytest.approx(scale(name) or best[name])
     assert lower_is_better(name) == (name in best)
@@ -80,37 +79,50 @@ def test_a_card_holds_the_description_the_source_and_the_columns(name):
     assert all(f"{column}" in metric.inputs_description for each in features for column in each)
 
 
-def test_every_problem_has_metrics_to_choose_from_and_some_by_default():
-    assert set(MAKERS) == {problem for spec in METRICS.values() for problem in spec.fits} == set(PERFECT)
-    expected = {
-        "single_label_classification": ("accuracy",),
-        "multi_label_classification": ("f1_micro",),
-        "regression": ("pearson",),
-        "token-classification": ("seqeval_f1", "seqeval_precision", "seqeval_recall"),
-        "question-answering": ("squad_f1", "squad_exact_match"),
-        "masked-language-modeling": ("perplexity", "masked_accuracy"),
-        "causal-language-modeling": ("perplexity", "bits_per_byte"),
-        "sequence-to-sequence": ("sacrebleu", "chrf"),
-    }
-    assert {problem: default_metrics_for(problem) for problem in MAKERS} == expected
-    for problem, names in expected.items():
-        assert set(names) <= set(metrics_for(problem))
-
-
-# The words of recipes/README.md for the problems that a metric fits.
-WORDS = {
-    "single-label": "single_label_classification",
-    "multi-label": "multi_label_classification",
-    "regression": "regression",
-    "tokens": "token-classification",
-    "questions": "question-answering",
-    "causal": "causal-language-modeling",
-    "masked": "masked-language-modeling",
-    "seq2seq": "sequence-to-sequence",
+# The words of recipes/README.md for the tasks, and for the three problems of sequence classification.
+PROBLEMS = {
+    "single-label": ("sequence-classification", "single_label_classification"),
+    "multi-label": ("sequence-classification", "multi_label_classification"),
+    "regression": ("sequence-classification", "regression"),
+    "tokens": ("token-classification", None),
+    "questions": ("question-answering", None),
+    "causal": ("causal-language-modeling", None),
+    "masked": ("masked-language-modeling", None),
+    "seq2seq": ("sequence-to-sequence", None),
 }
 
 
-def test_the_readme_of_recipes_lists_every_metric_as_the_table_has_it():
+def task_for(problem):
+    """The task of a recipe for a problem, before it has read any file."""
+    name, problem_type = PROBLEMS[problem]
+    values = {"name": "x", "task": name, "checkpoint": "x", "options": problem_type and {"problem_type": problem_type}}
+    data = {"path": "json", "files": {"train": "a.json", "validation": "b.json"}}
+    return load_task(Recipe.model_validate(values | {"data": data}))
+
+
+def test_every_problem_has_metrics_to_choose_from_and_some_by_default():
+    expected = {
+        "single-label": ("accuracy",),
+        "multi-label": ("f1_micro",),
+        "regression": ("pearson",),
+        "tokens": ("seqeval_f1", "seqeval_precision", "seqeval_recall"),
+        "questions": ("squad_f1", "squad_exact_match"),
+        "causal": ("perplexity", "bits_per_byte"),
+        "masked": ("perplexity", "masked_accuracy"),
+        "seq2seq": ("sacrebleu", "chrf"),
+    }
+    assert {problem: task_for(problem).default_metrics for problem in PROBLEMS} == expected
+    assert {name for name, _ in PROBLEMS.values()} == set(TASKS)
+    for problem, names in expected.items():
+        assert set(names) <= set(task_for(problem).metrics)
+
+
+def test_every_outcome_is_given_by_a_task_and_read_by_a_metric():
+    given = {outcome for problem in PROBLEMS for outcome in task_for(problem).outcomes}
+    assert set(get_args(Outcome)) == given == {outcome for _, outcome in FITTING} == set(PERFECT) == set(MAKERS)
+
+
+def test_the_readme_of_recipes_lists_every_metric_as_the_tasks_have_it():
     text = (Path(__file__).resolve().parents[2] / "recipes" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \| (higher|lower) \| (.*) \|$", text, flags=re.M)
     assert sorted(name for name, *_ in rows) == metric_names()
@@ -118,8 +130,9 @@ def test_the_readme_of_recipes_lists_every_metric_as_the_table_has_it():
         words = problems.split(", ")
         assert scale(name) == (int(span.split(" to ")[1]) if " to " in span else None), name
         assert lower_is_better(name) == (better == "lower"), name
-        assert {WORDS[word.strip("*")] for word in words} == set(METRICS[name].fits), name
-        assert {WORDS[word.strip("*")] for word in words if "**" in word} == set(METRICS[name].default_for), name
+        assert {word.strip("*") for word in words} == {p for p in PROBLEMS if name in task_for(p).metrics}, name
+        by_default = {word.strip("*") for word in words if "**" in word}
+        assert by_default == {p for p in PROBLEMS if name in task_for(p).default_metrics}, name
 
 
 def test_what_the_table_says_of_a_metric_holds_for_its_parts_and_nothing_holds_for_unknown_ones():
@@ -134,7 +147,7 @@ def test_what_the_table_says_of_a_metric_holds_for_its_parts_and_nothing_holds_f
 def problems(names, num_labels=2, allow_hub_code=False, **train):
     """What is wrong with these metrics for a classification of so many labels."""
     recipe = load_recipe("sentiment_bert", {f"train.{key}": value for key, value in train.items()})
-    fitting = metrics_for("single_label_classification")
+    fitting = metrics_for(("class",))
     return metric_problems(recipe, names, fitting, num_labels, allow_hub_code)
 
 

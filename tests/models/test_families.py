@@ -9,11 +9,18 @@ from transformers import AutoConfig
 
 from pipeline.backend import load_backend
 from pipeline.models.building import build_for_training, build_model
-from pipeline.models.families import FAMILIES, families_with, family_of
+from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.initialization import random_weights
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.overrides import RECIPES
+from pipeline.recipe.task_table import TASKS
+from pipeline.tasks.base import task_class
 
+# The heads of each family: those of the tasks that it serves.
+HEADS = {
+    model_type: [task.auto_class for task in map(task_class, TASKS) if family.architecture in task.architectures]
+    for model_type, family in FAMILIES.items()
+}
 BUNDLED = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
 families = pytest.mark.parametrize("model_type", BUNDLED)
 
@@ -25,7 +32,7 @@ def config_of(model_type):
 @families
 def test_every_head_of_a_family_can_be_built_in_both_frameworks(model_type, framework):
     backend, family = load_backend(framework), FAMILIES[model_type]
-    for head in family.heads:
+    for head in HEADS[model_type]:
         model = backend.build_model(head, config_of(model_type), "fp32", 0)
         required = [name for name in backend.weight_shapes(model) if family.is_required(name)]
         assert len(required) > 10, "the prefix of the body matches its weights"
@@ -41,16 +48,16 @@ def test_every_dropout_rate_of_the_librarys_config_is_known(model_type):
 @families
 def test_the_attention_sites_are_counted_as_the_models_modules(model_type):
     config = config_of(model_type)
-    model = load_backend("torch").build_model(FAMILIES[model_type].heads[0], config, "fp32", 0)
+    model = load_backend("torch").build_model(HEADS[model_type][0], config, "fp32", 0)
     names = {"bert": "BertAttention", "gpt2": "GPT2Attention", "t5": "T5Attention"}
     sites = sum(type(module).__name__ == names[model_type] for module in model.modules())
     assert FAMILIES[model_type].num_attentions(config) == sites
 
 
-def test_a_head_belongs_to_the_families_that_both_frameworks_serve():
-    assert families_with("AutoModelForSequenceClassification") == ("bert", "gpt2")
-    assert families_with("AutoModelForSeq2SeqLM") == ("t5",)
-    assert families_with("AutoModelForMultipleChoice") == ()
+def test_a_task_is_served_by_the_families_of_its_architectures():
+    assert families_of(task_class("sequence-classification").architectures) == ("bert", "gpt2")
+    assert families_of(task_class("sequence-to-sequence").architectures) == ("t5",)
+    assert families_of(()) == ()
 
 
 @families
@@ -58,7 +65,7 @@ def test_weights_without_effect_have_no_gradient(model_type):
     config = config_of(model_type)
     config.pad_token_id = 0
     family = family_of(config)
-    for head in family.heads:
+    for head in HEADS[model_type]:
         backend = load_backend("torch")
         model = backend.build_model(head, config, "fp32", 0)
         backend.set_weights(model, random_weights(backend.weight_shapes(model), config, 0))
