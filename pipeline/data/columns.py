@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import datasets
 import pyarrow
 
 from pipeline.data.delimited import delimiter_hint
-from pipeline.data.table import Column, FieldColumn, Table, columns_in, joined_text
+from pipeline.data.table import Column, ColumnValues, FieldColumn, Table, columns_in, joined_text
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import FORMATS
 from pipeline.utils.errors import UserError, did_you_mean
@@ -94,14 +94,20 @@ def typed_rows(
     if problems := [text for field in untyped if (text := _type_problem(field, columns[field]))]:
         raise UserError("\n".join(f"{split} {text}" for text in problems))
     types = datasets.Features(features) if all(feature is not None for feature in features.values()) else None
-    return datasets.Dataset.from_dict(columns, features=types)
+    arrays = {field: values.as_arrow() for field, values in columns.items() if isinstance(values, ColumnValues)}
+    arrays = {field: array for field, array in arrays.items() if array is not None}
+    if len(arrays) < len(columns):
+        return datasets.Dataset.from_dict({field: list(values) for field, values in columns.items()}, features=types)
+    rows = pyarrow.table(arrays)
+    # Without a fingerprint the library makes one of a copy of all rows.
+    return datasets.Dataset(rows if types is None else rows.cast(types.arrow_schema), fingerprint=split)
 
 
-def _values(table: Table, column: FieldColumn, separator: str | None) -> Sequence[object]:
+def _values(table: Table, column: FieldColumn, separator: str | None) -> Collection[object]:
     if not isinstance(column, tuple):
         return table.columns[str(column)]
     parts = zip(*(table.columns[str(part)] for part in column), strict=True)
-    return [joined_text(values, separator) for values in parts]
+    return ColumnValues(joined_text(values, separator) for values in parts)
 
 
 def _feature(table: Table, column: FieldColumn) -> object:
@@ -111,8 +117,12 @@ def _feature(table: Table, column: FieldColumn) -> object:
     return table.features.get(str(column))
 
 
-def _type_problem(field: str, values: Sequence[object]) -> str | None:
+def _type_problem(field: str, values: Collection[object]) -> str | None:
     """The first row whose value cannot stand in one column with those of the other rows."""
+    if isinstance(values, ColumnValues):
+        if values.as_arrow() is not None:
+            return None
+        values = list(values)
     kinds = Counter(map(type, values))
     kinds.pop(type(None), None)
     if len(kinds) < 2 and set(kinds) <= {str} and all(map(_is_unicode, values)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from pipeline.data.table import Column, Table
+from pipeline.data.table import Column, ColumnValues, Table
 from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
 from pipeline.recipe.formats import suffix_of
@@ -53,7 +53,7 @@ def read_delimited(file: TextFile, wanted: Sequence[Column], data: Data) -> Tabl
     positions = _positions(names, wanted, first_line)
     if len(positions) < len({*map(str, wanted)}):
         return Table(names, {}, 0)
-    columns: dict[str, list[str]] = {column: [] for column in positions}
+    columns = {column: ColumnValues() for column in positions}
     num_rows = 0
     for number, fields in chain([(first_line, header)] if by_position else [], records):
         if len(fields) != len(names):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import datasets
 
+from pipeline.data.table import chunks_of
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
 
 
@@ -17,9 +18,18 @@ def content_digest(rows: datasets.Dataset) -> str:
         for column in sorted(rows.column_names):
             kind = repr(rows.features[column])  # holds the names of labels that are stored as numbers
             yield f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode()
-            yield json.dumps(rows[column][:], ensure_ascii=False, default=str).encode()
+            yield from _json_of_list(rows, column)
 
     return sha256_of_bytes(pieces())
+
+
+def _json_of_list(rows: datasets.Dataset, column: str) -> Iterator[bytes]:
+    """The JSON of the list of a column's values, without having them all in memory."""
+    start = b"["
+    for values in chunks_of(rows, column):
+        yield start + json.dumps(values, ensure_ascii=False, default=str)[1:-1].encode()
+        start = b", "
+    yield b"]" if len(rows) else b"[]"
 
 
 def fingerprint(digests: dict[str, str]) -> str:

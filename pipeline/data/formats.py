@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from pipeline.data.delimited import read_delimited
 from pipeline.data.json_files import parse_json, read_json
-from pipeline.data.table import Column, Table, table_of
+from pipeline.data.table import Column, ColumnValues, Table, table_of
 from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
 
@@ -43,7 +43,7 @@ class _Article(TypedDict):
 
 def read_text(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     """A row for each line, in the column "text", with its line break: a language model may need it."""
-    rows = list(file.lines(newline=None))
+    rows = ColumnValues(file.lines(newline=None))
     return Table(("text",), {"text": rows} if "text" in wanted else {}, len(rows))
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
-from pipeline.data.table import Column, Table, has_column, value_at
+from pipeline.data.table import Column, ColumnValues, Table, has_column, value_at
 from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
 from pipeline.utils.text import shorten
@@ -21,7 +21,7 @@ class RepeatedKeys(dict[str, object]):
 def read_json(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     """The wanted columns; keys that are not wanted may hold anything. Raises ValueError with the line or row."""
     names: dict[str, None] = {}
-    columns: dict[str, list[object]] = {str(column): [] for column in wanted}
+    columns = {str(column): ColumnValues() for column in wanted}
     present: set[str] = set()
     num_rows = 0
     row: object = None
@@ -35,7 +35,7 @@ def read_json(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
                 raise ValueError(f'{place} has the key "{column}" more than once')
             if column not in present and has_column(row, column):
                 present.add(column)
-            values.append(value_at(row, column))
+            values.append(row[column] if column in row else value_at(row, column))
     if num_rows == 1 and not present and isinstance(row, dict) and (hint := _field_hint(row)):
         raise ValueError(f"the file is one object, not a list of rows or a row on each line{hint}")
     return Table(tuple(names), {column: columns[column] for column in columns if column in present}, num_rows)
@@ -45,7 +45,7 @@ def parse_json(text: str, place: str) -> object:
     """A JSON text as Python values. Raises ValueError that begins with the place and says line and column in it."""
     try:
         try:
-            return json.loads(text, object_pairs_hook=_object)
+            return _DECODER.decode(text)
         except json.JSONDecodeError:
             raise
         except ValueError:  # a whole number of more digits than Python reads
@@ -114,6 +114,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     repeated = RepeatedKeys(found)
     repeated.repeated = frozenset(key for key in found if keys.count(key) > 1)
     return repeated
+
+
+# json.loads would make one for each line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _shown(value: object) -> str:

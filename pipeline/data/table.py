@@ -2,16 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import cast
 
 import datasets
+import pyarrow
 
 # A column as a recipe names it: its name, or its position from 0.
 Column = str | int
 # The columns of a field: several are joined.
 FieldColumn = Column | tuple[Column, ...]
+# Columns whose values are the same in Arrow and in Python.
+_PLAIN_TYPES = {
+    pyarrow.string(),
+    pyarrow.large_string(),
+    pyarrow.int32(),
+    pyarrow.int64(),
+    pyarrow.float64(),
+    pyarrow.bool_(),
+}
+_PLAIN_FEATURES = (datasets.Value, datasets.ClassLabel)
+# How many values become Python's objects, or Arrow's, at a time.
+CHUNK_ROWS = 2**13
+
+
+class ColumnValues(Collection[object]):
+    """The values of a column in order, read one by one, with little memory for many.
+
+    Texts, numbers, and true and false are kept as Arrow arrays, which need a third of what Python's objects do; where
+    types are mixed, and for lists and objects, the values themselves are kept.
+    """
+
+    def __init__(self, values: Iterable[object] = ()):
+        self._chunks: list[pyarrow.Array | list[object]] = []
+        self._last: list[object] = []
+        for value in values:
+            self.append(value)
+
+    @classmethod
+    def of_arrow(cls, column: pyarrow.ChunkedArray) -> ColumnValues:
+        """The values of an Arrow column, without a copy."""
+        values = cls()
+        for chunk in column.chunks:
+            values._chunks += [chunk.slice(start, CHUNK_ROWS) for start in range(0, len(chunk), CHUNK_ROWS)]
+        return values
+
+    def append(self, value: object) -> None:
+        """Add a value at the end."""
+        self._last.append(value)
+        if len(self._last) == CHUNK_ROWS:
+            self._chunks.append(_packed(self._last))
+            self._last = []
+
+    def extend(self, other: ColumnValues) -> None:
+        """Add the values of another column."""
+        self._chunks += [_packed(self._last), *other._chunks]
+        self._last = list(other._last)
+
+    def as_arrow(self) -> pyarrow.ChunkedArray | None:
+        """All values as an Arrow column; None if they are not plain values of one type."""
+        chunks = [chunk for chunk in (*self._chunks, _packed(self._last)) if len(chunk)]
+        arrays = [chunk for chunk in chunks if not isinstance(chunk, list)]
+        if not chunks or len(arrays) < len(chunks) or len({array.type for array in arrays}) > 1:
+            return None
+        return pyarrow.chunked_array(arrays)
+
+    def __iter__(self) -> Iterator[object]:
+        for chunk in (*self._chunks, self._last):
+            yield from chunk if isinstance(chunk, list) else chunk.to_pylist()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._chunks)) + len(self._last)
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == each for each in self)
+
+
+def _packed(values: list[object]) -> pyarrow.Array | list[object]:
+    kinds = {*map(type, values)} - {type(None)}
+    if len(kinds) == 1 and kinds <= {str, int, float, bool}:
+        try:
+            return pyarrow.array(values)
+        except (pyarrow.ArrowException, ValueError, OverflowError):
+            pass  # half of a character, or a number of more than 64 bits; a check of the rows names it
+    return values
 
 
 @dataclass(frozen=True)
@@ -23,7 +99,7 @@ class Table:
     """
 
     names: tuple[str, ...]
-    columns: Mapping[str, Sequence[object]]
+    columns: Mapping[str, Collection[object]]
     num_rows: int
     features: Mapping[str, object] = field(default_factory=dict)
 
@@ -35,8 +111,31 @@ def joined_tables(tables: Sequence[Table]) -> Table:
         for column, feature in table.features.items():
             if column in first.features and repr(feature) != repr(first.features[column]):
                 raise ValueError(f'column "{column}" is {feature}, but {first.features[column]} in the first file')
-    columns = {name: list(chain.from_iterable(table.columns[name] for table in tables)) for name in first.columns}
+    if len(tables) == 1:
+        return first
+    columns = {name: _joined([table.columns[name] for table in tables]) for name in first.columns}
     return Table(first.names, columns, sum(table.num_rows for table in tables), first.features)
+
+
+def _joined(parts: Sequence[Collection[object]]) -> Collection[object]:
+    if not all(isinstance(part, ColumnValues) for part in parts):
+        return list(chain.from_iterable(parts))
+    values = ColumnValues()
+    for part in parts:
+        assert isinstance(part, ColumnValues)
+        values.extend(part)
+    return values
+
+
+def values_of(rows: datasets.Dataset, column: str) -> Iterator[object]:
+    """The values of a column of a data set, read some thousand rows at a time."""
+    return chain.from_iterable(chunks_of(rows, column))
+
+
+def chunks_of(rows: datasets.Dataset, column: str) -> Iterator[list[object]]:
+    """The values of a column of a data set, some thousand rows at a time."""
+    for chunk in rows.select_columns([column]).iter(CHUNK_ROWS):
+        yield cast(dict[str, list[object]], chunk)[column]
 
 
 def value_at(row: Mapping[str, object], column: str) -> object:
@@ -89,9 +188,11 @@ def _feature_at(features: Mapping[str, object], column: str) -> object:
     return _feature_at(nested, inner) if dot and isinstance(nested, Mapping) else None
 
 
-def _values_at(rows: datasets.Dataset, column: str) -> Sequence[object]:
+def _values_at(rows: datasets.Dataset, column: str) -> Collection[object]:
     if column in rows.column_names:
-        return rows[column][:]
+        arrow = cast(pyarrow.Table, rows.select_columns([column]).with_format("arrow")[:]).column(column)
+        is_plain = _PLAIN_TYPES.issuperset({arrow.type}) and isinstance(rows.features[column], _PLAIN_FEATURES)
+        return ColumnValues.of_arrow(arrow) if is_plain else rows[column][:]
     outer, *path = column.split(".")
     values = rows[outer][:]
     for key in path:
