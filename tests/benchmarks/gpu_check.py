@@ -21,6 +21,7 @@ from pipeline.comparison import lockstep
 from pipeline.recipe.loading import load_recipe
 from pipeline.training.kill_test import kill_test
 from pipeline.utils import processes
+from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 from tests.benchmarks import bench
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
@@ -55,6 +56,8 @@ def trace(recipe, framework, on_gpu, steps, attention):
 
 def lockstep_table(recipes, frameworks, steps):
     """Largest differences between the processor and the GPU over some steps in fp32; a row for each pair."""
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(max(1, usable_cores() // AT_ONCE))  # each with all cores would wait for the others
     cases = [
         (recipe, framework, attention) for recipe in recipes for framework in frameworks for attention in ATTENTIONS
     ]
