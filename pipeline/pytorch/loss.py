@@ -35,7 +35,7 @@ def weighted_loss(
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
-    """The sum of the rows' cross-entropies times their weights; rows of weight 0 are not computed."""
+    """The sum of the rows' cross-entropies times their weights; finite rows of weight 0 add nothing."""
     return CrossEntropy.apply(logits_NV, labels_N, weights_N, smoothing)
 
 
@@ -57,6 +57,9 @@ class CrossEntropy(torch.autograd.Function):
         for logits, labels, weights in zip(
             logits_NV.split(num_rows), labels_N.split(num_rows), weights_N.split(num_rows), strict=True
         ):
+            if logits_NV.is_cuda or bool(weights.all()):  # on a GPU, asking which rows count would wait for it
+                total += loss_and_gradient(logits, labels, weights, smoothing)[0]
+                continue
             counted = weights.nonzero()[:, 0]
             loss, gradient = loss_and_gradient(logits[counted], labels[counted], weights[counted], smoothing)
             total += loss

@@ -75,11 +75,13 @@ class Predictor:
 
     def tensors(self, batch: Features) -> dict[str, Tensor]:
         """Arrays as tensors where the model is; indices as int64, which PyTorch's embedding and loss require."""
+        device = self.model.device
+        tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+        if device.type == "cuda":  # from pinned memory the copies wait for nothing
+            tensors = {key: value.pin_memory() for key, value in tensors.items()}
         return {
-            key: torch.from_numpy(value).to(
-                self.model.device, torch.int64 if value.dtype.kind == "i" else torch.float32
-            )
-            for key, value in batch.items()
+            key: value.to(device, torch.float32 if value.is_floating_point() else torch.int64, non_blocking=True)
+            for key, value in tensors.items()
         }
 
 
@@ -103,8 +105,11 @@ class Learner(Predictor):
         """Train on the steps of each epoch; see `pipeline.backend.Learner`."""
         step, epochs_done = start
         for epoch, batches in enumerate(epochs, start=epochs_done + 1):
-            for batch in batches:
+            remaining = iter(batches)
+            batch = next(remaining, None)
+            while batch is not None:
                 loss, grad_norm = self.train_step(batch, step)
+                batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
                 on_step(StepReport(step, float(loss), float(grad_norm), self.micro_batches))
             if on_epoch(epoch):

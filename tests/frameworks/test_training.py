@@ -58,29 +58,29 @@ def test_more_micro_batches_than_rows_change_nothing(framework):
 def short_memory(framework, monkeypatch):
     """Memory runs out if more than `most_rows` go through the model in training."""
     module, state = framework_module(framework, "train"), {"most_rows": 2}
-    real = module.forward
+    real = module.logits_and_targets
 
     def fail(num_rows):
         if num_rows > state["most_rows"]:
             raise MemoryError
         return np.int32(0)
 
-    def torch_forward(model, inputs):
+    def torch_forward(model, inputs, *targets):
         import torch
 
         if model.training and len(inputs["input_ids"]) > state["most_rows"]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return real(model, inputs)
+        return real(model, inputs, *targets)
 
-    def tensorflow_forward(model, inputs, training):
+    def tensorflow_forward(model, inputs, *targets, training):
         import tensorflow as tf
 
         if training:
             with tf.control_dependencies([tf.numpy_function(fail, [tf.shape(inputs["input_ids"])[0]], tf.int32)]):
                 inputs = {key: tf.identity(value) for key, value in inputs.items()}
-        return real(model, inputs, training)
+        return real(model, inputs, *targets, training=training)
 
-    monkeypatch.setattr(module, "forward", torch_forward if framework == "torch" else tensorflow_forward)
+    monkeypatch.setattr(module, "logits_and_targets", torch_forward if framework == "torch" else tensorflow_forward)
     return state
 
 
