@@ -1,8 +1,8 @@
 """`make bench`: measures this pipeline beside the Trainer and the Keras training of Hugging Face, in one run.
 
     python -m tests.benchmarks.bench [--data ../shared/data] [--repeats 3] [--only classification]
-        [--contestants "trainer-fp32 ours-torch-fp32"] [--rows 8192] [--shape small] [--batch-size 32] [--quick]
-        [--out reports/bench]
+        [--contestants "trainer-fp32 ours-torch-fp32"] [--rows 8192] [--shape small] [--batch-size 32] [--at-once 1]
+        [--quick] [--out reports/bench]
 
 Writes results.json and report.md after every run, so that nothing is lost when it is stopped. The contestants take
 turns: all of them run repeat r, with seed r, before any runs repeat r + 1, and every other repeat reverses the order.
@@ -18,14 +18,16 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.benchmarks.contestants import CONTESTANTS
 from tests.benchmarks.tables import report
 from tests.benchmarks.workloads import SETTINGS, SHAPES
 
-# Those that run without being asked for: hand-written attention in bf16 would add much time and say little.
-UNASKED = [name for name in CONTESTANTS if not name.endswith("handwritten-bf16")]
+# Those that run only if they are asked for.
+ON_REQUEST = ("handwritten-bf16", "sorted-fp32", "sorted-bf16", "padded-fp32", "padded-bf16")
+UNASKED = [name for name in CONTESTANTS if not name.endswith(ON_REQUEST)]
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LINES = 12
 
@@ -40,6 +42,9 @@ def parsed(arguments):
     parser.add_argument("--rows", type=int, default=8192, help="the largest number of training rows")
     parser.add_argument("--shape", choices=list(SHAPES), default="small", help="small: 4 layers of width 256")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="runs at a time; with several only scores mean something"
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test: 64 rows, one repeat")
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "bench")
     settings = parser.parse_args(arguments)
@@ -52,15 +57,15 @@ def parsed(arguments):
         settings.rows, settings.repeats = min(settings.rows, 64), 1
     if settings.quick:
         settings.batch_size = min(settings.batch_size, 32)
-    if not 1 <= settings.batch_size <= settings.rows or settings.repeats < 1:
-        parser.error("--rows must be at least one batch, --batch-size and --repeats at least 1")
+    if not 1 <= settings.batch_size <= settings.rows or min(settings.repeats, settings.at_once) < 1:
+        parser.error("--rows must be at least one batch; --batch-size, --repeats and --at-once at least 1")
     return settings
 
 
 def main(arguments):
     """Measure, printing a line for each run; returns 1 if a contestant failed."""
     settings = parsed(arguments)
-    work, num_threads = settings.out / "work", os.cpu_count()
+    work, num_threads = settings.out / "work", max(1, (os.cpu_count() or 1) // settings.at_once)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     environment = os.environ | {
@@ -69,7 +74,12 @@ def main(arguments):
     }  # fmt: skip
     results = {
         "began": time.strftime("%Y-%m-%d %H:%M"),
-        "settings": {"data": str(settings.data or "bundled"), "repeats": settings.repeats, "rows": settings.rows},
+        "settings": {
+            "data": str(settings.data or "bundled"),
+            "repeats": settings.repeats,
+            "rows": settings.rows,
+            "at_once": settings.at_once,
+        },
         "machine": {
             "processor": _processor(),
             "device": _device(),
@@ -87,12 +97,13 @@ def main(arguments):
             sys.exit(f"{name} could not be prepared:\n{error}")
         results["workloads"][name] = json.loads((work / name / "workload.json").read_text(encoding="utf-8"))
     plan = turns(settings)
-    for number, (repeat, name, contestant) in enumerate(plan, start=1):
-        run = {"workload": name, "contestant": contestant, "repeat": repeat, "load": os.getloadavg()[0]}
-        run |= measured(work, name, contestant, repeat, environment)
-        results["runs"].append(run)
-        write(results, settings.out)
-        print(f"{number}/{len(plan)} {name} {contestant} repeat {repeat}: {summary(run, results)}", flush=True)
+    with ThreadPoolExecutor(settings.at_once) as pool:
+        runs = pool.map(lambda turn: measured(work, *turn, environment), plan)
+        for number, ((repeat, name, contestant), measurements) in enumerate(zip(plan, runs, strict=True), start=1):
+            run = {"workload": name, "contestant": contestant, "repeat": repeat} | measurements
+            results["runs"].append(run)
+            write(results, settings.out)
+            print(f"{number}/{len(plan)} {name} {contestant} repeat {repeat}: {summary(run, results)}", flush=True)
     print(f"{settings.out / 'report.md'}, {settings.out / 'results.json'}")
     return int(any("failed" in run for run in results["runs"]))
 
@@ -108,16 +119,18 @@ def turns(settings):
     return plan
 
 
-def measured(work, name, contestant, repeat, environment):
+def measured(work, repeat, name, contestant, environment):
     """The measurements of a contestant in its own process, or {"failed": the end of its log}."""
-    spec, result = work / "spec.json", work / "result.json"
-    result.unlink(missing_ok=True)
-    content = {"folder": str(work / name), "contestant": contestant, "seed": repeat, "result": str(result)}
-    spec.write_text(json.dumps(content | {"launched": time.time()}), encoding="utf-8")
-    module = "ceiling" if contestant == "ceiling" else "contestants"
-    error = run_child(module, [str(spec)], environment, work / f"{name}-{contestant}-{repeat}.log")
-    shutil.rmtree(work / name / "run", ignore_errors=True)
-    return {"failed": error} if error else json.loads(result.read_text(encoding="utf-8"))
+    own = work / f"{name}-{contestant}-{repeat}"
+    own.mkdir()
+    spec, result = own / "spec.json", own / "result.json"
+    content = {"folder": str(work / name), "contestant": contestant, "seed": repeat}
+    content |= {"out": str(own / "run"), "result": str(result), "launched": time.time()}
+    spec.write_text(json.dumps(content), encoding="utf-8")
+    module, load = "ceiling" if contestant == "ceiling" else "contestants", os.getloadavg()[0]
+    error = run_child(module, [str(spec)], environment, own / "log")
+    shutil.rmtree(own / "run", ignore_errors=True)
+    return {"load": load} | ({"failed": error} if error else json.loads(result.read_text(encoding="utf-8")))
 
 
 def run_child(module, arguments, environment, log):

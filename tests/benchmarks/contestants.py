@@ -24,6 +24,8 @@ CONTESTANTS = {
         "trainer-grouped": ("trainer", {"group_by_length": True}),
         "keras": ("keras", {}),
         "ours-torch": ("ours", {"framework": "torch", "attention": "stock"}),
+        "ours-torch-sorted": ("ours", {"framework": "torch", "attention": "stock", "batching": "sorted"}),
+        "ours-torch-padded": ("ours", {"framework": "torch", "attention": "stock", "batching": "padded"}),
         "ours-torch-handwritten": ("ours", {"framework": "torch", "attention": "handwritten"}),
         "ours-tensorflow": ("ours", {"framework": "tensorflow", "attention": "stock"}),
         "ours-tensorflow-handwritten": ("ours", {"framework": "tensorflow", "attention": "handwritten"}),
@@ -121,7 +123,7 @@ def collator(workload, tokenizer, model, kind):
     return transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False, return_tensors=kind)
 
 
-def trainer(workload, folder, seed, watch, precision, group_by_length=False):
+def trainer(workload, folder, out, seed, watch, precision, group_by_length=False):
     """Train with Trainer; returns (share of real tokens, a function from batches to logits)."""
     import torch
     import transformers
@@ -132,7 +134,7 @@ def trainer(workload, folder, seed, watch, precision, group_by_length=False):
     collate = CountedCollator(collator(workload, tokenizer, model, "pt"))
     seq2seq = workload["name"] == "seq2seq"
     arguments = (transformers.Seq2SeqTrainingArguments if seq2seq else transformers.TrainingArguments)(
-        output_dir=str(folder / "trainer"), per_device_train_batch_size=workload["batch_size"],
+        output_dir=str(out), per_device_train_batch_size=workload["batch_size"],
         num_train_epochs=workload["epochs"], learning_rate=workload["learning_rate"], warmup_ratio=WARMUP_RATIO,
         weight_decay=WEIGHT_DECAY, seed=seed, bf16=precision == "bf16", group_by_length=group_by_length,
         save_strategy="no", report_to="none", use_cpu=not torch.cuda.is_available(),  # else it refuses bf16 on a CPU
@@ -158,7 +160,7 @@ def trainer(workload, folder, seed, watch, precision, group_by_length=False):
     return collate.real / collate.positions, logits
 
 
-def keras(workload, folder, seed, watch, precision):
+def keras(workload, folder, out, seed, watch, precision):
     """Train as the TensorFlow guides of Hugging Face do: prepare_tf_dataset, create_optimizer, compile, fit."""
     # Otherwise transformers also imports PyTorch, and the triton of a CUDA build crashes beside TensorFlow.
     os.environ["USE_TORCH"] = "0"
@@ -191,7 +193,7 @@ def keras(workload, folder, seed, watch, precision):
     return collate.real / collate.positions, lambda batch: model(batch, training=False).logits.numpy()
 
 
-def ours(workload, folder, seed, watch, precision, framework, attention):
+def ours(workload, folder, out, seed, watch, precision, framework, attention, batching="packed"):
     """Train with this pipeline through its Python API; returns (share of real tokens, the run)."""
     from pipeline.utils.environment import configure_process
 
@@ -216,7 +218,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
         data=Data(
             path="json", columns={field: field for field in fields[workload["name"]]},
             files=Files(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
-            max_length=workload["max_length"],
+            max_length=workload["max_length"], batching=batching,
         ),
         train=Train(
             epochs=workload["epochs"], batch_size=workload["batch_size"], learning_rate=workload["learning_rate"],
@@ -224,7 +226,7 @@ def ours(workload, folder, seed, watch, precision, framework, attention):
         ),
         options=options.get(workload["name"]),
     )  # fmt: skip
-    run = finetune(recipe, framework, attention, seed, folder / "run", overwrite=True, callback=Watch())
+    run = finetune(recipe, framework, attention, seed, out, overwrite=True, callback=Watch())
     return 1 - run.record.train.padding_fraction, run
 
 
@@ -235,7 +237,7 @@ def main(spec):
     kind, options = CONTESTANTS[spec["contestant"]]
     watch = Stopwatch()
     real_token_share, trained = {"trainer": trainer, "keras": keras, "ours": ours}[kind](
-        workload, folder, spec["seed"], watch, **options
+        workload, folder, Path(spec["out"]), spec["seed"], watch, **options
     )
     result = watch.report(spec["launched"]) | {"real_token_share": real_token_share}
     if kind == "ours":

@@ -57,6 +57,7 @@ def spread(values):
 def report(results):
     """The text of report.md."""
     settings, machine = results["settings"], results["machine"]
+    at_once = settings["at_once"]
     lines = [
         "# This pipeline beside Trainer and Keras",
         "",
@@ -68,6 +69,7 @@ def report(results):
         "over repeats. Peak memory is that of the process from its launch to the last step, on a GPU what PyTorch "
         "allocated there. The share of the ceiling is the time that the matrix products on real tokens need at the "
         "ceiling of their precision, over the training time.",
+        *([f"{at_once} runs at a time: only the scores mean something, the speeds do not."] if at_once > 1 else []),
         "",
     ]
     for name, workload in results["workloads"].items():

@@ -58,7 +58,7 @@ def test_the_share_of_the_ceiling_compares_the_median_time_with_the_fastest_prod
 
 def test_a_failed_contestant_is_shown_as_failed_with_the_end_of_its_log():
     results = {
-        "began": "then", "settings": {"repeats": 3},
+        "began": "then", "settings": {"repeats": 3, "at_once": 1},
         "machine": {"processor": "P", "device": "cpu", "threads": 2, "python": "3"},
         "workloads": {"classification": WORKLOAD}, "runs": RUNS,
     }  # fmt: skip
