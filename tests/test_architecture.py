@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 FRAMEWORK_FILES = (
-    "attention.py", "fast_modules.py", "generation.py", "loss.py", "model.py", "optimizer.py", "packed.py",
-    "swap.py", "train.py",
+    "attention.py", "dropout.py", "fast_modules.py", "generation.py", "loss.py", "model.py", "optimizer.py",
+    "packed.py", "swap.py", "train.py",
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.
 ONE_SIDED = {
     "CrossEntropy": "PyTorch takes a gradient of our own from a class, TensorFlow from a function inside cross_entropy",
-    "Dropout": "PyTorch draws its dropout on one core",
+    "FunctionDropout": "PyTorch's library applies dropout in functions too, TensorFlow's in layers only",
     "Bf16Linear": "PyTorch computes bf16 products slowly on processors without bf16 instructions",
     "Bf16Product": "the gradient of Bf16Linear",
     "GreedyGeneration": "the library's generate is fast in PyTorch; in TensorFlow it runs every operation separately",

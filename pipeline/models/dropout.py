@@ -27,6 +27,7 @@ Source of mix: Chris Wellons, "Prospecting for Hash Functions", 2018 (lowbias32)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,15 +83,33 @@ class Place:
     """Where in a model a dropout is: which tokens it drops from, and to which an attention there attends.
 
     `tokens` and `attended` are TOKEN_KEYS or DECODER_TOKEN_KEYS. In a packed batch a head that reads one token of each
-    example applies its dropout to these tokens alone.
+    example applies its dropout to these tokens alone. `name` is that of the module around it, for errors.
     """
 
-    tokens: str = TOKEN_KEYS
-    attended: str = TOKEN_KEYS
-    is_head: bool = False
+    name: str
+    tokens: str
+    attended: str
+    is_head: bool
 
     @classmethod
-    def of(cls, is_decoder: bool, is_cross_attention: bool, is_head: bool) -> Place:
+    def of(cls, name: str, is_decoder: bool, is_cross_attention: bool, is_head: bool) -> Place:
         """The place in the decoder of an encoder-decoder or elsewhere, in a cross-attention, or in the head."""
         tokens = DECODER_TOKEN_KEYS if is_decoder else TOKEN_KEYS
-        return cls(tokens, TOKEN_KEYS if is_cross_attention else tokens, is_head)
+        return cls(name, tokens, TOKEN_KEYS if is_cross_attention else tokens, is_head)
+
+
+def unknown_shape(place: Place, shape: Iterable[int | None]) -> str:
+    """The message for a dropout whose elements belong to no token."""
+    return (
+        f"the dropout in {place.name or 'the head'} is over {list(shape)}, but shared dropout masks are for "
+        "hidden states [batch, tokens, width] and attention weights [batch, heads, tokens, tokens]; set "
+        "train.dropout_masks to framework"
+    )
+
+
+def other_draws(who: str) -> str:
+    """The message for a part of a model that draws random numbers by itself."""
+    return (
+        f"{who} draws random numbers of its own in training, which the other framework cannot have too: let it use the "
+        "framework's dropout layer itself, without a subclass, or set train.dropout_masks to framework"
+    )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,19 +19,16 @@ from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.pytorch.model import head_logits
 from pipeline.pytorch.packed import head, packed_hidden_states, packed_logits
 
-BITS = 16  # a dropout rate is rounded to a multiple of 2^-16
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
 FEW_ROWS = 32
 
 
 def prepare_modules(model: nn.Module, precision: str, device: torch.device) -> None:
-    """Exchange modules of a model for faster ones, in place; results differ in dropout's draws and the last digits.
+    """Exchange modules of a model for faster ones, in place; results differ in the last digits.
 
-    Exchanged are each `nn.Dropout` (stock sdpa and stock T5 apply the dropout of attention weights as a function, which
-    stays), GPT-2's GELU, and in bf16 on a CPU without instructions for it every linear layer. Subclasses stay.
+    Exchanged are GPT-2's GELU, and in bf16 on a CPU without instructions for it every linear layer. Subclasses stay.
     """
-    replacements = {
-        nn.Dropout: lambda stock: Dropout(stock.p),
+    replacements: dict[type, Callable[[Any], nn.Module]] = {
         # One operation instead of the library's eight, each of them a pass over the widest activations of a model.
         NewGELUActivation: lambda _: nn.GELU(approximate="tanh"),
     }
@@ -76,32 +74,6 @@ def logits_and_targets(
     counted = loss_weights.flatten().nonzero()[:, 0]
     logits_NV = head(model, hidden_BTD.flatten(0, 1).index_select(0, counted))
     return logits_NV, labels.flatten()[counted], loss_weights.flatten()[counted]
-
-
-class Dropout(nn.Dropout):
-    """`nn.Dropout` with the same distribution but other draws, which cost less on a CPU.
-
-    The library draws a 32-bit number for each value, on one core. 16 bits are enough to decide whether to keep a value,
-    and PyTorch's default generator, which is the source here too, gives 64 at a time.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Each value times 0 or 1 / (1 - rate); on other devices and in evaluation mode this is the stock module."""
-        dropped = round(self.p * 2**BITS)
-        if not self.training or input.device.type != "cpu" or not 0 < dropped < 2**BITS:
-            return super().forward(input)
-        return input * self.draw_scales(input.shape, dropped).to(input.dtype)
-
-    @staticmethod
-    def draw_scales(shape: torch.Size, dropped: int) -> Tensor:
-        """float32: 0 for `dropped` of 65,536 values in expectation, else what keeps the expectation at 1."""
-        num_values, per_draw = shape.numel(), 64 // BITS
-        draws = torch.empty(-(-num_values // per_draw), dtype=torch.int64).random_(-(2**63), None)
-        numbers = draws.view(torch.int16)[:num_values].view(shape)
-        # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
-        lowest_kept = dropped - 2 ** (BITS - 1)
-        kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
-        return kept.to(torch.float32).mul_(2**BITS / (2**BITS - dropped))
 
 
 class Bf16Linear(nn.Module):

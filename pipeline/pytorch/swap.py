@@ -91,6 +91,11 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
     return [module.calls for module in model.modules() if isinstance(module, Site)]
 
 
+def attentions(model: PreTrainedModel) -> list[tuple[nn.Module, bool]]:
+    """Every module of the model that attends, stock or swapped, and whether it is a cross-attention."""
+    return [(getattr(parent, name), isinstance(parent, T5LayerCrossAttention)) for parent, name, _ in _places(model)]
+
+
 class Site(nn.Module):
     """One place where a stock model attends, with `attention` doing the work."""
 

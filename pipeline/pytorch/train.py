@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from pipeline.backend import GenerationSettings, StepReport
 from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
+from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.pytorch.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
 from pipeline.pytorch.loss import weighted_loss
@@ -92,6 +93,10 @@ class Learner(Predictor):
         super().__init__(model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
         self.micro_batches = settings.gradient_accumulation
+        self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
+        self.has_watched_draws = False
+        if self.has_shared_masks:
+            share_dropout(model, self.masks)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = self.accelerator.prepare(AdamW(self.model, settings))
 
@@ -149,13 +154,21 @@ class Learner(Predictor):
     def gradients(self, batch: Features) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights; returns its loss."""
         tensors = self.tensors(batch)
+        self.masks.start(tensors)
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
-        with self.autocast():
+        with self.watched_draws(), self.autocast():
             targets = logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS))
         loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
         del targets  # the logits hold the gradient by now, and would be kept until all gradients are computed
         self.accelerator.backward(loss)
         return loss.detach()
+
+    def watched_draws(self) -> contextlib.AbstractContextManager:
+        """With shared dropout masks, refuses any random number in the first forward pass."""
+        if not self.has_shared_masks or self.has_watched_draws:
+            return contextlib.nullcontext()
+        self.has_watched_draws = True
+        return refuse_other_draws(self.model)
 
     def split_further(self, num_rows: int, error: Exception) -> None:
         """Split each batch into twice as many micro-batches from now on. Raises RunFailure if they are single rows."""
@@ -178,7 +191,7 @@ class Learner(Predictor):
         for index, moments in self.optimizer.state_dict()["state"].items():
             arrays |= {f"optimizer.{index}.{name}": value.cpu().numpy().copy() for name, value in moments.items()}
             step = int(moments["step"])
-        for name, generator in random_generators(self.model).items():
+        for name, generator in self.generators().items():
             arrays[f"random.{name}"] = generator.get_state().numpy().copy()
         return arrays | {"step": np.array(step), "parts": np.array(self.micro_batches)}
 
@@ -194,8 +207,12 @@ class Learner(Predictor):
                 moments.setdefault(int(index), {})[name] = value
         self.micro_batches = int(arrays["parts"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
-        for name, generator in random_generators(self.model).items():
+        for name, generator in self.generators().items():
             generator.set_state(tensors[f"random.{name}"])
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """The random generators on which the next step depends; none with shared dropout masks."""
+        return {} if self.has_shared_masks else random_generators(self.model)
 
 
 def micro_batch(batch: Features, index: int, count: int) -> Features:

@@ -91,6 +91,11 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
     return [layer.calls for layer in model._flatten_layers() if isinstance(layer, Site)]
 
 
+def attentions(model: TFPreTrainedModel) -> list[tuple[layers.Layer, bool]]:
+    """Every layer of the model that attends, stock or swapped, and whether it is a cross-attention."""
+    return [(getattr(parent, name), isinstance(parent, TFT5LayerCrossAttention)) for parent, name, _ in _places(model)]
+
+
 class Site(layers.Layer):
     """One place where a stock model attends, with `attention` doing the work."""
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -22,6 +23,7 @@ from pipeline.backend import GenerationSettings, StepReport
 from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
 from pipeline.recipe.schema import Train
+from pipeline.tensorflow.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.tensorflow.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
 from pipeline.tensorflow.loss import weighted_loss
@@ -106,6 +108,9 @@ class Learner(Predictor, tf_keras.Model):
         Predictor.__init__(self, model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
         self.micro_batches = settings.gradient_accumulation
+        self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
+        if self.has_shared_masks:
+            share_dropout(model, self.masks)
         self.stop_training = False
         self.compile(optimizer=AdamW(settings, learning_rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
@@ -172,12 +177,17 @@ class Learner(Predictor, tf_keras.Model):
 
     def gradients(self, batch: dict[str, Tensor], variables: list[tf.Variable]) -> tuple[Tensor, list[Tensor | None]]:
         """The loss of a micro-batch and its gradients, None for weights that the loss does not depend on."""
-        with tf.GradientTape() as tape:
+        self.masks.start(batch)
+        with self.watched_draws(), tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
             targets = logits_and_targets(self.model, inputs, *(batch[key] for key in TARGETS), training=True)
             loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+
+    def watched_draws(self) -> contextlib.AbstractContextManager:
+        """With shared dropout masks, refuses any random number in a forward pass that is traced inside."""
+        return refuse_other_draws(self.model) if self.has_shared_masks else contextlib.nullcontext()
 
     def split_further(self, num_rows: int, error: Exception) -> None:
         """Split each batch into twice as many micro-batches from now on. Raises RunFailure if they are single rows."""
@@ -198,7 +208,7 @@ class Learner(Predictor, tf_keras.Model):
         arrays = {f"weights.{i}": value for i, value in enumerate(self.copy_weights())}
         for i, moments in enumerate(self.optimizer.moments()):
             arrays |= {f"optimizer.{i}.{name}": moment.numpy() for name, moment in moments.items()}
-        for name, generator in random_generators(self.model).items():
+        for name, generator in self.generators().items():
             arrays[f"random.{name}"] = generator.state.numpy()
         step = self.optimizer.iterations.numpy()
         return arrays | {"step": np.array(step), "parts": np.array(self.micro_batches)}
@@ -211,8 +221,12 @@ class Learner(Predictor, tf_keras.Model):
                 moment.assign(arrays[f"optimizer.{i}.{name}"])
         self.micro_batches = int(arrays["parts"])
         self.optimizer.iterations.assign(arrays["step"])
-        for name, generator in random_generators(self.model).items():
+        for name, generator in self.generators().items():
             generator.state.assign(arrays[f"random.{name}"])
+
+    def generators(self) -> dict[str, tf.random.Generator]:
+        """The random generators on which the next step depends; none with shared dropout masks."""
+        return {} if self.has_shared_masks else random_generators(self.model)
 
 
 def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: int) -> dict[str, Tensor]:

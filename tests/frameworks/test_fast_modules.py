@@ -4,62 +4,16 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.pytorch import fast_modules
-from pipeline.pytorch.fast_modules import Bf16Linear, Dropout, prepare_modules
+from pipeline.pytorch.fast_modules import Bf16Linear, prepare_modules
 from pipeline.pytorch.swap import restore_attention, swap_attention
 from tests.helpers.framework_drivers import Torch
 from tests.helpers.tiny_models import FAMILIES, inputs
 
-VALUES = 400_000
-
-
 CPU = torch.device("cpu")
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_keeps_the_expectation_and_drops_its_share(rate):
-    torch.manual_seed(3)
-    kept = Dropout(rate)(torch.ones(VALUES))
-    deviation = (rate * (1 - rate) / VALUES) ** 0.5
-    assert float((kept == 0).float().mean()) == pytest.approx(rate, abs=5 * deviation)
-    assert sorted(set(kept.tolist())) == pytest.approx([0, 1 / (1 - rate)], rel=1e-4)
-
-
-def test_values_are_dropped_independently_of_their_neighbors():
-    # Four decisions come from one number: those of a number, and of numbers that follow, must not go together.
-    torch.manual_seed(4)
-    dropped = (Dropout.draw_scales(torch.Size([VALUES]), 2**14) == 0).float() - 0.25
-    for lag in range(1, 9):
-        correlation = float((dropped[lag:] * dropped[:-lag]).mean()) / (0.25 * 0.75)
-        assert abs(correlation) < 5 / VALUES**0.5, lag
-    for lane in range(4):
-        assert abs(float(dropped[lane::4].mean())) < 5 * (0.25 * 0.75 / (VALUES / 4)) ** 0.5, lane
-
-
-def test_dropout_follows_the_generator_and_its_gradient_the_choice():
-    values = torch.randn(7, 11, requires_grad=True)
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    first = Dropout(0.3)(values)
-    assert not torch.equal(first, Dropout(0.3)(values))
-    torch.set_rng_state(state)
-    assert torch.equal(first, Dropout(0.3)(values))
-    (gradient,) = torch.autograd.grad(first.sum(), values)
-    assert torch.allclose(gradient * values, first)
-
-
-@pytest.mark.parametrize("rate", [0.0, 1e-7, 1.0])
-def test_a_rate_of_nothing_or_all_is_the_stock_modules(rate):
-    values = torch.randn(5, 3)
-    assert torch.equal(Dropout(rate)(values) == 0, functional.dropout(values, round(rate)) == 0)
-
-
-def test_dropout_rests_in_evaluation_and_keeps_the_dtype():
-    values = torch.randn(5, 3, dtype=torch.bfloat16)
-    assert torch.equal(Dropout(0.5).eval()(values), values)
-    assert Dropout(0.5)(values).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
@@ -72,8 +26,6 @@ def test_a_prepared_model_computes_the_same(family, attention):
     before = model(**batch).logits
     prepare_modules(model, "fp32", CPU)
     assert torch.allclose(model(**batch).logits, before, atol=1e-6)
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert dropouts and all(type(module) is Dropout and not module.training for module in dropouts)
     activations = {type(module).__name__ for module in model.modules()}
     assert ("GELU" in activations, "NewGELUActivation" in activations) == (family == "gpt2", False)
 
@@ -239,8 +191,8 @@ def test_the_processor_is_asked_for_bf16(architecture, extension, answer, monkey
 
 
 def test_what_was_shared_stays_shared():
-    shared = nn.Dropout(0.2)
+    shared = NewGELUActivation()
     model = nn.ModuleDict({"first": nn.Sequential(shared, shared), "second": nn.Sequential(shared)})
     prepare_modules(model, "fp32", CPU)
     actual = {model["first"][0], model["first"][1], model["second"][0]}
-    assert len(actual) == 1 and type(actual.pop()) is Dropout
+    assert len(actual) == 1 and type(actual.pop()) is nn.GELU

@@ -1,0 +1,241 @@
+"""Dropout whose masks TensorFlow computes too, with the same bits; `pipeline/models/dropout.py` says how.
+
+`pipeline/tensorflow/dropout.py` has the same definitions in the same order.
+"""
+
+# R rows · L tokens of a row · T query tokens · S key tokens · H heads · D model width · P pairs of heads
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from pipeline.models.dropout import (
+    DROPOUT_KEYS,
+    FIRST_FACTOR,
+    HEAD,
+    LOWEST_NUMBER,
+    SECOND_FACTOR,
+    SITE,
+    WORD,
+    Place,
+    num_dropped,
+    other_draws,
+    scale_of_kept,
+    signed,
+    unknown_shape,
+)
+from pipeline.pytorch.attention import attend
+from pipeline.pytorch.model import random_generators
+from pipeline.pytorch.swap import attentions
+from pipeline.utils.errors import UserError
+
+
+def mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit numbers that looks random; overwrites its argument, whose type is int32."""
+    # int32 shifts bring in the sign, which is cut off.
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(signed(FIRST_FACTOR))
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(signed(SECOND_FACTOR))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+
+
+def hidden_scales(keys_RL: Tensor, width: int, rate: float) -> Tensor:
+    """What each element of hidden states is multiplied by, [R, L, D], from the site keys of their tokens."""
+    offsets = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys_RL.device) * signed(WORD)
+    words = mix(keys_RL[..., None] + offsets)
+    return scales_of_numbers(words.view(torch.int16), rate)[..., :width]
+
+
+def attention_scales(queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: float) -> Tensor:
+    """What each attention weight is multiplied by, [R, H, T, S], from the queries' site keys and the keys' own keys."""
+    offsets_P = torch.arange((num_heads + 1) // 2, dtype=torch.int32, device=keys_RS.device) * signed(HEAD)
+    queries_RPT = mix(queries_RT[:, None, :] + offsets_P[:, None])
+    words_RPTS = mix(queries_RPT[..., None] + keys_RS[:, None, None, :])
+    lower, upper = (words_RPTS << 16).bitwise_right_shift_(16), words_RPTS >> 16
+    heads = torch.stack([scales_of_numbers(lower, rate), scales_of_numbers(upper, rate)], dim=2)
+    return heads.flatten(1, 2)[:, :num_heads]
+
+
+def scales_of_numbers(numbers: Tensor, rate: float) -> Tensor:
+    """0 for the numbers that mean that an element is dropped, else what keeps the expectation; overwrites numbers."""
+    lowest_kept = num_dropped(rate) + LOWEST_NUMBER
+    # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
+    kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
+    return kept.to(torch.float32).mul_(scale_of_kept(rate))
+
+
+class DropoutMasks:
+    """The masks of a model's dropouts: the keys of the micro-batch in work, and the number of the next site."""
+
+    def __init__(self):
+        self.keys: dict[str, Tensor] = {}
+        self.pooled_positions: Tensor | None = None
+        self.site = 0
+
+    def start(self, batch: dict[str, Tensor]) -> None:
+        """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out."""
+        self.keys = {name: batch.pop(name).to(torch.int32) for name in DROPOUT_KEYS if name in batch}
+        self.pooled_positions, self.site = batch.get("pooled_positions"), 0
+
+    def drop(self, x: Tensor, rate: float, place: Place) -> Tensor:
+        """Dropout over hidden states [R, L, D], over one vector a row [R, D], or over attention weights [R, H, T, S].
+
+        Raises UserError for any other shape.
+        """
+        if not num_dropped(rate):
+            return x
+        self.site += 1
+        keys = self.keys_of_tokens(x, place)
+        sites = mix(keys + signed(self.site * SITE % 2**32))
+        if x.ndim == 4:
+            scales = attention_scales(sites, self.keys[place.attended], x.shape[1], rate)
+        else:
+            scales = hidden_scales(sites, x.shape[-1], rate)
+        if scales.numel() != x.numel():
+            raise UserError(unknown_shape(place, x.shape))
+        return x * scales.view(x.shape).to(x.dtype)
+
+    def keys_of_tokens(self, x: Tensor, place: Place) -> Tensor:
+        """The keys of the tokens to which the first dimensions of `x` belong, [R, L]."""
+        assert place.tokens in self.keys, f"a batch without {place.tokens} cannot be trained on with shared masks"
+        keys = self.keys[place.tokens]
+        if place.is_head and self.pooled_positions is not None:
+            keys = keys.gather(1, self.pooled_positions)
+        # A head that reads one vector a row without packing reads the first token.
+        keys = keys[:, :1] if x.ndim == 2 else keys
+        if x.ndim not in (2, 3, 4) or x.shape[0] != keys.shape[0] or (x.ndim > 2 and x.shape[-2] != keys.shape[1]):
+            raise UserError(unknown_shape(place, x.shape))
+        return keys
+
+
+class SharedDropout(nn.Module):
+    """Replaces an `nn.Dropout`: its masks are those of TensorFlow."""
+
+    def __init__(self, rate: float, masks: DropoutMasks, place: Place):
+        super().__init__()
+        self.p, self.place = rate, place
+        # In a closure, so that a copy of the module asks the same masks.
+        self.drop: Callable[[Tensor], Tensor] = lambda x: masks.drop(x, rate, place)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Each value times 0 or 1 / (1 - rate); in evaluation mode the values."""
+        return self.drop(input) if self.training else input
+
+    def extra_repr(self) -> str:
+        """What PyTorch prints of the module."""
+        return f"p={self.p}"
+
+
+class FunctionDropout(TorchFunctionMode):
+    """Gives shared masks to the dropout that a module applies by a function of PyTorch, within its forward pass."""
+
+    def __init__(self, masks: DropoutMasks, place: Place):
+        super().__init__()
+        self.masks, self.place = masks, place
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer the two functions that apply dropout, and let all others pass."""
+        if func is functional.dropout:
+            return self.dropout(*args, **kwargs or {})
+        if func is functional.scaled_dot_product_attention:
+            return self.attention(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+    def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        """`torch.nn.functional.dropout`."""
+        return self.masks.drop(input, p, self.place) if training else input
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **others: Any,
+    ) -> Tensor:
+        """`torch.nn.functional.scaled_dot_product_attention`, written out if it drops attention weights."""
+        if not dropout_p or others.get("enable_gqa"):
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others
+            )
+        if is_causal:
+            attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            hidden = torch.finfo(torch.float32).min
+            attn_mask = torch.zeros(attn_mask.shape, device=query.device).masked_fill_(~attn_mask, hidden)
+        mixed, _ = attend(
+            query, key, value, attn_mask, scale, lambda weights: self.masks.drop(weights, dropout_p, self.place)
+        )
+        return mixed
+
+    def wrap(self, module: nn.Module) -> None:
+        """Answer within the module's forward passes in training mode."""
+
+        def enter(module: nn.Module, _: Any) -> None:
+            if module.training:
+                self.__enter__()
+
+        def leave(module: nn.Module, *_: Any) -> None:
+            if module.training:
+                self.__exit__(None, None, None)
+
+        module.register_forward_pre_hook(enter)
+        module.register_forward_hook(leave, always_call=True)
+
+
+def parts(module: nn.Module) -> set[int]:
+    """The ids of a module and of all modules inside it."""
+    return {id(part) for part in module.modules()}
+
+
+def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
+    """Make every dropout of the model take its masks from `masks`, in place.
+
+    Each `nn.Dropout` is exchanged, and within an attention the functions of PyTorch that drop weights are answered.
+    Subclasses of `nn.Dropout` stay; see `refuse_other_draws`.
+    """
+    decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
+    crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
+    places = {
+        module: Place.of(name, id(module) in decoder, id(module) in crossing, is_head=module is model)
+        for name, module in model.named_modules()
+    }
+    for parent, place in places.items():
+        for name, child in parent._modules.items():
+            if type(child) is nn.Dropout:
+                parent._modules[name] = SharedDropout(child.p, masks, place).train(child.training)
+    for attention, _ in attentions(model):
+        FunctionDropout(masks, places[attention]).wrap(attention)
+
+
+@contextlib.contextmanager
+def refuse_other_draws(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a module that draws random numbers in its forward pass raises UserError by its name."""
+    generators, states = random_generators(model).values(), []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        states.append([generator.get_state() for generator in generators])
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        before = states.pop()
+        if any(not torch.equal(generator.get_state(), old) for generator, old in zip(generators, before, strict=True)):
+            raise UserError(other_draws(f"{names[module]} ({type(module).__name__})"))
+
+    names = {module: name for name, module in model.named_modules()}
+    hooks = [module.register_forward_pre_hook(enter) for module in names]
+    hooks += [module.register_forward_hook(leave) for module in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
