@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pipeline.tasks.options  # noqa: F401 (makes the tasks known to recipes)
 from pipeline.recipe.loading import load_recipe
@@ -69,12 +69,12 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def __dir__() -> list[str]:
-    helpers = {"TYPE_CHECKING", "Any", "annotations", "importlib"}
+    helpers = {"TYPE_CHECKING", "annotations", "importlib"}
     return sorted({*globals(), *_LAZY} - helpers)
