@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,13 @@ def random_generators(model: PreTrainedModel) -> dict[str, torch.Generator]:
     """The generators that training draws from, which in PyTorch are those of the process, one for each device."""
     on_gpus = torch.cuda.default_generators if torch.cuda.is_available() else ()
     return {"cpu": torch.default_generator} | {f"cuda.{i}": generator for i, generator in enumerate(on_gpus)}
+
+
+@contextlib.contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the random generators of the process after the block: `build_model` seeds them, training draws."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
 
 
 def versions() -> dict[str, str]:

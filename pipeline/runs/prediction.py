@@ -51,7 +51,8 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, objec
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
     backend = load_backend(framework or run.record.framework)
-    model = build_model(backend, recipe, task.auto_class, config, seed=0)
+    with backend.preserved_generators():
+        model = build_model(backend, recipe, task.auto_class, config, seed=0)
     task = load_task(recipe.override(task.prediction_changes(config)))
     task.setup(config, tokenizer)
     return TrainedModel(backend, model, task, tokenizer)
@@ -74,7 +75,8 @@ def predict(run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | 
 
 def predict_rows(trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS) -> Iterator[Prediction]:
     """Predictions of an opened run; see `predict`."""
-    predictor = trained.backend.Predictor(trained.model)
+    with preserved_random_state(), trained.backend.preserved_generators():  # it may make layers
+        predictor = trained.backend.Predictor(trained.model)
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
         yield from _predict_chunk(trained.task, predictor, chunk)

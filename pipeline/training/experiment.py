@@ -199,5 +199,7 @@ def check(
 ) -> Experiment:
     """Do everything that a run does before its first step, and write nothing. Raises UserError."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
-    start(experiment, load_backend(framework), 0, attention)
+    backend = load_backend(framework)
+    with backend.preserved_generators():
+        start(experiment, backend, 0, attention)
     return experiment
