@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
@@ -18,6 +18,7 @@ from pipeline.backend import Architecture
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.initialization import Weights
+from pipeline.models.safetensors_reader import read_safetensors
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
@@ -105,7 +106,7 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
     for file in files:
         try:
             is_pickle = not str(file).endswith(".safetensors")
-            weights |= read_pickle(file) if read_pickle is not None and is_pickle else load_file(file)
+            weights |= read_pickle(file) if read_pickle is not None and is_pickle else read_safetensors(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{where}: {Path(file).name} cannot be read: {one_line(error)}") from error
     # Checkpoints of 2018 call LayerNorm's weights gamma and beta, as the paper does.
