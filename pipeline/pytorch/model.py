@@ -21,6 +21,7 @@ from transformers.modeling_utils import no_init_weights
 from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 
 def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> PreTrainedModel:
@@ -33,8 +34,11 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
     try:
         with no_init_weights():
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except ValueError as error:
-        raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in PyTorch') from error
+    except Exception as error:  # the library raises what a setting of the config happens to break
+        raise UserError(
+            f'{auto_class} of type "{config.model_type}" cannot be built in PyTorch from this config.json: '
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
     model.tie_weights()  # else output and input embeddings stay separate, since initialization was skipped
     return model
 

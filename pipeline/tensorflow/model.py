@@ -33,6 +33,7 @@ from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
 from pipeline.utils.environment import usable_cores
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 if tf.keras.Model is not tf_keras.Model:
     raise UserError("TensorFlow was imported with Keras 3; call pipeline.configure_process() before importing it")
@@ -59,8 +60,11 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             else:
                 model = getattr(transformers, f"TF{auto_class}").from_config(config)
             model.build_in_name_scope()
-    except ValueError as error:
-        raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in TensorFlow') from error
+    except Exception as error:  # the library raises what a setting of the config happens to break
+        raise UserError(
+            f'{auto_class} of type "{config.model_type}" cannot be built in TensorFlow from this config.json: '
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
     return model
 
 
