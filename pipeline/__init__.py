@@ -9,12 +9,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pipeline.tasks.options  # noqa: F401 (makes the tasks known to recipes)
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
-from pipeline.utils.environment import without_variable_of_torch
 from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -70,13 +69,12 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        with without_variable_of_torch():  # transformers imports it
-            return getattr(importlib.import_module(_LAZY[name]), name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def __dir__() -> list[str]:
-    helpers = {"TYPE_CHECKING", "annotations", "importlib", "without_variable_of_torch"}
+    helpers = {"TYPE_CHECKING", "Any", "annotations", "importlib"}
     return sorted({*globals(), *_LAZY} - helpers)

@@ -6,13 +6,13 @@ framework and any number of processes see the same batches, and a run that resum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.packing import Layout, Packing, Stream, first_fit
+from pipeline.data.packing import Layout, Packing, Stream, pack
 from pipeline.recipe.data import Batching
 from pipeline.utils.hashing import short_digest
 
@@ -125,14 +125,14 @@ def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multi
 
 def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
     """A batch of these rows, as wide as the longest, rounded up to a multiple."""
-    longest = lengths[rows].reshape(len(rows), -1).max(axis=0)
-    return Batch(rows, tuple(int(-(-length // pad_to_multiple_of) * pad_to_multiple_of) for length in longest))
+    return Batch(rows, _rounded(lengths[rows].reshape(len(rows), -1).max(axis=0).tolist(), pad_to_multiple_of))
 
 
 def packed_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
-    """The same with several examples in a row, as many as have room."""
-    batch = padded_batch(rows, lengths, pad_to_multiple_of)
-    return replace(batch, packing=first_fit(lengths[rows].reshape(len(rows), -1), batch.widths))
+    """A batch of these rows laid end to end in fewer, whose width is rounded up to a multiple."""
+    of_rows = lengths[rows].reshape(len(rows), -1)
+    packing = pack(of_rows)
+    return Batch(rows, _rounded(packing.widths(of_rows), pad_to_multiple_of), packing)
 
 
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
@@ -145,6 +145,10 @@ def digest(batches: list[Batch]) -> str:
     """Sixteen hex digits of the rows of every batch, in order: two plans with the same one have the same batches."""
     counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
     return short_digest(np.concatenate(counted).astype("<i8").tobytes())
+
+
+def _rounded(widths: Iterable[int], multiple: int) -> tuple[int, ...]:
+    return tuple(-(-width // multiple) * multiple for width in widths)
 
 
 def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:

@@ -1,6 +1,6 @@
 """Packing: the examples of a batch laid end to end in few rows, so that a plain shuffle needs hardly any padding.
 
-`first_fit` decides where each example of a batch begins; a `Layout` says for every position of the batch's rows which
+`pack` decides where each example of a batch begins; a `Layout` says for every position of the batch's rows which
 example it belongs to. A padded batch is the special case of one example in each row. All of it is in NumPy.
 """
 
@@ -10,9 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Besides filling rows as wide as the longest example, up to this many examples a row are tried.
+MOST_PER_ROW = 8
+# In rows of this width a position costs about twice what it costs in a narrow one, because of attention: measured in
+# training steps of BERT on one thread, of 256 dimensions 1.8 times, of 768 dimensions 1.5 times.
+DOUBLE_WORK_WIDTH = 512
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Packing:
     def num_slots(self) -> int:
         """P."""
         return int(self.slots.max()) + 1
+
+    def widths(self, lengths: NDArray[np.int64]) -> tuple[int, ...]:
+        """The width that the rows need in each stream for examples of these lengths [B, streams]."""
+        return tuple((self.starts + lengths).max(axis=0).tolist())
 
 
 @dataclass(frozen=True)
@@ -89,33 +100,58 @@ class Layout:
         return self.by_slot(firsts + self.lengths[:, 0].astype(np.int32) - 1 if of_last_tokens else firsts)
 
 
-def first_fit(lengths: NDArray[np.int64], widths: Sequence[int]) -> Packing:
-    """Lay examples of these `lengths` [B, 1 or 2] into as few rows as first-fit finds, the longest first.
+def pack(lengths: NDArray[np.int64]) -> Packing:
+    """Lay examples of these `lengths` [B, streams] into rows of which little stays empty; a pure function of them.
 
-    Each goes into the first row with room for it, in both streams if there are two. No example may be wider than a row.
+    For a number of rows, each example goes into the row that is the least full, the longest first, and the rows become
+    as wide as the fullest. Tried are the number that the longest example's width gives, and two to eight examples a
+    row, which suits examples of like lengths; the rows of least work are taken. It is the plain padded batch at worst.
     """
-    # A single stream is handled as one beside which there is nothing: plain tuples are what makes this fast.
-    needs = [(*need, 0)[:2] for need in lengths.tolist()]
-    width = (*widths, 0)[:2]
-    rooms: list[tuple[int, int]] = []
-    counts: list[int] = []
-    rows, slots, starts = [0] * len(needs), [0] * len(needs), [(0, 0)] * len(needs)
-    for i in np.argsort(-lengths.sum(axis=1), kind="stable").tolist():
-        first, second = needs[i]
-        row = 0
-        for room in rooms:
-            if room[0] >= first and room[1] >= second:
-                break
-            row += 1
-        else:
-            room = width
-            rooms.append(room)
-            counts.append(0)
-        rows[i], slots[i], starts[i] = row, counts[row], (width[0] - room[0], width[1] - room[1])
-        rooms[row] = (room[0] - first, room[1] - second)
-        counts[row] += 1
-    kept = np.array(starts, np.int32).reshape(-1, 2)[:, : lengths.shape[1]]
-    return Packing(np.array(rows, np.int32), np.array(slots, np.int32), kept)
+    num_examples, longest = len(lengths), lengths.max(axis=0).tolist()
+    totals = np.maximum(lengths.sum(axis=0), 1)
+    shares = (lengths * (totals.prod() // totals)).sum(axis=1)  # of all streams alike, in whole numbers
+    order = np.argsort(-shares, kind="stable")
+    counts = {-(-num_examples // per_row) for per_row in range(1, MOST_PER_ROW + 1)}
+    counts.add(max(1, min(int(total) // width for total, width in zip(totals, longest, strict=True) if width)))
+    least = {
+        count: _work(count, [max(width, -(-int(total) // count)) for total, width in zip(totals, longest, strict=True)])
+        for count in counts
+    }
+    best: tuple[float, Packing] | None = None
+    for count in sorted(counts, key=lambda count: (least[count], count)):
+        if best is not None and least[count] >= best[0]:
+            break
+        packing = _balanced(lengths, order, shares, count)
+        work = _work(count, packing.widths(lengths))
+        if best is None or work < best[0]:
+            best = (work, packing)
+    assert best is not None
+    return best[1]
+
+
+def _work(num_rows: int, widths: Sequence[int]) -> float:
+    """The work of rows of these widths, in positions; attention makes a position of a wide row dearer."""
+    return num_rows * sum(width * (1 + width / DOUBLE_WORK_WIDTH) for width in widths)
+
+
+def _balanced(
+    lengths: NDArray[np.int64], order: NDArray[np.int64], shares: NDArray[np.int64], num_rows: int
+) -> Packing:
+    """Each example, in this order, in the row whose sum of `shares` is the smallest."""
+    loads = [(0, row) for row in range(num_rows)]  # a heap
+    chosen = []
+    for share in shares[order].tolist():
+        load, row = loads[0]
+        chosen.append(row)
+        heapreplace(loads, (load + share, row))
+    by_row = np.argsort(chosen, kind="stable")
+    examples, rows_of = order[by_row], np.array(chosen, np.int32)[by_row]
+    first_of_row = np.searchsorted(rows_of, np.arange(num_rows))[rows_of]
+    before = np.cumsum(lengths[examples], axis=0) - lengths[examples]
+    packing = Packing(*(np.zeros(shape, np.int32) for shape in (len(order), len(order), lengths.shape)))
+    packing.rows[examples], packing.slots[examples] = rows_of, np.arange(len(order)) - first_of_row
+    packing.starts[examples] = before - before[first_of_row]
+    return packing
 
 
 def _one_example_a_row(num_examples: int, num_streams: int) -> Packing:

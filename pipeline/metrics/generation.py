@@ -15,7 +15,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from pipeline.metrics.base import TEXT, Inputs, Metric
-from pipeline.metrics.resampling import Lines, Statistic, Sums, lists_of_texts, mean, texts
+from pipeline.metrics.resampling import Lines, Statistic, Sums, mean
 
 TEXTS = Inputs(
     "predictions: texts; references: lists of one or more texts",
@@ -44,7 +44,7 @@ class CorpusMetric(Metric):
         if "prediction" not in lines[0]:
             return None
         scorer = cls.scorer()
-        predictions, references = texts(lines, "prediction"), texts(lines, "reference")
+        predictions, references = ([line[field] for line in lines] for field in ("prediction", "reference"))
         counts_NK = np.array(scorer._extract_corpus_statistics(predictions, [references]), dtype=np.float64)
 
         def formula(sums_RK: NDArray) -> NDArray:
@@ -97,7 +97,10 @@ class MeanOverTexts(Metric):
         """The mean of the texts' scores."""
         if "prediction" not in lines[0]:
             return None
-        return mean(np.array(cls.scores(texts(lines, "prediction"), lists_of_texts(lines, "reference"))))
+        references = [
+            line["reference"] if isinstance(line["reference"], list) else [line["reference"]] for line in lines
+        ]
+        return mean(np.array(cls.scores([line["prediction"] for line in lines], references)))
 
 
 class ExactMatch(MeanOverTexts):
@@ -163,6 +166,6 @@ class RougeL(RougeMetric):
 
 def check_references(references: Sequence[Sequence[str]]) -> None:
     """Raises ValueError if an example has no reference to compare its text with."""
-    for number, of_example in enumerate(references, start=1):
-        if not of_example:
+    for number, texts in enumerate(references, start=1):
+        if not texts:
             raise ValueError(f"example {number} has no reference, but needs one or more")

@@ -45,7 +45,8 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     outputs = model.bert(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
-        token_type_ids=inputs.get("token_type_ids"),
+        # The library's own zeros are only as many as one text may have tokens; a packed row may be wider.
+        token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
         attention_mask=same_example(segment_ids, segment_ids),
     )
     return outputs.last_hidden_state
@@ -86,8 +87,12 @@ def t5_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
-    """1 where query and key belong to the same example, else 0, [R, T, S]; padding is an example of its own here."""
-    return (queries_RT[:, :, None] == keys_RS[:, None, :]).int()
+    """1 where query and key belong to the same example, else 0, [R, T, S].
+
+    Padding attends to everything: a query that attends to nothing could become NaN.
+    """
+    queries_RT1 = queries_RT[:, :, None]
+    return ((queries_RT1 == keys_RS[:, None, :]) | (queries_RT1 == 0)).int()
 
 
 def bias_of(pairs_RTS: Tensor) -> Tensor:

@@ -103,8 +103,12 @@ def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training:
 
 
 def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
-    """1 where query and key belong to the same example, else 0, [R, T, S]; padding is an example of its own here."""
-    return tf.cast(queries_RT[:, :, None] == keys_RS[:, None, :], tf.int32)
+    """1 where query and key belong to the same example, else 0, [R, T, S].
+
+    Padding attends to everything: a query that attends to nothing could become NaN.
+    """
+    queries_RT1 = queries_RT[:, :, None]
+    return tf.cast((queries_RT1 == keys_RS[:, None, :]) | (queries_RT1 == 0), tf.int32)
 
 
 def bias_of(pairs_RTS: Tensor, dtype: tf.DType) -> Tensor:

@@ -4,25 +4,35 @@ import numpy as np
 import pytest
 
 from pipeline.data.batches import Batch, Ragged, packed_batch, padded_batch
-from pipeline.data.packing import first_fit
+from pipeline.data.packing import Packing, pack
 
 
-def test_examples_are_packed_by_first_fit_the_longest_first():
-    # By hand: 7 opens row 0, 5 row 1, the first 4 row 2, where the second has room; 2 goes into row 1, 1 into row 0.
-    packing = first_fit(np.array([[4], [7], [2], [4], [1], [5]]), widths=(8,))
+def test_each_example_goes_into_the_emptiest_row_the_longest_first():
+    # By hand: 460 tokens fill three rows as wide as the longest example, 140. 140, 100 and 80 open them; 80 joins 80,
+    # 40 joins 100, and 20 the first of the two rows that have 140 then.
+    lengths = np.array([[80], [140], [40], [80], [20], [100]])
+    packing = pack(lengths)
     assert packing.rows.tolist() == [2, 0, 1, 2, 0, 1]
     assert packing.slots.tolist() == [0, 0, 1, 1, 1, 0]
-    assert packing.starts[:, 0].tolist() == [0, 0, 5, 4, 7, 0]
-    assert (packing.num_rows, packing.num_slots) == (3, 2)
+    assert packing.starts[:, 0].tolist() == [0, 0, 100, 80, 140, 0]
+    assert (packing.num_rows, packing.num_slots, packing.widths(lengths)) == (3, 2, (160,))
 
 
-def test_a_pair_goes_where_both_its_source_and_its_target_have_room():
-    # The third pair's source has room in row 0, its target only in row 1.
-    packing = first_fit(np.array([[5, 6], [7, 2], [2, 3]]), widths=(8, 6))
-    assert packing.rows.tolist() == [0, 1, 2]
-    packing = first_fit(np.array([[5, 6], [5, 2], [3, 3]]), widths=(8, 6))
-    assert packing.rows.tolist() == [0, 1, 1]
-    assert packing.starts.tolist() == [[0, 0], [0, 0], [5, 2]]
+def test_examples_of_equal_length_keep_rows_of_their_own():
+    packing = pack(np.full((12, 2), [9, 5]))
+    assert packing.num_rows == 12 and packing.widths(np.full((12, 2), [9, 5])) == (9, 5)
+
+
+# The mean lengths of short reviews, pairs of sentences, translations, and sources of many lengths with targets of one.
+@pytest.mark.parametrize(("means", "spread"), [((13,), 8), ((53,), 12), ((5, 7), 2), ((13, 12), (2, 0))], ids=str)
+def test_hardly_any_position_is_padding(means, spread):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        lengths = np.maximum(rng.normal(means, spread, (32, len(means))), 2).astype(int)
+        packing = pack(lengths)
+        packed = lengths.sum() / (packing.num_rows * sum(packing.widths(lengths)))
+        assert packed > 0.87
+        assert packed > lengths.sum() / (32 * lengths.max(axis=0).sum()) + 0.05
 
 
 @pytest.mark.parametrize("num_streams", [1, 2])
@@ -60,9 +70,9 @@ def test_a_padded_batch_is_one_example_in_each_row():
 def test_tokens_and_labels_lie_where_the_layout_says():
     ragged = Ragged.of([[50, 51, 52], [60], [70, 71]])
     rows, labels = np.array([2, 0, 1]), np.array([0.2, 0.3, 0.1])
-    batch = packed_batch(rows, ragged.lengths)
-    layout = batch.layout(ragged.lengths)
-    assert ragged.laid_out(rows, layout.streams[0], fill=9).tolist() == [[50, 51, 52], [70, 71, 60]]
+    packing = Packing(rows=np.array([1, 0, 1]), slots=np.array([0, 0, 1]), starts=np.array([[0], [0], [2]]))
+    layout = Batch(rows, (4,), packing).layout(ragged.lengths)
+    assert ragged.laid_out(rows, layout.streams[0], fill=9).tolist() == [[50, 51, 52, 9], [70, 71, 60, 9]]
     assert layout.by_slot(labels).tolist() == [[0.3, 0.0], [0.2, 0.1]]
     assert layout.by_slot(np.array([[1, 2], [3, 4], [5, 6]])).tolist() == [[[3, 4], [0, 0]], [[1, 2], [5, 6]]]
     assert layout.pooled_positions(of_last_tokens=False).tolist() == [[0, 0], [0, 2]]
@@ -75,6 +85,6 @@ def test_padded_labels_stay_as_they_are():
 
 
 def test_packed_rows_are_rounded_up():
-    batch = packed_batch(np.arange(3), np.array([5, 3, 3]), pad_to_multiple_of=8)
-    assert batch.widths == (8,)
-    assert batch.packing is not None and batch.packing.rows.tolist() == [0, 0, 1]
+    batch = packed_batch(np.arange(3), np.array([150, 90, 90]), pad_to_multiple_of=64)
+    assert batch.packing is not None and batch.packing.rows.tolist() == [0, 1, 1]
+    assert batch.widths == (192,)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.backend import load_backend
 from pipeline.recipe.schema import Train
-from tests.helpers.packed_batches import HEADS
+from tests.helpers.packed_batches import HEADS, loss_and_gradients
 from tests.helpers.tiny_models import config, random_state, relative
 
 
@@ -19,24 +19,6 @@ def learner_of(framework, head, attention="stock", steps=1, **train):
     if attention == "handwritten":
         backend.swap_attention(model)
     return backend.Learner(model, train, np.full(steps, 1e-3), loss)
-
-
-def loss_and_gradients(framework, learner, batch):
-    """The loss of a batch, and the gradients by the names of the model's weights."""
-    if framework == "torch":
-        learner.model.train()
-        loss = learner.gradients(batch)
-        gradients = {
-            name: weight.grad.numpy().copy()
-            for name, weight in learner.model.named_parameters()
-            if weight.grad is not None
-        }
-        learner.model.zero_grad()
-        return float(loss), gradients
-    variables = learner.model.trainable_variables
-    loss, gradients = learner.gradients(learner.tensors(batch), variables)
-    named = zip(variables, gradients, strict=True)
-    return float(loss), {variable.name: each.numpy() for variable, each in named if each is not None}
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
@@ -83,6 +65,33 @@ def with_more_padding(batch, positions, slots):
         added = slots if by_example and key in by_example else positions
         out[key] = np.pad(values, [(0, 0), (0, added)] + [(0, 0)] * (values.ndim - 2))
     return out
+
+
+@pytest.mark.parametrize("head", ["bert masked", "gpt2 causal"])
+def test_a_packed_row_may_be_wider_than_the_models_longest_text(framework, head):
+    padded, packed = HEADS[head][4]()
+    most = learner_of(framework, head).model.config.max_position_embeddings
+    wide = with_more_padding(packed, most, 0)
+    for batch in (padded, wide):
+        batch.pop("token_type_ids", None)
+    (expected, _), (loss, _) = (
+        loss_and_gradients(framework, learner_of(framework, head), batch) for batch in (padded, wide)
+    )
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_padding_of_targets_beside_sources_without_padding_does_not_matter(framework, precision):
+    """Such a target position has no source that it may attend to, which must not become NaN."""
+    _, packed = HEADS["t5"][4]()
+    narrow = packed | {key: packed[key][:, :12] for key in ("input_ids", "segment_ids")}
+    assert (narrow["segment_ids"] != 0).all(axis=1).any() and (narrow["decoder_segment_ids"] == 0).any(axis=1).all()
+    (expected, _), (loss, gradients) = (
+        loss_and_gradients(framework, learner_of(framework, "t5", precision=precision), batch)
+        for batch in (packed, narrow)
+    )
+    assert loss == pytest.approx(expected, rel=1e-6 if precision == "fp32" else 1e-2)
+    assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
 @pytest.mark.slow

@@ -150,3 +150,21 @@ HEADS = {
         lambda: with_token_targets("t5", VOCABULARY),
     ),
 }  # fmt: skip
+
+
+def loss_and_gradients(framework, learner, batch):
+    """The loss of a batch, and the gradients by the names of the model's weights."""
+    if framework == "torch":
+        learner.model.train()
+        loss = learner.gradients(batch)
+        gradients = {
+            name: weight.grad.numpy().copy()
+            for name, weight in learner.model.named_parameters()
+            if weight.grad is not None
+        }
+        learner.model.zero_grad()
+        return float(loss), gradients
+    variables = learner.model.trainable_variables
+    loss, gradients = learner.gradients(learner.tensors(batch), variables)
+    named = zip(variables, gradients, strict=True)
+    return float(loss), {variable.name: each.numpy() for variable, each in named if each is not None}
