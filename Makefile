@@ -60,7 +60,7 @@ report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir 
 index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
 	@$(PIPELINE) index $(if $(OUT),'$(OUT)') $(VERBOSE)
 
-check: $(VENV)/.installed  ## validate everything without training | RECIPE= FRAMEWORK= ATTENTION= SET=
+check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= SET=
 	@$(PIPELINE) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes

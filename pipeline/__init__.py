@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pipeline.tasks.options  # noqa: F401 (makes the tasks known to recipes)
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
+from pipeline.utils.environment import without_variable_of_torch
 from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        with without_variable_of_torch():  # transformers imports it
+            return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
 
 
 def __dir__() -> list[str]:
-    helpers = {"TYPE_CHECKING", "Any", "annotations", "importlib"}
+    helpers = {"TYPE_CHECKING", "annotations", "importlib", "without_variable_of_torch"}
     return sorted({*globals(), *_LAZY} - helpers)

@@ -25,7 +25,8 @@ from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
 from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
-from pipeline.training import experiment
+from pipeline.training import first_step
+from pipeline.training.first_step import FirstStep
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import count
 
@@ -57,6 +58,7 @@ class CheckedRecipe:
     splits: dict[str, SplitSummary]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
+    first_step: FirstStep
 
     def __str__(self) -> str:
         lines = []
@@ -69,7 +71,7 @@ class CheckedRecipe:
                 lines.append(f"{name}: {', '.join(f'{label} {number}' for label, number in split.labels.items())}")
         if self.labels:
             lines.append(f"labels: {', '.join(self.labels)}")
-        return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}"])
+        return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}", str(self.first_step)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,12 +128,14 @@ def check(
     recipe: RecipeSource, framework: str = "torch", attention: str | type = STOCK, *, allow_hub_code: bool = False,
     allow_pickle: bool = False,
 ) -> CheckedRecipe:  # fmt: skip
-    """Do all that a training does before its first step, and write nothing. Raises UserError with all that is wrong.
+    """Do all that a training does up to one step, on its largest batch, and write nothing.
+
+    Raises UserError with all that is wrong, and RunFailure if the memory is too small for one example.
 
     >>> print(check("sentiment_bert", framework="tensorflow"))  # doctest: +SKIP
     train: 4000 rows, 0 truncated, longest 41 tokens
     """
-    checked = experiment.check(
+    checked, step = first_step.check(
         LoadedRecipe.of(recipe).recipe, framework, attention_name(attention), allow_hub_code, allow_pickle
     )
     splits = {}
@@ -141,7 +145,7 @@ def check(
             dict(examples.counts), tuple(map(int, longest)), checked.observations[name].counts,
             checked.observations[name].labels,
         )  # fmt: skip
-    return CheckedRecipe(checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names))
+    return CheckedRecipe(checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names), step)
 
 
 def lockstep(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, cast
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import Features
 from pipeline.recipe.schema import Train
-from pipeline.utils.environment import without_native_noise
+from pipeline.utils.environment import without_native_noise, without_variable_of_torch
 from pipeline.utils.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ class Backend(Protocol):
         """How often each swapped site was called."""
         ...
 
+    def preserved_generators(self) -> AbstractContextManager[None]:
+        """Restore the framework's random generators after the block, which `build_model` seeds and training uses."""
+        ...
+
     def versions(self) -> dict[str, str]:
         """Versions and device of the framework."""
         ...
@@ -212,5 +217,5 @@ def load_backend(framework: str) -> Backend:
     for package in ("torch", "accelerate") if framework == "torch" else ("tensorflow", "tf_keras"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"framework {framework}: {package} is not installed; pip install '.[{framework}]'")
-    with without_native_noise():
+    with without_native_noise(), without_variable_of_torch():
         return cast(Backend, importlib.import_module(FRAMEWORKS[framework]))

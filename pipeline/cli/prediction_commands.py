@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def predict(
             write(prediction)
 
 
-def _encoding(changes: dict[str, Any], recipe: Recipe) -> str | None:
+def _encoding(changes: dict[str, object], recipe: Recipe) -> str | None:
     """The encoding of an input file: that of the recipe, unless `changes` have one, which is then taken out of them."""
     if "data.encoding" not in changes:
         return recipe.data.encoding

@@ -56,7 +56,7 @@ def check(
     allow_pickle: Pickle = False,
     debug: Debug = False,
 ) -> None:
-    """Validate recipe, data, checkpoint and metrics without training."""
+    """Validate recipe, data, checkpoint and metrics, and try one step on the largest batch; nothing is written."""
     configure_process(framework)
     resolved = load_recipe(recipe, settings or ())
     from pipeline.api import check

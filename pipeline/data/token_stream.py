@@ -1,17 +1,84 @@
-"""Texts as tokens for language models, with the number of bytes that each token stands for."""
+"""Texts as tokens, with little memory for many texts; for language models with the bytes that each token stands for."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils.generic import PaddingStrategy
+
+from pipeline.data.batches import Ragged
+from pipeline.data.table import values_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
+
+
+# Texts that are tokenized at a time, few enough for the processor's cache, and how many times that are kept ahead.
+CHUNK_TEXTS, CHUNKS_AHEAD = 256, 8
+# A text, or a pair of texts.
+Text = str | tuple[str, str]
+
+
+def encodings(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Iterable[Text],
+    max_length: int | None,
+    has_offsets: bool = False,
+    add_special_tokens: bool = True,
+) -> Iterator[list[Encoding]]:
+    """The tokenizer's encodings of texts in order, some at a time, of at most `max_length` tokens each.
+
+    `has_offsets` says whether the place of each token in its text is needed.
+
+    While the caller works on some, another thread tokenizes the next: the tokenizer does not need Python's lock. The
+    encodings of all texts would take a hundred times the memory of their tokens.
+    """
+    how = TruncationStrategy.DO_NOT_TRUNCATE if max_length is None else TruncationStrategy.LONGEST_FIRST
+    tokenizer.set_truncation_and_padding(PaddingStrategy.DO_NOT_PAD, how, max_length or 0, 0, None, None)
+    backend = tokenizer.backend_tokenizer
+    encode = backend.encode_batch if has_offsets else backend.encode_batch_fast
+    waiting: deque[Future[list[Encoding]]] = deque()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    texts = iter(texts)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        while chunk := list(islice(texts, CHUNK_TEXTS)):
+            waiting.append(pool.submit(encode, chunk, False, add_special_tokens))
+            if len(waiting) > CHUNKS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def tokenized(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int
+) -> tuple[dict[str, Ragged], NDArray[np.bool_]]:
+    """Texts as the tokenizer's inputs of a model without the mask, and which of them were truncated, [N]."""
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    # The empty arrays are the type of no texts at all.
+    lengths, truncated = [np.zeros(1, np.int64)], [np.zeros(0, np.bool_)]
+    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for chunk in encodings(tokenizer, texts, max_length):
+        rows = [encoding.ids for encoding in chunk]
+        lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
+        truncated.append(np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)))
+        ids.append(np.fromiter(chain.from_iterable(rows), np.int32))
+        if has_types:
+            types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.int32))
+    offsets = np.concatenate(lengths).cumsum()
+    features = {"input_ids": Ragged(np.concatenate(ids), offsets)}
+    if has_types:
+        features["token_type_ids"] = Ragged(np.concatenate(types), offsets)
+    return features, np.concatenate(truncated)
 
 
 @dataclass(frozen=True)
@@ -31,18 +98,23 @@ def read_documents(
     The bytes of a document's tokens sum to its length in UTF-8: white space between two tokens counts as part of the
     later one, and text after the last token as part of that.
     """
-    texts = rows["text"][:]
-    texts = texts if keep_line_breaks else [text.rstrip("\r\n") for text in texts]
-    kept = [i for i, text in enumerate(texts) if (text if keep_line_breaks else text.strip())]
-    if not kept:
-        return [], []
-    encoded = tokenizer([texts[i] for i in kept], add_special_tokens=False, return_attention_mask=False)
-    assert encoded.encodings is not None, "a fast tokenizer keeps its encodings"
+    waiting = deque[tuple[int, str]]()
+
+    def texts_to_read() -> Iterator[str]:
+        for row, text in enumerate(map(str, values_of(rows, "text"))):
+            text = text if keep_line_breaks else text.rstrip("\r\n")
+            if text if keep_line_breaks else text.strip():
+                waiting.append((row, text))
+                yield text
+
     documents, sources = [], []
-    for i, encoding in zip(kept, encoded.encodings, strict=True):
+    for encoding in chain.from_iterable(
+        encodings(tokenizer, texts_to_read(), None, has_offsets=True, add_special_tokens=False)
+    ):
+        row, text = waiting.popleft()
         if encoding.ids:
-            documents.append(_document(texts[i], encoding))
-            sources.append(i)
+            documents.append(_document(text, encoding))
+            sources.append(row)
     return documents, sources
 
 

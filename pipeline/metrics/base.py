@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import datasets
 
@@ -72,7 +72,7 @@ class Metric(evaluate.Metric, ABC):
         )
 
     @abstractmethod
-    def _compute(self, **columns: Any) -> dict[str, float]: ...
+    def _compute(self, **columns: object) -> dict[str, float]: ...
 
     @classmethod
     def statistic(cls, lines: Lines, labels: Sequence[str]) -> Statistic | None:

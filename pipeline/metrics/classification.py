@@ -6,7 +6,7 @@ Class ids come as integers, and labels as a list of 0 and 1 with a place for eac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score, roc_auc_score
 
 from pipeline.metrics.base import INTEGER, NUMBER, Inputs, Metric
-from pipeline.metrics.resampling import Lines, RankedValues, Statistic, Sums, column, divide, mean
+from pipeline.metrics.resampling import (
+    Lines,
+    RankedValues,
+    Statistic,
+    Sums,
+    column,
+    divide,
+    lists_of_texts,
+    mean,
+    texts,
+)
 
 # R resamples · N examples · C classes or labels
 Classes = list[int] | list[list[int]]
@@ -192,8 +202,9 @@ class RocAuc(Metric):
     def statistic(cls, lines: Lines, labels: Sequence[str]) -> Statistic | None:
         """From the pairs in order; None for three classes, since predictions.jsonl holds the likeliest's score only."""
         if _has_labels(lines):
-            names = list(lines[0]["score"])
-            scores_NC = np.array([[line["score"][name] for name in names] for line in lines])
+            names = _label_names(lines)
+            by_name = cast(list[dict[str, float]], [line["score"] for line in lines])
+            scores_NC = np.array([[scores[name] for name in names] for scores in by_name])
             _, true_NC = _label_flags(lines)
             areas = [_area(scores_NC[:, i], true_NC[:, i]) for i in range(len(names))]
             return lambda counts_RN: _mean_of_defined(np.stack([area(counts_RN) for area in areas]))
@@ -218,18 +229,27 @@ def _has_labels(lines: Lines) -> bool:
     return isinstance(lines[0].get("score"), dict)
 
 
+def _label_names(lines: Lines) -> list[str]:
+    scores = lines[0]["score"]
+    assert isinstance(scores, dict), "`_has_labels` has been asked"
+    return list(scores)
+
+
 def _class_ids(lines: Lines, labels: Sequence[str]) -> tuple[NDArray, NDArray]:
     """Predicted and true class ids, each [N]."""
     ids = {name: i for i, name in enumerate(labels)}
-    predicted_N, true_N = (np.array([ids[line[field]] for line in lines]) for field in ("prediction", "reference"))
+    predicted_N, true_N = (
+        np.array([ids[name] for name in texts(lines, field)]) for field in ("prediction", "reference")
+    )
     return predicted_N, true_N
 
 
 def _label_flags(lines: Lines) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which labels are predicted and which are true, each [N, C]."""
-    names = list(lines[0]["score"])
+    names = _label_names(lines)
     predicted_NC, true_NC = (
-        np.array([[name in line[field] for name in names] for line in lines]) for field in ("prediction", "reference")
+        np.array([[name in chosen for name in names] for chosen in lists_of_texts(lines, field)])
+        for field in ("prediction", "reference")
     )
     return predicted_NC, true_NC
 

@@ -15,7 +15,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from pipeline.metrics.base import TEXT, Inputs, Metric
-from pipeline.metrics.resampling import Lines, Statistic, Sums, mean
+from pipeline.metrics.resampling import Lines, Statistic, Sums, lists_of_texts, mean, texts
 
 TEXTS = Inputs(
     "predictions: texts; references: lists of one or more texts",
@@ -44,7 +44,7 @@ class CorpusMetric(Metric):
         if "prediction" not in lines[0]:
             return None
         scorer = cls.scorer()
-        predictions, references = ([line[field] for line in lines] for field in ("prediction", "reference"))
+        predictions, references = texts(lines, "prediction"), texts(lines, "reference")
         counts_NK = np.array(scorer._extract_corpus_statistics(predictions, [references]), dtype=np.float64)
 
         def formula(sums_RK: NDArray) -> NDArray:
@@ -97,10 +97,7 @@ class MeanOverTexts(Metric):
         """The mean of the texts' scores."""
         if "prediction" not in lines[0]:
             return None
-        references = [
-            line["reference"] if isinstance(line["reference"], list) else [line["reference"]] for line in lines
-        ]
-        return mean(np.array(cls.scores([line["prediction"] for line in lines], references)))
+        return mean(np.array(cls.scores(texts(lines, "prediction"), lists_of_texts(lines, "reference"))))
 
 
 class ExactMatch(MeanOverTexts):
@@ -166,6 +163,6 @@ class RougeL(RougeMetric):
 
 def check_references(references: Sequence[Sequence[str]]) -> None:
     """Raises ValueError if an example has no reference to compare its text with."""
-    for number, texts in enumerate(references, start=1):
-        if not texts:
+    for number, of_example in enumerate(references, start=1):
+        if not of_example:
             raise ValueError(f"example {number} has no reference, but needs one or more")

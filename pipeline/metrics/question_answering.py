@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 
 from pipeline.metrics.base import TEXT, Inputs, Metric
-from pipeline.metrics.resampling import Lines, Statistic, mean
+from pipeline.metrics.resampling import Lines, Statistic, lists_of_texts, mean, texts
 
 ANSWERS = Inputs(
     "predictions: answers; references: lists of accepted answers, empty if there is none",
@@ -60,8 +60,8 @@ class AnswerMetric(Metric):
         """The mean of the questions' matches."""
         if "prediction" not in lines[0]:
             return None
-        answers = [line["reference"] if isinstance(line["reference"], list) else [line["reference"]] for line in lines]
-        return mean(100 * np.array(cls.best_matches([line["prediction"] for line in lines], answers)))
+        answers = lists_of_texts(lines, "reference")
+        return mean(100 * np.array(cls.best_matches(texts(lines, "prediction"), answers)))
 
 
 class SquadExactMatch(AnswerMetric):

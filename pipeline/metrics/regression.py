@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +68,9 @@ class MeanSquaredError(Metric):
         return None if numbers is None else mean((numbers[0] - numbers[1]) ** 2)
 
 
-def _correlation(measure: Callable[..., Any], predictions: list[float], references: list[float]) -> float:
+def _correlation(
+    measure: Callable[[list[float], list[float]], object], predictions: list[float], references: list[float]
+) -> float:
     """`measure` of scipy.stats, or 0 if either is constant.
 
     The formula then divides 0 by 0. A constant does not tell one example from another, which is what 0 means, and NaN
@@ -77,7 +78,8 @@ def _correlation(measure: Callable[..., Any], predictions: list[float], referenc
     """
     if len(set(predictions)) == 1 or len(set(references)) == 1:
         return 0.0
-    return float(measure(predictions, references).statistic)
+    statistic, _ = np.asarray(measure(predictions, references))  # and the p-value
+    return float(statistic)
 
 
 def _pearson_of_sums(sums_RK: NDArray) -> NDArray:

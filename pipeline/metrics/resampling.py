@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 # R resamples · N examples · K columns
 Statistic = Callable[[NDArray], NDArray]
 # The lines of predictions.jsonl. What a line holds beside its index is up to the task.
-Lines = Sequence[Mapping[str, Any]]
+Lines = Sequence[Mapping[str, JsonValue]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ def ratio(
 def column(lines: Lines, field: str) -> NDArray[np.float64]:
     """A field of every line, [N]."""
     return np.array([line[field] for line in lines], dtype=np.float64)
+
+
+def texts(lines: Lines, field: str) -> list[str]:
+    """A field of every line that is a text, [N]."""
+    return cast(list[str], [line[field] for line in lines])
+
+
+def lists_of_texts(lines: Lines, field: str) -> list[list[str]]:
+    """A field of every line that is a list of texts, [N]; a single text is a list of one."""
+    values = (line[field] for line in lines)
+    return cast(list[list[str]], [value if isinstance(value, list) else [value] for value in values])
 
 
 def finite_numbers(lines: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
 from pipeline.metrics.base import TEXT, Inputs, Metric
-from pipeline.metrics.resampling import Lines, Statistic, Sums, divide
+from pipeline.metrics.resampling import Lines, Statistic, Sums, divide, lists_of_texts
 
 Tags = list[list[str]]
 TAGS = Inputs(
@@ -62,10 +62,9 @@ class EntityMetric(Metric):
         if "prediction" not in lines[0]:
             return None
         counts = []
-        for line in lines:
+        for pair in zip(lists_of_texts(lines, "prediction"), lists_of_texts(lines, "reference"), strict=True):
             predicted, true = (
-                {entity for entity in get_entities(line[field]) if entity_type in (None, entity[0])}
-                for field in ("prediction", "reference")
+                {entity for entity in get_entities(tags) if entity_type in (None, entity[0])} for tags in pair
             )
             counts.append((len(predicted & true), len(predicted), len(true)))
         return Sums(np.array(counts, dtype=np.float64), lambda sums_RK: cls.of_counts(*sums_RK.T))
@@ -104,8 +103,8 @@ class SeqevalRecall(EntityMetric):
         return divide(right_R, true_R)
 
 
-def _of_library(name: str, predictions: Tags, references: Tags, average: str | None) -> Any:
-    """A number with "micro", and without an average a number for each type, in alphabetical order."""
+def _of_library(name: str, predictions: Tags, references: Tags, average: str | None) -> NDArray:
+    """With "micro" one number, []; without an average a number for each type in alphabetical order, [types]."""
     zero: Any = 0  # what a division by 0 gives; the types of seqeval know only its default, "warn"
     scores = precision_recall_fscore_support(references, predictions, average=average, zero_division=zero)
-    return scores[_PLACES[name]]
+    return np.asarray(scores[_PLACES[name]])

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.utils.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+AttentionT = TypeVar("AttentionT")
 
 STOCK, HANDWRITTEN = "stock", "handwritten"
 ATTENTIONS = (STOCK, HANDWRITTEN)
@@ -109,7 +111,7 @@ def attention_class(attention: str | type, handwritten: type) -> type:
     return cls
 
 
-def new_attention(cls: type, **arguments: object) -> Any:
+def new_attention(cls: type[AttentionT], **arguments: object) -> AttentionT:
     """Make an attention, and check that it is one; `arguments` are those of `MultiHeadAttention`.
 
     Raises UserError if the class has another constructor or lacks a projection that the swap must fill.

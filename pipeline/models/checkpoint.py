@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
@@ -18,6 +18,7 @@ from pipeline.backend import Architecture
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.initialization import Weights
+from pipeline.models.safetensors_reader import read_safetensors
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
@@ -41,6 +42,9 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
         for key in family_of(config).dropout_keys:
             setattr(config, key, recipe.train.dropout)
     config.dtype = "float32"
+    # In which form a model answers is for its caller to say.
+    config.return_dict, config.torchscript = True, False
+    config.output_attentions, config.output_hidden_states = False, False
     vars(config).pop("auto_map", None)  # names code in the checkpoint, which a saved model must not refer to
     return config
 
@@ -86,12 +90,27 @@ def fit_problems(
             f"data.max_length is {recipe.data.max_length}{rounded}, but the checkpoint has {positions} positions; "
             f"set data.max_length={positions // multiple * multiple} or less"
         )
-    if len(tokenizer) > config.vocab_size:
-        problems.append(
-            f"checkpoint {recipe.checkpoint}: its tokenizer has {len(tokenizer)} tokens, but the model only "
-            f"{config.vocab_size} embeddings; they do not belong together"
+    return problems + [f"checkpoint {recipe.checkpoint}: {text}" for text in _token_problems(config, tokenizer)]
+
+
+def _token_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:
+    """What the tokenizer lacks, or gives and the model does not know."""
+    # Ids may have gaps, so that the largest can be beyond the number of tokens.
+    num_ids = max([len(tokenizer) - 1, *tokenizer.get_vocab().values()]) + 1
+    if num_ids > config.vocab_size:
+        yield (
+            f"its tokenizer has {num_ids} tokens, but the model only {config.vocab_size} embeddings; they do not "
+            "belong together"
         )
-    return problems
+    if tokenizer.pad_token_id is None:
+        yield (
+            "its tokenizer has neither a pad_token nor an eos_token that could pad; name one of its tokens in "
+            'tokenizer_config.json, such as "pad_token": "[PAD]"'
+        )
+    if config.is_encoder_decoder:
+        for name, use in (("decoder_start_token_id", "begins"), ("eos_token_id", "ends")):
+            if getattr(config, name) is None:
+                yield f"its config.json has no {name}, with which each text that it writes {use}; add it"
 
 
 def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = None) -> Weights:
@@ -105,7 +124,7 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
     for file in files:
         try:
             is_pickle = not str(file).endswith(".safetensors")
-            weights |= read_pickle(file) if read_pickle is not None and is_pickle else load_file(file)
+            weights |= read_pickle(file) if read_pickle is not None and is_pickle else read_safetensors(file)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{where}: {Path(file).name} cannot be read: {one_line(error)}") from error
     # Checkpoints of 2018 call LayerNorm's weights gamma and beta, as the paper does.

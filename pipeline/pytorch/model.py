@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers.modeling_utils import no_init_weights
 from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 
 def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> PreTrainedModel:
@@ -32,8 +34,11 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
     try:
         with no_init_weights():
             model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
-    except ValueError as error:
-        raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in PyTorch') from error
+    except Exception as error:  # the library raises what a setting of the config happens to break
+        raise UserError(
+            f'{auto_class} of type "{config.model_type}" cannot be built in PyTorch from this config.json: '
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
     model.tie_weights()  # else output and input embeddings stay separate, since initialization was skipped
     return model
 
@@ -124,6 +129,13 @@ def random_generators(model: PreTrainedModel) -> dict[str, torch.Generator]:
     """The generators that training draws from, which in PyTorch are those of the process, one for each device."""
     on_gpus = torch.cuda.default_generators if torch.cuda.is_available() else ()
     return {"cpu": torch.default_generator} | {f"cuda.{i}": generator for i, generator in enumerate(on_gpus)}
+
+
+@contextlib.contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the random generators of the process after the block: `build_model` seeds them, training draws."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
 
 
 def versions() -> dict[str, str]:

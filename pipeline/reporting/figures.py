@@ -57,7 +57,7 @@ def _scores(results: Results) -> Iterable[Picture]:
         }
         if not rows:
             continue
-        figure, axis = new_figure(height=0.8 + 0.34 * len(rows))
+        figure, (axis,) = new_figure(height=0.8 + 0.34 * len(rows))
         dots(axis, [(variant, *row) for variant, row in rows.items()], look)
         axis.set_xlabel(_metric_label(name, metric))
         means = "; ".join(f"{variant} {score(row[0], metric.scale)}" for variant, row in rows.items())
@@ -72,7 +72,7 @@ def _equivalence(results: Results) -> Iterable[Picture]:
         margin, rows = _tested_pairs(results, name)
         if margin is None or not rows:
             continue
-        figure, axis = new_figure(height=0.9 + 0.46 * len(rows))
+        figure, (axis,) = new_figure(height=0.9 + 0.46 * len(rows))
         axis.axvspan(-margin, margin, color=svg.GOOD, alpha=0.13, linewidth=0)
         axis.axvline(0, color=svg.INK, linewidth=0.7)
         plain = {pair: Style(svg.INK, "-", "o") for pair, _, _ in rows}
@@ -105,7 +105,7 @@ def _lockstep(results: Results) -> Iterable[Picture]:
     stepped = [result for result in results.sameness.lockstep if result.loss_by_step]
     if not stepped:
         return
-    figure, axis = new_figure()
+    figure, (axis,) = new_figure()
     dashes, any_points = ("-", (0, (4, 2)), (0, (1, 1.2)), "-."), False
     for result, dash, color in zip(stepped, dashes, svg.SERIES, strict=False):
         # A logarithm has no place for steps with exactly the same loss.
@@ -146,7 +146,7 @@ def _curve(results: Results, name: str, title: str, label: str, caption: str) ->
     drawn = {variant: curve for variant, curve in results.sameness.curves.items() if _numbers(_values(curve, name))}
     if not drawn:
         return
-    figure, axis = new_figure()
+    figure, (axis,) = new_figure()
     for variant, curve in drawn.items():
         band = (curve.loss_low, curve.loss_high) if name == "loss" else None
         bands(axis, curve.step, _values(curve, name), band, look[variant], visible(variant))
@@ -174,7 +174,7 @@ def _evaluations(results: Results) -> Iterable[Picture]:
         }
         if not lines:
             continue
-        figure, axis = new_figure()
+        figure, (axis,) = new_figure()
         for variant, by_epoch in lines.items():
             means = [sum(values) / len(values) for values in by_epoch.values()]
             band = ([min(values) for values in by_epoch.values()], [max(values) for values in by_epoch.values()])
@@ -213,7 +213,7 @@ def _cost(results: Results, cost: Cost) -> Picture:
         for variant, row in cost.variants.items()
         if row.median is not None
     ]
-    figure, axis = new_figure(height=0.8 + 0.34 * len(rows))
+    figure, (axis,) = new_figure(height=0.8 + 0.34 * len(rows))
     dots(axis, rows, styles(results))
     axis.set_xlim(left=0)
     title = COST_TITLES[cost.name]
@@ -235,7 +235,7 @@ def _attention(results: Results) -> Iterable[Picture]:
     brightest = max((max(map(max, layer)) for layer in last_layers), default=1)
     for number, (each, last_layer) in enumerate(zip(maps, last_layers, strict=True), start=1):
         tokens = [shorten(visible(token), 14) for token in each.tokens[:MAX_TOKENS]]
-        figure, axis = new_figure(height=4.25)
+        figure, (axis,) = new_figure(height=4.25)
         heat_map(axis, _cropped(last_layer), brightest, tokens)
         yield Picture(
             f"attention-{number}", "attention", f"{each.variant}: layer {len(each.weights)}, mean of its heads",
@@ -252,7 +252,7 @@ def _head_by_head(number: int, attention: AttentionMap, brightest: float) -> Pic
     layers, heads = _evenly_spaced(num_layers), _evenly_spaced(num_heads)
     figure, axes = new_figure(0.5 + 4.4 / len(heads) * len(layers), len(layers), len(heads))
     places = [(layer, head) for layer in layers for head in heads]
-    for axis, (layer, head) in zip(axes.flat if len(places) > 1 else [axes], places, strict=True):
+    for axis, (layer, head) in zip(axes, places, strict=True):
         heat_map(axis, _cropped(attention.weights[layer][head]), brightest, None)
         axis.set_title(f"{layer + 1}.{head + 1}", fontsize=8, pad=2)
     shown = f"{len(layers)} of {num_layers} layers, {len(heads)} of {num_heads} heads"

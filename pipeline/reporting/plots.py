@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,12 +42,11 @@ def styles(results: Results) -> dict[str, Style]:
     }
 
 
-def new_figure(height: float = 3.0, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure of the report's width, and its axes: one, or an array if there are several rows or columns."""
+def new_figure(height: float = 3.0, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of the report's width, and its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="none")
-    several = rows * columns > 1
-    axes = figure.subplots(rows, columns, squeeze=not several)
-    for axis in axes.flat if several else [axes]:
+    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
         axis.set_facecolor("none")
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set(color=svg.LINE, linewidth=0.8)

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from html import escape
-from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -26,9 +25,8 @@ _VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)
 def inline(figure: Figure, name: str, title: str, description: str) -> str:
     """The figure as one <svg> element whose ids start with `name`, with title and description for screen readers."""
     buffer = io.StringIO()
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(settings), any_script():
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}), any_script():
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawn = buffer.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,16 +14,15 @@ LEAST_SIDE, SIDE_PER_TOKEN, LABEL_SIDE = 2.2, 0.16, 0.8
 
 def draw_attention_maps(maps: AttentionMaps, path: Path, title: str = "") -> None:
     """Write a PNG with one heat map for each layer and head, queries down, keys across, labeled with the tokens."""
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     num_layers, num_heads, num_tokens, _ = maps.weights.shape
     side = max(LEAST_SIDE, SIDE_PER_TOKEN * num_tokens + LABEL_SIDE)
     figure = Figure(figsize=(side * num_heads + 0.6, side * num_layers + LABEL_SIDE), layout="constrained")
-    # An array of Axes; matplotlib's annotation knows neither its shape nor its elements.
-    axes: Any = figure.subplots(num_layers, num_heads, squeeze=False, sharex=True, sharey=True)
+    axes: list[Axes] = list(figure.subplots(num_layers, num_heads, squeeze=False, sharex=True, sharey=True).flat)
     images = []
-    for layer, head in np.ndindex(num_layers, num_heads):
-        axis = axes[layer, head]
+    for axis, (layer, head) in zip(axes, np.ndindex(num_layers, num_heads), strict=True):
         images.append(axis.imshow(maps.weights[layer, head], cmap="viridis", vmin=0, vmax=1))
         axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
         axis.set_xticks(range(num_tokens), maps.tokens, rotation=90, fontsize=6)

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from pipeline.backend import Backend, Model, load_backend
+from pipeline.data.batches import Features
 from pipeline.models.attention import HANDWRITTEN
 from pipeline.runs.directory import Run, load_run
 from pipeline.runs.prediction import open_run
+from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 
 # Tokens that are read of a text if the model's configuration has no limit of its own, as T5's.
@@ -77,16 +79,22 @@ def _maps(backend: Backend, model: Model, tokenizer: Tokenizer, text: str) -> At
     batch = {key: value.astype(np.int32) for key, value in encoded.items()}
     if batch["input_ids"].shape[1] == 0:
         raise UserError("attention_maps: the text is empty")
+    with preserved_random_state(), backend.preserved_generators():  # new layers draw weights and seeds
+        weights = _handwritten_weights(backend, model, batch)
+    tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
+    return AttentionMaps(weights, list(tokens))
+
+
+def _handwritten_weights(backend: Backend, model: Model, batch: Features) -> NDArray[np.float32]:
+    """The weights of the hand-written attention, which takes the stock one's place for that."""
     is_stock = not backend.attention_calls(model)
     if is_stock:
         backend.swap_attention(model, HANDWRITTEN)
     try:
-        weights = backend.attention_weights(model, batch)
+        return backend.attention_weights(model, batch)
     finally:
         if is_stock:
             backend.restore_attention(model)
-    tokens = tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())
-    return AttentionMaps(weights, list(tokens))
 
 
 def _framework_of(model: object) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerFast
@@ -17,7 +16,7 @@ from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
 from pipeline.runs.directory import Run, load_run
-from pipeline.tasks.base import Examples, Task, load_task
+from pipeline.tasks.base import Examples, Prediction, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 
@@ -52,15 +51,14 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, objec
     config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
     task = load_task(recipe)
     backend = load_backend(framework or run.record.framework)
-    model = build_model(backend, recipe, task.auto_class, config, seed=0)
+    with backend.preserved_generators():
+        model = build_model(backend, recipe, task.auto_class, config, seed=0)
     task = load_task(recipe.override(task.prediction_changes(config)))
     task.setup(config, tokenizer)
     return TrainedModel(backend, model, task, tokenizer)
 
 
-def predict(
-    run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | None = None
-) -> Iterator[dict[str, Any]]:
+def predict(run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | None = None) -> Iterator[Prediction]:
     """Predictions of a finished run for `rows`, in order, a dict for each.
 
     A row is a dict with the task's fields (or the columns that the recipe maps to them), or a text if the task needs
@@ -75,15 +73,16 @@ def predict(
     return predict_rows(open_run(run if isinstance(run, Run) else load_run(run), framework), rows)
 
 
-def predict_rows(trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS) -> Iterator[dict[str, Any]]:
+def predict_rows(trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS) -> Iterator[Prediction]:
     """Predictions of an opened run; see `predict`."""
-    predictor = trained.backend.Predictor(trained.model)
+    with preserved_random_state(), trained.backend.preserved_generators():  # it may make layers
+        predictor = trained.backend.Predictor(trained.model)
     numbered = enumerate(rows, start=1)
     while chunk := list(itertools.islice(numbered, chunk_rows)):
         yield from _predict_chunk(trained.task, predictor, chunk)
 
 
-def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]]) -> Iterator[dict[str, Any]]:
+def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]]) -> Iterator[Prediction]:
     """Predictions for a few rows with their numbers, counted from 1."""
     numbers = [number for number, _ in chunk]
     fields = [task.prediction_row(row, number) for number, row in chunk]
@@ -99,7 +98,7 @@ def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]
         yield {"index": number - 1} | given | prediction | ({"truncated": True} if is_truncated else {})
 
 
-def _encode(task: Task, fields: list[dict[str, Any]], numbers: list[int]) -> Examples:
+def _encode(task: Task, fields: list[dict[str, object]], numbers: list[int]) -> Examples:
     """Rows as token ids. Raises UserError naming a row that cannot be read, or not be read in full if it must be."""
     try:
         examples = task.encode(datasets.Dataset.from_list(fields))
@@ -114,7 +113,7 @@ def _encode(task: Task, fields: list[dict[str, Any]], numbers: list[int]) -> Exa
     return examples
 
 
-def predict_lines(trained: TrainedModel, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def predict_lines(trained: TrainedModel, lines: Iterable[str]) -> Iterator[Prediction]:
     """Predictions for lines, each a JSON object or, if the task needs one text, that text; blank lines are skipped.
 
     Lines that a person types are predicted one by one. Raises UserError naming a row that is wrong.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from pipeline.data.table import values_of
 from pipeline.utils.text import join_names
 
 if TYPE_CHECKING:
@@ -98,7 +99,15 @@ def _as_seen(label: str) -> str:
     return " ".join("".join(kept).split())
 
 
-def vector_width(columns: Iterable[Sequence[object]]) -> int | None:
+def distinct_values(rows: datasets.Dataset, column: str) -> list[Label | list[Label]]:
+    """The different values of a column, of which some may be lists, in the order of their first rows."""
+    found: dict[object, Label | list[Label]] = {}
+    for value in values_of(rows, column):
+        found.setdefault(tuple(value) if isinstance(value, list) else value, value)
+    return list(found.values())
+
+
+def vector_width(columns: Iterable[Iterable[object]]) -> int | None:
     """The length of all rows if each is a list of that length, at least 2, of zeros and ones; None if one is not."""
     width: int | None = None
     for value in chain.from_iterable(columns):

@@ -9,16 +9,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.data.table import values_of
 from pipeline.tasks.base import Examples, Task
 from pipeline.tasks.sequence_classification import LabeledTexts
 from pipeline.tasks.sequence_to_sequence import TextPairs
 from pipeline.tasks.token_classification import TaggedSentences
-from pipeline.utils.hashing import short_digest
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,22 @@ def observe(
     task: Task, splits: Mapping[str, datasets.Dataset], examples: Mapping[str, Examples]
 ) -> dict[str, Observations]:
     """The observations of each split."""
-    in_training = {*_inputs(task, splits["train"])} if len(splits) > 1 else set()
+    in_training = _inputs(task, splits["train"]) if len(splits) > 1 else None
     observed = {}
     for split, rows in splits.items():
         counts = _unknown_tokens(task, examples[split])
-        if split != "train":
-            counts["rows that training has too"] = sum(digest in in_training for digest in _inputs(task, rows))
+        if split != "train" and in_training is not None:
+            counts["rows that training has too"] = int(np.isin(_inputs(task, rows), in_training).sum())
         observed[split] = Observations(counts, _label_counts(task, examples[split]))
     return observed
 
 
-def _inputs(task: Task, rows: datasets.Dataset) -> list[str]:
+def _inputs(task: Task, rows: datasets.Dataset) -> NDArray[np.uint64]:
     """A digest of what the model sees of each row; rows without any text are left out."""
-    names = [name for name in task.prediction_fields if name in rows.column_names]
-    columns = [rows[name][:] for name in names]
-    return [short_digest(json.dumps(values)) for values in zip(*columns, strict=True) if any(map(_has_text, values))]
+    columns = [values_of(rows, name) for name in task.prediction_fields if name in rows.column_names]
+    shown = (json.dumps(values) for values in zip(*columns, strict=True) if any(map(_has_text, values)))
+    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in shown)
+    return np.frombuffer(digests, np.uint64)
 
 
 def _has_text(value: object) -> bool:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.table import values_of
+from pipeline.data.token_stream import Text, tokenized
 from pipeline.metrics.specs import Outcome, need_probabilities
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known
 from pipeline.tasks.labels import (
     LabelNaming,
     class_names,
+    distinct_values,
     in_checkpoint_order,
     in_order,
     label_maps,
@@ -26,7 +29,7 @@ from pipeline.tasks.labels import (
     naming_of,
     vector_width,
 )
-from pipeline.tasks.numerics import log_softmax, sigmoid, truncated_rows
+from pipeline.tasks.numerics import log_softmax, sigmoid
 from pipeline.tasks.options import SequenceClassificationOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
@@ -75,7 +78,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     def validate(self, splits: dict[str, datasets.Dataset], checkpoint_labels: dict[str, int]) -> None:
         """Check all rows; whether lists of labels are vectors of 0 and 1 is judged over all splits together."""
         if self.problem_type == MANY and class_names(splits["train"], "label") is None:
-            self._vector_width = vector_width(rows["label"][:] for rows in splits.values())
+            self._vector_width = vector_width(values_of(rows, "label") for rows in splits.values())
         super().validate(splits, checkpoint_labels)
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
@@ -87,7 +90,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
             return
         problem_of = _LABEL_PROBLEMS[self.problem_type]
         is_class_label = class_names(rows, "label") is not None
-        numbered = enumerate(rows["label"][:], start=1)
+        numbered = enumerate(values_of(rows, "label"), start=1)
         faults = ((number, problem_of(value, is_class_label)) for number, value in numbered)
         yield from first_problems(split, (f"{split} row {number}: label {text}" for number, text in faults if text))
 
@@ -97,9 +100,9 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
             return self.setting_problems()
         if problems := self._naming_problems(splits):
             return problems
-        if problems := look_alikes({name for rows in splits.values() for names in self._names(rows) for name in names}):
+        if problems := look_alikes(set[str]().union(*map(self._names_in, splits.values()))):
             return problems
-        in_training = {name for names in self._names(splits["train"]) for name in names}
+        in_training = self._names_in(splits["train"])
         problems = [text for split, rows in splits.items() for text in self._unknown_labels(split, rows, in_training)]
         if not problems and len(in_training) < 2:
             only = f'only the label "{listed(sorted(in_training))}"' if in_training else "no label"
@@ -125,9 +128,8 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
                 f"each label is a list of {width} zeros and ones; data.labels must list the names of the {width} "
                 f"classes in their order{named}"
             ]
-        written = {name for rows in splits.values() for names in self._names(rows) for name in names}
         try:
-            self.naming = naming_of(setting, written)
+            self.naming = naming_of(setting, set[str]().union(*map(self._names_in, splits.values())))
         except ValueError as error:
             return [str(error)]
         return []
@@ -135,10 +137,17 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     def _names(self, rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
         """Each row's labels as names: ClassLabel ids by their names, others as they are written or data.labels says."""
         stored_names = class_names(rows, "label")
-        return (self.naming.names_of(value, stored_names) for value in rows["label"][:])
+        return (self.naming.names_of(value, stored_names) for value in values_of(rows, "label"))
+
+    def _names_in(self, rows: datasets.Dataset) -> set[str]:
+        """All names that the labels of some rows have."""
+        stored_names = class_names(rows, "label")
+        return {name for v in distinct_values(rows, "label") for name in self.naming.names_of(v, stored_names)}
 
     def _unknown_labels(self, split: str, rows: datasets.Dataset, in_training: set[str]) -> list[str]:
         known = in_training if self.naming.names is None else set(self.naming.names)
+        if self._names_in(rows) <= known:
+            return []
         lacks = "the training split does not have" if self.naming.names is None else "data.labels does not have"
         unknown = (
             f'{split} row {number}: label is "{name}", which {lacks} ({listed(sorted(known))}).'
@@ -170,13 +179,10 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
 
     def encode(self, rows: datasets.Dataset) -> LabeledTexts:
         """Tokenize one split; rows of more than `data.max_length` tokens are truncated and counted."""
-        pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
-        encoded = self.tokenizer(
-            rows["text"][:], pairs, truncation=True, max_length=self.recipe.data.max_length,
-            return_attention_mask=False, return_overflowing_tokens=False,
-        )  # fmt: skip
-        features = {key: Ragged.of(value) for key, value in encoded.items()}
-        truncated = truncated_rows(encoded)
+        texts = values_of(rows, "text")
+        if "text_pair" in rows.column_names:
+            texts = zip(texts, values_of(rows, "text_pair"), strict=True)
+        features, truncated = tokenized(self.tokenizer, cast(Iterable[Text], texts), self.recipe.data.max_length)
         return LabeledTexts(
             features,
             lengths=features["input_ids"].lengths,
@@ -265,10 +271,12 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     def _label_array(self, rows: datasets.Dataset) -> NDArray:
         """Labels as the loss takes them: ids [N], 0 and 1 [N, labels], or numbers [N]."""
         if self.problem_type == NUMBER:
-            return np.array([number_of(value) for value in rows["label"][:]], dtype=np.float32)
+            return np.array([number_of(value) for value in values_of(rows, "label")], dtype=np.float32)
         ids = {name: i for i, name in enumerate(self.labels)}
         if self.problem_type == ONE:
-            return np.array([ids[name] for (name,) in self._names(rows)], dtype=np.int32)
+            stored_names, values = class_names(rows, "label"), distinct_values(rows, "label")
+            id_of = {value: ids[name] for value in values for name in self.naming.names_of(value, stored_names)}
+            return np.fromiter((id_of[value] for value in values_of(rows, "label")), np.int32, len(rows))
         array = np.zeros((len(rows), len(ids)), dtype=np.float32)
         for row, names in enumerate(self._names(rows)):
             array[row, [ids[name] for name in names]] = 1
@@ -317,6 +325,6 @@ _LABEL_PROBLEMS: dict[str, Callable[[object, bool], str | None]] = {
 
 def _in_order(rows: datasets.Dataset) -> tuple[str, ...]:
     """All label names: numbers by size, also those that are written as texts, other texts in alphabetical order."""
-    values = rows["label"][:]
-    flat = {v for value in values for v in (value if isinstance(value, list) else [value])}
-    return tuple(in_order(flat) if all(isinstance(v, str) for v in flat) else map(str, sorted(flat)))
+    flat = {v for value in distinct_values(rows, "label") for v in (value if isinstance(value, list) else [value])}
+    texts = [v for v in flat if isinstance(v, str)]
+    return tuple(in_order(texts) if len(texts) == len(flat) else map(str, sorted(flat)))

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.table import values_of
+from pipeline.data.token_stream import tokenized
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
-from pipeline.tasks.numerics import equal_weights, truncated_rows
+from pipeline.tasks.numerics import equal_weights
 from pipeline.tasks.options import SequenceToSequenceOptions
 from pipeline.tasks.validation import text_problems
 
@@ -47,10 +49,9 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
 
     def encode(self, rows: datasets.Dataset) -> TextPairs:
         """Tokenize sources, with the prefix, and targets; counts the truncated ones of both."""
-        sources = [self.options.prefix + text for text in rows["source"][:]]
-        limit = self.recipe.data.max_length
-        encoded = self.tokenizer(sources, truncation=True, max_length=limit, return_attention_mask=False)
-        tokens, truncated = Ragged.of(encoded.input_ids), truncated_rows(encoded)
+        sources = (f"{self.options.prefix}{text}" for text in values_of(rows, "source"))
+        features, truncated = tokenized(self.tokenizer, sources, self.recipe.data.max_length)
+        tokens = features["input_ids"]
         examples = TextPairs(
             {"input_ids": tokens},
             lengths=tokens.lengths,
@@ -62,14 +63,13 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
 
     def _with_targets(self, examples: TextPairs, texts: list[str]) -> TextPairs:
         """Add the tokens of the targets."""
-        limit = self.options.max_target_length
-        targets = self.tokenizer(text_target=texts, truncation=True, max_length=limit, return_attention_mask=False)
-        labels = Ragged.of(targets.input_ids)
+        features, truncated = tokenized(self.tokenizer, texts, self.options.max_target_length)
+        labels = features["input_ids"]
         return replace(
             examples,
             lengths=np.stack([examples.lengths, labels.lengths], axis=1),
             num_targets=labels.lengths,
-            counts=examples.counts | {"targets truncated": int(truncated_rows(targets).sum())},
+            counts=examples.counts | {"targets truncated": int(truncated.sum())},
             labels=labels,
             references=texts,
         )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import datasets
 
+from pipeline.data.table import values_of
+
 # How many rows of a split are named for one kind of problem.
 MOST_ROWS = 3
 
@@ -42,7 +44,7 @@ def text_problems(split: str, field: str, rows: datasets.Dataset, blank_is_wrong
     """Rows in which a field is null, blank or not a text."""
 
     def problems() -> Iterator[str]:
-        for number, text in enumerate(rows[field][:], start=1):
+        for number, text in enumerate(values_of(rows, field), start=1):
             if text is None:
                 yield f"{split} row {number}: {field} is null; correct or remove the row"
             elif not isinstance(text, str):

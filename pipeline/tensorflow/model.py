@@ -17,8 +17,10 @@ import tf_keras
 import transformers
 from numpy.typing import NDArray
 from tensorflow import Tensor
+from tensorflow.python.eager import context
 from tf_keras import mixed_precision
 from tf_keras.mixed_precision import Policy
+from tf_keras.src import backend as keras_backend
 from transformers import PretrainedConfig, TFPreTrainedModel
 from transformers.modeling_tf_outputs import TFCausalLMOutputWithCrossAttentions
 from transformers.modeling_tf_pytorch_utils import (
@@ -31,6 +33,7 @@ from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
 from pipeline.utils.environment import usable_cores
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 if tf.keras.Model is not tf_keras.Model:
     raise UserError("TensorFlow was imported with Keras 3; call pipeline.configure_process() before importing it")
@@ -57,8 +60,11 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             else:
                 model = getattr(transformers, f"TF{auto_class}").from_config(config)
             model.build_in_name_scope()
-    except ValueError as error:
-        raise UserError(f'a checkpoint of type "{config.model_type}" has no {auto_class} in TensorFlow') from error
+    except Exception as error:  # the library raises what a setting of the config happens to break
+        raise UserError(
+            f'{auto_class} of type "{config.model_type}" cannot be built in TensorFlow from this config.json: '
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
     return model
 
 
@@ -156,6 +162,25 @@ def random_generators(model: tf_keras.Model) -> dict[str, tf.random.Generator]:
     """The generators that training draws from, which in TensorFlow are those of the dropout layers."""
     layers = [layer for layer in model.submodules if hasattr(layer, "_random_generator")]
     return {str(i): layer._random_generator._generator for i, layer in enumerate(layers)}
+
+
+@contextlib.contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the random generators of the process after the block: `build_model` seeds them, training draws.
+
+    They are those from which TensorFlow and Keras take the seed of an operation or a layer that has none; there is no
+    public way to read them. Operations with a seed of their own count from their beginning again.
+    """
+    process: Any = context.context()
+    keras = keras_backend._SEED_GENERATOR
+    seed, generator, keras_generator = process._seed, getattr(process, "_rng", None), getattr(keras, "generator", None)
+    states = [(each, each.getstate()) for each in (generator, keras_generator) if each is not None]
+    try:
+        yield
+    finally:
+        process._seed, process._rng, keras.generator = seed, generator, keras_generator
+        for each, state in states:
+            each.setstate(state)
 
 
 def versions() -> dict[str, str]:

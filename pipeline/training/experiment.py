@@ -30,6 +30,7 @@ from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.tasks.observations import Observations, observe
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError, combine_errors
+from pipeline.utils.text import count
 
 PROBE_ROWS = 8
 PROBE_POSITIONS = 16
@@ -169,6 +170,7 @@ def _encode(task: Task, splits: Mapping[str, datasets.Dataset], digests: Mapping
     problems.raise_if_any()
     for split, encoded in examples.items():
         _refuse_without_targets(task.recipe, split, encoded)
+        _refuse_token_types(task, encoded)
     return examples
 
 
@@ -178,6 +180,17 @@ def _refuse_without_targets(recipe: Recipe, split: str, examples: Examples) -> N
         raise UserError(
             f"recipe {recipe.name}: data.{split}: no row has a target that counts: all are cut off, blank or masked; "
             f"look at data.columns and data.max_length ({recipe.data.max_length})"
+        )
+
+
+def _refuse_token_types(task: Task, examples: Examples) -> None:
+    """Raise UserError for pairs of texts if the model has no token type for the second."""
+    token_types, known = examples.features.get("token_type_ids"), getattr(task.config, "type_vocab_size", None)
+    if token_types is not None and known is not None and token_types.values.max(initial=0) >= known:
+        raise UserError(
+            f"recipe {task.recipe.name}: checkpoint {task.recipe.checkpoint} has {count(known, 'token type')} "
+            "(type_vocab_size), but each row is a pair of texts, and the second has a token type of its own; name a "
+            "checkpoint for pairs, or join the texts into one column"
         )
 
 
@@ -199,5 +212,7 @@ def check(
 ) -> Experiment:
     """Do everything that a run does before its first step, and write nothing. Raises UserError."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
-    start(experiment, load_backend(framework), 0, attention)
+    backend = load_backend(framework)
+    with backend.preserved_generators():
+        start(experiment, backend, 0, attention)
     return experiment

@@ -85,17 +85,18 @@ def finetune(
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = load_metrics(experiment.metric_names)
-    model, proof = start(experiment, backend, seed, attention)
-    with directory.locked():
-        trainer = Trainer(experiment, backend, model, identity, scorers, callback, checkpoints, stop)
-        if resume:
-            trainer.resume(saved, notes)
-        else:
+    with backend.preserved_generators():
+        model, proof = start(experiment, backend, seed, attention)
+        with directory.locked():
+            trainer = Trainer(experiment, backend, model, identity, scorers, callback, checkpoints, stop)
+            if resume:
+                trainer.resume(saved, notes)
+            else:
+                checkpoints.remove()
+            environment = describe_environment(backend.versions(), time.perf_counter() - launched)
+            with _failures_explained(trainer, directory), directory.staged() as staging:
+                _write_run(staging, trainer, backend, model, proof, environment)
             checkpoints.remove()
-        environment = describe_environment(backend.versions(), time.perf_counter() - launched)
-        with _failures_explained(trainer, directory), directory.staged() as staging:
-            _write_run(staging, trainer, backend, model, proof, environment)
-        checkpoints.remove()
     run = load_run(directory.path)
     callback.on_run_end(run)
     return run

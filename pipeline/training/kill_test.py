@@ -186,7 +186,7 @@ def train_watched(recipe: Recipe, framework: str, attention: str, seed: int, out
                 watch.segment.killed_at = watch.moment
                 return
             event = child.next_event(min(seconds_left, 1.0))
-            if event is not None:
+            if isinstance(event, tuple):
                 watch.on_event(*event)
         child.result()
 

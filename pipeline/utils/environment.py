@@ -99,6 +99,17 @@ def legacy_keras() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_variable_of_torch() -> Iterator[None]:
+    """Take away the variable that torch sets if it is imported in the block; it sets it anew where it needs it."""
+    was_set = "TORCHINDUCTOR_CACHE_DIR" in os.environ
+    try:
+        yield
+    finally:
+        if not was_set:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+
+
+@contextlib.contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Restore the random generators of Python and NumPy after the block; also a decorator.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
 
 
 class PipelineError(Exception):
@@ -18,7 +17,7 @@ class PipelineError(Exception):
         super().__init__(message)
         self.arguments = arguments
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # Python would call the class with the message alone, which a subclass with arguments of its own does not take.
         return _restored, (type(self), self.args, self.__dict__)
 

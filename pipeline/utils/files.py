@@ -10,8 +10,9 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Literal, overload
 
 from pydantic import JsonValue
 
@@ -49,8 +50,12 @@ def read_json_lines(path: Path) -> list[JsonObject]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+@overload
+def atomic_write(path: Path) -> AbstractContextManager[IO[str]]: ...
+@overload
+def atomic_write(path: Path, *, binary: Literal[True]) -> AbstractContextManager[IO[bytes]]: ...
 @contextlib.contextmanager
-def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:  # of str or bytes, as `binary` says
+def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[str] | IO[bytes]]:
     """A file beside `path` to write into; it takes the name if the block ends well, and vanishes if it does not.
 
     Text is UTF-8. The folder is made if it is missing. Raises OSError.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Any, Generic, Self, TypeVar
+from typing import IO, Generic, Self, TypeVar, cast
 
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 from pipeline.utils.errors import RunFailure
@@ -47,7 +47,7 @@ class Child(Generic[Result]):
         self, function: Callable[..., Result], *arguments: object, framework: str = "", sends_events: bool = False
     ):
         self.has_ended = False
-        self._answer: tuple[str, Any] | None = None
+        self._answer: tuple[str, object] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
         self._pipe, theirs = Pipe()
         with theirs:
@@ -60,7 +60,7 @@ class Child(Generic[Result]):
             self.close()
             raise
 
-    def next_event(self, timeout: float | None = None) -> Any:
+    def next_event(self, timeout: float | None = None) -> object:
         """The next event; None if none came within `timeout` seconds, or if the function has ended."""
         try:
             if self.has_ended or not self._pipe.poll(timeout):
@@ -88,9 +88,9 @@ class Child(Generic[Result]):
                 raise RunFailure(f"{written}\nthe process was ended by signal {-code}".lstrip("\n"))
             raise ProcessError(written or f"the process wrote nothing (exit code {code})")
         kind, value = self._answer
-        if kind == "error":
+        if isinstance(value, BaseException) and kind == "error":
             raise value
-        return value
+        return cast(Result, value)
 
     def kill(self) -> None:
         """Kill the process and all that it started, without a chance to save anything."""

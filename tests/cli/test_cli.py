@@ -166,7 +166,7 @@ def test_a_run_is_calm_and_true(framework, tmp_path):
 def test_check_needs_no_training(framework):
     code, out, error = run("check", "sentiment_bert", "--framework", framework)
     assert (code, error) == (0, "")
-    assert "labels: negative, positive" in out and "is ready" in out
+    assert "labels: negative, positive" in out and "largest batch: 32 examples" in out and "is ready" in out
 
 
 @pytest.mark.slow

@@ -6,15 +6,20 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from pipeline.metrics import scoring
+from pipeline.metrics.base import Metric
+from pipeline.metrics.classification import CLASS_IDS
 from pipeline.metrics.scoring import compute_metrics, load_metrics, metric_problems
 from pipeline.metrics.specs import (
     METRICS,
+    MetricSpec,
     Outcome,
     is_constant,
     lower_is_better,
@@ -120,6 +125,25 @@ def test_every_problem_has_metrics_to_choose_from_and_some_by_default():
 def test_every_outcome_is_given_by_a_task_and_read_by_a_metric():
     given = {outcome for problem in PROBLEMS for outcome in task_for(problem).outcomes}
     assert set(get_args(Outcome)) == given == {outcome for _, outcome in FITTING} == set(PERFECT) == set(MAKERS)
+
+
+class Kappa(Metric):
+    """Cohen's kappa of predicted and true classes, -1 to 1."""
+
+    source = "Cohen 1960, A coefficient of agreement for nominal scales"
+    inputs = CLASS_IDS
+
+    def _compute(self, predictions, references):
+        return {"kappa": float(cohen_kappa_score(predictions, references))}
+
+
+def test_a_new_metric_is_its_class_and_its_row_and_fits_every_task_that_gives_what_it_reads(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pipeline.metrics.agreement", SimpleNamespace(Kappa=Kappa))
+    monkeypatch.setitem(METRICS, "kappa", MetricSpec("agreement:Kappa", ("class",)))
+    assert [problem for problem in PROBLEMS if "kappa" in task_for(problem).metrics] == ["single-label"]
+    examples = examples_of({"predictions": [0, 0, 1, 1], "references": [0, 1, 1, 1]})
+    # Three of four agree, two by chance: (3 - 2) / (4 - 2).
+    assert compute_metrics(load_metrics(("kappa",)), examples)["kappa"] == pytest.approx(0.5)
 
 
 def test_the_readme_of_recipes_lists_every_metric_as_the_tasks_have_it():

@@ -2,11 +2,19 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
+import torch
+
+from pipeline import UserError, attention_maps, finetune, predict
+from pipeline.training.experiment import check
 
 ROOT = Path(__file__).resolve().parents[2]
 # Runs in a process of its own, where nothing has configured anything; the libraries set their own log levels first.
@@ -64,3 +72,69 @@ def test_a_caller_finds_the_process_as_it_was(framework, configured, tmp_path):
     report = json.loads(out.splitlines()[-1])
     assert report["changed"] == {}
     assert 0 <= report["accuracy"] <= 1 and report["predictions"] == 1
+
+
+# In a process of its own, which has imported nothing.
+IMPORTS_ALL = """
+import os, warnings
+import pipeline
+from pipeline.backend import load_backend
+names = [getattr(pipeline, name) for name in pipeline.__all__]
+backends = [load_backend("torch"), load_backend("tensorflow")]
+filters = [category.__module__ for _, _, category, _, _ in warnings.filters]
+print([name for name in os.environ if name.startswith(("TORCH", "TF_"))])
+print([module for module in filters if module.startswith("statsmodels")])
+"""
+
+
+@pytest.mark.slow
+def test_importing_all_names_leaves_no_variable_and_no_filter_of_warnings():
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME")} | {"CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_ALL], env=inherited, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def draw():
+    """A few numbers of every generator of this process."""
+    layer = tf_keras.layers.Dense(2)
+    layer.build([None, 2])
+    return [
+        random.random(), np.random.rand(), torch.rand(1).item(), tf.random.uniform([]).numpy(),
+        tf.random.get_global_generator().uniform([]).numpy(), *layer.kernel.numpy().ravel(),
+    ]  # fmt: skip
+
+
+def seed_all():
+    torch.manual_seed(5)
+    tf_keras.utils.set_random_seed(5)  # Python's, NumPy's, TensorFlow's and Keras'
+    tf.random.set_global_generator(tf.random.Generator.from_seed(5))
+
+
+@pytest.mark.slow
+def test_random_generators_continue_where_they_were(framework, small, tmp_path):
+    seed_all()
+    expected = [draw() for _ in range(5)]
+    seed_all()
+    drawn = [draw()]
+    check(small, framework)
+    drawn.append(draw())
+    run = finetune(small, framework, "handwritten", out=tmp_path / "run")
+    drawn.append(draw())
+    assert len(list(predict(run, ["a fine film"]))) == 1
+    drawn.append(draw())
+    attention_maps(run, "a fine film")
+    drawn.append(draw())
+    assert drawn == expected
+
+
+def test_random_generators_continue_where_they_were_after_a_run_that_fails(framework, small, tmp_path):
+    seed_all()
+    expected = [draw(), draw()]
+    seed_all()
+    drawn = [draw()]
+    with pytest.raises(UserError, match="matches no weight"):
+        finetune(small.override({"train.freeze": ["nothing"]}), framework, out=tmp_path / "run")
+    drawn.append(draw())
+    assert drawn == expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from pydantic import JsonValue
@@ -26,20 +25,18 @@ def agreement(seeds: Iterable[tuple[list[JsonValue], list[JsonValue], list[JsonV
             predictions.append((first, second))
             wrong[int(first != truth), int(second != truth)] += 1
         correctness += wrong
-        test: Any = mcnemar(wrong, exact=True)
-        p_values.append(float(test.pvalue))
+        p_values.append(float(vars(mcnemar(wrong, exact=True))["pvalue"]))
     if not predictions:
         return None
     ids = {name: i for i, name in enumerate(dict.fromkeys(name for pair in predictions for name in pair))}
     counts = np.zeros((len(ids), len(ids)), int)
     for first, second in predictions:
         counts[ids[first], ids[second]] += 1
-    kappa: Any = cohens_kappa(counts) if len(ids) > 1 else None
     return Agreement(
         num_predictions=len(predictions),
         agree=float(np.trace(counts) / len(predictions)),
         # If all predictions are one class, chance explains everything and kappa is 0 / 0.
-        kappa=float(kappa.kappa) if kappa is not None else None,
+        kappa=float(cohens_kappa(counts)["kappa"]) if len(ids) > 1 else None,
         mcnemar_p=min(1.0, len(p_values) * min(p_values)),
         first_only_right=int(correctness[0, 1]),
         second_only_right=int(correctness[1, 0]),
