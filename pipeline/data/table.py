@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, cast
+from typing import cast
 
 import datasets
 import pyarrow
@@ -127,7 +127,7 @@ def _joined(parts: Sequence[Collection[object]]) -> Collection[object]:
     return values
 
 
-def values_of(rows: datasets.Dataset, column: str) -> Iterator[Any]:  # of whatever type the column has
+def values_of(rows: datasets.Dataset, column: str) -> Iterator[object]:
     """The values of a column of a data set, read some thousand rows at a time."""
     return chain.from_iterable(chunks_of(rows, column))
 

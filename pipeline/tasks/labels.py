@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import datasets
 
@@ -99,10 +99,15 @@ def _as_seen(label: str) -> str:
     return " ".join("".join(kept).split())
 
 
+def labels_in(rows: datasets.Dataset, column: str) -> Iterator[Label | list[Label]]:
+    """The label or labels of each row, which `row_problems` has found to be such."""
+    return cast(Iterator[Label | list[Label]], values_of(rows, column))
+
+
 def distinct_values(rows: datasets.Dataset, column: str) -> list[Label | list[Label]]:
     """The different values of a column, of which some may be lists, in the order of their first rows."""
     found: dict[object, Label | list[Label]] = {}
-    for value in values_of(rows, column):
+    for value in labels_in(rows, column):
         found.setdefault(tuple(value) if isinstance(value, list) else value, value)
     return list(found.values())
 

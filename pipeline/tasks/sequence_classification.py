@@ -23,6 +23,7 @@ from pipeline.tasks.labels import (
     in_checkpoint_order,
     in_order,
     label_maps,
+    labels_in,
     listed,
     look_alikes,
     names_of_config,
@@ -137,7 +138,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     def _names(self, rows: datasets.Dataset) -> Iterator[tuple[str, ...]]:
         """Each row's labels as names: ClassLabel ids by their names, others as they are written or data.labels says."""
         stored_names = class_names(rows, "label")
-        return (self.naming.names_of(value, stored_names) for value in values_of(rows, "label"))
+        return (self.naming.names_of(value, stored_names) for value in labels_in(rows, "label"))
 
     def _names_in(self, rows: datasets.Dataset) -> set[str]:
         """All names that the labels of some rows have."""
@@ -276,7 +277,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         if self.problem_type == ONE:
             stored_names, values = class_names(rows, "label"), distinct_values(rows, "label")
             id_of = {value: ids[name] for value in values for name in self.naming.names_of(value, stored_names)}
-            return np.fromiter((id_of[value] for value in values_of(rows, "label")), np.int32, len(rows))
+            return np.fromiter((id_of[value] for value in labels_in(rows, "label")), np.int32, len(rows))
         array = np.zeros((len(rows), len(ids)), dtype=np.float32)
         for row, names in enumerate(self._names(rows)):
             array[row, [ids[name] for name in names]] = 1
