@@ -1,7 +1,7 @@
 """The README pages and the docstrings of recipes are true: commands, code, keys, metrics, files, printed output.
 
 Every command is expanded by make and parsed by the real command line, and every recipe in one is loaded with its
-overrides. What takes seconds also runs on a few rows, and output in a page must be what is printed, except for numbers.
+overrides; tests/test_documented_commands.py runs them. Output in a page must be what is printed, except for numbers.
 """
 
 import importlib.util

@@ -1,0 +1,195 @@
+"""Every command of the README pages and of the docstrings of recipes runs, on small data and for a few steps.
+
+What is run elsewhere, and what cannot be run, is in RUN_ELSEWHERE with the place or the reason.
+"""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cli.main import execute
+from pipeline.recipe.loading import load_shipped
+from pipeline.utils import processes
+from pipeline.utils.environment import THREAD_VARIABLES
+from tests.benchmarks import attention_step_time, bench, gpu_check
+from tests.helpers import documented_data, pages
+from tests.helpers.run_writer import write_run
+
+COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
+BUNDLED = ("sentiment_bert", "dates_t5", "stories_gpt2")
+RUN_ELSEWHERE = {
+    "make list": "tests/test_documentation.py",
+    "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
+    "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
+    ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",
+    "make bench": "takes minutes; `make bench QUICK=1` is run",
+    "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
+    **{
+        f".venv/bin/python -m recipes.bundled.{name}.grammar": "tests/recipes compares what it writes"
+        for name in ("sentiment", "dates", "stories")
+    },
+}
+FEW_STEPS = {"--seeds": "0", "--frameworks": "torch", "--kills": "1"}
+LIMITS = ["data.limit.train=64", "data.limit.validation=16", "train.epochs=1"]
+SHORT_ANSWERS = ["options.num_beams=2", "options.max_new_tokens=4"]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A folder with the data sets and checkpoints that recipes name."""
+    folder = tmp_path_factory.mktemp("hub")
+    documented_data.write_checkpoints(folder)
+    documented_data.write_data_of_the_hub(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(hub, tmp_path, monkeypatch):
+    """The working directory: it has what the pages show, and nothing else of the machine is touched."""
+    for organization in hub.iterdir():
+        (tmp_path / organization.name).symlink_to(organization)
+    for code in pages.blocks("README.md", "python"):
+        if file := pages.FILE_NAME.match(code):
+            (tmp_path / file[1]).write_text(code, encoding="utf-8")
+    attention = pages.block_with("README.md", "python", "class WindowAttention")
+    (tmp_path / "my_attention.py").write_text(attention, encoding="utf-8")
+    (tmp_path / "reviews.jsonl").write_text('{"text": "a good room"}\nthe bad room\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("USE_TORCH", "USE_TF"):  # a command sets them; they are put back afterwards
+        monkeypatch.setenv(name, "1")
+    return tmp_path
+
+
+@pytest.fixture
+def runs_in_this_process(monkeypatch):
+    """The runs of a comparison, one after the other in this process, which has imported everything."""
+    monkeypatch.setattr(processes, "call", lambda function, *arguments, framework="": function(*arguments))
+    monkeypatch.setattr(processes, "run_command", lambda command, log: execute(list(command[3:])))
+
+
+def documented(*verbs):
+    """The commands of the pipeline's verbs, each with the words after `python -m pipeline`."""
+    chosen = []
+    for command in COMMANDS:
+        if command not in RUN_ELSEWHERE:
+            for _, module, *words in pages.expanded(command):
+                if module == "pipeline" and words[0] in verbs:
+                    chosen.append(pytest.param(words, id=command))
+    return chosen
+
+
+def small(words):
+    """The words with fewer seeds and the like, and with settings that leave little to train."""
+    words = [FEW_STEPS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+    name = words[1]
+    settings = LIMITS if name in BUNDLED else ["train.epochs=1"]
+    if name.endswith("_t5"):
+        settings = [*settings, *SHORT_ANSWERS]
+    return [*words, *(part for setting in settings for part in ("--set", setting))]
+
+
+def write_local_data(words, folder):
+    """The files that a command names, if it does."""
+    if words[1] == "mine.py" or any("data.files" in word for word in words):
+        documented_data.write_local_data(folder, words[1].removesuffix(".py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", documented("finetune", "check"))
+def test_a_command_that_trains_runs(words, workplace):
+    write_local_data(words, workplace)
+    assert execute(small(words)) == 0
+    if words[0] == "finetune":
+        (metrics,) = workplace.glob("runs/*/*/metrics.json")
+        assert load_shipped(metrics.with_name("recipe.yaml")).train.epochs == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", documented("compare"))
+def test_a_comparison_runs(words, workplace, runs_in_this_process):
+    assert execute(small(words)) == 0
+    (report,) = workplace.glob("reports/*/report.html")
+    assert "torch/stock" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", documented("kill-test"))
+def test_a_kill_test_runs(words, workplace):
+    assert execute(small(words)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", documented("predict", "attention-maps"))
+def test_a_command_that_uses_a_run_runs(words, workplace):
+    folder = words[1]
+    assert execute(small(["finetune", Path(folder).parent.name, "--out", folder])) == 0
+    assert execute(words) == 0
+    assert Path(workplace, folder, "attention.png").exists() is (words[0] == "attention-maps")
+    assert Path(workplace, "answers.jsonl").exists() is ("--out" in words)
+
+
+@pytest.mark.parametrize("words", documented("report", "index"))
+def test_a_command_that_reports_runs(words, workplace):
+    for seed, name in enumerate("ab"):
+        write_run(workplace / "runs" / name, seed=seed)
+    assert execute(["report", "runs/a", "runs/b"]) == 0
+    assert execute(words) == 0
+    assert (workplace / "reports" / "index.html").exists() is (words[0] == "index")
+
+
+@pytest.mark.slow
+def test_a_benchmark_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(pages.ROOT)
+    ((_, _, *words),) = pages.expanded("make bench QUICK=1")
+    few = ["--only", "classification", "--contestants", "ours-torch-fp32"]
+    assert not bench.main([*words, *few, "--out", str(tmp_path)])
+    assert "| ours-torch-fp32" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_without_one_too(workplace, monkeypatch):
+    ((_, _, *words),) = pages.expanded("make gpu-check QUICK=1")
+    monkeypatch.setattr(gpu_check, "ATTENTIONS", ("stock",))
+    for name in THREAD_VARIABLES:  # which it sets
+        monkeypatch.setenv(name, "1")
+    assert not gpu_check.main([*words, "--parts", "lockstep", "--steps", "2", "--out", str(workplace / "gpu")])
+    assert "sentiment_bert" in (workplace / "gpu" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_measurement_of_a_step_runs(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.attention_step_time torch" in COMMANDS
+    attention_step_time.main("torch", rounds=1)
+    assert "handwritten / sdpa" in capsys.readouterr().out
+
+
+@pytest.fixture
+def deterministic_settings():
+    """Puts back what a pretraining sets in its process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sentiment", "dates", "stories"])
+def test_a_bundled_checkpoint_can_be_made_again(name, tmp_path, monkeypatch, deterministic_settings):
+    assert f".venv/bin/python -m recipes.bundled.{name}.pretrain" in COMMANDS
+    pretrain = importlib.import_module(f"recipes.bundled.{name}.pretrain")
+    texts = {"sentiment": "NUM_SENTENCES", "dates": "NUM_TEXTS", "stories": "NUM_STORIES"}[name]
+    monkeypatch.setattr(pretrain, texts, 3000)
+    monkeypatch.setattr(pretrain, "NUM_STEPS", 3)
+    pretrain.main(tmp_path)
+    made = {file.name for file in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= made
+
+
+def test_every_command_is_run_here_or_elsewhere():
+    verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
+    here = {each.id for each in documented(*verbs)}
+    modules = {command for command in COMMANDS if command.endswith((".pretrain", "attention_step_time torch"))}
+    assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)
