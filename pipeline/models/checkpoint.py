@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
@@ -18,7 +17,7 @@ from pipeline.backend import Architecture
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.initialization import Weights
-from pipeline.models.safetensors_reader import read_safetensors
+from pipeline.models.safetensors_files import read_safetensors, write_safetensors
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
@@ -137,8 +136,7 @@ def save_checkpoint(
 ) -> None:
     """Write a stock Hugging Face checkpoint: safetensors in the PyTorch layout, config, tokenizer, model card."""
     folder.mkdir(parents=True)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in weights.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
+from pipeline.models.safetensors_files import write_safetensors
 from pipeline.recipe.overrides import resolve_paths
 from pipeline.recipe.schema import Recipe, validated
 from pipeline.runs.record import RunIdentity
@@ -88,7 +89,7 @@ class TrainingCheckpoints:
             _remove_partial(self.folder)
             # An older checkpoint of this name is damaged, or the run has come back to its step; it is replaced.
             with staged_folder(path, durable=True) as partial:
-                save_file(arrays, partial / ARRAYS_FILE)
+                write_safetensors(partial / ARRAYS_FILE, arrays)
                 # JSON with NaN, which an undefined metric needs to come back as it was.
                 content = json.dumps(state.model_dump(by_alias=True))
                 (partial / STATE_FILE).write_text(content, encoding="utf-8")

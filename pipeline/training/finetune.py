@@ -157,7 +157,7 @@ def _write_run(
         backend.restore_attention(model)
         experiment, config = trainer.experiment, trainer.experiment.config
         config.architectures = [backend.architecture(model)]
-        card = model_card(recipe, experiment.task.auto_class, record.identity, record.metrics)
+        card = model_card(recipe, experiment.task.auto_class, config, record.identity, record.metrics)
         weights = backend.get_weights(model)
         checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)
     write_json(staging.metrics_file, record.model_dump())

@@ -1,6 +1,7 @@
-"""Every number format of a safetensors file is read as PyTorch reads it."""
+"""Every number format of a safetensors file is read as PyTorch reads it; files have the usual mode."""
 
 import json
+import os
 import re
 import struct
 
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.models.safetensors_reader import read_safetensors
+from pipeline.models.safetensors_files import read_safetensors, write_safetensors
 
 FORMATS = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn, torch.int64,
@@ -40,6 +41,17 @@ def test_a_format_that_holds_no_numbers_of_its_own_is_refused_with_the_way_out(t
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0")
     with pytest.raises(SafetensorError, match=re.escape("scale is stored as F8_E8M0; save it as float32, bfloat16")):
         read_safetensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_mode_of_any_new_file(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_safetensors(tmp_path / "x.safetensors", {"matrix": np.ones((5, 7)).T}, metadata={"format": "pt"})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == mode
+    np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["matrix"], np.ones((7, 5)))
 
 
 def test_a_torn_file_is_refused(tmp_path):

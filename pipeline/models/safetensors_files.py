@@ -1,14 +1,15 @@
-"""Reads every number format of a safetensors file as NumPy, which has no bfloat16 and no 8-bit floats of its own."""
+"""Reads and writes safetensors files as NumPy: every number format, also those that NumPy lacks; usual file modes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 # How a format is stored; those that NumPy lacks are read as whole numbers of the same size.
 _STORED = {
@@ -16,6 +17,15 @@ _STORED = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
     "BOOL": "?",
 }  # fmt: skip
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, NDArray], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name, with the mode that any new file has. Raises OSError and SafetensorError."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, file, metadata)
+    # The library makes files that only their owner may read.
+    file.chmod(mode)
 
 
 def read_safetensors(file: str | Path) -> dict[str, NDArray]:
