@@ -80,10 +80,14 @@ class Batch:
         return Layout.of(lengths[self.rows].reshape(len(self.rows), -1), self.widths, self.packing)
 
     @property
+    def num_rows(self) -> int:
+        """How many rows the examples lie in."""
+        return len(self.rows) if self.packing is None else self.packing.num_rows
+
+    @property
     def num_positions(self) -> int:
         """How many positions the model computes, padding among them."""
-        num_rows = len(self.rows) if self.packing is None else self.packing.num_rows
-        return num_rows * sum(self.widths)
+        return self.num_rows * sum(self.widths)
 
 
 def training_batches(
@@ -91,8 +95,8 @@ def training_batches(
     batch_size: int,
     seed: int,
     epoch: int,
+    batching: Batching,
     pad_to_multiple_of: int = 1,
-    batching: Batching = "sorted",
 ) -> list[Batch]:
     """The batches of one epoch: each example once; a smaller last batch is kept.
 

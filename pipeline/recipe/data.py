@@ -86,7 +86,7 @@ class Data(StrictModel):
     split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
     split: Split | None = None
     max_length: int = Field(default=128, ge=4)
-    batching: Batching = "sorted"
+    batching: Batching = "packed"
     pad_to_multiple_of: int = Field(default=1, ge=1)
     limit: Limit = Limit()
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)

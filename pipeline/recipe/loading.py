@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.recipe.overrides import RECIPES, Values, parse_overrides, resolve_paths
-from pipeline.recipe.schema import Recipe, explain_error, validated
+from pipeline.recipe.schema import VALUES_BEFORE_KEYS, Recipe, explain_error, validated
 from pipeline.recipe.yaml_reader import read_yaml
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.text import one_line
@@ -43,6 +43,21 @@ def load_shipped(source: str | os.PathLike) -> Recipe:
     else:
         values, name = _from_yaml(path), path.name
     return validated(resolve_paths(values, path.resolve().parent), name)
+
+
+def load_resolved(path: Path) -> Recipe:
+    """The resolved recipe of a run; newer keys, which older versions did not write, are completed. Raises UserError."""
+    values = completed(_from_yaml(path))
+    return validated(resolve_paths(values, path.resolve().parent), path.name)
+
+
+def completed(values: Mapping[str, object]) -> Values:
+    """The values of a resolved recipe, with what `VALUES_BEFORE_KEYS` says for the keys that it lacks."""
+    out: Values = {**values}
+    for section, before in VALUES_BEFORE_KEYS.items():
+        given = out.get(section)
+        out[section] = {**before, **given} if isinstance(given, Mapping) else given
+    return out
 
 
 @dataclass(frozen=True)

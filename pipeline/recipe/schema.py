@@ -36,6 +36,9 @@ SAVING = ("save_every", "keep_checkpoints")
 # digests of older runs stay as they are.
 _NEWER_KEYS = ("encoding", "field", "labels", "separator", "split", "split_columns")
 
+# What every run did before these keys existed, which is not what they are by default.
+VALUES_BEFORE_KEYS = {"data": {"batching": "sorted"}, "train": {"dropout_masks": "framework"}}
+
 
 class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
@@ -155,9 +158,7 @@ class Recipe(StrictModel):
         del values["margin"]
         for key in SAVING:
             del values["train"][key]
-        if values["train"]["dropout_masks"] == "framework":  # as in older versions, which did not have the key
-            del values["train"]["dropout_masks"]
-        if not values["perturb_weights"]:  # nor this one
+        if not values["perturb_weights"]:  # as in older versions, which did not have the key
             del values["perturb_weights"]
         for key in _NEWER_KEYS:
             if not values["data"][key]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.recipe.loading import load_shipped
+from pipeline.recipe.loading import load_resolved
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
@@ -206,7 +206,7 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises UserError."""
-        return load_shipped(self.recipe_file)
+        return load_resolved(self.recipe_file)
 
     def record(self) -> RunRecord:
         """The content of metrics.json. Raises UserError if there is none or it is not valid."""

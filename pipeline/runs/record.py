@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from pydantic.json_schema import models_json_schema
 from pydantic_core import ErrorDetails
 
+from pipeline.recipe.data import Batching
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import requirement
 
@@ -84,6 +85,8 @@ class TrainRecord(Record):
     """The steps after which the run was resumed from a training checkpoint."""
     gradient_accumulation: int | None = None
     """Micro-batches per step at the end: the recipe's number, or more if memory was short. None in old runs."""
+    batching: Batching | None = None
+    """How the examples of a batch lay in its rows: packed, padded or sorted. None in old runs, which sorted them."""
 
 
 class DataRecord(Record):

@@ -13,14 +13,14 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from pipeline.models.safetensors_files import write_safetensors
 from pipeline.recipe.overrides import resolve_paths
-from pipeline.recipe.schema import Recipe, validated
+from pipeline.recipe.schema import VALUES_BEFORE_KEYS, Recipe, validated
 from pipeline.runs.record import RunIdentity
 from pipeline.training.state import Arrays, SavedState
 from pipeline.utils.errors import RunFailure, UserError
@@ -130,7 +130,8 @@ class TrainingCheckpoints:
 
 
 def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe: Recipe) -> None:
-    """Raise UserError naming what differs if a checkpoint belongs to another run."""
+    """Raise UserError naming what differs if a checkpoint belongs to another run, or an older version wrote it."""
+    _refuse_older(checkpoint)
     saved = _comparable(checkpoint.state.identity, _experiment(checkpoint.state))
     current = _comparable(identity, recipe.experiment())
     different = [key for key in current | saved if current.get(key) != saved.get(key)]
@@ -142,6 +143,24 @@ def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe
             f"{checkpoint.path.parent} holds training checkpoints of another run: {listed}. Choose another folder with "
             "out, or start from the beginning with overwrite=True, which deletes them",
             arguments=("out", "overwrite"),
+        )
+
+
+def _refuse_older(checkpoint: TrainingCheckpoint) -> None:
+    """Raise UserError if a checkpoint is of a version that trained in another way, and had no keys that say how."""
+    missing = [
+        f"{section}.{key}"
+        for section, before in VALUES_BEFORE_KEYS.items()
+        for key in before
+        if key not in cast(JsonObject, checkpoint.state.experiment.get(section, {}))
+    ]
+    if missing:
+        raise UserError(
+            f"an older version, which had no {' and no '.join(missing)}, wrote the training checkpoints in "
+            f"{checkpoint.path.parent}. It put batches together and drew dropout in another way, so this version "
+            "cannot continue that training. Start from the beginning with overwrite=True, which deletes them, or "
+            "choose another folder with out",
+            arguments=("overwrite", "out"),
         )
 
 

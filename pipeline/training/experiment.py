@@ -57,7 +57,7 @@ class Experiment:
         """The batches of an epoch, one for each step; epochs are counted from 0."""
         data, lengths = self.recipe.data, self.examples["train"].lengths
         return batches.training_batches(
-            lengths, self.recipe.train.batch_size, seed, epoch, data.pad_to_multiple_of, data.batching
+            lengths, self.recipe.train.batch_size, seed, epoch, data.batching, data.pad_to_multiple_of
         )
 
     def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:

@@ -72,7 +72,9 @@ def try_first_step(experiment: Experiment, backend: Backend, model: Model) -> Fi
 
 def _described(batch: Batch) -> str:
     widths = " and ".join(map(str, batch.widths))
-    return f"the largest batch ({count(len(batch.rows), 'example')} of up to {widths} tokens)"
+    return (
+        f"the largest batch ({count(len(batch.rows), 'example')} in {count(batch.num_rows, 'row')} of {widths} tokens)"
+    )
 
 
 @preserved_random_state()

@@ -21,6 +21,7 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
         examples_per_second=sum(step.examples for step in history) / seconds,
         tokens_per_second=sum(step.tokens for step in history) / seconds,
         padding_fraction=padding_fraction(experiment.examples["train"].lengths, list(plan[: len(history)])),
+        batching=experiment.recipe.data.batching,
         first_step_seconds=history[0].seconds,
         peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes()),
         resumed_at=state.resumed_at,

@@ -18,8 +18,9 @@ from pipeline.data.batches import (
 LENGTHS = np.random.default_rng(7).integers(3, 61, size=4099)
 
 
-def test_an_epoch_has_every_example_once():
-    plan = training_batches(LENGTHS, batch_size=32, seed=3, epoch=1)
+@pytest.mark.parametrize("batching", ["packed", "padded", "sorted"])
+def test_an_epoch_has_every_example_once(batching):
+    plan = training_batches(LENGTHS, batch_size=32, seed=3, epoch=1, batching=batching)
     assert sorted(np.concatenate([batch.rows for batch in plan])) == list(range(4099))
     assert sorted(len(batch.rows) for batch in plan) == [3] + [32] * 128
 
@@ -41,9 +42,10 @@ def test_packing_leaves_the_rows_of_a_plain_shuffle_hardly_any_padding():
     assert padding_fraction(LENGTHS, packed) == pytest.approx(1 - LENGTHS.sum() / num_positions)
 
 
-def test_the_plan_is_a_pure_function_of_seed_and_epoch():
+@pytest.mark.parametrize("batching", ["packed", "padded", "sorted"])
+def test_the_plan_is_a_pure_function_of_seed_and_epoch(batching):
     def flat(seed, epoch):
-        return [list(batch.rows) for batch in training_batches(LENGTHS, 32, seed, epoch)]
+        return [list(batch.rows) for batch in training_batches(LENGTHS, 32, seed, epoch, batching)]
 
     assert flat(3, 1) == flat(3, 1)
     assert flat(3, 1) != flat(3, 2)
@@ -61,8 +63,8 @@ def test_the_digest_tells_other_rows_another_order_and_other_cuts_apart():
     )
 
 
-def test_batches_hold_examples_of_like_length_in_random_order():
-    plan = training_batches(LENGTHS, 32, seed=0, epoch=0)
+def test_sorted_batches_hold_examples_of_like_length_in_random_order():
+    plan = training_batches(LENGTHS, 32, seed=0, epoch=0, batching="sorted")
     shuffled = [batch.rows for batch in plan]
     plain = np.array_split(np.random.default_rng(0).permutation(4099), 129)
     padded_plain = 1 - LENGTHS.sum() / sum(len(rows) * LENGTHS[rows].max() for rows in plain)
@@ -74,7 +76,7 @@ def test_batches_hold_examples_of_like_length_in_random_order():
 
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_widths_are_rounded_up(multiple):
-    plan = training_batches(LENGTHS, 32, 0, 0, multiple)
+    plan = training_batches(LENGTHS, 32, 0, 0, "sorted", multiple)
     assert all(batch.widths[0] % multiple == 0 and batch.widths[0] >= LENGTHS[batch.rows].max() for batch in plan)
     assert all(batch.widths[0] - LENGTHS[batch.rows].max() < multiple for batch in plan)
 

@@ -26,7 +26,9 @@ def write_run(
     folder.mkdir(parents=True)
     resolved = load_recipe("sentiment_bert", {"train.epochs": 1} | (settings or {}))
     plan_seed = seed if order is None else order
-    plans = [training_batches(lengths, resolved.train.batch_size, plan_seed, epoch) for epoch in range(epochs_done)]
+    plans = [
+        training_batches(lengths, resolved.train.batch_size, plan_seed, epoch, "packed") for epoch in range(epochs_done)
+    ]
     history = _history(plans, lengths, resolved, SECONDS[framework], first_step_extra)
     predictions = _predictions(seed, wrong)
     right = np.mean([line["prediction"] == line["reference"] for line in predictions])

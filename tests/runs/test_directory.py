@@ -39,6 +39,15 @@ def test_readers_give_what_the_files_hold(directory, recipe):
     assert directory.recipe() == recipe
 
 
+def test_the_recipe_of_an_older_run_says_what_older_versions_did(directory):
+    lines = directory.recipe_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    older = [line for line in lines if not line.strip().startswith(("batching:", "dropout_masks:"))]
+    assert len(older) == len(lines) - 2
+    directory.recipe_file.write_text("".join(older), encoding="utf-8")
+    recipe = directory.recipe()
+    assert (recipe.data.batching, recipe.train.dropout_masks) == ("sorted", "framework")
+
+
 def test_a_run_shows_itself_in_one_line(directory):
     run = load_run(directory.path)
     assert run.metrics == run.record.metrics and run.directory == directory

@@ -9,6 +9,7 @@ from pipeline.recipe.loading import load_recipe
 from pipeline.runs.record import RunIdentity
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
 from pipeline.training.state import Evaluation, SavedState, in_order, numbered, starting_with
+from pipeline.utils.errors import UserError
 
 IDENTITY = {"recipe": "tiny", "framework": "torch", "attention": "stock", "seed": 0}
 # As the first version wrote state.json.
@@ -99,6 +100,16 @@ def test_an_evaluation_is_better_by_the_metrics_direction_and_than_nan(value, ea
     now, before = (Evaluation(epoch=1, metrics={"m": number}, rows=[]) for number in (value, earlier))
     assert now.is_better_than(before, "m", lower_is_better) is expected
     assert now.is_better_than(None, "m", lower_is_better)
+
+
+@pytest.mark.parametrize(("section", "key"), [("data", "batching"), ("train", "dropout_masks")])
+def test_a_checkpoint_of_a_version_that_trained_in_another_way_is_refused(section, key, tmp_path):
+    recipe = load_recipe("sentiment_bert", {f"{section}.{key}": {"batching": "sorted"}.get(key, "framework")})
+    former = recipe.experiment()
+    del former[section][key]
+    state = SavedState.model_validate(OLD_STATE | {"experiment": former})
+    with pytest.raises(UserError, match=rf"an older version, which had no {section}\.{key}, wrote .*overwrite=True"):
+        refuse_foreign(TrainingCheckpoint(tmp_path / "step-00000001", state), RunIdentity(**IDENTITY), recipe)
 
 
 @pytest.mark.parametrize("name", ["sentiment_bert", "stories_gpt2"])

@@ -34,7 +34,7 @@ def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
     assert report["data"]["labels"]["train"] == dict(labels) and len(labels) == 2
     assert report["data"]["observed"]["validation"] == {"unknown tokens": 0, "rows that training has too": 0}
     assert report["train"]["peak_memory_bytes"] > 1e8
-    assert 0 < report["train"]["padding_fraction"] < 0.5
+    assert 0 < report["train"]["padding_fraction"] < 0.15 and report["train"]["batching"] == "packed"
     assert report["train"]["examples_per_second"] == pytest.approx(96 / report["train"]["seconds"])
 
     history = read_lines(run.path / "history.jsonl")
