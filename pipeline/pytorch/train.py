@@ -28,7 +28,6 @@ from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits, random_generators
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.recipe.schema import Train
-from pipeline.utils.errors import UserError
 
 
 class Predictor:
@@ -40,8 +39,6 @@ class Predictor:
         if optimize:
             AcceleratorState._reset_state()  # it outlives a run, and the next one may have another precision
             self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
-            if self.accelerator.num_processes > 1:
-                raise UserError("more than one process is not supported yet; start without `accelerate launch`")
             prepare_modules(model, precision, self.accelerator.device)
             self.model, self.autocast = self.accelerator.prepare(model), self.accelerator.autocast
 

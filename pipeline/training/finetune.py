@@ -26,7 +26,7 @@ from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoint
 from pipeline.training.experiment import prepare, start
 from pipeline.training.signals import StopRequest
 from pipeline.training.trainer import CONTINUE, Trainer
-from pipeline.utils.environment import preserved_random_state
+from pipeline.utils.environment import announced_processes, preserved_random_state
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import write_json
 
@@ -118,6 +118,12 @@ def _refuse_arguments(framework: str, seed: int, resume: bool, overwrite: bool) 
         raise UserError(
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
             arguments=("resume", "overwrite"),
+        )
+    if variable := announced_processes():
+        raise UserError(
+            f"the environment has {variable}, so this is one of several processes; each of them would train the whole "
+            "recipe by itself, since training in several processes is not supported yet. Start one process, or unset "
+            f"{variable.partition('=')[0]}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import random
@@ -63,6 +64,18 @@ def configure_process(framework: str | None = None) -> None:
 def usable_cores() -> int:
     """The cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def announced_processes() -> str | None:
+    """The environment variable that says that this process is one of several that train together, with its value."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return f"WORLD_SIZE={os.environ['WORLD_SIZE']}"
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
+        is_one_of_several = sum(map(len, cluster.values())) > 1
+    except (ValueError, AttributeError, TypeError):
+        is_one_of_several = True  # not for us to read; TensorFlow would stumble over it, too
+    return f"TF_CONFIG={os.environ['TF_CONFIG']}" if is_one_of_several else None
 
 
 @contextlib.contextmanager

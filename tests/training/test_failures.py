@@ -15,6 +15,7 @@ from pipeline.training import checkpoints as checkpoints_module
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.experiment import prepare
 from pipeline.training.state import SavedState
+from pipeline.utils.environment import announced_processes
 from pipeline.utils.errors import RunFailure
 from pipeline.utils.files import locked
 
@@ -43,6 +44,31 @@ def first_step_saved(tiny, checkpoints):
 
 def full_disk(*arguments, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("framework", ["torch", "tensorflow"])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("WORLD_SIZE", "2"),
+        (
+            "TF_CONFIG",
+            '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 0}}',
+        ),
+        ("TF_CONFIG", "{"),
+    ],
+)
+def test_one_of_several_processes_is_refused_before_it_trains(framework, name, value, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"the environment has {name}=.* one of several processes"):
+        finetune(tiny, framework, out=tmp_path / "run")
+    assert not list(tmp_path.glob("*run*"))
+
+
+def test_a_cluster_of_one_process_is_no_reason_to_refuse(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["127.0.0.1:1"]}}')
+    assert announced_processes() is None
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_the_batch(tiny, checkpoints, tmp_path, monkeypatch):
