@@ -8,6 +8,7 @@ FRAMEWORKS ?= torch tensorflow
 ATTENTIONS ?= stock handwritten
 SEEDS ?= 0 1 2
 STEPS ?= 50
+DROPOUT ?= on
 KILLS ?= 5
 SET ?=
 OUT ?=
@@ -69,8 +70,8 @@ list: $(VENV)/.installed  ## show the recipes
 kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
 	@$(PIPELINE) kill-test '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
-lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 ATTENTION= SEED= SET=
-	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off ATTENTION= SEED= SET=
+	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --dropout '$(DROPOUT)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
 
 predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
 	@$(PIPELINE) predict '$(RUN)' $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input '$(INPUT)') $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(VERBOSE)

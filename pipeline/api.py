@@ -149,16 +149,23 @@ def check(
 
 
 def lockstep(
-    recipe: RecipeSource, steps: int = LOCKSTEP_STEPS, attention: str | type = STOCK, seed: int = 0
+    recipe: RecipeSource,
+    steps: int = LOCKSTEP_STEPS,
+    attention: str | type = STOCK,
+    seed: int = 0,
+    *,
+    dropout: bool = True,
 ) -> LockstepReport:
     """Take the same training steps in both frameworks, each in a process of its own, and compare them one by one.
 
-    Raises UserError for anything that is wrong with the input.
+    The frameworks are judged against PyTorch itself from starts that are off by one rounding. Dropout is that of the
+    recipe, with the same masks in both frameworks; it is off without `dropout`, or if the recipe sets
+    `train.dropout_masks` to framework. Raises UserError for anything that is wrong with the input.
 
     >>> lockstep("sentiment_bert", steps=10).same  # doctest: +SKIP
     True
     """
-    return compare_frameworks(LoadedRecipe.of(recipe).recipe, steps, attention_name(attention), seed)
+    return compare_frameworks(LoadedRecipe.of(recipe).recipe, steps, attention_name(attention), seed, dropout=dropout)
 
 
 def compare(

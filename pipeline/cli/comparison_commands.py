@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app
-from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, whole_numbers
+from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, Switch, whole_numbers
 from pipeline.recipe.loading import LoadedRecipe, load_recipe
 from pipeline.utils.environment import configure_process
 
@@ -69,7 +69,8 @@ def lockstep(
     recipe: RecipeName,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 50,
     attention: Attention = "stock",
-    seed: Annotated[int, typer.Option(help="Seed of the batch order and new weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")] = 0,
+    dropout: Annotated[Switch, typer.Option(help="The recipe's dropout, or none.")] = Switch.on,
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
@@ -78,7 +79,7 @@ def lockstep(
     resolved = load_recipe(recipe, settings or ())
     from pipeline.api import lockstep
 
-    differences = lockstep(resolved, steps, attention, seed)
+    differences = lockstep(resolved, steps, attention, seed, dropout=dropout is Switch.on)
     print(differences.as_text())
     if not differences.same:
         raise typer.Exit(1)

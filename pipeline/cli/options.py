@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,15 @@ def _known_framework(framework: str | None) -> str | None:
 
 
 _NAMES = "|".join(FRAMEWORKS)
+
+
+class Switch(StrEnum):
+    """What is on or off."""
+
+    on = "on"
+    off = "off"
+
+
 RecipeName = Annotated[str, typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.")]
 RunFolder = Annotated[Path, typer.Argument(help="The directory of a finished run.")]
 Framework = Annotated[str, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework that trains.")]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+
+from numpy.typing import NDArray
 
 from pipeline.comparison import lockstep
 from pipeline.comparison.results import LockstepResult, Problem
@@ -34,7 +35,7 @@ def take_or_read(
         path = _path(folder, recipe, attention, steps, seed)
         # A class of the user's own may have changed since.
         result = None if rerun or ":" in attention else _read(path, expected)
-        if result is None:
+        if result is None or not result.num_controls:  # those of older versions have no control
             try:
                 report = lockstep.compare_frameworks(recipe, steps, attention, seed)
             except (PipelineError, processes.ProcessError) as error:
@@ -73,12 +74,22 @@ def _result(report: lockstep.LockstepReport, attention: str) -> LockstepResult:
     return LockstepResult.model_validate({
         "attention": attention,
         "steps": report.steps,
+        "dropout": report.dropout,
         "differences": report.differences,
-        "bounds": asdict(report.bounds),
+        "control": report.control,
+        "num_controls": report.num_controls,
+        "bounds": report.allowed,
         "same": report.same,
-        "loss_by_step": [float(f"{value:.4g}") for value in report.loss_by_step],
+        "loss_by_step": _rounded(report.loss_by_step),
+        "control_loss_by_step": _rounded(report.control_loss_by_step),
+        "first_step_over_rounding": report.first_step_over_rounding,
+        "control_first_step_over_rounding": report.control_first_step_over_rounding,
         "worst_parameter": report.worst_parameter,
     })  # fmt: skip
+
+
+def _rounded(values: NDArray) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
 
 
 def _path(folder: Path, recipe: Recipe, attention: str, steps: int, seed: int) -> Path:

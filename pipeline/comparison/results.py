@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _defined(number: object) -> object:
@@ -27,7 +27,7 @@ def _defined(number: object) -> object:
 
 
 Number = Annotated[float | None, BeforeValidator(_defined)]
-Quantity = Literal["logits", "loss", "grad_norm", "parameters"]
+Quantity = Literal["logits", "early_loss", "early_parameters", "loss", "grad_norm", "parameters"]
 State = Literal["good", "unknown", "bad"]
 VerdictCode = Literal[
     "equivalent",  # the 90% interval of the difference lies inside the margin
@@ -277,16 +277,29 @@ class OptimizationDifference(_PairAndSeed):
 
 
 class LockstepResult(_Record):
-    """PyTorch and TensorFlow step by step, from the same weights over the same batches, without dropout."""
+    """PyTorch and TensorFlow step by step, from the same weights over the same batches with the same dropout masks."""
 
     attention: str
     steps: int
+    dropout: float = 0.0
+    """The largest dropout rate of the model; 0 if dropout was off."""
     differences: dict[Quantity, Number]
-    """The largest differences."""
+    """The largest differences; early ones are those of the first three steps."""
+    control: dict[Quantity, Number] = {}
+    """The largest differences of PyTorch from itself, from starts off by one rounding; empty in old lock-steps."""
+    num_controls: int = 0
+    """How many such starts were trained."""
     bounds: dict[Quantity, float]
+    """How large each difference may be: a fixed bound, or three times the control's if that is larger."""
     same: bool
     loss_by_step: list[Number]
-    """The absolute difference in loss."""
+    """The difference in loss, relative to the loss, or to 1 where that is larger."""
+    control_loss_by_step: list[Number] = []
+    """The same of the control that differs most at the step."""
+    first_step_over_rounding: int | None = None
+    """The first step at which the losses differ by more than 1e-6, from 1; None if there is none."""
+    control_first_step_over_rounding: int | None = None
+    """The same of the controls."""
     worst_parameter: str
     """The parameter that differs most."""
 
@@ -441,7 +454,7 @@ class Headline(_Record):
 class Results(_Record):
     """The results of a comparison."""
 
-    schema_version: Literal[2] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal[3] = Field(default=SCHEMA_VERSION, alias="schema")
     created: str
     """ISO 8601."""
     command: list[str]

@@ -144,7 +144,7 @@ def _sameness(results: Results) -> Section:
     evidence = [tables.sameness(results), tables.lockstep(results), tables.recipe_differences(results)]
     compared = "the start and the batches of every step were compared"
     if results.sameness.lockstep:
-        compared += ", and the steps themselves one by one with dropout off"
+        compared += ", and the steps themselves one by one"
     lead = f"Scores alone cannot tell: two different trainings can score alike. So {compared}."
     if not results.comparisons:
         lead = "There are no two variants to compare."
@@ -180,8 +180,8 @@ _METHOD = {
     "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest of them times "
     "the number of seeds.",
     "Same experiment": "Logits of the same probe rows before training, relative to the largest; the number of examples "
-    "and tokens of every step; learning rates as applied; and, step by step with dropout off, loss, gradient norm and "
-    "every parameter.",
+    "and tokens of every step; learning rates as applied; and, step by step, loss, gradient norm and every parameter, "
+    "against what PyTorch differs from itself by if each weight begins one rounding off.",
     "Cost": "Each run is a process of its own. Throughput counts training examples over the wall time from the first "
     "batch to the last step, first step included, evaluation and saving excluded. Memory is the process's peak. "
     "Ratios are of medians.",

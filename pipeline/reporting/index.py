@@ -19,7 +19,7 @@ from pipeline.utils.text import one_line, shorten
 
 MAX_SENTENCE = 160
 # Their headlines have the same form.
-READABLE_SCHEMAS = (1, SCHEMA_VERSION)
+READABLE_SCHEMAS = (1, 2, SCHEMA_VERSION)
 # How an index is recognized before it is replaced; written by every version.
 MARK = '<meta name="generator" content="twinstep gallery">'
 

@@ -40,6 +40,8 @@ COST_TITLES = {
 }
 LOCKSTEP_TITLES = {
     "logits": "Initial logits, largest difference",
+    "early_loss": "Loss of the first three steps",
+    "early_parameters": "Parameters after three steps, relative to how far they moved",
     "loss": "Loss, largest difference of a step",
     "grad_norm": "Gradient norm, largest relative difference",
     "parameters": "Parameters at the end, relative to how far they moved",
@@ -200,7 +202,7 @@ def _batches(rows: list[BatchDifference]) -> Cell:
 
 
 def lockstep(results: Results) -> Table:
-    """The largest differences of the lock-step, and their bounds."""
+    """The largest differences of the lock-step beside those of the control, and what is allowed."""
     groups: dict[str, list[list[Cell]]] = {}
     for result in results.sameness.lockstep:
         rows: list[list[Cell]] = []
@@ -208,14 +210,19 @@ def lockstep(results: Results) -> Table:
             bound = result.bounds[name]
             within = difference is not None and difference <= bound
             check = Finding("good", "Within") if within else Finding("bad", "Over")
-            rows.append([LOCKSTEP_TITLES[name], check, small(difference), f"{bound:.0e}"])
+            control = small(result.control.get(name))
+            rows.append([LOCKSTEP_TITLES[name], check, small(difference), control, f"{bound:.0e}"])
         worst = f"; the parameter that differs most is {result.worst_parameter}" if result.worst_parameter else ""
-        groups[f"{result.attention} attention, {count(result.steps, 'step')}{worst}"] = rows
+        masks = "same dropout masks" if result.dropout else "no dropout"
+        groups[f"{result.attention} attention, {count(result.steps, 'step')}, {masks}{worst}"] = rows
     return Table(
-        "Step by step, dropout 0, fp32",
-        ["Quantity", "Check", "Difference", "Bound"],
+        "Step by step, fp32",
+        ["Quantity", "Check", "Difference", "Control", "Allowed"],
         groups,
-        "PyTorch against TensorFlow from the same weights over the same batches.",
+        "Difference: PyTorch against TensorFlow from the same weights over the same batches. Control: PyTorch against "
+        "itself from starts in which each weight is off by one rounding, the largest difference of several such "
+        "starts. Allowed: a fixed bound, or three times the control's difference if that is larger. Losses are "
+        "compared relative to the loss, or to 1 where that is larger.",
         num_texts=2,
     )
 

@@ -75,7 +75,7 @@ def lockstep_table(recipes, frameworks, steps):
     ]
     for case in cases:
         on_processor, on_gpu = (traces[*case, on_gpu].result() for on_gpu in (False, True))
-        of = lockstep.compare_traces(case[0], on_processor, on_gpu, lockstep.Bounds()).differences
+        of = lockstep.compare_traces(case[0], on_processor, on_gpu).differences
         lines.append(f"| {' | '.join(case)} | {of['loss']:.1e} | {of['grad_norm']:.1e} | {of['parameters']:.1e} |")
     return lines
 

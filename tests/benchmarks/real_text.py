@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.utils.environment import configure_process
@@ -86,7 +85,7 @@ def trained(recipe, changes, framework, attention, out):
 def compared(recipe, changes, steps, path):
     """The lock-step differences of a recipe, cached in `path` with the digest of the recipe."""
     from pipeline import load_recipe
-    from pipeline.comparison.lockstep import Bounds, compare_frameworks
+    from pipeline.comparison.lockstep import compare_frameworks
 
     resolved = load_recipe(recipe, changes)
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -95,8 +94,12 @@ def compared(recipe, changes, steps, path):
             report = compare_frameworks(resolved, steps)
         except Exception as error:  # a set that fails is shown as failed, and the others continue
             return {"failed": f"{type(error).__name__}: {error}"}
-        record = {"digest": resolved.digest(), "steps": report.steps, "same": report.same, "bounds": asdict(Bounds())}
-        record |= {"differences": report.differences, "worst_parameter": report.worst_parameter}
+        record = {"digest": resolved.digest(), "steps": report.steps, "same": report.same, "bounds": report.allowed}
+        record |= {
+            "differences": report.differences,
+            "control": report.control,
+            "worst_parameter": report.worst_parameter,
+        }
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 

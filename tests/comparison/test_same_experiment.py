@@ -242,7 +242,10 @@ def test_a_lockstep_is_used_again_for_the_same_data_only(tmp_path, monkeypatch):
 
     def take(recipe, steps, attention, seed):
         taken.append(attention)
-        return LockstepReport(recipe.name, steps, differences, Bounds(), "w", np.zeros(steps), dict(now))
+        return LockstepReport(
+            recipe.name, steps, 0.1, differences, Bounds(), "w", np.zeros(steps), differences, np.zeros(steps), 3,
+            dict(now),
+        )  # fmt: skip
 
     monkeypatch.setattr("pipeline.comparison.lockstep.compare_frameworks", take)
 
@@ -252,6 +255,7 @@ def test_a_lockstep_is_used_again_for_the_same_data_only(tmp_path, monkeypatch):
 
     (first,), problems = results()
     assert (first.attention, first.steps, first.same, problems, len(taken)) == ("stock", 5, True, [], 1)
+    assert (first.dropout, first.num_controls, first.first_step_over_rounding) == (0.1, 3, None)
     assert (results(), len(taken)) == (([first], []), 1)
     assert (results(rerun=True), len(taken)) == (([first], []), 2)
     for what in now:  # the runs were made from other data or another checkpoint than the recipe finds now

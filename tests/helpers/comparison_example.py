@@ -208,12 +208,27 @@ def lockstep_example() -> r.LockstepResult:
     return r.LockstepResult(
         attention="stock",
         steps=10,
-        differences={"logits": 3e-8, "loss": 8e-7, "grad_norm": 1e-5, "parameters": 7e-5},
-        bounds={"logits": 1e-4, "loss": 1e-3, "grad_norm": 1e-3, "parameters": 1e-3},
+        dropout=0.1,
+        differences={
+            "logits": 3e-8, "early_loss": 3e-7, "early_parameters": 2e-5, "loss": 1e-6, "grad_norm": 1e-5,
+            "parameters": 4e-4,
+        },
+        control={
+            "logits": 4e-8, "early_loss": 1e-7, "early_parameters": 3e-5, "loss": 2e-6, "grad_norm": 2e-5,
+            "parameters": 1e-3,
+        },
+        num_controls=3,
+        bounds={
+            "logits": 1e-4, "early_loss": 1e-5, "early_parameters": 5e-4, "loss": 1e-3, "grad_norm": 1e-3,
+            "parameters": 3e-3,
+        },
         same=True,
         loss_by_step=[1e-7 * step for step in STEPS],
+        control_loss_by_step=[2e-7 * step for step in STEPS],
+        first_step_over_rounding=None,
+        control_first_step_over_rounding=6,
         worst_parameter="bert.embeddings.position_embeddings.weight",
-    )
+    )  # fmt: skip
 
 
 def _curve():

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from pipeline.comparison.results import ProbeDifference
 from pipeline.reporting.index import entries
 from pipeline.reporting.tables import sameness
@@ -23,14 +25,21 @@ def test_a_start_over_its_tolerance_is_marked_with_its_seeds():
     assert first[1].sentence == "2.5e-01, over the tolerance in seed 1, 2"
 
 
-def test_the_index_reads_reports_of_the_first_schema(tmp_path):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_the_index_reads_reports_of_earlier_schemas(tmp_path, schema):
     statement = {"state": "good", "sentence": "Fastest was torch/stock."}
     headline = {"same": statement, "speed": statement, "memory": statement, "notices": [statement]}
-    old = {"schema": 1, "created": "2026-11-24T06:40:00+00:00", "recipe": "older", "headline": headline, "runs": []}
+    old = {
+        "schema": schema,
+        "created": "2026-11-24T06:40:00+00:00",
+        "recipe": "older",
+        "headline": headline,
+        "runs": [],
+    }
     for name, content in (("old", old), ("unknown", old | {"schema": 7})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(content))
     readable, unknown = entries(tmp_path)
     assert (readable.title, readable.broken) == ("older", None)
     assert readable.answers["Which was faster, and by how much?"].sentence == "Fastest was torch/stock."
-    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2"
+    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline import finetune
-from pipeline.comparison.lockstep import Bounds, compare_traces, record
+from pipeline.comparison.lockstep import compare_traces
+from pipeline.comparison.traces import record, record_with_controls
 from pipeline.runs.prediction import predict
 from tests.helpers.families import KINDS, recipe_of, rows_of
 
@@ -23,10 +24,10 @@ def lines(path):
 )
 def test_both_frameworks_take_the_same_steps(kind, tmp_path):
     recipe = recipe_of(kind, tmp_path, num_rows=64, changes={"train.gradient_accumulation": 2})
-    traces = [record(recipe, framework, 4) for framework in ("torch", "tensorflow")]
-    report = compare_traces(kind, *traces, Bounds())
+    trace, controls = record_with_controls(recipe, "torch", 4, "stock", 0, dropout=True, directions=range(3))
+    report = compare_traces(kind, trace, record(recipe, "tensorflow", 4), controls)
     assert report.same, report.as_text()
-    assert traces[0].loss.std() > 0
+    assert trace.loss.std() > 0
 
 
 ENDS = [
