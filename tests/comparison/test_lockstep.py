@@ -9,6 +9,7 @@ import pytest
 from pipeline import load_recipe
 from pipeline.comparison.lockstep import compare_frameworks, compare_traces
 from pipeline.comparison.traces import Distance, Trace, record, record_with_controls
+from pipeline.training.experiment import Experiment
 
 STEPS = 50
 FRAMEWORKS = ("torch", "tensorflow")
@@ -17,12 +18,13 @@ OTHER = {"torch": "tensorflow", "tensorflow": "torch"}
 
 @pytest.fixture(scope="module")
 def recipe():
-    """Everything that a fault can be planted in is on: decay, clipping, warm-up, accumulation."""
+    """Everything that a fault can be planted in is on: decay, clipping, warm-up, accumulation, shared dropout masks."""
     return load_recipe(
         "sentiment_bert",
         {
             "data.limit.train": 32 * STEPS, "data.limit.validation": 8, "train.weight_decay": 0.1,
             "train.max_grad_norm": 0.5, "train.warmup_ratio": 0.1, "train.gradient_accumulation": 2,
+            "train.dropout": 0.1, "train.dropout_masks": "shared",
         },
     )  # fmt: skip
 
@@ -88,20 +90,49 @@ def plant(monkeypatch, framework, fault):
             return right(logits, labels, loss_weights / tf.reduce_sum(loss_weights) / 2, label_smoothing)
 
         monkeypatch.setattr(train, "weighted_loss", wrong)
+    elif fault == "one dropout's mask of another step":
+        give_a_dropout_the_mask_of_another_step(monkeypatch, importlib.import_module(f"{train.__package__}.dropout"))
     else:
         raise ValueError(fault)
+
+
+def give_a_dropout_the_mask_of_another_step(monkeypatch, dropout):
+    """The third dropout of each forward pass draws as in the step after."""
+    masks, keys_of_step = dropout.DropoutMasks, Experiment.dropout_keys
+    start, keys_of_tokens = masks.start, masks.keys_of_tokens
+
+    def keys_of_two_steps(layout, seed, step):
+        later = keys_of_step(layout, seed, step + 1)
+        return keys_of_step(layout, seed, step) | {f"later_{name}": keys for name, keys in later.items()}
+
+    def start_with_both(self, batch):
+        later = {name: batch.pop(name) for name in list(batch) if name.startswith("later_")}
+        start(self, {name.removeprefix("later_"): keys for name, keys in later.items()})
+        self.later = self.keys
+        start(self, batch)
+
+    def keys_of_another_step(self, x, place):
+        right = self.keys
+        self.keys = self.later if self.site == 3 else right
+        keys, self.keys = keys_of_tokens(self, x, place), right
+        return keys
+
+    monkeypatch.setattr(Experiment, "dropout_keys", staticmethod(keys_of_two_steps))
+    monkeypatch.setattr(masks, "start", start_with_both)
+    monkeypatch.setattr(masks, "keys_of_tokens", keys_of_another_step)
 
 
 @pytest.mark.slow
 def test_the_frameworks_are_the_same_experiment(recipe, clean, controls):
     report = compare_traces(recipe.name, clean["torch"], clean["tensorflow"], controls)
     assert report.same, report.as_text()
+    assert (report.dropout, report.num_controls) == (0.1, 3)
     assert clean["torch"].loss[-5:].mean() < clean["torch"].loss[:5].mean()  # and it is one that learns
 
 
 FAULTS = [
     "weight decay dropped", "decay on bias and LayerNorm", "no clipping", "warm-up off by one step",
-    "another epsilon",
+    "another epsilon", "one dropout's mask of another step",
 ]  # fmt: skip
 
 
