@@ -34,7 +34,7 @@ CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pic
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list kill-test lockstep predict attention-maps bundled test lint bench gpu-check
+.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict attention-maps bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -66,6 +66,9 @@ check: $(VENV)/.installed  ## validate everything, and try the largest batch | R
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
+
+clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later runs
+	@$(PIPELINE) clean-cache $(VERBOSE)
 
 kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
 	@$(PIPELINE) kill-test '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)

@@ -1,4 +1,7 @@
-"""Commands that train, or get ready to: finetune, check, list, kill-test. Each configures the process, then imports."""
+"""Commands that train, or get ready to: finetune, check, list, clean-cache, kill-test.
+
+Each configures the process, then imports.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, R
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
-from pipeline.utils.text import escape_controls
+from pipeline.utils.text import count, escape_controls
 
 
 @app.command()
@@ -80,6 +83,20 @@ def list_recipes(debug: Debug = False) -> None:
         source = "bundled" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
         print(escape_controls(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+
+
+@app.command("clean-cache")
+def clean_cache(debug: Debug = False) -> None:
+    """Remove the tokenized data that were kept for later runs, except what a running process uses."""
+    configure_process()
+    from pipeline.tasks.tokenized_cache import cache_folder, entries, make_room
+
+    folder = cache_folder()
+    removed = make_room(folder, 0)
+    in_use = len(entries(folder))
+    note = f"; {in_use:,} more are in use by running processes" if in_use else ""
+    num_megabytes = sum(entry.num_bytes for entry in removed) / 1e6
+    print(f"removed {count(len(removed), 'tokenized split')}, {num_megabytes:,.1f} MB, from {folder}{note}")
 
 
 @app.command("kill-test")

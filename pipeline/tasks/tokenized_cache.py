@@ -1,19 +1,25 @@
 """Keeps tokenized splits by content, so that a second run over the same texts does not tokenize them again.
 
-An entry is one .npz beside the `datasets` library's own cache (HF_DATASETS_CACHE). Its name is a digest of everything
-that tokenizing reads, so that an entry is never stale, only unused; it holds arrays and JSON, nothing pickled.
+An entry is a folder of NumPy files beside the `datasets` library's own cache (HF_DATASETS_CACHE), which are mapped into
+memory and not read whole. Its name is a digest of everything that tokenizing reads, so that an entry is never stale,
+only unused; it holds arrays and JSON, nothing pickled. The cache has at most MOST_BYTES, or TWINSTEP_CACHE_GB
+gigabytes; what was used least recently is removed first, and nothing that a running process uses.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
-import zipfile
+import os
+import shutil
+import weakref
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import IO, TYPE_CHECKING, TypedDict
 
 import datasets
 import numpy as np
@@ -21,11 +27,19 @@ from datasets import config as datasets_config
 
 from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
-from pipeline.utils.files import atomic_write
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import is_alive, staged_folder
 from pipeline.utils.hashing import sha256_of_bytes, short_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+# How large the cache may be if TWINSTEP_CACHE_GB does not say it.
+MOST_BYTES = 10 * 10**9
+LAYOUT = "layout.json"
+# Larger arrays are mapped into memory.
+_SMALL_BYTES = 2**16
 
 
 class Layout(TypedDict, total=False):
@@ -38,17 +52,47 @@ class Layout(TypedDict, total=False):
 
 
 def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
-    """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises."""
-    path = Path(datasets_config.HF_DATASETS_CACHE) / "twinstep" / f"{cache_key(task, content)}.npz"
-    if path.exists():
+    """What `task.encode(rows)` returns; `content` is the digest of the rows. Raises what `encode` raises.
+
+    The arrays of an entry can be read, but not written. Raises UserError if TWINSTEP_CACHE_GB is wrong.
+    """
+    most_bytes, folder = size_limit(), cache_folder()
+    entry = folder / cache_key(task, content)
+    if entry.exists():
         try:
-            return read_entry(path, task.examples_class)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-            path.unlink(missing_ok=True)  # a damaged entry is made again
+            return read_entry(entry, task.examples_class)
+        except (OSError, ValueError, EOFError, KeyError):
+            shutil.rmtree(entry, ignore_errors=True)  # a damaged entry is made again
     examples = task.encode(rows)
-    with contextlib.suppress(OSError):  # a full or read-only disk costs the next run time, and must not end this one
-        write_entry(path, examples)
+    try:
+        write_entry(entry, examples)
+        examples = read_entry(entry, task.examples_class)  # the memory of its arrays becomes free
+        make_room(folder, most_bytes)
+    except OSError:
+        pass  # a full or read-only disk costs the next run time, and must not end this one
     return examples
+
+
+def cache_folder() -> Path:
+    """Where the entries are."""
+    return Path(datasets_config.HF_DATASETS_CACHE) / "twinstep"
+
+
+def size_limit() -> int:
+    """How many bytes the cache may have. Raises UserError if TWINSTEP_CACHE_GB is not a number of gigabytes."""
+    setting = os.environ.get("TWINSTEP_CACHE_GB")
+    if setting is None:
+        return MOST_BYTES
+    try:
+        gigabytes = float(setting)
+        if 0 <= gigabytes < float("inf"):
+            return int(gigabytes * 10**9)
+    except ValueError:
+        pass
+    raise UserError(
+        f'the environment variable TWINSTEP_CACHE_GB is "{setting}", but must be a number of gigabytes: how large the '
+        "cache of tokenized data may be"
+    )
 
 
 def cache_key(task: Task, content: str) -> str:
@@ -104,23 +148,98 @@ def write_entry(path: Path, examples: Examples) -> None:
 
     fields = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
     layout = json.dumps({name: layout_of(name, value) for name, value in fields.items()})
-    with atomic_write(path, binary=True) as file:
-        arrays["layout"] = np.frombuffer(layout.encode(), np.uint8)
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] (the names are no arguments of savez)
+    with staged_folder(path, durable=True) as staging:
+        for name, array in arrays.items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        (staging / LAYOUT).write_text(layout, encoding="utf-8")
 
 
 def read_entry(path: Path, kind: type[Examples]) -> Examples:
-    """Read an entry back as it was written. Raises OSError, ValueError, KeyError, BadZipFile if it is damaged."""
-    with np.load(path, allow_pickle=False) as stored:
+    """Read an entry back as it was written, and keep it from being removed as long as the examples are there.
 
-        def value_of(layout: Layout) -> object:
-            if "array" in layout:
-                return stored[layout["array"]]
-            if "ragged" in layout:
-                return Ragged(*(stored[name] for name in layout["ragged"]))
-            if "dict" in layout:
-                return {key: value_of(item) for key, item in layout["dict"].items()}
-            return layout.get("json")
+    Raises OSError, ValueError, EOFError or KeyError if it is damaged or removed just now.
+    """
 
-        fields = json.loads(stored["layout"].tobytes())
-        return kind(**{name: value_of(layout) for name, layout in fields.items()})  # pyright: ignore[reportArgumentType] (as it was written)
+    def value_of(layout: Layout) -> object:
+        if "array" in layout:
+            return _read_array(path / f"{layout['array']}.npy")
+        if "ragged" in layout:
+            return Ragged(*(_read_array(path / f"{name}.npy") for name in layout["ragged"]))
+        if "dict" in layout:
+            return {key: value_of(item) for key, item in layout["dict"].items()}
+        return layout.get("json")
+
+    file = open(path / LAYOUT, encoding="utf-8")  # noqa: SIM115 -- closed with the examples
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os.utime(path / LAYOUT)  # when it was used last; an error if it was removed meanwhile
+        fields = json.load(file)
+        examples = kind(**{name: value_of(layout) for name, layout in fields.items()})  # pyright: ignore[reportArgumentType] (as it was written)
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(examples, file.close)
+    return examples
+
+
+def _read_array(path: Path) -> np.ndarray:
+    is_small = path.stat().st_size < _SMALL_BYTES
+    array = np.load(path, mmap_mode=None if is_small else "r", allow_pickle=False).view(np.ndarray)
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder, or a file of an older version, in the cache: its size in bytes and when it was used last."""
+
+    path: Path
+    num_bytes: int
+    last_used: float
+
+    def remove(self) -> bool:
+        """Remove the entry; False if a running process uses or writes it."""
+        writer = self.path.name.partition(".partial-")[2]
+        if writer.isdecimal() and is_alive(int(writer)):
+            return False
+        try:
+            with _opened_layout(self.path) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _delete(self.path)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            _delete(self.path)
+        return not self.path.exists()
+
+
+def _opened_layout(path: Path) -> IO[str]:
+    return open(path / LAYOUT if path.is_dir() else path, encoding="utf-8")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def entries(folder: Path) -> list[Entry]:
+    """All entries of a cache, the least recently used first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            files = [each.stat() for each in (path.iterdir() if path.is_dir() else (path,))]
+            found.append(Entry(path, sum(f.st_size for f in files), max((f.st_mtime for f in files), default=0.0)))
+    return sorted(found, key=lambda entry: entry.last_used)
+
+
+def make_room(folder: Path, most_bytes: int) -> list[Entry]:
+    """Remove entries until the cache is small enough, the least recently used first; returns those removed."""
+    found = entries(folder)
+    excess, removed = sum(entry.num_bytes for entry in found) - most_bytes, []
+    for entry in found:
+        if excess > 0 and entry.remove():
+            removed.append(entry)
+            excess -= entry.num_bytes
+    return removed

@@ -161,7 +161,7 @@ def _lock_file(folder: Path) -> Path:
 def _clear_abandoned(folder: Path) -> None:
     """Remove what ended processes left beside `folder`; put back an older folder that they moved aside."""
     for abandoned in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*partial-*"), reverse=True):
-        if _is_alive(int(abandoned.name.rpartition("-")[2])):
+        if is_alive(int(abandoned.name.rpartition("-")[2])):
             continue
         if ".replaced." in abandoned.name and not folder.exists():
             abandoned.rename(folder)
@@ -169,7 +169,8 @@ def _clear_abandoned(folder: Path) -> None:
             shutil.rmtree(abandoned)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

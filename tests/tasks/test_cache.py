@@ -1,13 +1,18 @@
 """Tokenized data are kept by content: read back as they were made, and never for other rows or settings."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import datasets
 import numpy as np
 import pytest
 
+from pipeline import UserError
 from pipeline.data.batches import Ragged
 from pipeline.tasks import tokenized_cache as cache
+from pipeline.tasks.base import Examples
 from pipeline.training.experiment import prepare
 from tests.helpers.families import KINDS, recipe_of
 
@@ -64,11 +69,90 @@ def test_other_rows_settings_or_code_are_another_entry(tmp_path, entries, monkey
 def test_a_damaged_entry_is_made_again(tmp_path, entries):
     recipe = recipe_of("single-label", tmp_path)
     made = splits_of(recipe)
-    whole = [entry.read_bytes() for entry in entries()]
-    entries()[0].write_bytes(whole[0][:-40])
-    entries()[1].write_bytes(b"")
-    assert same(splits_of(recipe), made)
-    assert [entry.read_bytes() for entry in entries()] == whole
+    files = [file for entry in entries() for file in sorted(entry.iterdir())]
+    for file in files:
+        whole = file.read_bytes()
+        for part in (whole[:-1], whole[:20], b""):
+            file.write_bytes(part)
+            assert same(splits_of(recipe), made)
+            assert file.read_bytes() == whole
+
+
+def test_large_arrays_are_mapped_into_memory_and_none_can_be_written(tmp_path, entries):
+    path, many = tmp_path / "entry", np.arange(100_000, dtype=np.int32)
+    examples = Examples({"input_ids": Ragged(many, np.array([0, 5]))}, np.array([5]), np.array([1]), {})
+    cache.write_entry(path, examples)
+    read = cache.read_entry(path, Examples)
+    assert isinstance(read.features["input_ids"].values.base, np.memmap)
+    assert np.array_equal(read.features["input_ids"].values, many)
+    assert not read.features["input_ids"].values.flags.writeable and not read.lengths.flags.writeable
+
+
+def entry_of(folder, name, num_bytes, last_used):
+    """An entry of about this size."""
+    values = np.zeros(num_bytes, np.uint8)
+    cache.write_entry(folder / name, Examples({"input_ids": Ragged(values, np.array([0]))}, values[:0], values[:0], {}))
+    for file in (folder / name).iterdir():
+        os.utime(file, (last_used, last_used))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_used_least_recently_is_removed_first_until_the_rest_fits(tmp_path):
+    for age, name in enumerate("dbca"):
+        entry_of(tmp_path, name, 10_000, last_used=1000 + age)
+    cache.read_entry(tmp_path / "d", Examples)  # used just now
+    (tmp_path / "old.npz").write_bytes(b"x" * 10_000)  # of an older version
+    os.utime(tmp_path / "old.npz", (1, 1))
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert cache.make_room(tmp_path, size) == []
+    assert [entry.path.name for entry in cache.make_room(tmp_path, size - 11_000)] == ["old.npz", "b"]
+    assert names(tmp_path) == ["a", "c", "d"]
+    assert [entry.path.name for entry in cache.make_room(tmp_path, 0)] == ["c", "a", "d"]
+
+
+def test_what_is_in_use_is_never_removed(tmp_path):
+    for name in ("ours", "theirs", "free"):
+        entry_of(tmp_path, name, 1000, last_used=1)
+    examples = cache.read_entry(tmp_path / "ours", Examples)
+    program = (
+        "import sys; from pathlib import Path; from pipeline.tasks import tokenized_cache as cache\n"
+        "from pipeline.tasks.base import Examples\n"
+        "examples = cache.read_entry(Path(sys.argv[1]), Examples); print('read', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "theirs")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "read\n"
+        (tmp_path / f".new.partial-{other.pid}").mkdir()
+        assert [entry.path.name for entry in cache.make_room(tmp_path, 0)] == ["free"]
+        other.stdin.close()
+    assert sorted(entry.path.name for entry in cache.make_room(tmp_path, 0)) == [f".new.partial-{other.pid}", "theirs"]
+    assert names(tmp_path) == ["ours"] and len(examples.features["input_ids"].values) == 1000
+    del examples
+    assert [entry.path.name for entry in cache.make_room(tmp_path, 0)] == ["ours"]
+
+
+def test_the_size_is_kept_to_when_a_split_is_added(tmp_path, entries, monkeypatch):
+    recipe = recipe_of("single-label", tmp_path)
+    monkeypatch.setenv("TWINSTEP_CACHE_GB", "0.000001")
+    prepare(recipe)
+    prepare(recipe.override({"data.max_length": 9}))
+    assert len(entries()) <= 3  # the first two are not in use any more, the last one is
+    monkeypatch.setenv("TWINSTEP_CACHE_GB", "much")
+    with pytest.raises(UserError, match='TWINSTEP_CACHE_GB is "much", but must be a number of gigabytes') as raised:
+        prepare(recipe)
+    assert str(raised.value).count("much") == 1
+
+
+def test_clean_cache_says_what_it_removed(tmp_path):
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path)}
+    entry_of(tmp_path / "twinstep", "entry", 2_000_000, last_used=1)
+    command = [sys.executable, "-m", "pipeline", "clean-cache"]
+    for expected in ("removed 1 tokenized split, 2.0 MB, from ", "removed 0 tokenized splits, 0.0 MB, from "):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{expected}{tmp_path / 'twinstep'}\n"
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path, monkeypatch):
