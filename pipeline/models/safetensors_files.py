@@ -23,7 +23,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, NDArray], metadata: dict
     """Write tensors by name, with the mode that any new file has. Raises OSError and SafetensorError."""
     file.touch()
     mode = file.stat().st_mode
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, file, metadata)
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, file, metadata)
     # The library makes files that only their owner may read.
     file.chmod(mode)
 

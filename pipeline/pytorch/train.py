@@ -202,7 +202,7 @@ class Learner(Predictor):
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
-        self.micro_batches = int(arrays["parts"])
+        self.micro_batches = arrays["parts"].item()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         for name, generator in self.generators().items():
             generator.set_state(tensors[f"random.{name}"])

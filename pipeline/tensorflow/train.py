@@ -219,7 +219,7 @@ class Learner(Predictor, tf_keras.Model):
         for i, moments in enumerate(self.optimizer.moments()):
             for name, moment in moments.items():
                 moment.assign(arrays[f"optimizer.{i}.{name}"])
-        self.micro_batches = int(arrays["parts"])
+        self.micro_batches = arrays["parts"].item()
         self.optimizer.iterations.assign(arrays["step"])
         for name, generator in self.generators().items():
             generator.state.assign(arrays[f"random.{name}"])

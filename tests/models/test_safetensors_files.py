@@ -54,6 +54,12 @@ def test_a_file_has_the_mode_of_any_new_file(umask, mode, tmp_path):
     np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["matrix"], np.ones((7, 5)))
 
 
+def test_a_single_number_stays_one(tmp_path):
+    write_safetensors(tmp_path / "x.safetensors", {"step": np.array(5)})
+    step = read_safetensors(tmp_path / "x.safetensors")["step"]
+    assert step.shape == () and step == 5
+
+
 def test_a_torn_file_is_refused(tmp_path):
     save_file({"matrix": torch.zeros(5, 7)}, tmp_path / "x.safetensors")
     whole = (tmp_path / "x.safetensors").read_bytes()
