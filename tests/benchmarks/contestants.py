@@ -26,6 +26,10 @@ CONTESTANTS = {
         "ours-torch": ("ours", {"framework": "torch", "attention": "stock"}),
         "ours-torch-sorted": ("ours", {"framework": "torch", "attention": "stock", "batching": "sorted"}),
         "ours-torch-padded": ("ours", {"framework": "torch", "attention": "stock", "batching": "padded"}),
+        "ours-torch-framework-masks": (
+            "ours",
+            {"framework": "torch", "attention": "stock", "dropout_masks": "framework"},
+        ),
         "ours-torch-handwritten": ("ours", {"framework": "torch", "attention": "handwritten"}),
         "ours-tensorflow": ("ours", {"framework": "tensorflow", "attention": "stock"}),
         "ours-tensorflow-handwritten": ("ours", {"framework": "tensorflow", "attention": "handwritten"}),
@@ -193,7 +197,7 @@ def keras(workload, folder, out, seed, watch, precision):
     return collate.real / collate.positions, lambda batch: model(batch, training=False).logits.numpy()
 
 
-def ours(workload, folder, out, seed, watch, precision, framework, attention, batching="packed"):
+def ours(workload, folder, out, seed, watch, precision, framework, attention, **changes):
     """Train with this pipeline through its Python API; returns (share of real tokens, the run)."""
     from pipeline.utils.environment import configure_process
 
@@ -218,11 +222,12 @@ def ours(workload, folder, out, seed, watch, precision, framework, attention, ba
         data=Data(
             path="json", columns={field: field for field in fields[workload["name"]]},
             files=Files(train=str(folder / "train.jsonl"), validation=str(folder / "validation.jsonl")),
-            max_length=workload["max_length"], batching=batching,
+            max_length=workload["max_length"], batching=changes.get("batching", "packed"),
         ),
         train=Train(
             epochs=workload["epochs"], batch_size=workload["batch_size"], learning_rate=workload["learning_rate"],
             weight_decay=WEIGHT_DECAY, warmup_ratio=WARMUP_RATIO, max_grad_norm=MAX_GRAD_NORM, precision=precision,
+            dropout_masks=changes.get("dropout_masks", "shared"),
         ),
         options=options.get(workload["name"]),
     )  # fmt: skip

@@ -26,10 +26,11 @@ from tests.benchmarks import bench
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 ATTENTIONS = ("stock", "handwritten")
+PRECISIONS = ("fp32", "bf16")
 PARTS = ("lockstep", "resume", "speed")
 CONTESTANTS = ("trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-handwritten-bf16")
-# Processes at a time that take steps; most of their time is start-up.
-AT_ONCE = 4
+# Processes at a time where speed is not measured; most of their time is start-up.
+AT_ONCE = 6
 # A program that names the first GPU that a framework sees, or nothing.
 QUESTIONS = {
     "torch": "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')",
@@ -47,6 +48,12 @@ def gpus():
     return names
 
 
+def share_cores():
+    """Give each of the processes that run at the same time its share of the cores; with all, each would wait."""
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(max(1, usable_cores() // AT_ONCE))
+
+
 def trace(recipe, framework, on_gpu, steps, attention):
     """Take steps on the GPU, or without it on the processor; to be called in a process of its own."""
     if not on_gpu:
@@ -56,8 +63,7 @@ def trace(recipe, framework, on_gpu, steps, attention):
 
 def lockstep_table(recipes, frameworks, steps):
     """Largest differences between the processor and the GPU over some steps in fp32; a row for each pair."""
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(max(1, usable_cores() // AT_ONCE))  # each with all cores would wait for the others
+    share_cores()
     cases = [
         (recipe, framework, attention) for recipe in recipes for framework in frameworks for attention in ATTENTIONS
     ]
@@ -82,15 +88,20 @@ def lockstep_table(recipes, frameworks, steps):
 
 def resume_table(recipes, frameworks, kills, settings):
     """Whether killed runs ended as those that were never stopped; a row for each recipe, framework and precision."""
+    cases = [(name, framework, precision) for name in recipes for framework in frameworks for precision in PRECISIONS]
+    share_cores()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        reports = [
+            pool.submit(
+                kill_test, load_recipe(name).override(settings | {"train.precision": precision}), framework, kills
+            )
+            for name, framework, precision in cases
+        ]
     lines = ["| recipe | framework | precision | kills | what they left |", "|---|---|---|---|---|"]
-    for name in recipes:
-        for framework in frameworks:
-            for precision in ("fp32", "bf16"):
-                recipe = load_recipe(name).override(settings | {"train.precision": precision})
-                report = kill_test(recipe, framework, kills)
-                differing = [what for what, same in report.identical.items() if not same]
-                verdict = f"DIFFERENT: {', '.join(differing)}" if differing else "identical to the bit"
-                lines.append(f"| {name} | {framework} | {precision} | {report.num_kills} | {verdict} |")
+    for case, report in zip(cases, (each.result() for each in reports), strict=True):
+        differing = [what for what, same in report.identical.items() if not same]
+        verdict = f"DIFFERENT: {', '.join(differing)}" if differing else "identical to the bit"
+        lines.append(f"| {' | '.join(case)} | {report.num_kills} | {verdict} |")
     return lines
 
 
