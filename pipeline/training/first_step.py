@@ -88,5 +88,6 @@ def check(
     """Do everything that a run does up to its first step, and write nothing. Raises UserError and RunFailure."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
-    model, _ = start(experiment, backend, 0, attention)
-    return experiment, try_first_step(experiment, backend, model)
+    with backend.preserved_generators():
+        model, _ = start(experiment, backend, 0, attention)
+        return experiment, try_first_step(experiment, backend, model)

@@ -13,8 +13,7 @@ import tensorflow as tf
 import tf_keras
 import torch
 
-from pipeline import UserError, attention_maps, finetune, predict
-from pipeline.training.experiment import check
+from pipeline import UserError, attention_maps, check, finetune, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 # Runs in a process of its own, where nothing has configured anything; the libraries set their own log levels first.
