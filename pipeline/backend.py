@@ -6,6 +6,7 @@ and `pipeline.tensorflow` each offer the names of `Backend`, from files of the s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
@@ -194,6 +195,13 @@ class Backend(Protocol):
 
     def preserved_generators(self) -> AbstractContextManager[None]:
         """Restore the framework's random generators after the block, which `build_model` seeds and training uses."""
+        ...
+
+    def threads(self, number: int | None) -> contextlib.AbstractContextManager[None]:
+        """Compute with this many threads in the block; results depend on it in the last digits. None changes nothing.
+
+        TensorFlow can change the number only before it has computed anything, and keeps it after the block.
+        """
         ...
 
     def versions(self) -> dict[str, str]:

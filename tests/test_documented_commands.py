@@ -13,7 +13,7 @@ from pipeline.cli.main import execute
 from pipeline.recipe.loading import load_shipped
 from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
-from tests.benchmarks import attention_step_time, bench, gpu_check
+from tests.benchmarks import attention_step_time, bench, busy, data_size, gpu_check
 from tests.helpers import documented_data, pages
 from tests.helpers.run_writer import write_run
 
@@ -166,6 +166,24 @@ def test_the_measurement_of_a_step_runs(capsys):
     assert "handwritten / sdpa" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_measurement_of_large_data_runs(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.data_size --rows 10000 100000" in COMMANDS
+    data_size.main(["--rows", "64", "--only", "check", "train", "--steps", "1"])
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["64", "check"], ["64", "train"]]
+
+
+@pytest.mark.slow
+def test_the_measurement_beside_busy_processes_runs(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.busy --busy 0 2" in COMMANDS
+    few = "--frameworks torch --workloads classification --busy 0 1 --ways one --repeats 1 --steps 2"
+    busy.main(few.split())
+    assert [line.split()[2:5] for line in capsys.readouterr().out.splitlines()[2:]] == [
+        ["0", "one", "1"],
+        ["1", "one", "1"],
+    ]
+
+
 @pytest.fixture
 def deterministic_settings():
     """Puts back what a pretraining sets in its process."""
@@ -191,5 +209,9 @@ def test_a_bundled_checkpoint_can_be_made_again(name, tmp_path, monkeypatch, det
 def test_every_command_is_run_here_or_elsewhere():
     verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
     here = {each.id for each in documented(*verbs)}
-    modules = {command for command in COMMANDS if command.endswith((".pretrain", "attention_step_time torch"))}
+    modules = {
+        command
+        for command in COMMANDS
+        if command.endswith((".pretrain", "attention_step_time torch", "100000", "--busy 0 2"))
+    }
     assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)

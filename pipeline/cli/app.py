@@ -25,3 +25,9 @@ def add_former_name(former: str, name: str, command: Callable[..., None]) -> Non
         command(*arguments, **options)
 
     app.command(former, help=f"The former name of {name}.")(renamed)
+
+
+def tell(note: str | None) -> None:
+    """Print a note, if there is one, on standard error: it is no part of what the command puts out."""
+    if note is not None:
+        print(note, file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import add_former_name, app
+from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, Switch, whole_numbers
 from pipeline.recipe.loading import LoadedRecipe, load_recipe
 from pipeline.utils.environment import configure_process
@@ -27,7 +27,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Run a recipe with each framework, attention and seed, and write a report that compares them."""
-    configure_process()
+    tell(configure_process())
     numbers = whole_numbers(seeds)
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.api import compare
@@ -75,7 +75,7 @@ def lockstep(
     debug: Debug = False,
 ) -> None:
     """Take the same steps in both frameworks and compare them one by one."""
-    configure_process()
+    tell(configure_process())
     resolved = load_recipe(recipe, settings or ())
     from pipeline.api import lockstep
 

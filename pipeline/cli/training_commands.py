@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import add_former_name, app
+from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, RecipeName, Seed, Settings
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
@@ -33,7 +33,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
-    configure_process(framework)
+    tell(configure_process(framework))
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.cli.progress import TerminalProgress
     from pipeline.training.finetune import finetune

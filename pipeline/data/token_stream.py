@@ -66,18 +66,18 @@ def tokenized(
     has_types = "token_type_ids" in tokenizer.model_input_names
     # The empty arrays are the type of no texts at all.
     lengths, truncated = [np.zeros(1, np.int64)], [np.zeros(0, np.bool_)]
-    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.int8)]
     for chunk in encodings(tokenizer, texts, max_length):
         rows = [encoding.ids for encoding in chunk]
         lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
         truncated.append(np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)))
         ids.append(np.fromiter(chain.from_iterable(rows), np.int32))
         if has_types:
-            types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.int32))
+            types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.int8))
     offsets = np.concatenate(lengths).cumsum()
     features = {"input_ids": Ragged(np.concatenate(ids), offsets)}
     if has_types:
-        features["token_type_ids"] = Ragged(np.concatenate(types), offsets)
+        features["token_type_ids"] = Ragged(np.concatenate(types, dtype=np.int32), offsets)
     return features, np.concatenate(truncated)
 
 

@@ -9,6 +9,7 @@ from pipeline.pytorch.model import (
     preserved_generators,
     read_pickle,
     set_weights,
+    threads,
     versions,
     weight_shapes,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "restore_attention",
     "set_weights",
     "swap_attention",
+    "threads",
     "versions",
     "weight_shapes",
 ]

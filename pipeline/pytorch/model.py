@@ -138,6 +138,17 @@ def preserved_generators() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute with this many threads in the block; results depend on it in the last digits. None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     return {

@@ -49,8 +49,8 @@ def _inputs(task: Task, rows: datasets.Dataset) -> NDArray[np.uint64]:
     """A digest of what the model sees of each row; rows without any text are left out."""
     columns = [values_of(rows, name) for name in task.prediction_fields if name in rows.column_names]
     shown = (json.dumps(values) for values in zip(*columns, strict=True) if any(map(_has_text, values)))
-    digests = b"".join(blake2b(text.encode(), digest_size=8).digest() for text in shown)
-    return np.frombuffer(digests, np.uint64)
+    digests = (blake2b(text.encode(), digest_size=8).digest() for text in shown)
+    return np.fromiter((int.from_bytes(digest, "big") for digest in digests), np.uint64)
 
 
 def _has_text(value: object) -> bool:

@@ -12,6 +12,7 @@ with legacy_keras():  # transformers' TensorFlow classes are Keras 2
         preserved_generators,
         read_pickle,
         set_weights,
+        threads,
         versions,
         weight_shapes,
     )
@@ -35,6 +36,7 @@ __all__ = [
     "restore_attention",
     "set_weights",
     "swap_attention",
+    "threads",
     "versions",
     "weight_shapes",
 ]

@@ -183,6 +183,19 @@ def preserved_generators() -> Iterator[None]:
             each.setstate(state)
 
 
+@contextlib.contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute with this many threads from now on; results depend on it in the last digits. None changes nothing.
+
+    Once anything was computed TensorFlow cannot change the number any more, and it stays as it is.
+    """
+    if number is not None:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(number)
+            tf.config.threading.set_inter_op_parallelism_threads(number)
+    yield
+
+
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     # The API does not tell what TensorFlow reads from the environment; left alone it takes every core it may use.

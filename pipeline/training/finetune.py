@@ -85,7 +85,7 @@ def finetune(
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = load_metrics(experiment.metric_names)
-    with backend.preserved_generators():
+    with backend.threads(_threads_of(saved)), backend.preserved_generators():
         model, proof = start(experiment, backend, seed, attention)
         with directory.locked():
             trainer = Trainer(experiment, backend, model, identity, scorers, callback, checkpoints, stop)
@@ -143,6 +143,12 @@ def _saved_state(
             arguments=("resume", "overwrite"),
         )
     return None, []
+
+
+def _threads_of(saved: TrainingCheckpoint | None) -> int | None:
+    """How many threads a run had before it was interrupted: the same bits need the same number."""
+    number = "" if saved is None else saved.state.versions.get("threads", "")
+    return int(number) if number.isdecimal() else None
 
 
 def _write_run(

@@ -95,14 +95,14 @@ def measure(name, path, cache, steps):
     return time.perf_counter() - start, peak_memory_bytes() / 1e6
 
 
-def main():
+def main(words=None):
     """Print a line for each size and contestant."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", default=None)
     parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
     parser.add_argument("--steps", type=int, default=STEPS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     print(f"{'rows':>10} {'contestant':<10} {'seconds':>8} {'peak MB':>8}   load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for num_rows in arguments.rows:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import transformers
 
-from pipeline.data.token_stream import CHUNK_TEXTS, CHUNKS_AHEAD, read_documents, tokenized
+from pipeline.data.token_stream import CHUNK_TEXTS, CHUNKS_AHEAD, encodings, read_documents, tokenized
 from pipeline.recipe.overrides import RECIPES
 from tests.helpers.families import CHECKPOINTS, sentences
 
@@ -50,3 +50,17 @@ def test_documents_are_all_texts_in_order_without_blank_ones(tokenizer):
         assert document.ids.tolist() == expected["input_ids"]
         assert document.num_bytes.sum() == len(given[row].encode())
         assert document.ids.dtype == np.int32
+
+
+def test_texts_are_read_only_a_little_ahead_of_their_tokens(tokenizer):
+    read = []
+
+    def texts_to_read():
+        for number in range(MANY):
+            read.append(number)
+            yield "good"
+
+    chunks = encodings(tokenizer, texts_to_read(), 19)
+    assert len(next(chunks)) == CHUNK_TEXTS
+    assert len(read) <= CHUNK_TEXTS * (CHUNKS_AHEAD + 1) < MANY
+    assert sum(map(len, chunks)) == MANY - CHUNK_TEXTS == len(read) - CHUNK_TEXTS

@@ -1,12 +1,15 @@
 """Killed and resumed: the end is bit-identical to that of the run that was never interrupted."""
 
+import json
 import re
 
 import pytest
 
 from pipeline import UserError, finetune
+from pipeline.backend import load_backend
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
+from pipeline.utils.processes import call
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import Kill, assert_same_outcome, kill_at, read_lines
 
@@ -55,6 +58,47 @@ def test_a_run_resumed_at_its_last_step_can_be_interrupted_again(tmp_path):
     kill_at(("evaluate", 1), recipe, out=tmp_path / "run")  # after the last step, before its evaluation
     assert kill_at(("saved", 3), recipe, out=tmp_path / "run", resume=True) == 3  # evaluated and saved, not written
     assert_same_outcome(straight.path, finetune(recipe, out=tmp_path / "run", resume=True).path)
+
+
+def test_a_resumed_run_computes_with_as_many_threads_as_before(tmp_path):
+    import torch
+
+    class Watch(TrainingCallback):
+        def on_train_begin(self, num_steps, num_epochs):
+            seen.append(torch.get_num_threads())
+
+    recipe, seen, before = (
+        recipe_of("single-label", tmp_path, changes={"train.save_every": 1}),
+        [],
+        torch.get_num_threads(),
+    )
+    try:
+        torch.set_num_threads(3)
+        kill_at(("step", 2), recipe, out=tmp_path / "run")
+        torch.set_num_threads(1)
+        run = finetune(recipe, out=tmp_path / "run", resume=True, callback=Watch())
+        assert (seen, torch.get_num_threads()) == ([3], 1)
+        assert json.loads((run.path / "environment.json").read_text())["threads"] == "3"
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of_tensorflow():
+    """Its number of threads, after it was set to 3, and after it was set to 2 when something had been computed."""
+    backend = load_backend("tensorflow")
+    import tensorflow as tf
+
+    found = []
+    for number in (3, 2):
+        with backend.threads(number):
+            found.append(backend.versions()["threads"])
+        tf.constant(1) + 1
+    return found
+
+
+@pytest.mark.slow
+def test_tensorflow_takes_a_number_of_threads_until_it_has_computed():
+    assert call(threads_of_tensorflow, framework="tensorflow") == ["3", "3"]
 
 
 def test_an_interrupted_run_leaves_only_its_training_checkpoints(interrupted):
