@@ -5,16 +5,16 @@ import pytest
 
 from pipeline.backend import load_backend
 from pipeline.recipe.schema import Train
-from tests.helpers.packed_batches import HEADS, loss_and_gradients
+from tests.helpers.packed_batches import HEADS, loss_and_gradients, with_dropout_keys
 from tests.helpers.tiny_models import config, random_state, relative
 
 
-def learner_of(framework, head, attention="stock", steps=1, **train):
+def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train):
     """A learner for a head with random weights."""
     family, auto_class, settings, loss, _ = HEADS[head]
     backend = load_backend(framework)
     train = Train(**train)
-    model = backend.build_model(auto_class, config(family, **settings), train.precision, 0)
+    model = backend.build_model(auto_class, config(family, dropout, **settings), train.precision, 0)
     backend.set_weights(model, random_state(backend.weight_shapes(model)))
     if attention == "handwritten":
         backend.swap_attention(model)
@@ -35,6 +35,19 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_the_padded_batch(framewo
         # Of weights that the loss does not depend on, such as BERT's key bias, the gradient is rounding alone.
         if np.linalg.norm(gradient) > 1e-5 * total:
             assert relative(packed[name], gradient) <= 1e-5, name
+
+
+@pytest.mark.parametrize("attention", ["stock", "handwritten"])
+@pytest.mark.parametrize("head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5"])
+def test_with_shared_dropout_masks_they_are_those_of_the_padded_batch_too(framework, head, attention):
+    learner = learner_of(framework, head, attention, dropout=0.3, dropout_masks="shared")
+    (padded_loss, padded), (packed_loss, packed) = (
+        loss_and_gradients(framework, learner, batch) for batch in with_dropout_keys(head)
+    )
+    still, _ = loss_and_gradients(framework, learner_of(framework, head, attention), HEADS[head][4]()[0])
+    assert still != pytest.approx(padded_loss, rel=1e-3)
+    assert packed_loss == pytest.approx(padded_loss, rel=1e-6)
+    assert relative(packed, padded) <= 1e-5
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -152,6 +152,18 @@ HEADS = {
 }  # fmt: skip
 
 
+def with_dropout_keys(head):
+    """(padded, packed) batches of a head with a random key for each token, from which its dropout masks are drawn."""
+    padded, packed = HEADS[head][4]()
+    streams = {"dropout_keys": (LENGTHS, WIDTH)}
+    if HEADS[head][0] == "t5":
+        streams["decoder_dropout_keys"] = (TARGET_LENGTHS, TARGET_WIDTH)
+    for seed, (name, (lengths, width)) in enumerate(streams.items(), start=7):
+        keys = tokens(lengths, seed, low=-(2**31), high=2**31)
+        padded[name], packed[name] = as_padded(keys), as_packed(keys, width)
+    return padded, packed
+
+
 def loss_and_gradients(framework, learner, batch):
     """The loss of a batch, and the gradients by the names of the model's weights."""
     if framework == "torch":
