@@ -9,6 +9,7 @@ ATTENTIONS ?= stock handwritten
 SEEDS ?= 0 1 2
 STEPS ?= 50
 DROPOUT ?= on
+CONTROL ?= on
 KILLS ?= 5
 SET ?=
 OUT ?=
@@ -52,8 +53,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
 	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
 
-compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" SET= OUT= RERUN=1
-	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(VERBOSE)
+compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
+	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' --control '$(CONTROL)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(VERBOSE)
 
 report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir dir" OUT=
 	@$(PIPELINE) report $(foreach run,$(RUNS),'$(run)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from pipeline.backend import FRAMEWORKS
 from pipeline.comparison import lockstep_records, run_matrix
 from pipeline.comparison.assembly import assemble
+from pipeline.comparison.control import split_controls
 from pipeline.comparison.lockstep import LockstepReport, compare_frameworks
 from pipeline.comparison.lockstep_records import LOCKSTEP_STEPS
 from pipeline.comparison.results import LockstepResult, Problem, Results
@@ -24,7 +25,8 @@ from pipeline.comparison.run_set import ComparedRun, read_run, refuse_incomparab
 from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
-from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
+from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
+from pipeline.reporting.verdicts import verdict
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep
 from pipeline.utils.errors import UserError
@@ -176,6 +178,7 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     *,
     rerun: bool = False,
+    control: bool = True,
     allow_hub_code: bool = False,
     callback: ComparisonCallback | None = None,
 ) -> Comparison:
@@ -185,7 +188,9 @@ def compare(
     given as it is.
 
     Each run has a process of its own, one after the other. Finished runs are used as they are unless `rerun`; a run
-    that fails is shown as failed. Raises UserError before the first run for anything that is wrong with the input.
+    that fails is shown as failed. With `control` PyTorch also trains each seed from a start in which each weight is off
+    by one rounding: how far it gets from itself says what rounding explains. Raises UserError before the first run for
+    anything that is wrong with the input.
 
     >>> comparison = compare("sentiment_bert", attentions=["stock"])  # doctest: +SKIP
     >>> comparison.verdicts  # doctest: +SKIP
@@ -195,12 +200,14 @@ def compare(
     names = [attention_name(attention) for attention in _several(attentions)]
     folder = _report_folder(loaded.recipe.name + loaded.recipe.suffix(loaded.original), out)
     planned = run_matrix.plan(loaded.recipe, loaded.original, frameworks, names, seeds, rerun)
-    callback.on_check_begin(planned)
+    controls = run_matrix.plan_controls(loaded.recipe, loaded.original, planned) if control else []
+    callback.on_check_begin([*planned, *controls])
     run_matrix.check(planned, loaded.recipe, allow_hub_code)
-    runs = _make_runs(planned, loaded, allow_hub_code, callback)
+    made = _make_runs([*planned, *controls], loaded, allow_hub_code, callback)
+    runs, control_runs = made[: len(planned)], made[len(planned) :]
     variants = [(framework, attention) for framework in frameworks for attention in names]
     runs.sort(key=lambda run: (variants.index((run.framework, run.attention)), run.seed))
-    completed = [run for run in runs if run.completed]
+    completed = [run for run in (*runs, *control_runs) if run.completed]
     if completed:
         remedy = "\nSome were made earlier, from other data or another checkpoint: repeat them with rerun=True"
         refuse_incomparable(completed, remedy, arguments=("rerun",))
@@ -212,7 +219,8 @@ def compare(
             lockstep_records.fingerprints(completed[0]),
         )  # fmt: skip
     callback.on_report_begin()
-    return _written(with_variants(runs), loaded.recipe.margin, lockstep_results, problems, folder)
+    margin = loaded.recipe.margin
+    return _written(with_variants(runs), control_runs, margin, lockstep_results, problems, folder)
 
 
 def report(
@@ -229,13 +237,14 @@ def report(
     directories = [Path(path) for path in _several(paths)]
     if len(directories) < 2:
         raise UserError(f"a report needs two or more run directories, but got {len(directories)}")
-    runs = with_variants(read_run(directory) for directory in directories)
-    refuse_incomparable(runs)
+    runs, controls = split_controls(read_run(directory) for directory in directories)
+    runs = with_variants(runs)
+    refuse_incomparable([*runs, *controls])
     recipe = runs[0].recipe
     # The suffix of runs whose recipe was overridden, if they are where a run is by default.
     suffix = f"-{recipe.digest()}"
     folder = _report_folder(recipe.name + (suffix if directories[0].name.endswith(suffix) else ""), out)
-    return _written(runs, recipe.margin, lockstep_records.recorded(runs), [], folder)
+    return _written(runs, controls, recipe.margin, lockstep_records.recorded(runs), [], folder)
 
 
 def _several(values: Value | Iterable[Value]) -> list[Value]:
@@ -278,13 +287,15 @@ def _make_runs(
 
 def _written(
     runs: list[ComparedRun],
+    controls: list[ComparedRun],
     margin: float,
     lockstep_results: list[LockstepResult],
     problems: list[Problem],
     folder: Path,
 ) -> Comparison:
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    assembled = with_headline(assemble(runs, margin, lockstep_results, problems, created=created, command=_command()))
+    results = assemble(runs, margin, lockstep_results, problems, created=created, command=_command(), controls=controls)
+    assembled = with_headline(results)
     writer.write_report(assembled, folder)
     return Comparison(assembled, folder)
 

@@ -123,7 +123,8 @@ def test_finetune_prints_what_the_readme_shows(workplace):
 @pytest.mark.slow
 def test_lockstep_prints_what_the_readme_shows(workplace):
     lines = shape(pages.block_with("README.md", "", "initial logits"))
-    assert lines == shape(pages.run("make lockstep STEPS=2", workplace, SMALL))
+    printed = shape(pages.run("make lockstep STEPS=2", workplace, SMALL))
+    assert [line for line in lines if line not in printed] == []
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def compare(
     settings: Settings = None,
     out: ReportFolder = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Repeat finished runs.")] = False,
+    control: Annotated[Switch, typer.Option(help="Whether PyTorch also trains off by one rounding.")] = Switch.on,
     allow_hub_code: HubCode = False,
     debug: Debug = False,
 ) -> None:
@@ -36,8 +37,8 @@ def compare(
     progress = ComparisonProgress(loaded.recipe.name)
     try:
         comparison = compare(
-            loaded, frameworks.split(), attentions.split(), numbers, out, rerun=rerun, allow_hub_code=allow_hub_code,
-            callback=progress,
+            loaded, frameworks.split(), attentions.split(), numbers, out, rerun=rerun, control=control is Switch.on,
+            allow_hub_code=allow_hub_code, callback=progress,
         )  # fmt: skip
     except KeyboardInterrupt:
         progress.close()

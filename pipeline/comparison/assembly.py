@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.comparison import examples, same_experiment
 from pipeline.comparison.attention_maps import maps_of_frameworks
+from pipeline.comparison.control import compare_with_control
 from pipeline.comparison.costs import costs, machines, rank_memory, rank_speed
 from pipeline.comparison.resampling import Resampled, resampled_metrics
 from pipeline.comparison.results import (
@@ -34,7 +36,7 @@ SharedSeeds = list[tuple[ComparedRun, ComparedRun]]
 
 def assemble(
     runs: list[ComparedRun], margin: float, lockstep: list[LockstepResult], problems: list[Problem], *, created: str,
-    command: list[str],
+    command: list[str], controls: Sequence[ComparedRun] = (),
 ) -> Results:  # fmt: skip
     """All results but the headline. `runs` have the names of their variants; `problems` are those known already."""
     completed = [run for run in runs if run.completed]
@@ -64,14 +66,14 @@ def assemble(
         recipe_differences=same_experiment.recipe_differences(runs),
         metrics=metrics,
         comparisons=[comparison for comparison in comparisons if comparison is not None],
-        sameness=_sameness(runs, lockstep),
+        sameness=_sameness(runs, lockstep, list(controls)),
         disagreements=disagreements,
         costs=run_costs,
         speed=rank_speed(run_costs, runs),
         memory=rank_memory(run_costs, runs),
         machines=machines(runs),
         attention_maps=maps,
-        problems=[*problems, *resampling_problems, *map_problems],
+        problems=[*problems, *_failed_controls(controls), *resampling_problems, *map_problems],
     )
 
 
@@ -132,7 +134,7 @@ def _metrics(completed: list[ComparedRun]) -> dict[str, Metric]:
     }
 
 
-def _sameness(runs: list[ComparedRun], lockstep: list[LockstepResult]) -> Sameness:
+def _sameness(runs: list[ComparedRun], lockstep: list[LockstepResult], controls: list[ComparedRun]) -> Sameness:
     pairs = variant_pairs(runs)
     return Sameness(
         probe=same_experiment.probe_differences(pairs, runs),
@@ -140,9 +142,18 @@ def _sameness(runs: list[ComparedRun], lockstep: list[LockstepResult]) -> Samene
         batch_sizes_vary=same_experiment.batch_sizes_vary(runs),
         optimization=same_experiment.optimization_differences(pairs, runs),
         lockstep=lockstep,
+        control=compare_with_control(pairs, runs, controls),
         curves=same_experiment.curves(runs),
         evaluations=same_experiment.evaluations(runs),
     )
+
+
+def _failed_controls(controls: Iterable[ComparedRun]) -> list[Problem]:
+    return [
+        Problem(code="control_failed", run=f"seed {run.seed}", error=" ".join(run.log_tail.split("\n")[-2:]))
+        for run in controls
+        if run.log_tail is not None
+    ]
 
 
 def _compare(

@@ -79,6 +79,12 @@ def same_predictions(a: ComparedRun, b: ComparedRun) -> bool:
     return [line["prediction"] for line in a.predictions] == [line["prediction"] for line in b.predictions]
 
 
+def equal_predictions(a: ComparedRun, b: ComparedRun) -> list[bool]:
+    """For each example whether two runs predict the same; numbers may differ by what rounding explains."""
+    pairs = zip(a.predictions, b.predictions, strict=False)
+    return [_rank([one["prediction"], two["prediction"]], one["reference"]) is None for one, two in pairs]
+
+
 def text_to_draw(task: Task, disagreeing: list[Disagreement], rows: list[Row]) -> str | None:
     """The first words of the first text on which the variants disagree, or else of the split's first text."""
     candidates: list[Mapping[str, JsonValue]] = [each.fields for each in disagreeing if each.fields]

@@ -176,6 +176,9 @@ class Equivalence(_Record):
     """None if nothing can be concluded."""
     basis: Literal["seeds", "examples"] | None
     """What the interval is over: seeds, or with a single seed the bootstrap over examples."""
+    seeds_needed: int | None = None
+    """If equivalence is not shown: how many seeds would show it four times out of five, if the means are equal and the
+    differences vary as these do; None if more than 1000, or if fewer than three seeds were compared."""
 
 
 class ExampleDifference(_Record):
@@ -304,6 +307,36 @@ class LockstepResult(_Record):
     """The parameter that differs most."""
 
 
+class PairDistance(_Record):
+    """How far the trainings of two variants are apart, over the seeds that have a control."""
+
+    first: str
+    second: str
+    first_step_over_rounding: int | None
+    """The first step, from 1, at which the losses of a seed differ by more than 1e-6; None if there is none."""
+    loss_distance: Number
+    """The root mean square, over all steps and seeds, of the difference in loss relative to the loss, or to 1."""
+    share: Number
+    """`loss_distance` divided by the control's."""
+    agree: Number
+    """The fraction of examples with the same prediction; None if the task does not predict."""
+    within: bool
+    """Whether the distance is at most three times the control's, or 1e-3."""
+
+
+class ControlComparison(_Record):
+    """PyTorch against itself from a start in which each weight is off by one rounding, and the variants beside it."""
+
+    seeds: list[int]
+    """Those for which the control was trained."""
+    first_step_over_rounding: int | None
+    loss_distance: Number
+    agree: Number
+    seconds: Number
+    """What the trainings of the control took, together."""
+    pairs: list[PairDistance]
+
+
 class Curve(_Record):
     """The training of one variant over its seeds, at 400 steps at most."""
 
@@ -332,6 +365,8 @@ class Sameness(_Record):
     optimization: list[OptimizationDifference]
     lockstep: list[LockstepResult]
     """One for each attention; empty if it was not run."""
+    control: ControlComparison | None = None
+    """None if no control was trained."""
     curves: dict[str, Curve]
     """By variant."""
     evaluations: dict[str, dict[int, list[Evaluation]]]
@@ -420,7 +455,7 @@ class Problem(_Record):
 
     code: Literal[
         "different_example_counts", "score_not_reproduced", "attention_map_failed", "lockstep_failed",
-        "lockstep_outdated",
+        "lockstep_outdated", "control_failed",
     ]  # fmt: skip
     run: str | None = None
     attention: str | None = None

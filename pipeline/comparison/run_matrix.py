@@ -7,10 +7,11 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.backend import framework_problem
+from pipeline.comparison.control import ATTENTION, FRAMEWORK, control_recipe
 from pipeline.comparison.run_set import ComparedRun, read_run
 from pipeline.models.attention import name_problem
 from pipeline.recipe.schema import Recipe
@@ -33,10 +34,11 @@ class PlannedRun:
     folder: Path
     done: bool
     rerun: bool = False
+    is_control: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.framework}/{self.attention} seed {self.seed}"
+        return f"{'control ' if self.is_control else ''}{self.framework}/{self.attention} seed {self.seed}"
 
 
 class ComparisonCallback:
@@ -80,6 +82,25 @@ def plan(
             done = _is_done(folder, recipe, framework, attention, seed, rerun)
             planned.append(PlannedRun(framework, attention, seed, folder, done, rerun))
     return planned
+
+
+def plan_controls(recipe: Recipe, original: Recipe, planned: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """A control for each seed: PyTorch with its stock attention, from a start in which each weight is one rounding off.
+
+    None if the recipe has no control, if no such run without the rounding is planned, or if that is the only variant.
+    Raises UserError if a folder holds something that must not be lost.
+    """
+    changed = control_recipe(recipe)
+    references = [run for run in planned if (run.framework, run.attention) == (FRAMEWORK, ATTENTION)]
+    if changed is None or len(references) == len(planned):
+        return []
+    controls = []
+    for run in references:
+        folder = RunDirectory.default(recipe, original, run.framework, run.attention, run.seed).path
+        folder = folder.with_name(f"{folder.name}-control")
+        done = _is_done(folder, changed, run.framework, run.attention, run.seed, run.rerun)
+        controls.append(replace(run, folder=folder, done=done, is_control=True))
+    return controls
 
 
 def check(planned: Iterable[PlannedRun], recipe: Recipe, allow_hub_code: bool) -> None:
@@ -127,6 +148,7 @@ def execute(run: PlannedRun, recipe: Recipe, arguments: Sequence[str]) -> Compar
     command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder)]
     # Resume from what an earlier process saved, unless all runs are to be repeated.
     has_checkpoints = TrainingCheckpoints(RunDirectory(run.folder).checkpoints_folder, keep=1).names()
+    command += ["--set", "perturb_weights=true"] if run.is_control else []
     command.append("--resume" if has_checkpoints and not run.rerun else "--overwrite")
     with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
         log = Path(folder) / "log"

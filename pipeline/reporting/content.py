@@ -141,7 +141,12 @@ def _marked(prediction: JsonValue, reference: JsonValue) -> Finding | str:
 
 
 def _sameness(results: Results) -> Section:
-    evidence = [tables.sameness(results), tables.lockstep(results), tables.recipe_differences(results)]
+    evidence = [
+        tables.sameness(results),
+        tables.lockstep(results),
+        tables.control(results),
+        tables.recipe_differences(results),
+    ]
     compared = "the start and the batches of every step were compared"
     if results.sameness.lockstep:
         compared += ", and the steps themselves one by one"
@@ -193,8 +198,8 @@ def _limits(results: Results) -> dict[str, str]:
     few = "; with so few, intervals are wide and “not settled” is the honest answer to much" if seeds < 5 else ""
     limits = {
         "Seeds": f"{count(seeds, 'seed')} a variant{few}.",
-        "Dropout": "Each framework draws dropout from its own generator. Runs of one seed share start and batches, but "
-        "not these draws, so their scores may differ by as much as those of two seeds.",
+        "Dropout": "If a recipe leaves dropout to the frameworks, each draws from its own generator. Runs of one seed "
+        "then share start and batches, but not these draws, so their scores may differ as much as those of two seeds.",
         "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
         "Not settled": "If equivalence could not be shown, a difference has not been shown either.",
         "Machine": "Speed and memory hold for this machine, these versions and this size of model.",

@@ -25,7 +25,8 @@ from pipeline.reporting.formatting import (
     small,
     value,
 )
-from pipeline.reporting.sentences import WORDS, Finding, finding, verdict
+from pipeline.reporting.sentences import WORDS, Finding, finding
+from pipeline.reporting.verdicts import verdict
 from pipeline.utils.text import count
 
 Cell = str | Finding
@@ -223,6 +224,34 @@ def lockstep(results: Results) -> Table:
         "itself from starts in which each weight is off by one rounding, the largest difference of several such "
         "starts. Allowed: a fixed bound, or three times the control's difference if that is larger. Losses are "
         "compared relative to the loss, or to 1 where that is larger.",
+        num_texts=2,
+    )
+
+
+def control(results: Results) -> Table:
+    """How far whole trainings are apart, beside PyTorch from itself if each weight begins one rounding off."""
+    found = results.sameness.control
+    if found is None:
+        return Table("", [], {})
+    rows: list[list[Cell]] = []
+    for pair in found.pairs:
+        share = UNDEFINED if pair.share is None else ratio(pair.share)
+        cell = Finding("good", "Within", share) if pair.within else Finding("bad", "Over", share)
+        agree = UNDEFINED if pair.agree is None else f"{pair.agree:.1%}"
+        step = str(pair.first_step_over_rounding or "never")
+        rows.append([f"{pair.first} and {pair.second}", cell, small(pair.loss_distance), step, agree])
+    agree = UNDEFINED if found.agree is None else f"{found.agree:.1%}"
+    step = str(found.first_step_over_rounding or "never")
+    rows.append(["control: torch/stock and itself", UNDEFINED, small(found.loss_distance), step, agree])
+    return Table(
+        "Whole trainings, beside the control",
+        ["Pair", "Of the control", "Difference in loss", "Over rounding from step", "Same predictions"],
+        {"": rows},
+        "The control is torch/stock trained once more from a start in which each weight is moved to the next fp32 "
+        f"number, with {count(len(found.seeds), 'seed')} ({found.seconds or 0:,.0f} s of training in all). Difference "
+        "in loss: the root mean square over all steps and seeds, relative to the loss, or to 1 where that is larger; "
+        "within: at most three times the control's. Over rounding: the first step of any seed with a difference of "
+        "more than 1e-6.",
         num_texts=2,
     )
 

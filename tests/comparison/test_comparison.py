@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline import UserError, compare, load_recipe
@@ -25,7 +26,9 @@ from pipeline.utils.environment import THREAD_VARIABLES
 from tests.helpers.run_writer import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = {"data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1}
+LIMITS = {
+    "data.limit.train": 64, "data.limit.validation": 16, "train.epochs": 1, "train.dropout_masks": "shared",
+}  # fmt: skip
 QUICK = [part for key, value in LIMITS.items() for part in ("--set", f"{key}={value}")]
 MINE = """
 from pipeline.pytorch.attention import MultiHeadAttention
@@ -67,7 +70,7 @@ def with_a_failure():
 def of_both(with_a_failure):
     """Both frameworks, from Python; PyTorch's run is there already, made with another margin."""
     recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.02})
-    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-*/metrics.json")
+    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????/metrics.json")
     before = finished.stat().st_mtime_ns
     comparison = compare(recipe, attentions=["stock"], seeds=[0], out="reports/second")
     assert finished.stat().st_mtime_ns == before, "a finished run was made again"
@@ -99,7 +102,14 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert results.headline.notices == []
     same = results.headline.same.sentence
     assert same.startswith("Same start (logits within ")
-    assert ", same batches, same learning rates, 2 steps in lock-step within bounds. The accuracy is not" in same
+    assert ", same batches, same learning rates, same dropout masks, 2 steps in lock-step within bounds. In " in same
+    assert " until step " in same or "rounding to the end" in same
+    control = results.sameness.control
+    assert control.seeds == [0] and control.pairs[0].within and control.loss_distance < 1e-6
+    (perturbed,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????-control")
+    assert "perturb_weights: true" in (perturbed / "recipe.yaml").read_text()
+    logits = [np.load(folder / "probe.npz")["logits_before"] for folder in (perturbed, Path(results.runs[0].path))]
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 1e-5
     assert results.sameness.lockstep[0].same is True
     assert results.sameness.batches[0].basis == "rows"
     threads = {run.environment.threads for run in results.runs}
@@ -136,7 +146,7 @@ def test_finished_runs_are_planned_as_done_and_again_with_rerun(of_both):
 
 @pytest.mark.slow
 def test_a_run_made_before_recipes_had_margins_is_used_again(of_both):
-    (folder,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
+    (folder,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????")
     text = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text("".join(f"{line}\n" for line in text.splitlines() if "margin:" not in line))
     recipe = load_recipe("sentiment_bert", LIMITS | {"margin": 0.07})
@@ -201,7 +211,7 @@ def test_what_is_wrong_is_refused_before_anything_runs(choice, message, monkeypa
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_comparison_at_once_and_keeps_what_is_done(with_a_failure):
-    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-*")
+    (finished,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????")
     arguments = [
         "compare",
         "sentiment_bert",

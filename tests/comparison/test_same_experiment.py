@@ -198,7 +198,7 @@ def test_a_lockstep_over_its_bounds_is_a_fault(runs):
     over = within.model_copy(update={"differences": within.differences | {"parameters": 0.0612}, "same": False})
     results = assembled(runs, [over])
     assert notices(results, "bad")[0] == (
-        "In lock-step with stock attention PyTorch and TensorFlow differ: parameters 0.061 (bound 1e-03)"
+        "In lock-step with stock attention PyTorch and TensorFlow differ: parameters 0.061 (allowed 3e-03)"
     )
     assert results.headline.same.state == "bad"
 

@@ -15,6 +15,7 @@ from pipeline.comparison.statistics.equivalence import (
     summarize,
     t_interval,
 )
+from pipeline.comparison.statistics.power import POWER, equivalence_power, seeds_needed
 from pipeline.metrics.specs import scale
 
 PAIR = ("torch/stock", "tensorflow/stock")
@@ -229,3 +230,30 @@ def test_predictions_of_one_class_have_no_kappa():
 def test_a_set_of_labels_is_one_answer_in_any_order():
     counted = agreement([([["x", "y"], []], [["y", "x"], ["x"]], [["x", "y"], []])])
     assert (counted.agree, counted.first_only_right) == (0.5, 1)
+
+
+@pytest.mark.parametrize(("num_seeds", "deviation", "margin"), [(3, 0.004, 0.01), (5, 0.01, 0.01), (12, 0.012, 0.01)])
+def test_the_power_is_how_often_simulated_experiments_show_equivalence(num_seeds, deviation, margin):
+    differences = np.random.default_rng(5).normal(0, deviation, (40_000, num_seeds))
+    error = differences.std(axis=1, ddof=1) / math.sqrt(num_seeds)
+    reach = stats.t.ppf(0.95, num_seeds - 1) * error
+    shown = np.mean(np.abs(differences.mean(axis=1)) + reach < margin)
+    assert 0.02 < shown < 0.99
+    assert equivalence_power(num_seeds, deviation, margin) == pytest.approx(shown, abs=0.01)
+
+
+def test_the_seeds_that_a_margin_needs_are_the_fewest_with_the_power():
+    needed = seeds_needed(0.01, 0.01)
+    assert needed is not None and 8 < needed < 14
+    assert equivalence_power(needed - 1, 0.01, 0.01) < POWER <= equivalence_power(needed, 0.01, 0.01)
+    assert seeds_needed(1e-9, 0.01) == 2
+    assert seeds_needed(1.0, 0.01) is None
+
+
+def test_a_pair_that_is_not_shown_to_be_equivalent_says_how_many_seeds_would_show_it():
+    scores = [0.90, 0.92, 0.91], [0.91, 0.91, 0.90]
+    tested = compare(*scores).equivalence
+    deviation = np.std(np.subtract(*scores), ddof=1)
+    assert tested.equivalent is False and tested.seeds_needed == seeds_needed(deviation, 0.01)
+    assert compare([0.901, 0.909, 0.905], [0.902, 0.908, 0.905]).equivalence.seeds_needed is None
+    assert compare([0.90, 0.92], [0.91, 0.91]).equivalence.seeds_needed is None

@@ -16,11 +16,12 @@ SECONDS = {"torch": 0.1, "tensorflow": 0.2}
 
 def write_run(
     folder, framework="torch", attention="stock", seed=0, settings=None, order=None, lengths=LENGTHS, wrong=4,
-    probe_off=0.0, first_step_extra=0.1, environment=None, report=None, epochs_done=1,
+    probe_off=0.0, first_step_extra=0.1, environment=None, report=None, epochs_done=1, loss_off=(0.0, 0.0, 0.0, 0.0),
 ):  # fmt: skip
     """A finished run; returns its directory.
 
-    `order` is the seed whose batches it was trained on, `wrong` how many of its predictions are, `probe_off` what is
+    `loss_off` is added to the losses of the first steps; `order` is the seed whose batches it was trained on,
+    `wrong` how many of its predictions are, `probe_off` what is
     added to the logits before training; `settings`, `environment` and `report` change what is recorded.
     """
     folder.mkdir(parents=True)
@@ -30,6 +31,8 @@ def write_run(
         training_batches(lengths, resolved.train.batch_size, plan_seed, epoch, "packed") for epoch in range(epochs_done)
     ]
     history = _history(plans, lengths, resolved, SECONDS[framework], first_step_extra)
+    for line, off in zip(history, loss_off, strict=False):
+        line["loss"] += off
     predictions = _predictions(seed, wrong)
     right = np.mean([line["prediction"] == line["reference"] for line in predictions])
     seconds = history[-1]["seconds"]

@@ -14,20 +14,25 @@ from pipeline.comparison.results import (
     SeedDifference,
     Verdict,
 )
-from pipeline.reporting.sentences import answers, margin_text, notices, ranking_sentence, verdict, write_headline
+from pipeline.reporting.sentences import answers, notices, ranking_sentence, write_headline
+from pipeline.reporting.verdicts import margin_text, verdict
 from tests.helpers.comparison_example import example
 
 MINUS = "\N{MINUS SIGN}"
 POINT = Margin(value=0.01, unit="points", unit_size=0.01)
 
 
-def sentence(code, seeds=(3, -0.0003, -0.0028, 0.0022), ninety=(-0.002, 0.002), examples=None, margin=POINT, **facts):
+def sentence(
+    code, seeds=(3, -0.0003, -0.0028, 0.0022), ninety=(-0.002, 0.002), examples=None, margin=POINT, needed=None, **facts
+):
     """The state and sentence of a verdict; `seeds` are n, mean difference and the ends of its interval."""
     n, mean, low, high = seeds
     comparison = MetricComparison(
         margin=margin,
         seeds=SeedDifference(n=n, mean_difference=mean, low=low, high=high),
-        equivalence=Equivalence(low=ninety[0], high=ninety[1], p=0.01, equivalent=None, basis="seeds"),
+        equivalence=Equivalence(
+            low=ninety[0], high=ninety[1], p=0.01, equivalent=None, basis="seeds", seeds_needed=needed
+        ),
         bootstrap=examples
         and ExampleDifference(difference=0.0, low=examples[0], high=examples[1], resamples=10_000, num_examples=200),
         verdict=Verdict(code=code, **facts),
@@ -71,8 +76,12 @@ def test_a_difference_names_the_higher_variant_and_the_size():
 
 def test_what_is_inconclusive_has_its_interval():
     assert sentence("inconclusive", ninety=(-0.02, 0.03)) == (
-        "unknown", f"not shown to be equivalent within 1 point over 3 seeds: 90% interval {MINUS}2.0 to +3.0 points",
-    )  # fmt: skip
+        "unknown",
+        f"not shown to be equivalent within 1 point over 3 seeds: 90% interval {MINUS}2.0 to +3.0 points, which shows "
+        "equivalence within 3.0 points",
+    )
+    _, text = sentence("inconclusive", ninety=(-0.02, 0.013), needed=11)
+    assert text.endswith("shows equivalence within 2.0 points; within 1 point it takes about 11 seeds")
 
 
 def test_too_few_seeds_are_counted_with_the_difference_over_examples():
@@ -110,7 +119,7 @@ def test_margins_are_points_or_percent_with_one_decimal_more_in_differences():
     percent = Margin(value=0.022, unit="percent", unit_size=0.022)
     assert margin_text(percent) == "1%"
     _, text = sentence("inconclusive", ninety=(-0.011, -0.0001), margin=percent)
-    assert text.endswith(f"90% interval {MINUS}0.5 to 0.0%")
+    assert text.endswith(f"90% interval {MINUS}0.5 to 0.0%, which shows equivalence within 0.5%")
     _, text = sentence("inconclusive", margin=Margin(value=0.0005, unit="points", unit_size=0.01))
     assert text.startswith("not shown to be equivalent within 0.05 points") and f"{MINUS}0.200 to +0.200" in text
 
@@ -205,9 +214,11 @@ def without_faults(**changes):
 def test_one_equivalent_pair_is_a_yes():
     results = without_faults(comparisons=example().comparisons[:1])
     assert write_headline(results).same.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates, 10 steps in lock-step within bounds "
-        f"(stock). The accuracy is equivalent within 1 point over 3 seeds (no difference in any seed); on other "
-        f"examples it could be {MINUS}3.0 to +3.0."
+        "Same start (logits within 3e-08), same batches, same learning rates, same dropout masks, 10 steps "
+        "in lock-step within bounds (stock). In lock-step the losses are equal to rounding in all 10 steps, and at the "
+        "end the parameters of PyTorch and TensorFlow differ by 0.4 of what PyTorch differs from itself if each weight "
+        f"begins one rounding off. The accuracy is equivalent within 1 point over 3 seeds (no difference in any seed); "
+        f"on other examples it could be {MINUS}3.0 to +3.0."
     )
     assert write_headline(results).same.state == "good"
 

@@ -24,6 +24,7 @@ from pipeline.comparison.results import (
     Verdict,
 )
 from pipeline.comparison.statistics.bootstrap import RESAMPLES, Difference
+from pipeline.comparison.statistics.power import seeds_needed
 from pipeline.metrics.specs import is_constant, scale
 
 # With two seeds the t distribution has one degree of freedom, and scores of a small split coincide by chance.
@@ -101,6 +102,7 @@ def equivalence(a: NDArray, b: NDArray, margin: float | None, examples: Differen
     With one seed the interval is the bootstrap's over examples; below MIN_SEEDS nothing is concluded.
     """
     if len(a) > 1:
+        needed = None
         low, high = t_interval(a - b, 0.1)
         p: float | None = None
         equivalent: bool | None = None
@@ -108,7 +110,9 @@ def equivalence(a: NDArray, b: NDArray, margin: float | None, examples: Differen
             inside = -margin < low and high < margin
             p = float(ttost_paired(a, b, -margin, margin)[0]) if low < high else 1.0 - inside
             equivalent = p < 0.05 if len(a) >= MIN_SEEDS else None
-        return Equivalence(low=low, high=high, p=p, equivalent=equivalent, basis="seeds")
+            if equivalent is False:
+                needed = seeds_needed(float((a - b).std(ddof=1)), margin)
+        return Equivalence(low=low, high=high, p=p, equivalent=equivalent, basis="seeds", seeds_needed=needed)
     if examples is not None:
         low, high = examples.interval(0.9)
         return Equivalence(low=low, high=high, p=None, equivalent=None, basis="examples")
