@@ -90,6 +90,8 @@ class DropoutMasks:
         if not num_dropped(rate):
             return x
         self.site += 1
+        if not scale_of_kept(rate):
+            return x * 0
         keys = self.keys_of_tokens(x, place)
         sites = mix(keys + np.uint32(self.site * SITE % 2**32))
         if x.shape.rank == 4:

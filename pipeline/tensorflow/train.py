@@ -29,6 +29,7 @@ from pipeline.tensorflow.generation import GreedyGeneration, generate
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
 from pipeline.tensorflow.optimizer import AdamW, clip_gradients
+from pipeline.utils.errors import UserError
 
 
 class Predictor:
@@ -142,14 +143,19 @@ class Learner(Predictor, tf_keras.Model):
         """
         epochs_done, steps_done = divmod(progress.step, steps_per_epoch)
         signature = tf.nest.map_structure(self.tensor_spec, progress.next_batch())
-        super().fit(
-            tf.data.Dataset.from_generator(progress.batches_to_do, output_signature=signature).prefetch(2),
-            initial_epoch=epochs_done,
-            epochs=epochs_done + 1 if steps_done else len(self.learning_rates) // steps_per_epoch,
-            steps_per_epoch=steps_per_epoch - steps_done,
-            callbacks=[progress],
-            verbose=cast(Any, 0),  # Keras' types know only its default, a text
-        )
+        try:
+            super().fit(
+                tf.data.Dataset.from_generator(progress.batches_to_do, output_signature=signature).prefetch(2),
+                initial_epoch=epochs_done,
+                epochs=epochs_done + 1 if steps_done else len(self.learning_rates) // steps_per_epoch,
+                steps_per_epoch=steps_per_epoch - steps_done,
+                callbacks=[progress],
+                verbose=cast(Any, 0),  # Keras' types know only its default, a text
+            )
+        except Exception as error:
+            if isinstance(error.__context__, UserError):  # raised while a graph was traced, and wrapped by TensorFlow
+                raise error.__context__ from None
+            raise
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
