@@ -115,9 +115,10 @@ class Learner(Predictor, Protocol):
         ...
 
     def state(self) -> dict[str, NDArray]:
-        """All that the next step depends on: weights, the optimizer's moments, random generators, counts.
+        """All that the next step depends on: weights, the optimizer's moments, counts, and random generators.
 
-        The keys are "weights.I", "optimizer.I.NAME", "random.NAME", "step" and "parts", the number of micro-batches.
+        The keys are "weights.I", "optimizer.I.NAME", "step" and "parts", the number of micro-batches, and "random.NAME"
+        if dropout masks are not shared.
         """
         ...
 

@@ -56,7 +56,7 @@ class Train(StrictModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_accumulation: int = Field(default=1, ge=1)
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    dropout_masks: Literal["shared", "framework"] = "framework"
+    dropout_masks: Literal["shared", "framework"] = "shared"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: (
         Literal["balanced"]

@@ -87,6 +87,8 @@ class TrainRecord(Record):
     """Micro-batches per step at the end: the recipe's number, or more if memory was short. None in old runs."""
     batching: Batching | None = None
     """How the examples of a batch lay in its rows: packed, padded or sorted. None in old runs, which sorted them."""
+    dropout_masks: str | None = None
+    """"shared" by both frameworks, or drawn by the "framework"; null in old runs, which drew them so."""
 
 
 class DataRecord(Record):

@@ -26,6 +26,7 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
         peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes()),
         resumed_at=state.resumed_at,
         gradient_accumulation=state.micro_batches,
+        dropout_masks=experiment.recipe.train.dropout_masks,
     )
 
 

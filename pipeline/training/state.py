@@ -4,7 +4,7 @@ A training checkpoint has two files. `state.json` is a `SavedState`. `state.safe
 
     weights.0, weights.1, ...   the model's weights, in the framework's own order
     optimizer.*                 the optimizer's moments and counts
-    random.*                    the states of the random generators
+    random.*                    the states of the random generators; none if dropout masks are shared
     step, parts                 steps done, and micro-batches per step
     best.0, best.1, ...         the weights of the best epoch so far, in the order of `weights`; only for `keep: best`
 

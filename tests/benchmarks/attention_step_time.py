@@ -14,6 +14,7 @@ import time
 import numpy as np
 
 from pipeline.backend import load_backend
+from pipeline.models.dropout import token_keys
 from pipeline.utils.environment import configure_process
 
 BATCH, LENGTH, WARMUP_ROUNDS = 32, 128, 2
@@ -28,6 +29,7 @@ def example_batch():
         "attention_mask": mask,
         "labels": rng.integers(0, 2, BATCH).astype(np.int32),
         "loss_weights": np.full(BATCH, 1 / BATCH, np.float32),
+        "dropout_keys": token_keys(0, 0, np.arange(BATCH)[:, None], np.arange(LENGTH)[None]),
     }
 
 

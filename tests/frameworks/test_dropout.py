@@ -329,7 +329,7 @@ def test_random_numbers_of_another_source_are_refused_by_name(framework):
 
 def test_a_learner_refuses_them_in_its_first_step_and_leaves_them_alone_if_asked_to(framework):
     attention = OwnDropout if framework == "torch" else own_dropout()
-    batches = [[with_targets(with_keys(batch()))]]
+    batches = [[with_targets(batch())]]
     backend, model = built(framework, "bert")
     backend.swap_attention(model, attention)
     with pytest.raises(UserError, match="draws random numbers of its own"):
@@ -344,7 +344,7 @@ def test_a_learner_refuses_them_in_its_first_step_and_leaves_them_alone_if_asked
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_micro_batches_have_the_masks_of_the_step(framework, family):
-    batches = [with_targets(with_keys(batch(rows=7, seed=s), s), seed=s) for s in range(2)]
+    batches = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(2)]
     reports = [
         trained(framework, family, Train(batch_size=8, gradient_accumulation=count, dropout_masks="shared"), batches)[1]
         for count in (1, 2, 4)
@@ -353,7 +353,7 @@ def test_micro_batches_have_the_masks_of_the_step(framework, family):
         for step, whole in zip(others, reports[0], strict=True):
             assert step.loss == pytest.approx(whole.loss, rel=1e-5)
             assert step.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
-    _, still = trained(framework, family, SHARED, [with_targets(with_keys(batch(rows=7, seed=0), 9), seed=0)])
+    _, still = trained(framework, family, SHARED, [with_keys(with_targets(batch(rows=7, seed=0), seed=0), 9)])
     assert abs(still[0].loss - reports[0][0].loss) > 1e-3  # the masks of another step make another loss
 
 
@@ -368,7 +368,7 @@ def test_a_learner_with_shared_masks_draws_nothing_and_saves_no_generator(framew
         return [(value() if callable(value) else value).numpy().tolist() for value in values]
 
     before = states()
-    learner.fit([[with_targets(with_keys(batch()))]], lambda report: None, lambda epoch: False)
+    learner.fit([[with_targets(batch())]], lambda report: None, lambda epoch: False)
     assert states() == before
     assert not [name for name in learner.state() if name.startswith("random")]
 

@@ -6,6 +6,7 @@ import numpy as np
 import transformers
 
 from pipeline.backend import load_backend
+from pipeline.models.dropout import token_keys
 from pipeline.models.initialization import random_weights
 
 FRAMEWORKS = ("torch", "tensorflow")
@@ -65,12 +66,17 @@ def batch(rows=7, width=11, seed=0):
 
 
 def with_targets(features, seed=0):
-    """A batch with labels and weights of the rows."""
+    """A batch with labels and weights of the rows, and the keys from which their dropout masks are computed."""
     rng = np.random.default_rng(seed)
     rows = len(features["input_ids"])
     weights = rng.uniform(0.5, 2, rows)
     labels = rng.integers(0, 5, rows).astype(np.int32)
-    return features | {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
+    positions = np.arange(features["input_ids"].shape[1])[None]
+    return features | {
+        "labels": labels,
+        "loss_weights": (weights / weights.sum()).astype(np.float32),
+        "dropout_keys": token_keys(seed, 0, np.arange(rows)[:, None], positions),
+    }
 
 
 def trained(framework, family, settings, batches, seed=0, **changes):

@@ -25,7 +25,8 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
         **{key: OLD[key] for key in ("recipe", "framework", "attention", "seed", "status", "metrics", "kept_epoch")},
         "test": {"accuracy": 0.25},
         "evaluations": [{"epoch": 1, "accuracy": 0.5, "loss": 0.7}],
-        "train": OLD["train"] | {"resumed_at": [2], "gradient_accumulation": 4, "batching": "packed"},
+        "train": OLD["train"]
+        | {"resumed_at": [2], "gradient_accumulation": 4, "batching": "packed", "dropout_masks": "shared"},
         "batches": ["fedcba9876543210"],
         "data": OLD["data"]
         | {"test": {"rows": 24}, "observed": {"train": {"unknown tokens": 3}}, "labels": {"train": {"bad": 96}}},
@@ -45,6 +46,7 @@ def test_a_run_of_an_older_version_takes_defaults_for_keys_that_did_not_exist_ye
     record = RunRecord.model_validate(OLD)
     assert (record.batches, record.checkpoint_fingerprint, record.test) == ([], None, None)
     assert (record.train.resumed_at, record.train.gradient_accumulation) == ([], None)
+    assert record.train.dropout_masks is None
     assert record.metrics == {"accuracy": 0.5, "f1": None}
     assert record.evaluations[0].metrics == {"accuracy": 0.5}
     assert (record.data.observed, record.data.labels) == ({}, {})

@@ -174,13 +174,13 @@ def test_the_default_folder_of_a_recipe_from_a_path_has_no_digest(small, tmp_pat
 def test_keep_best_keeps_the_best_epoch_and_early_stopping_stops(framework, small, tmp_path):
     # A rate this high ruins the model after a while, so that the last epoch is not the best.
     changes = {
-        "train.epochs": 6, "train.learning_rate": 0.02, "train.schedule": "constant", "train.keep": "best",
+        "train.epochs": 12, "train.learning_rate": 0.02, "train.schedule": "constant", "train.keep": "best",
         "train.keep_metric": "loss", "train.early_stopping": 2,
     }  # fmt: skip
     run = finetune(small.override(changes), framework, out=tmp_path / "run")
     losses = [evaluation.metrics["loss"] for evaluation in run.record.evaluations]
     assert run.metrics["loss"] == min(losses)
-    assert run.record.kept_epoch == losses.index(min(losses)) + 1 == len(losses) - 2
+    assert run.record.kept_epoch == losses.index(min(losses)) + 1 == len(losses) - 2 < 10
     again = check_loss(run, small)
     assert again == pytest.approx(run.metrics["loss"], abs=1e-5)
 
