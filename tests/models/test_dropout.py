@@ -43,7 +43,7 @@ def test_a_rate_is_a_share_of_65536_numbers(rate, dropped, scale):
 
 @pytest.mark.parametrize("kind", ["single-label", "sequence-to-sequence"])
 def test_a_batch_carries_the_keys_of_its_step(kind, tmp_path):
-    experiment = prepare(recipe_of(kind, tmp_path, changes={"train.dropout_masks": "shared"}))
+    experiment = prepare(recipe_of(kind, tmp_path, changes={"data.batching": "padded"}))
     plan = experiment.training_plan(epoch=1, seed=5)
     first, second = list(experiment.features(plan[:2], epoch=1, seed=5, first_step=3))
     names = {"dropout_keys": "input_ids"} | ({"decoder_dropout_keys": "decoder_input_ids"} if "seq" in kind else {})
