@@ -64,18 +64,19 @@ def tokenized(
 ) -> tuple[dict[str, Ragged], NDArray[np.bool_]]:
     """Texts as the tokenizer's inputs of a model without the mask, and which of them were truncated, [N]."""
     has_types = "token_type_ids" in tokenizer.model_input_names
+    id_type = np.min_scalar_type(len(tokenizer))  # half the memory while the parts are kept, for most vocabularies
     # The empty arrays are the type of no texts at all.
     lengths, truncated = [np.zeros(1, np.int64)], [np.zeros(0, np.bool_)]
-    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.int8)]
+    ids, types = [np.zeros(0, id_type)], [np.zeros(0, np.int8)]
     for chunk in encodings(tokenizer, texts, max_length):
         rows = [encoding.ids for encoding in chunk]
         lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
         truncated.append(np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)))
-        ids.append(np.fromiter(chain.from_iterable(rows), np.int32))
+        ids.append(np.fromiter(chain.from_iterable(rows), id_type))
         if has_types:
             types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.int8))
     offsets = np.concatenate(lengths).cumsum()
-    features = {"input_ids": Ragged(np.concatenate(ids), offsets)}
+    features = {"input_ids": Ragged(np.concatenate(ids, dtype=np.int32), offsets)}
     if has_types:
         features["token_type_ids"] = Ragged(np.concatenate(types, dtype=np.int32), offsets)
     return features, np.concatenate(truncated)
