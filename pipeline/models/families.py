@@ -191,3 +191,8 @@ def family_of(config: PretrainedConfig) -> Family:
 def families_of(architectures: Collection[Architecture]) -> tuple[str, ...]:
     """The model types of these architectures, such as ("gpt2",) of ("decoder",)."""
     return tuple(family.model_type for family in FAMILIES.values() if family.architecture in architectures)
+
+
+def unknown_head(model: object) -> str:
+    """The message for a model whose head is not known where packed batches are computed."""
+    return f"{type(model).__name__} has a head that cannot be computed for packed batches: set data.batching to padded"

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.families import family_of
+from pipeline.models.families import family_of, unknown_head
 from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.utils.errors import UserError
 
 
 def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -101,7 +102,13 @@ def bias_of(pairs_RTS: Tensor) -> Tensor:
 
 
 def head(model: Any, hidden_BTD: Tensor) -> Tensor:
-    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes]."""
+    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes].
+
+    Raises UserError for a head that is not known here.
+    """
+    pooler = getattr(getattr(model, "bert", None), "pooler", None)
+    if pooler is not None:  # heads for whole examples have one, those for tokens have none
+        hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
     if hasattr(model, "cls"):
         logits = model.cls(hidden_BTD)
     elif hasattr(model, "qa_outputs"):
@@ -109,12 +116,11 @@ def head(model: Any, hidden_BTD: Tensor) -> Tensor:
     elif hasattr(model, "score"):
         logits = model.score(hidden_BTD)
     elif hasattr(model, "classifier"):
-        if model.bert.pooler is not None:  # the head for whole examples has one, that for tokens has none
-            pooler = model.bert.pooler
-            hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
         logits = model.classifier(model.dropout(hidden_BTD))
-    else:
+    elif hasattr(model, "lm_head"):
         logits = language_model_logits(model, hidden_BTD)
+    else:
+        raise UserError(unknown_head(model))
     return logits.float()
 
 

@@ -18,7 +18,7 @@ from pipeline.runs.record import Metrics, RunIdentity
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# What the Hub calls a model by its head.
+# What the Hub calls the task of a model by its head; it has no name for the task of another head.
 _HUB_TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
@@ -74,7 +74,7 @@ model = {auto_class}.from_pretrained(folder)
 
 def _front_matter(recipe: Recipe, auto_class: str, config: PretrainedConfig, metrics: Metrics) -> ModelCardData:
     """The metadata in the form that the Hub checks when a card is uploaded."""
-    task, data = _HUB_TASKS[auto_class], recipe.data
+    task, data = _HUB_TASKS.get(auto_class), recipe.data
     is_on_hub = not os.path.isdir(recipe.checkpoint) and recipe.weights != "random"
     results = [
         EvalResult(
@@ -87,7 +87,7 @@ def _front_matter(recipe: Recipe, auto_class: str, config: PretrainedConfig, met
             metric_value=value,
         )
         for name, value in metrics.items()
-        if value is not None and math.isfinite(value)
+        if value is not None and math.isfinite(value) and task is not None
     ]
     return ModelCardData(
         model_name=recipe.name,

@@ -184,8 +184,8 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     def targets(self, examples: ExamplesT, batch: Batch) -> Features:
         """`labels` and `loss_weights` of the same shape, the weights summing to 1 over the rows of one step.
 
-        Labels of tokens are [R, L], like the inputs. Labels of whole examples are [B, ...], and in packed rows
-        [R, P, ...], where P is the largest number of examples in a row.
+        Labels of tokens are [R, L], like the inputs. Labels of whole examples are [B, ...], in the order of the batch's
+        rows, whether these are packed or not.
 
         The loss of a step is the weighted sum of its targets' losses, so splitting the step into micro-batches or
         among processes cannot change it.

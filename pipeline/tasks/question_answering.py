@@ -134,14 +134,10 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
         )
 
     def targets(self, examples: Windows, batch: Batch) -> Features:
-        """`labels` [B, 2], the positions in the row of the answer's first and last token, weighted alike.
-
-        In packed rows they are [R, P, 2], with weight 0 where a row has fewer windows.
-        """
-        layout, spans = batch.layout(examples.lengths), known(examples.spans)[batch.rows]
-        labels = spans if layout.packing is None else spans + layout.packing.starts
-        weights = equal_weights(np.ones(labels.shape))
-        return {"labels": layout.by_slot(labels), "loss_weights": layout.by_slot(weights)}
+        """`labels` [B, 2], the positions in the row of the answer's first and last token, weighted alike."""
+        packing, spans = batch.layout(examples.lengths).packing, known(examples.spans)[batch.rows]
+        labels = spans if packing is None else spans + packing.starts
+        return {"labels": labels, "loss_weights": equal_weights(np.ones(labels.shape))}
 
     def score_batch(self, output: NDArray, examples: Windows, rows: NDArray) -> list[WindowAnswers]:
         """A window's best spans, and its loss over its real positions."""

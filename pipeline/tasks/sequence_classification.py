@@ -194,15 +194,10 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         )
 
     def targets(self, examples: LabeledTexts, batch: Batch) -> Features:
-        """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1.
-
-        In packed rows [R, P] stands for [B], with weight 0 where a row has fewer examples.
-        """
-        layout = batch.layout(examples.lengths)
+        """`labels` [B] ids or numbers, or [B, labels] of 0 and 1; `loss_weights` of the same shape, summing to 1."""
         labels = known(examples.labels)[batch.rows]
         weights = self._class_weights(examples)[labels] if self.problem_type == ONE else np.ones(labels.shape)
-        weights = (weights / weights.sum()).astype(np.float32)
-        return {"labels": layout.by_slot(labels), "loss_weights": layout.by_slot(weights)}
+        return {"labels": labels, "loss_weights": (weights / weights.sum()).astype(np.float32)}
 
     def score_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[ScoredExample]:
         """Compare predictions with references; the loss is the plain one, without smoothing or class weights."""

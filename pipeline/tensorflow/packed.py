@@ -12,8 +12,9 @@ import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
 
-from pipeline.models.families import family_of
+from pipeline.models.families import family_of, unknown_head
 from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.utils.errors import UserError
 
 
 def packed_logits(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
@@ -118,19 +119,25 @@ def bias_of(pairs_RTS: Tensor, dtype: tf.DType) -> Tensor:
 
 
 def head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
-    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes]."""
-    if hasattr(model, "mlm"):
-        logits = model.mlm(hidden_BTD)
+    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes].
+
+    Raises UserError for a head that is not known here.
+    """
+    pooler = getattr(getattr(model, "bert", None), "pooler", None)
+    if pooler is not None:  # heads for whole examples have one, those for tokens have none
+        hidden_BTD = pooler.dense(hidden_BTD)
+    if hasattr(model, "mlm") or hasattr(model, "nsp"):
+        logits = (model.mlm if hasattr(model, "mlm") else model.nsp)(hidden_BTD)
     elif hasattr(model, "qa_outputs"):
         logits = model.qa_outputs(hidden_BTD)
     elif hasattr(model, "score"):
         logits = model.score(hidden_BTD)
     elif hasattr(model, "classifier"):
-        if model.bert.pooler is not None:  # the head for whole examples has one, that for tokens has none
-            hidden_BTD = model.bert.pooler.dense(hidden_BTD)
         logits = model.classifier(model.dropout(hidden_BTD, training=training))
-    else:
+    elif hasattr(model, "lm_head") or type(model).__name__.removeprefix("TF") in family_of(model.config).tied_outputs:
         logits = language_model_logits(model, hidden_BTD)
+    else:
+        raise UserError(unknown_head(model))
     return tf.cast(logits, tf.float32)
 
 

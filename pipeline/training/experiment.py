@@ -64,15 +64,18 @@ class Experiment:
         """Inputs and targets of each batch of an epoch, and the keys of its tokens if dropout masks are shared.
 
         `first_step` is the number of optimizer steps of the whole training before the first of these batches. Where
-        whole examples have labels, packed batches have `pooled_positions` [R, P]: where in its row each example's first
-        token is, or its last one in families whose heads read that.
+        whole examples have labels, these become [R, P, ...] in packed batches, with weight 0 where a row has fewer
+        examples, and there are `pooled_positions` [R, P]: where in its row each example's first token is, or its last
+        one in families whose heads read that.
         """
         examples = self.task.for_epoch(self.examples["train"], [seed, epoch])
         for step, batch in enumerate(plan, start=first_step):
             layout = batch.layout(examples.lengths)
-            features = self.task.inputs(examples, batch) | self.task.targets(examples, batch)
+            inputs, targets = self.task.inputs(examples, batch), self.task.targets(examples, batch)
             if layout.packing is not None and self.task.labels_whole_examples:
-                features["pooled_positions"] = layout.pooled_positions(family_of(self.config).pools_last_token)
+                targets = {name: layout.by_slot(values) for name, values in targets.items()}
+                inputs["pooled_positions"] = layout.pooled_positions(family_of(self.config).pools_last_token)
+            features = inputs | targets
             if self.recipe.train.dropout_masks == "shared":
                 features |= self.dropout_keys(layout, seed, step)
             yield features

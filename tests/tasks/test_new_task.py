@@ -12,6 +12,7 @@ import pytest
 from pydantic import Field
 
 from pipeline import UserError, finetune, predict
+from pipeline.comparison.traces import record
 from pipeline.data.batches import Ragged
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.schema import Recipe
@@ -117,6 +118,16 @@ def test_a_new_task_trains_a_step_scores_and_predicts(framework, tmp_path):
     assert config["architectures"] == ["BertForNextSentencePrediction"]
     (prediction,) = predict(run, [{"text": "The food was great.", "next_text": "We will come again."}])
     assert 0 < prediction["score"] < 1
+
+
+def test_the_head_of_a_new_task_computes_the_same_for_packed_batches(framework, tmp_path):
+    recipe = recipe_for(tmp_path)
+    packed, padded = (
+        record(recipe.override({"data.batching": batching}), framework, 1, dropout=False)
+        for batching in ("packed", "padded")
+    )
+    assert packed.loss == pytest.approx(padded.loss, rel=1e-6)
+    assert packed.grad_norm == pytest.approx(padded.grad_norm, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_weights_that_are_not_finite_are_never_saved(framework, tiny, checkpoint
 
 
 def test_a_full_disk_leaves_the_newest_valid_checkpoint(tiny, checkpoints, tmp_path, monkeypatch):
-    original, calls = checkpoints_module.save_file, []
+    original, calls = checkpoints_module.write_safetensors, []
 
     def full_at_the_second_call(arrays, path):
         calls.append(path)
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_newest_valid_checkpoint(tiny, checkpoints, tmp_p
         if len(calls) == 2:
             full_disk()
 
-    monkeypatch.setattr(checkpoints_module, "save_file", full_at_the_second_call)
+    monkeypatch.setattr(checkpoints_module, "write_safetensors", full_at_the_second_call)
     with pytest.raises(RunFailure) as failure:
         finetune(tiny, out=tmp_path / "run")
     newest, _ = checkpoints.newest()
@@ -138,7 +138,7 @@ def test_a_lost_file_is_named_unless_the_run_was_writing_it(file, message, tiny,
 def test_a_run_that_cannot_be_written_at_the_end_is_saved_and_finished_later(tiny, tmp_path, monkeypatch):
     recipe, out = tiny.override({"train.save_every": None}), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.models.checkpoint.save_file", full_disk)
+        patch.setattr("pipeline.models.checkpoint.write_safetensors", full_disk)
         with pytest.raises(RunFailure, match="run cannot be written: No space left on device. .*evaluated is saved"):
             finetune(recipe, attention="handwritten", out=out)
     assert not out.exists()
