@@ -39,7 +39,8 @@ def test_maps_of_a_model_object_are_those_of_the_library_and_leave_it_as_it_was(
     maps = attention_maps(model, TEXT, tokenizer=tokenizer)
     with torch.no_grad():
         stock = model(**tokenizer([TEXT], return_tensors="pt"), output_attentions=True).attentions
-    assert maps == pytest.approx(torch.cat(stock).numpy(), abs=1e-6)
+    # Sums of fp32 in another order: with weights trained on one thread the largest difference was 1.13e-6.
+    assert maps == pytest.approx(torch.cat(stock).numpy(), abs=3e-6)
     assert [name for name, _ in model.named_modules()] == names
 
 
