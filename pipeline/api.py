@@ -23,6 +23,7 @@ from pipeline.comparison.results import LockstepResult, Problem, Results
 from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
 from pipeline.comparison.run_set import ComparedRun, read_run, refuse_incomparable, with_variants
 from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
+from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
 from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
@@ -60,6 +61,7 @@ class CheckedRecipe:
     splits: dict[str, SplitSummary]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
+    weights: WeightSources
     first_step: FirstStep
 
     def __str__(self) -> str:
@@ -73,7 +75,7 @@ class CheckedRecipe:
                 lines.append(f"{name}: {', '.join(f'{label} {number}' for label, number in split.labels.items())}")
         if self.labels:
             lines.append(f"labels: {', '.join(self.labels)}")
-        return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}", str(self.first_step)])
+        return "\n".join([*lines, f"metrics: {', '.join(self.metrics)}", str(self.weights), str(self.first_step)])
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +139,7 @@ def check(
     >>> print(check("sentiment_bert", framework="tensorflow"))  # doctest: +SKIP
     train: 4000 rows, 0 truncated, longest 41 tokens
     """
-    checked, step = first_step.check(
+    checked, weights, step = first_step.check(
         LoadedRecipe.of(recipe).recipe, framework, attention_name(attention), allow_hub_code, allow_pickle
     )
     splits = {}
@@ -147,7 +149,9 @@ def check(
             dict(examples.counts), tuple(map(int, longest)), checked.observations[name].counts,
             checked.observations[name].labels,
         )  # fmt: skip
-    return CheckedRecipe(checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names), step)
+    return CheckedRecipe(
+        checked.recipe.name, splits, tuple(checked.task.labels), tuple(checked.metric_names), weights, step
+    )
 
 
 def lockstep(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.backend import Backend, Model
 from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, swap_with_proof
-from pipeline.models.checkpoint import read_weights
-from pipeline.models.initialization import complete_weights, off_by_one_rounding, random_weights
+from pipeline.models.checkpoint import load_config, read_weights
+from pipeline.models.families import family_of
+from pipeline.models.initialization import (
+    complete_weights,
+    off_by_one_rounding,
+    random_weights,
+    with_prefix,
+    without_head,
+)
 from pipeline.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -24,11 +32,12 @@ def build_model(
     seed: int,
     precision: str = "fp32",
     allow_pickle: bool = False,
+    new_head: bool = False,
 ) -> Model:
     """A stock model with every weight set: from the recipe's checkpoint, or drawn from the seed.
 
-    `head` is a transformers Auto class such as "AutoModelForCausalLM". Raises UserError if the checkpoint's weights
-    do not fit its configuration, or cannot be read.
+    `head` is a transformers Auto class such as "AutoModelForCausalLM". With `new_head` the checkpoint's own head is not
+    used. Raises UserError if the checkpoint's weights do not fit its configuration, or cannot be read.
     """
     model = backend.build_model(head, config, precision, seed)
     shapes = backend.weight_shapes(model)
@@ -36,6 +45,7 @@ def build_model(
         weights = random_weights(shapes, config, seed)
     else:
         checkpoint = read_weights(recipe, backend.read_pickle if allow_pickle else None)
+        checkpoint = without_head(checkpoint, config) if new_head else checkpoint
         weights = complete_weights(recipe, checkpoint, shapes, config, seed)
     backend.set_weights(model, weights)
     return model
@@ -55,14 +65,14 @@ def build_for_training(
 
     `probe` is the batch on which a swapped attention is compared with the stock one. Raises UserError, ProofError.
     """
-    precision = recipe.train.precision
+    precision, new_head = recipe.train.precision, draws_head(recipe, config)
     proof = Proof()
     if attention != STOCK and precision != "fp32":
         # The proof compares logits in fp32, which a model with bf16 layers cannot compute.
-        exact = build_model(backend, recipe, head, config, seed, "fp32", allow_pickle)
+        exact = build_model(backend, recipe, head, config, seed, "fp32", allow_pickle, new_head)
         proof = swap_with_proof(backend, exact, attention, probe)
         del exact
-    model = build_model(backend, recipe, head, config, seed, precision, allow_pickle)
+    model = build_model(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
     if recipe.perturb_weights:
         backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
     backend.freeze(model, recipe.train.freeze)
@@ -71,3 +81,52 @@ def build_for_training(
     elif attention != STOCK:
         backend.swap_attention(model, attention)
     return model, proof
+
+
+@dataclass(frozen=True)
+class WeightSources:
+    """Where the weights of step 0 are from: how many the checkpoint has, which are drawn, which of its own are left."""
+
+    kept: int
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lists = {"new": self.new, "not used": self.dropped}
+        parts = [f"{word}: {_shortened(names)}" for word, names in lists.items() if names]
+        return "; ".join([f"weights: {self.kept} from the checkpoint", *parts])
+
+
+def weight_sources(
+    backend: Backend, recipe: Recipe, config: PretrainedConfig, model: Model, allow_pickle: bool = False
+) -> WeightSources:
+    """Where the weights of a stock model come from when it is built for training."""
+    shapes = backend.weight_shapes(model)
+    if recipe.weights == "random":
+        return WeightSources(0, tuple(shapes), ())
+    checkpoint = read_weights(recipe, backend.read_pickle if allow_pickle else None)
+    found = {name: value.shape for name, value in with_prefix(checkpoint, shapes, config).items()}
+    usable = family_of(config).body_prefix if draws_head(recipe, config) else ""
+    kept = [name for name, shape in shapes.items() if name.startswith(usable) and found.get(name) == shape]
+    new, dropped = (tuple(name for name in names if name not in kept) for names in (shapes, found))
+    return WeightSources(len(kept), new, dropped)
+
+
+def draws_head(recipe: Recipe, config: PretrainedConfig) -> bool:
+    """Whether the checkpoint's head is for classes of other names than `config`, the model's, and so is drawn anew.
+
+    Numbered classes have no names but their numbers.
+    """
+    if recipe.keep_head or recipe.weights == "random":
+        return False
+    return _class_names(load_config(recipe)) != _class_names(config)
+
+
+def _class_names(config: PretrainedConfig) -> list[str]:
+    names = config.id2label or {}
+    return [str(names[number]).removeprefix("LABEL_") for number in sorted(names)]
+
+
+def _shortened(names: tuple[str, ...], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

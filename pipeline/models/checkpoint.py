@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file
 
 from pipeline.backend import Architecture
@@ -51,9 +52,7 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The checkpoint's fast tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
     try:
-        tokenizer = persistently(
-            lambda: AutoTokenizer.from_pretrained(recipe.checkpoint, use_fast=True, trust_remote_code=False)
-        )
+        tokenizer = persistently(lambda: _read_tokenizer(recipe.checkpoint))
     except Exception as error:  # as in load_config
         raise UserError(f"recipe {recipe.name}: tokenizer: {_explain(error, recipe.checkpoint)}") from error
     if not tokenizer.is_fast:
@@ -62,6 +61,21 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint, also of one that transformers 5 saved.
+
+    That version has another name for the plain class, and lists under `extra_special_tokens` what version 4 calls
+    `additional_special_tokens`, where version 4 wants a mapping.
+    """
+    saved, renamed = get_tokenizer_config(checkpoint, trust_remote_code=False), {}
+    if isinstance(extra := saved.get("extra_special_tokens"), list):
+        texts = [token["content"] if isinstance(token, dict) else token for token in extra]
+        renamed = {"extra_special_tokens": {}, "additional_special_tokens": texts}
+    if saved.get("tokenizer_class") == "TokenizersBackend":
+        return PreTrainedTokenizerFast.from_pretrained(checkpoint, **renamed)
+    return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
 
 
 def fit_problems(

@@ -18,6 +18,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # The random key of the directions in which weights are perturbed, beside the seed and the weight's name.
 _PERTURBATION = 1
+# Output matrices that are the embeddings where a config ties them, with those embeddings.
+_TIED = {"lm_head.weight": ("shared.weight", "transformer.wte.weight")}
+
 # How many faults of a checkpoint are named; the others are counted.
 _MOST_FAULTS = 5
 
@@ -30,11 +33,12 @@ def complete_weights(
     `expected` has the model's names and shapes in the PyTorch layout. Raises UserError naming weights of the model's
     body that are missing, unexpected or of another shape.
     """
-    family = family_of(config)
-    prefix = family.body_prefix
-    if not any(name.startswith(prefix) for name in checkpoint):  # saved from a model without a head
-        checkpoint = {prefix + k if prefix + k in expected else k: value for k, value in checkpoint.items()}
-    faults = [*_missing(family, checkpoint, expected), *_unexpected(family, checkpoint, expected, config)]
+    family, checkpoint = family_of(config), with_prefix(checkpoint, expected, config)
+    faults = [
+        *_missing(family, checkpoint, expected),
+        *_unexpected(family, checkpoint, expected, config),
+        *_untied(checkpoint, expected),
+    ]
     if faults:
         more = len(faults) - _MOST_FAULTS
         raise UserError(
@@ -48,6 +52,21 @@ def complete_weights(
         else draw(name, shape, config, seed)
         for name, shape in expected.items()
     }
+
+
+def with_prefix(checkpoint: Weights, expected: Shapes, config: PretrainedConfig) -> Weights:
+    """The weights under the names that they have in a model with a head, also if they were saved without one."""
+    prefix = family_of(config).body_prefix
+    if any(name.startswith(prefix) for name in checkpoint):
+        return checkpoint
+    return {prefix + k if prefix + k in expected else k: value for k, value in checkpoint.items()}
+
+
+def without_head(checkpoint: Weights, config: PretrainedConfig) -> Weights:
+    """The weights of the body alone, so that the head is drawn anew."""
+    prefix = family_of(config).body_prefix
+    body = {name: value for name, value in checkpoint.items() if name.startswith(prefix)}
+    return body or checkpoint  # saved from a model without a head, whose names have no prefix
 
 
 def random_weights(expected: Shapes, config: PretrainedConfig, seed: int) -> Weights:
@@ -109,4 +128,19 @@ def _unexpected(family: Family, checkpoint: Weights, expected: Shapes, config: P
         f"{name} is not part of the model"
         for name in checkpoint
         if name not in expected and family.is_required(name) and not family.is_unread(name, config)
+    ]
+
+
+def _untied(checkpoint: Weights, expected: Shapes) -> list[str]:
+    """Output matrices that the model would ignore although they differ from the embeddings."""
+    return [
+        f"{output} is not {embedding}, but tie_word_embeddings says so (transformers 5 writes it of each T5); "
+        "set it to false in config.json"
+        for output, embeddings in _TIED.items()
+        for embedding in embeddings
+        if output in checkpoint
+        and embedding in checkpoint
+        and output not in expected
+        and "score.weight" not in expected
+        if not np.array_equal(checkpoint[output], checkpoint[embedding])
     ]

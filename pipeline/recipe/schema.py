@@ -117,6 +117,8 @@ class Recipe(StrictModel):
     # Whether each weight begins one rounding off, up or down at random: how far such a start takes a training says how
     # much two trainings differ by rounding alone.
     perturb_weights: bool = False
+    # Whether a head that was trained for classes of other names is the start, and not a new one.
+    keep_head: bool = False
     data: Data
     train: Train = Train()
     metrics: Names = ()
@@ -160,6 +162,8 @@ class Recipe(StrictModel):
             del values["train"][key]
         if not values["perturb_weights"]:  # as in older versions, which did not have the key
             del values["perturb_weights"]
+        if not values["keep_head"]:
+            del values["keep_head"]
         for key in _NEWER_KEYS:
             if not values["data"][key]:
                 del values["data"][key]

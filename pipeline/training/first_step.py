@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.backend import Backend, Model, StepReport, load_backend
 from pipeline.data.batches import Batch
 from pipeline.models.attention import STOCK
+from pipeline.models.building import WeightSources, weight_sources
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import Experiment, prepare, start
 from pipeline.utils.environment import preserved_random_state
@@ -84,10 +85,12 @@ def check(
     attention: str = STOCK,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
-) -> tuple[Experiment, FirstStep]:
+) -> tuple[Experiment, WeightSources, FirstStep]:
     """Do everything that a run does up to its first step, and write nothing. Raises UserError and RunFailure."""
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     with backend.preserved_generators():
         model, _ = start(experiment, backend, 0, attention)
-        return experiment, try_first_step(experiment, backend, model)
+        step = try_first_step(experiment, backend, model)
+    backend.restore_attention(model)
+    return experiment, weight_sources(backend, recipe, experiment.config, model, allow_pickle), step

@@ -1,0 +1,53 @@
+"""Checkpoints as transformers 5 saves them are read, or explained in one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.models.checkpoint import load_tokenizer
+from pipeline.models.initialization import complete_weights
+from pipeline.recipe.loading import load_recipe
+from pipeline.utils.errors import UserError
+from tests.helpers.checkpoints import changed_checkpoint
+from tests.helpers.tiny_models import config
+
+RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
+TEXT = "The room was clean on 3 March."
+# The keys that version 5.24 wrote for these three tokenizers, beside those of version 4.
+OF_VERSION_5 = {"backend": "tokenizers", "is_local": True, "local_files_only": False}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("extra", [["<one>", "<two>"], [{"content": "<one>", "special": True}, "<two>"], []], ids=str)
+@pytest.mark.parametrize("tokenizer_class", ["TokenizersBackend", None], ids=["plain", "of the family"])
+def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, extra, tokenizer_class, tmp_path):
+    recipe = load_recipe(name)
+    expected = load_tokenizer(recipe)
+    changes = OF_VERSION_5 | {"extra_special_tokens": extra, "additional_special_tokens": None}
+    changes |= {"tokenizer_class": tokenizer_class} if tokenizer_class else {}
+    tokenizer = load_tokenizer(changed_checkpoint(recipe, tmp_path / "checkpoint", tokenizer=changes))
+    assert tokenizer(TEXT)["input_ids"] == expected(TEXT)["input_ids"]
+    assert tokenizer.pad_token_id == expected.pad_token_id
+    assert {"<one>", "<two>"} & set(tokenizer.all_special_tokens) == ({"<one>", "<two>"} if extra else set())
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert saved["tokenizer_class"] != "TokenizersBackend", "version 4 must read what a run saves"
+
+
+@pytest.mark.parametrize(
+    ("family", "embedding"), [("t5", "shared.weight"), ("gpt2", "transformer.wte.weight")], ids=["t5", "gpt2"]
+)
+def test_an_output_matrix_that_its_config_calls_tied_is_not_dropped_in_silence(family, embedding):
+    expected = {embedding: (97, 13)}
+    weights = {embedding: np.ones((97, 13), np.float32), "lm_head.weight": np.ones((97, 13), np.float32)}
+    recipe = load_recipe("dates_t5")
+    assert list(complete_weights(recipe, weights, expected, config(family), 0)) == [embedding]
+    weights["lm_head.weight"][5, 7] = 2
+    with pytest.raises(UserError, match=f"lm_head.weight is not {embedding}, but tie_word_embeddings says so"):
+        complete_weights(recipe, weights, expected, config(family), 0)
+    if family == "t5":
+        return
+    # A model that classifies reads no output matrix.
+    classifier = expected | {"score.weight": (3, 13)}
+    assert list(complete_weights(recipe, weights, classifier, config(family), 0)) == list(classifier)
