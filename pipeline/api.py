@@ -6,7 +6,6 @@ import datetime
 import html
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from pipeline.reporting.verdicts import verdict
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import scratch_folder
 from pipeline.utils.text import count
 
 if TYPE_CHECKING:
@@ -273,10 +273,10 @@ def _make_runs(
 ) -> list[ComparedRun]:
     """The planned runs, made one after the other, or read if they are done."""
     runs = []
-    with tempfile.TemporaryDirectory(prefix="twinstep-") as scratch:
+    with scratch_folder("recipe") as scratch:
         arguments = loaded.arguments
         if arguments is None:
-            file = Path(scratch) / "recipe.yaml"
+            file = scratch / "recipe.yaml"
             file.write_text(loaded.recipe.to_yaml(), encoding="utf-8")
             arguments = (str(file),)
         if allow_hub_code:

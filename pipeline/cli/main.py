@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from pipeline.cli import comparison_commands, prediction_commands, training_comm
 from pipeline.cli.app import app
 from pipeline.cli.explanations import explain
 from pipeline.utils.errors import PipelineError, UserError
-from pipeline.utils.text import escape_controls
+from pipeline.utils.text import escape_controls, shorten
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 # What the option parser returns for Ctrl-C.
@@ -26,7 +27,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, signal.default_int_handler)
-    sys.path.insert(0, os.getcwd())  # where --attention my_module:MyAttention is looked for
+    # Where --attention my_module:MyAttention is looked for; behind the pipeline's own modules.
+    sys.path.append(os.getcwd())
     code = execute(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -63,6 +65,11 @@ def _unexpected(error: Exception, debug: bool) -> int:
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
             return _stopped(debug)
+        if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:
+            name = shorten(str(cause.filename), 60)
+            return _fail(
+                f"{name} is a longer name than the file system allows; choose a shorter one", WRONG_INPUT, debug
+            )
         cause = cause.__cause__ or cause.__context__
     advice = "This is a bug in twinstep. Run again with --debug and report the traceback."
     return _fail(f"{type(error).__name__}: {error}\n{advice}", FAILED, debug)

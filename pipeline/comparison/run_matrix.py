@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.finetune import seed_problem
 from pipeline.utils import processes
 from pipeline.utils.errors import ProofError, UserError
+from pipeline.utils.files import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def execute(run: PlannedRun, recipe: Recipe, arguments: Sequence[str]) -> Compar
     has_checkpoints = TrainingCheckpoints(RunDirectory(run.folder).checkpoints_folder, keep=1).names()
     command += ["--set", "perturb_weights=true"] if run.is_control else []
     command.append("--resume" if has_checkpoints and not run.rerun else "--overwrite")
-    with tempfile.TemporaryDirectory(prefix="twinstep-") as folder:
-        log = Path(folder) / "log"
+    with scratch_folder("log") as folder:
+        log = folder / "log"
         code = processes.run_command(command, log)
         if code == 0:
             return read_run(run.folder)
@@ -175,6 +175,7 @@ def _is_done(folder: Path, recipe: Recipe, framework: str, attention: str, seed:
     if not directory.is_finished:
         raise UserError(f"{folder} holds something that is not a run; move it away")
     if rerun:
+        directory.refuse_foreign_files()
         return False
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
     try:

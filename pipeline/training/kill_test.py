@@ -6,7 +6,6 @@ and saving, and each time resumes from its newest training checkpoint. Then ever
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
+from pipeline.utils.files import scratch_folder
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.processes import Child
 
@@ -89,8 +89,8 @@ def kill_test(
 
     Both runs are written to a temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="kill-test-") as temporary:
-        undisturbed, killed = Path(temporary) / "undisturbed", Path(temporary) / "killed"
+    with scratch_folder("kill-test") as temporary:
+        undisturbed, killed = temporary / "undisturbed", temporary / "killed"
         reference = Watch()
         train_watched(recipe, framework, attention, seed, undisturbed, reference)
         seconds = dict(reference.seconds)

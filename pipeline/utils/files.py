@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import glob
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+import tempfile
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, overload
@@ -17,9 +20,14 @@ from typing import IO, Literal, overload
 from pydantic import JsonValue
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 # A JSON object, such as a line of predictions.jsonl.
 JsonObject = dict[str, JsonValue]
+# Ends the name of an older folder that is moved aside.
+_REPLACED = ".replaced"
+# The file by whose lock a temporary folder is known to be in use.
+_IN_USE = "in-use"
 
 
 def json_safe(value: object) -> object:
@@ -45,9 +53,24 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[JsonObject]:
-    """The objects that `write_json_lines` wrote. Raises OSError, and ValueError for a line that is not JSON."""
+    """The objects that `write_json_lines` wrote. Raises OSError, and ValueError naming a line that is not JSON."""
+    objects = []
     # Not splitlines: JSON keeps line separators such as U+2028 inside its strings.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            objects += [strict_json(line)] if line else []
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return objects
+
+
+def strict_json(text: str) -> JsonValue:
+    """The value of a JSON text without the NaN and the infinities that Python writes. Raises ValueError."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 @overload
@@ -58,12 +81,19 @@ def atomic_write(path: Path, *, binary: Literal[True]) -> AbstractContextManager
 def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[str] | IO[bytes]]:
     """A file beside `path` to write into; it takes the name if the block ends well, and vanishes if it does not.
 
-    Text is UTF-8. The folder is made if it is missing. Raises OSError.
+    Text is UTF-8. The folder is made if it is missing. A link stays one: the file that it leads to is written. A device
+    or a pipe stays one too: it is written into at once. Raises OSError.
     """
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    if path.exists() and not path.is_file():
+        with open(path, mode, encoding=encoding) as stream:
+            yield stream
+        return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        with open(partial, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+        with open(partial, mode, encoding=encoding) as file:
             yield file
         partial.replace(path)
     finally:
@@ -71,12 +101,13 @@ def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[str] | IO[b
 
 
 @contextlib.contextmanager
-def staged_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
+def staged_folder(folder: Path, *, durable: bool = False, own: Container[str] | None = None) -> Iterator[Path]:
     """A folder beside `folder` to write into; it takes the name if the block ends well, and vanishes if it does not.
 
-    What `folder` held is replaced as a whole. What a killed process left half-written is removed first, and an older
-    folder that it had moved aside is put back. With `durable`, everything is on the disk before the folder has its
-    name, so that it survives a power failure. A link stays one: the folder that it leads to is written. Raises OSError.
+    What `folder` held is replaced as a whole, or, with `own`, what has one of these names: anything else is kept. What
+    a killed process left half-written is removed first, and an older folder that it had moved aside is put back. With
+    `durable`, everything is on the disk before the folder has its name, so that it survives a power failure. A link
+    stays one: the folder that it leads to is written. Raises OSError.
     """
     folder = folder.resolve() if folder.is_symlink() else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,10 +120,16 @@ def staged_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
             for path in (*sorted(staging.rglob("*")), staging):
                 sync(path)
         if folder.exists():
-            replaced = folder.parent / f".{folder.name}.replaced.partial-{os.getpid()}"
+            replaced = staging.with_name(staging.name + _REPLACED)
             folder.rename(replaced)
             staging.rename(folder)
-            shutil.rmtree(replaced)
+            others = [] if own is None else [entry for entry in replaced.iterdir() if entry.name not in own]
+            for entry in others:
+                entry.rename(folder / entry.name)
+            if replaced.is_dir():
+                shutil.rmtree(replaced)
+            else:
+                replaced.unlink()
         else:
             staging.rename(folder)
         if durable:
@@ -100,6 +137,19 @@ def staged_folder(folder: Path, *, durable: bool = False) -> Iterator[Path]:
             sync(folder.parent.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def reason(error: BaseException) -> str:
+    """Why a file could not be written, in the system's words if it gave any."""
+    return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def remedy(error: BaseException) -> str:
+    """What to do about it: only a full disk needs room."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # The library that writes tensors puts the system's number into its message.
+    is_full = getattr(error, "errno", None) in full or any(f"os error {code}" in str(error) for code in full)
+    return "Free some space" if is_full else "Correct the cause"
 
 
 def sync(path: Path) -> None:
@@ -112,17 +162,34 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A temporary folder that vanishes when the block ends, or with the next one of its purpose if the process dies.
+
+    Raises OSError.
+    """
+    prefix, place = f"twinstep-{purpose}-", Path(tempfile.gettempdir())
+    for abandoned in place.glob(f"{prefix}*"):
+        # An error: another user's, one in use, or one that is just being made or removed.
+        with contextlib.suppress(OSError), open(abandoned / _IN_USE, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not abandoned.is_symlink() and abandoned.stat().st_uid == os.getuid():
+                shutil.rmtree(abandoned)
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        making = Path(folder) / f"{_IN_USE}.making"
+        with open(making, "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            making.rename(Path(folder) / _IN_USE)
+            yield Path(folder)
+
+
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder; the lock is released when its process ends, however that happens.
 
     Raises UserError if another process has it, or if the lock cannot be written beside the folder.
     """
     path = _lock_file(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}", arguments=("out",)) from error
+    handle = _opened_lock(path, folder)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,23 +214,65 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _opened_lock(path: Path, folder: Path) -> int:
+    """The descriptor of a lock file, made if it is missing.
+
+    Raises UserError if it cannot be, or if something else has its name: nothing of that is changed.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Neither through a link, nor waiting for the other end of a pipe.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if path.is_symlink() or path.exists():
+            raise _not_a_lock(path, folder) from error
+        raise UserError(f"{folder} cannot be written: {reason(error)}", arguments=("out",)) from error
+    status = os.fstat(handle)
+    # A file with two names may be anything of the user's.
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not re.fullmatch(rb"\d*", os.pread(handle, 20, 0)):
+        os.close(handle)
+        raise _not_a_lock(path, folder)
+    return handle
+
+
+def _not_a_lock(path: Path, folder: Path) -> UserError:
+    return UserError(
+        f"{folder} cannot be written: {path} would be its lock, but it is something else, or may not be written; move "
+        "it away, or choose another folder with out",
+        arguments=("out",),
+    )
+
+
 def refuse_locked(folder: Path) -> None:
     """Raise UserError if another process has locked the folder."""
-    if _lock_file(folder).exists():
+    if os.path.lexists(_lock_file(folder)):
         with locked(folder):
             pass
 
 
 def _lock_file(folder: Path) -> Path:
+    folder = folder.resolve() if folder.is_symlink() else folder
     return folder.parent / f".{folder.name}.lock"
+
+
+def is_beside(name: str, folder: Path) -> bool:
+    """Whether a file or folder beside `folder` has a name that is written there for it and no other folder."""
+    return name == _lock_file(folder).name or _leftover(folder).fullmatch(name) is not None
+
+
+def _leftover(folder: Path) -> re.Pattern[str]:
+    """Matches what `staged_folder` writes beside `folder`, with the process id as its first group."""
+    return re.compile(rf"\.{re.escape(folder.name)}\.partial-(\d{{1,7}})({re.escape(_REPLACED)})?")
 
 
 def _clear_abandoned(folder: Path) -> None:
     """Remove what ended processes left beside `folder`; put back an older folder that they moved aside."""
-    for abandoned in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*partial-*"), reverse=True):
-        if is_alive(int(abandoned.name.rpartition("-")[2])):
+    names = _leftover(folder)
+    for abandoned in sorted(folder.parent.iterdir(), reverse=True):
+        match = names.fullmatch(abandoned.name)
+        if match is None or abandoned.is_symlink() or not abandoned.is_dir() or is_alive(int(match[1])):
             continue
-        if ".replaced." in abandoned.name and not folder.exists():
+        if match[2] and not folder.exists():
             abandoned.rename(folder)
         else:
             shutil.rmtree(abandoned)
@@ -173,7 +282,7 @@ def is_alive(pid: int) -> bool:
     """Whether there is a process of this number."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

@@ -1,7 +1,7 @@
 """Other processes, each with its own memory and threads: a function in a fresh Python, or a command.
 
-Everything that the pipeline starts goes through `_start`, and is ended by the process that started it, unless that one
-is killed with SIGKILL.
+Everything that the pipeline starts goes through `_start`, and ends with the process that started it, even if that one
+is killed with SIGKILL (on Linux).
 """
 
 from __future__ import annotations
@@ -24,6 +24,17 @@ from pipeline.utils.errors import RunFailure
 
 # How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
+# Has the system kill this process when its parent ends (PR_SET_PDEATHSIG is 1), then becomes the command. Popen's
+# preexec_fn would do the same without a second program, but can deadlock in a process that has threads.
+_ENDS_WITH_ITS_PARENT = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl is not None:
+    prctl(1, signal.SIGKILL)
+if os.getppid() == int(parent):  # it may have ended before
+    os.execv(command[0], command)
+"""
 Result = TypeVar("Result")
 
 
@@ -141,20 +152,30 @@ def log_tail(log: Path, lines: int = 40, most: int = 8000) -> str:
 def child_environment() -> dict[str, str]:
     """The environment of a new process: this one's, with the same modules importable, and free to choose a framework.
 
+    The working directory comes last among the places of modules, unless the pipeline itself lies there: a file of the
+    user's may be called pipeline.py or recipes.py.
+
     Both frameworks get as many threads; left alone, each chooses by a rule of its own. If the user has set some of the
     variables, the first one decides for those that are not set.
     """
     kept = {name: value for name, value in os.environ.items() if name not in ("USE_TORCH", "USE_TF")}
-    places = dict.fromkeys(str(Path(place).resolve()) for place in sys.path if place)
+    here, own = Path.cwd(), Path(__file__).resolve().parents[2]
+    places = [Path(place).resolve() for place in sys.path if place]
+    places = [place for place in places if place != here or here == own]
+    places = dict.fromkeys([*([] if own in places else [own]), *places, here])
     threads = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)), str(usable_cores()))
     kept |= {name: threads for name in THREAD_VARIABLES if not os.environ.get(name)}
-    return kept | {"PYTHONPATH": os.pathsep.join(places)}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONSAFEPATH": "1"}
 
 
 def _start(command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()) -> subprocess.Popen:
-    """Start a command as the leader of a process group, so that it can be ended with all that it starts."""
+    """Start a command, given by its path, that ends with this process.
+
+    It leads a process group, so that it can be ended with all that it starts.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_ITS_PARENT, str(os.getpid())]
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=child_environment(),
+        [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=child_environment(),
         start_new_session=True, pass_fds=pass_fds,
     )  # fmt: skip
 

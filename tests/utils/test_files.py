@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.utils.files import (
     locked,
     read_json_lines,
     refuse_locked,
+    scratch_folder,
     staged_folder,
     write_json,
     write_json_lines,
@@ -90,11 +92,11 @@ def test_what_ended_processes_left_is_removed_or_put_back(tmp_path, ended_pid):
     folder, living = tmp_path / "run[1]", os.getppid()
     for remains in (
         f".run[1].partial-{ended_pid}",
-        f".run[1].replaced.partial-{ended_pid}",
+        f".run[1].partial-{ended_pid}.replaced",
         f".run[1].partial-{living}",
     ):
         (tmp_path / remains).mkdir()
-    (tmp_path / f".run[1].replaced.partial-{ended_pid}" / "old").touch()
+    (tmp_path / f".run[1].partial-{ended_pid}.replaced" / "old").touch()
     with pytest.raises(KeyError), staged_folder(folder):
         assert names(folder) == ["old"]
         raise KeyError
@@ -137,3 +139,93 @@ def test_a_link_stays_and_the_folder_that_it_leads_to_is_replaced(tmp_path):
         (staging / "new").touch()
     assert link.is_symlink() and names(link) == names(target) == ["new"]
     assert (names(tmp_path), names(tmp_path / "disk")) == (["disk", "link"], ["target"])
+
+
+def test_what_is_left_of_others_is_not_taken_for_ones_own(tmp_path, ended_pid):
+    """A folder whose name begins with that of another, names like those of leftovers, a file, a link."""
+    kept = [f".a.b.partial-{ended_pid}", f".a.mypartial-{ended_pid}", f".a.x.replaced.partial-{ended_pid}"]
+    kept += [f".a.partial-{ended_pid}.old", ".a.partial-", f".a.partial-{'9' * 30}", f".b.partial-{ended_pid}.replaced"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".a.partial-0999999").write_text("mine")
+    (tmp_path / ".a.partial-0999998").symlink_to(tmp_path / kept[0])
+    with staged_folder(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == sorted([*kept, ".a.partial-0999999", ".a.partial-0999998", "a"])
+
+
+def test_files_that_are_not_ones_own_stay_when_a_folder_is_replaced(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "documents").mkdir(parents=True)
+    (folder / "metrics.json").write_text("old")
+    with staged_folder(folder, own={"metrics.json"}) as staging:
+        (staging / "metrics.json").write_text("new")
+    assert names(folder) == ["documents", "metrics.json"] and (folder / "metrics.json").read_text() == "new"
+
+
+def test_a_link_to_a_file_stays_and_the_file_is_written(tmp_path):
+    (tmp_path / "target").write_text("old")
+    for link, target in (("link", "target"), ("dangling", "made")):
+        (tmp_path / link).symlink_to(target)
+        with atomic_write(tmp_path / link) as file:
+            file.write("new")
+        assert (tmp_path / link).is_symlink() and (tmp_path / target).read_text() == "new"
+    assert names(tmp_path) == ["dangling", "link", "made", "target"]
+
+
+def test_a_pipe_stays_one_and_is_written_into(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    with atomic_write(tmp_path / "pipe") as file:
+        file.write("a line")
+    reader.join(10)
+    assert read == ["a line"] and (tmp_path / "pipe").is_fifo() and names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "document", "second name"])
+def test_what_is_no_lock_but_has_its_name_is_refused_and_stays_as_it_is(tmp_path, kind):
+    lock, other = tmp_path / ".run.lock", tmp_path / "other"
+    if kind != "dangling link":
+        other.write_text("12")
+    make = {
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "document": lambda: lock.write_text("not a number"),
+        "second name": lambda: lock.hardlink_to(other),
+    }
+    make.get(kind, lambda: lock.symlink_to(other))()
+    for attempt in (lambda: locked(tmp_path / "run").__enter__(), lambda: refuse_locked(tmp_path / "run")):
+        with pytest.raises(UserError, match=r"\.run\.lock would be its lock, but it is something else"):
+            attempt()
+    assert os.path.lexists(lock)
+    assert other.read_text() == "12" if kind != "dangling link" else not other.exists()
+    assert kind != "document" or lock.read_text() == "not a number"
+
+
+def test_two_links_to_one_folder_have_one_lock(tmp_path):
+    for link in ("one", "two"):
+        (tmp_path / link).symlink_to(tmp_path / "disk" / "run")
+    with locked(tmp_path / "one"), pytest.raises(UserError, match="by another process"):
+        refuse_locked(tmp_path / "two")
+
+
+def test_a_temporary_folder_of_a_killed_process_goes_with_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = (
+        "import sys, time, tempfile; tempfile.tempdir = sys.argv[1]; from pipeline.utils.files import scratch_folder\n"
+        "with scratch_folder('trial') as folder:\n    print(folder, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True)
+    left = other.stdout.readline().strip()
+    (tmp_path / "twinstep-trial-of-a-user").mkdir()
+    with scratch_folder("trial") as folder:
+        assert len(names(tmp_path)) == 3 and os.path.isdir(left) and folder.is_dir()
+    other.kill()
+    other.communicate()
+    with scratch_folder("other"):
+        assert os.path.isdir(left)
+    with scratch_folder("trial"):
+        assert not os.path.exists(left)
+    assert names(tmp_path) == ["twinstep-trial-of-a-user"]

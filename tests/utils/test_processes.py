@@ -64,6 +64,26 @@ def sleep_with_a_child(send):
     time.sleep(60)
 
 
+def start_a_child_and_a_command(log):
+    """The program of a process that is killed: it writes the ids of what it started, a function and a command."""
+    with Child(sleep_with_a_child_of_its_own, sends_events=True) as child:
+        print(*child.next_event(timeout=30), flush=True)
+        program = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+        run_command([sys.executable, "-c", program], Path(log))
+
+
+def sleep_with_a_child_of_its_own(send):
+    """Sleeps, as does a function that it calls in another process."""
+    with Child(sleep_and_tell, sends_events=True) as child:
+        send((os.getpid(), child.next_event(timeout=30)))
+        child.result()
+
+
+def sleep_and_tell(send):
+    send(os.getpid())
+    time.sleep(60)
+
+
 def has_ended(pid):
     """Whether a process is gone, or dead and not yet collected by its parent."""
     try:
@@ -144,6 +164,39 @@ def test_a_process_ends_with_all_that_it_started(how):
     except KeyboardInterrupt:
         assert how == "interrupted"
     assert wait_until(lambda: has_ended(grandchild))
+
+
+def test_everything_that_was_started_ends_when_its_process_is_killed(tmp_path):
+    """With SIGKILL, which leaves a process no time to end anything; also what a started process has started."""
+    program = f"from tests.utils.test_processes import *; start_a_child_and_a_command({str(tmp_path / 'log')!r})"
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child, grandchild = map(int, parent.stdout.readline().split())
+    assert wait_until(lambda: log_tail(tmp_path / "log").strip().isdecimal(), seconds=30)
+    command = int(log_tail(tmp_path / "log"))
+    assert not any(map(has_ended, (child, grandchild, command)))
+    parent.kill()
+    parent.communicate()
+    for pid in (child, grandchild, command):
+        assert wait_until(lambda pid=pid: has_ended(pid))
+
+
+def test_files_of_the_user_named_like_modules_of_ours_do_not_stand_in_their_way(tmp_path):
+    """Neither for a function in a process of its own nor for a command; a module of another name is found there."""
+    for name in ("pipeline", "recipes", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    (tmp_path / "mine.py").write_text("def ours():\n    import pipeline, recipes\n    return 'found'\n")
+    program = (
+        "import os, sys; sys.path.append(os.getcwd()); from pathlib import Path; import mine\n"
+        "from pipeline.utils.processes import call, log_tail, run_command\n"
+        "print(call(mine.ours)); log = Path('log')\n"
+        "print(run_command([sys.executable, '-m', 'pipeline', 'list'], log), log_tail(log))"
+    )
+    places = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(pytest.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": places, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("found\n0 ") and "sentiment_bert" in done.stdout, done.stderr
 
 
 def test_a_command_writes_its_log_and_gives_its_exit_code(tmp_path):
