@@ -23,15 +23,25 @@ ROWS ?= 8192
 ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
-# As it is typed: a dollar sign in a text is no variable of make.
-override TEXT := $(value TEXT)
-export TEXT
+# Which of those that have a default here were given.
+GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS,$(if $(filter file,$(origin $(name))),,$(name)))
+# A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
+# as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS SET OUT RUN RUNS TEXT \
+  INPUT DATA REPEATS ROWS ONLY CONTESTANTS
+SWITCHES := OVERWRITE RESUME RERUN SKIP_BAD QUICK DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
+$(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
+export $(TEXTS)
 
 VENV := .venv
-PIPELINE := $(VENV)/bin/python -m pipeline
-SETTINGS = $(foreach setting,$(SET),--set '$(setting)')
-FLAGS = $(if $(OUT),--out '$(OUT)') $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume)
+PIPELINE := "$(VENV)/bin/python" -m pipeline
+# The words of SET and of RUNS become the arguments "$$@" of the shell.
+SETTINGS = set -f; set --; for each in $$SET; do set -- "$$@" --set "$$each"; done;
+RUN_FOLDERS = set -f; set -- $$RUNS;
+TO = $(if $(OUT),--out "$$OUT")
+REPLACE = $(if $(OVERWRITE),--overwrite)
 CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pickle)
+OWN_FRAMEWORK = $(if $(filter FRAMEWORK,$(GIVEN)),--framework "$$FRAMEWORK")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
@@ -43,27 +53,27 @@ help:  ## show this list
 
 # A half-finished install leaves no stamp, so the next verb starts it again.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
 	@echo "Installing into $(VENV), once; this takes a minute or two."
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
+	@test -x "$(VENV)/bin/python" || "$$PYTHON" -m venv "$(VENV)"
+	@"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1
-	@$(PIPELINE) finetune '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(FLAGS) $(CODE) $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(CODE) "$$@" $(VERBOSE)
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
-	@$(PIPELINE) compare '$(RECIPE)' --frameworks '$(FRAMEWORKS)' --attentions '$(ATTENTIONS)' --seeds '$(SEEDS)' --control '$(CONTROL)' $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)
 
 report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir dir" OUT=
-	@$(PIPELINE) report $(foreach run,$(RUNS),'$(run)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
+	@$(RUN_FOLDERS) $(PIPELINE) report "$$@" $(TO) $(VERBOSE)
 
 index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
-	@$(PIPELINE) index $(if $(OUT),'$(OUT)') $(VERBOSE)
+	@$(PIPELINE) index $(if $(OUT),"$$OUT") $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= SET=
-	@$(PIPELINE) check '$(RECIPE)' --framework '$(FRAMEWORK)' --attention '$(ATTENTION)' $(SETTINGS) $(CODE) $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) check "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" $(CODE) "$$@" $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
@@ -72,32 +82,32 @@ clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later run
 	@$(PIPELINE) clean-cache $(VERBOSE)
 
 kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
-	@$(PIPELINE) kill-test '$(RECIPE)' --framework '$(FRAMEWORK)' --kills '$(KILLS)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off ATTENTION= SEED= SET=
-	@$(PIPELINE) lockstep '$(RECIPE)' --steps '$(STEPS)' --dropout '$(DROPOUT)' --attention '$(ATTENTION)' --seed '$(SEED)' $(SETTINGS) $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
-predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= SET=
-	@$(PIPELINE) predict '$(RUN)' $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input '$(INPUT)') $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(SETTINGS) $(if $(OUT),--out '$(OUT)') $(VERBOSE)
+predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
+	@$(SETTINGS) $(PIPELINE) predict "$$RUN" $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
 
-attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT=
-	@$(PIPELINE) attention-maps '$(RUN)' --text "$$TEXT" $(if $(filter file,$(origin FRAMEWORK)),,--framework '$(FRAMEWORK)') $(if $(OUT),--out '$(OUT)') $(VERBOSE)
+attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
+	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)
 
 bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpoints
 	@for set in sentiment dates stories; do \
-	  $(VENV)/bin/python -m recipes.bundled.$$set.grammar && $(VENV)/bin/python -m recipes.bundled.$$set.pretrain || exit; done
+	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 
 test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones
-	@$(VENV)/bin/python -m pytest $(if $(QUICK),-m 'not slow')
+	@"$(VENV)/bin/python" -m pytest $(if $(QUICK),-m 'not slow')
 
 lint: $(VENV)/.installed  ## check style, imports and types
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/basedpyright
+	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"
 
 bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit | DATA=folder REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
-	@$(VENV)/bin/python -m tests.benchmarks.bench --repeats '$(REPEATS)' --rows '$(ROWS)' $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(CONTESTANTS),--contestants '$(CONTESTANTS)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+	@"$(VENV)/bin/python" -m tests.benchmarks.bench --repeats "$$REPEATS" --rows "$$ROWS" $(if $(DATA),--data "$$DATA") $(if $(ONLY),--only "$$ONLY") $(if $(CONTESTANTS),--contestants "$$CONTESTANTS") $(if $(QUICK),--quick) $(TO)
 
 gpu-check: $(VENV)/.installed  ## compare GPU and processor, resume on the GPU, measure speed | DATA=folder REPEATS=1 ROWS=4096 QUICK=1 OUT=
-	@$(VENV)/bin/python -m tests.benchmarks.gpu_check $(if $(filter file,$(origin REPEATS)),,--repeats '$(REPEATS)') $(if $(filter file,$(origin ROWS)),,--rows '$(ROWS)') $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick) $(if $(OUT),--out '$(OUT)')
+	@"$(VENV)/bin/python" -m tests.benchmarks.gpu_check $(if $(filter REPEATS,$(GIVEN)),--repeats "$$REPEATS") $(if $(filter ROWS,$(GIVEN)),--rows "$$ROWS") $(if $(DATA),--data "$$DATA") $(if $(QUICK),--quick) $(TO)
 
 # Names that verbs had before.
 gallery: index  ## the former name of index

@@ -23,6 +23,11 @@ from tests.helpers import pages
 from tests.helpers.pages import MAKEFILE, PAGES, ROOT, TEXT, blocks, names, shape, table
 
 COMMANDS = list(dict.fromkeys(pages.commands()))
+# What a person gives to make, and what the Makefile is put together from.
+VARIABLES = set(
+    " ".join(re.findall(r"^(?:TEXTS|SWITCHES) := ((?:.*\\\n)*.*)", MAKEFILE, flags=re.M)).replace("\\", "").split()
+)
+PARTS = {"MAKEFILE_LIST", *re.findall(r"^([A-Z_]+) :?= ", MAKEFILE, flags=re.M)}
 TARGETS = dict(re.findall(r"^([a-z-]+):.*?##(.*)", MAKEFILE, flags=re.M))
 SMALL = "data.limit.train=96 data.limit.validation=40 train.epochs=1"
 PYTHON = [
@@ -59,7 +64,7 @@ def test_every_command_is_one_that_the_program_takes(where, command, workplace):
     if program == "make":
         assert words[0] in TARGETS
         variables = [word.partition("=")[0] for word in words[1:]]
-        assert [name for name in variables if not re.search(rf"\$\({name}\)|\(value {name}\)", MAKEFILE)] == []
+        assert [name for name in variables if name not in VARIABLES] == []
     else:
         assert program == ".venv/bin/python"
     for _, module, *arguments in pages.expanded(command):
@@ -104,10 +109,53 @@ def test_every_make_target_is_described_in_some_page():
 
 
 def test_every_variable_of_make_is_described_in_some_page_or_by_make_help():
-    variables = set(re.findall(r"\$\(([A-Z_]+)\)", MAKEFILE)) - set(re.findall(r"^([A-Z]+) :?= ", MAKEFILE, flags=re.M))
     described = "\n".join([*TEXT.values(), *TARGETS.values()])
-    undescribed = {name for name in variables if not re.search(rf"\b{name}\b", described)}
-    assert {"RECIPE", "DEBUG", "PYTHON"} <= variables and undescribed == {"MAKEFILE_LIST"}
+    undescribed = {name for name in VARIABLES if not re.search(rf"\b{name}\b", described)}
+    assert {"RECIPE", "DEBUG", "PYTHON"} <= VARIABLES and undescribed == set()
+
+
+def test_every_variable_of_make_is_a_text_or_a_switch():
+    """Else make would expand a dollar sign in its value, or the shell would run what is behind a semicolon."""
+    used = set(re.findall(r"\$\(([A-Z_]+)\)|\$\$([A-Z_]+)\b", MAKEFILE))
+    assert {make or shell for make, shell in used} - PARTS == VARIABLES
+
+
+HOSTILE = "x'; touch made; ' \"$(touch made)\" `touch made` $HOME $(shell touch made) * (a, b) # c"
+
+
+@pytest.mark.parametrize(
+    ("verb", "before", "after"),
+    [
+        ("finetune", "RECIPE ATTENTION SEED OUT", "{} --framework torch --attention {} --seed {} --out {}"),
+        (
+            "compare",
+            "RECIPE SEEDS",
+            "{} --frameworks torch~tensorflow --attentions stock~handwritten --seeds {} --control on",
+        ),
+        ("check", "RECIPE FRAMEWORK", "{} --framework {} --attention stock"),
+        ("kill-test", "RECIPE KILLS", "{} --framework torch --kills {} --attention stock --seed 0"),
+        ("lockstep", "STEPS DROPOUT", "sentiment_bert --steps {} --dropout {} --attention stock --seed 0"),
+        ("predict", "RUN TEXT INPUT FRAMEWORK OUT", "{} --text {} --input {} --framework {} --out {}"),
+        ("attention-maps", "RUN TEXT FRAMEWORK OUT", "{} --text {} --framework {} --out {}"),
+        ("index", "OUT", "{}"),
+    ],
+)
+def test_a_value_that_is_given_to_make_is_a_text_and_runs_nothing(verb, before, after):
+    """In both places where it can be given: as an argument of make, and in its environment."""
+    expected = [verb, *(HOSTILE if word == "{}" else word.replace("~", " ") for word in after.split())]
+    given = {name: HOSTILE for name in before.split()}
+    for arguments, variables in (([f"{name}={value}" for name, value in given.items()], {}), ([], given)):
+        assert pages.started_by_make([verb, *arguments], variables) == [["-m", "pipeline", *expected]]
+    assert not (ROOT / "made").exists()
+
+
+def test_words_of_a_list_that_is_given_to_make_are_texts():
+    words = HOSTILE.split()
+    assert pages.started_by_make(["report", f"RUNS={HOSTILE}"]) == [["-m", "pipeline", "report", *words]]
+    settings = [argument for word in words for argument in ("--set", word)]
+    assert pages.started_by_make(["check", f"SET={HOSTILE}"])[0][-len(settings) :] == settings
+    switch = pages.started_by_make(["list", "DEBUG=$(shell touch made)"])
+    assert switch == [["-m", "pipeline", "list", "--debug"]] and not (ROOT / "made").exists()
 
 
 # Printed output and Python code

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.cli.app import add_former_name, app
-from pipeline.cli.options import Debug, OwnFramework, RunFolder, Settings
-from pipeline.cli.prediction_files import input_lines, prediction_writer
+from pipeline.cli.options import Debug, Overwrite, OwnFramework, RunFolder, Settings
+from pipeline.cli.prediction_files import input_lines, prediction_writer, refuse_output
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.values import text_encoding
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
-from pipeline.utils.text import escape_controls
+from pipeline.utils.text import count, escape_controls
 
 
 @app.command()
@@ -26,6 +27,10 @@ def predict(
     framework: OwnFramework = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Where JSON lines go; by default standard output.")] = None,
+    overwrite: Overwrite = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out lines that are wrong, and count them.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Predict with a finished run: a JSON line for each text."""
@@ -35,6 +40,8 @@ def predict(
 
     finished = load_run(run)
     chosen = framework or finished.record.framework
+    if out is not None:
+        refuse_output(out, overwrite)
     configure_process(chosen)
     from pipeline.runs.prediction import open_run, predict_lines
 
@@ -42,9 +49,13 @@ def predict(
     is_file = text is None and source != "-"
     encoding = _encoding(changes, finished.directory.recipe()) if is_file else None
     trained = open_run(finished, chosen, changes)
-    with input_lines(text, source, encoding) as lines, prediction_writer(out) as write:
-        for prediction in predict_lines(trained, lines):
+    bad: list[UserError] = []
+    with input_lines(text, source, encoding) as lines, prediction_writer(out, overwrite) as write:
+        for prediction in predict_lines(trained, lines, bad.append if skip_bad else None):
             write(prediction)
+    if bad:
+        first = escape_controls(f"{count(len(bad), 'line')} left out; the first: {bad[0]}")
+        print(first, file=sys.stderr)
 
 
 def _encoding(changes: dict[str, object], recipe: Recipe) -> str | None:
@@ -63,21 +74,22 @@ def attention_maps(
     text: Annotated[str, typer.Option(help="The text to look into.")],
     framework: OwnFramework = None,
     out: Annotated[Path | None, typer.Option(help="The PNG; by default attention.png in the run.")] = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Draw which token attends to which in a text, a heat map for each layer and head."""
-    from pipeline.runs.directory import load_run
+    from pipeline.runs.directory import ATTENTION_MAPS, load_run
 
     finished = load_run(run)
     chosen = framework or finished.record.framework
+    if out is not None:
+        refuse_output(out, overwrite)
     configure_process(chosen)
     from pipeline.runs.attention_figure import draw_attention_maps
     from pipeline.runs.attention_maps import maps_of_run
 
     maps = maps_of_run(finished, text, chosen)
-    path = out or run / "attention.png"
-    if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    path = out or run / ATTENTION_MAPS
     draw_attention_maps(maps, path, f"{finished.record.recipe} in {chosen}")
     num_layers, num_heads, num_tokens, _ = maps.weights.shape
     print(f"{num_layers} layers, {num_heads} heads, {num_tokens} tokens: {escape_controls(str(path))}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.runs.attention_maps import AttentionMaps
+from pipeline.utils.files import atomic_write
 
 # Inches: a heat map's least side, what each token adds, and the room for labels.
 LEAST_SIDE, SIDE_PER_TOKEN, LABEL_SIDE = 2.2, 0.16, 0.8
@@ -31,4 +32,5 @@ def draw_attention_maps(maps: AttentionMaps, path: Path, title: str = "") -> Non
     figure.supxlabel("attended to (keys)", fontsize=9)
     figure.supylabel("attending (queries)", fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    with atomic_write(path, binary=True) as file:
+        figure.savefig(file, dpi=120, format="png")

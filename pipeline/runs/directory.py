@@ -16,12 +16,21 @@ from pipeline.recipe.loading import load_resolved
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import JsonObject, locked, read_json_lines, refuse_locked, staged_folder
+from pipeline.utils.files import JsonObject, is_beside, locked, read_json_lines, refuse_locked, staged_folder
+from pipeline.utils.text import count, one_line
 
 RECIPE, METRICS, HISTORY, PREDICTIONS = "recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl"
 PROBE, ENVIRONMENT, MODEL = "probe.npz", "environment.json", "model"
 # Everything that a finished run holds.
 CONTENTS = frozenset({RECIPE, METRICS, HISTORY, PREDICTIONS, PROBE, ENVIRONMENT, MODEL})
+# What may be drawn of it later.
+ATTENTION_MAPS = "attention.png"
+# Everything that may be in its model/.
+MODEL_CONTENTS = frozenset({
+    "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "spiece.model", "tokenizer.model", "chat_template.jinja",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ class RunDirectory:
         variant = f"{framework}-{attention.replace(':', '.')}"
         return cls(Path("runs") / recipe.name / f"{variant}-seed{seed}{recipe.suffix(original)}")
 
+    @classmethod
+    def at(cls, path: str | os.PathLike) -> RunDirectory:
+        """The directory of this path; of a path such as ".", which has no name to put files beside, the whole path."""
+        return cls(Path(path) if Path(path).name not in ("", "..") else Path(path).resolve())
+
     @property
     def recipe_file(self) -> Path:
         """The resolved recipe as YAML."""
@@ -124,6 +138,23 @@ class RunDirectory:
         """The names of the files and folders in the directory; none if it does not exist."""
         return {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
 
+    def foreign(self) -> list[str]:
+        """What lies in the directory, or in its model/, and is of no run; these files must not be lost."""
+        model = self.model_folder
+        in_model = {entry.name for entry in model.iterdir()} if model.is_dir() and not model.is_symlink() else set()
+        strange = self.contents() - CONTENTS - {ATTENTION_MAPS}
+        return sorted(strange | {f"{MODEL}/{name}" for name in in_model - MODEL_CONTENTS})
+
+    def refuse_foreign_files(self) -> None:
+        """Raise UserError if replacing the run would delete files that are not its own."""
+        if foreign := self.foreign():
+            more = f" and {count(len(foreign) - 5, 'other')}" if len(foreign) > 5 else ""
+            raise UserError(
+                f"{self.path} also holds what no run writes: {', '.join(foreign[:5])}{more}. Replacing the run would "
+                "delete it; move it away, or choose another folder with out",
+                arguments=("out",),
+            )
+
     @property
     def is_finished(self) -> bool:
         """Whether a finished run lies here."""
@@ -132,8 +163,7 @@ class RunDirectory:
     @property
     def is_unfinished(self) -> bool:
         """Whether remains of a run lie here and nothing else: no metrics.json that can be read as JSON."""
-        names = self.contents()
-        if not names or names - CONTENTS:
+        if not self.contents() or self.foreign():
             return False
         try:
             json.loads(self.metrics_file.read_text(encoding="utf-8"))
@@ -145,13 +175,12 @@ class RunDirectory:
         """Whether a path lies in the directory, in its training checkpoints or in what is written beside it."""
         beside, path = self.path.absolute().parent, path.absolute()
         first = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
-        own = (self.path.name, self.checkpoints_folder.name)
-        return first in own or first.startswith(f".{self.path.name}.")
+        return first in (self.path.name, self.checkpoints_folder.name) or is_beside(first, self.path)
 
     def finished_run(self, recipe: Recipe, identity: RunIdentity, overwrite: bool) -> Run | None:
         """The finished run of the same recipe and identity, or None if a new one may be written here.
 
-        Raises UserError if something else lies here; `overwrite` replaces runs only, never other files.
+        Raises UserError if something else lies here, or beside the files of a run; `overwrite` replaces only those.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; choose a folder for the run with out", arguments=("out",))
@@ -161,6 +190,7 @@ class RunDirectory:
             message = f"{self.path} holds something that is not a run; choose another folder with out"
             raise UserError(message, arguments=("out",))
         if overwrite:
+            self.refuse_foreign_files()
             return None
         try:
             different = self.differences(recipe, identity)
@@ -200,8 +230,11 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def staged(self) -> Iterator[RunDirectory]:
-        """A hidden directory to write into, which replaces this one when the block ends well. Raises OSError."""
-        with staged_folder(self.path) as folder:
+        """A hidden directory to write into, which replaces this one when the block ends well. Raises OSError.
+
+        Files of others that have come into this one meanwhile stay.
+        """
+        with staged_folder(self.path, own=CONTENTS) as folder:
             yield RunDirectory(folder)
 
     def recipe(self) -> Recipe:
@@ -232,14 +265,22 @@ class RunDirectory:
     def predictions(self) -> list[JsonObject]:
         """A dict for each validation example: `index`, `prediction`, `reference` and what its task adds.
 
-        Raises OSError, ValueError.
+        Raises UserError, OSError.
         """
-        return read_json_lines(self.predictions_file)
+        try:
+            return read_json_lines(self.predictions_file)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.predictions_file} cannot be read: {one_line(error)}") from error
 
     def probe(self) -> ProbeLogits:
-        """The probe's logits. Raises OSError, ValueError, KeyError."""
-        with np.load(self.probe_file) as arrays:
-            return ProbeLogits(arrays["logits_before"], arrays["logits_after"])
+        """The probe's logits. Raises UserError, FileNotFoundError."""
+        try:
+            with np.load(self.probe_file) as arrays:
+                return ProbeLogits(arrays["logits_before"], arrays["logits_after"])
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged archive raises errors of zipfile, of zlib, of struct and of NumPy
+            raise UserError(f"{self.probe_file} cannot be read: {one_line(error)}") from error
 
     def write_probe(self, before: NDArray, after: NDArray) -> None:
         """Write the probe's logits."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import datasets
@@ -19,11 +18,16 @@ from pipeline.runs.directory import Run, load_run
 from pipeline.tasks.base import Examples, Prediction, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 # How many rows are read, predicted together and returned before the next are read.
 CHUNK_ROWS = 64
 # A row to predict: its fields, or a text if the task needs one text.
 Row = Mapping[str, object] | str
+# What is told of a row that is wrong and left out.
+OnBad = Callable[[UserError], None]
+# Of a text: a model reads some thousand of them, and the tokenizer would take minutes for a whole library.
+MOST_CHARACTERS = 1_000_000
 _CHANGEABLE = ("data.max_length", "train.batch_size")
 
 
@@ -73,20 +77,92 @@ def predict(run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | 
     return predict_rows(open_run(run if isinstance(run, Run) else load_run(run), framework), rows)
 
 
-def predict_rows(trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS) -> Iterator[Prediction]:
-    """Predictions of an opened run; see `predict`."""
+def predict_rows(
+    trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS, on_bad: OnBad | None = None
+) -> Iterator[Prediction]:
+    """Predictions of an opened run; see `predict`. A row that is wrong is left out if `on_bad` is there to be told."""
+    return _predict(trained, ((f"row {number}", row) for number, row in enumerate(rows, start=1)), chunk_rows, on_bad)
+
+
+def predict_lines(trained: TrainedModel, lines: Iterable[str], on_bad: OnBad | None = None) -> Iterator[Prediction]:
+    """Predictions for lines, each a JSON object or, if the task needs one text, that text; blank lines are skipped.
+
+    Lines that a person types are predicted one by one. Raises UserError naming a line that is wrong, after the
+    predictions for those before it; with `on_bad`, it is told what is wrong with the line, which is left out.
+    """
+    is_typed = getattr(lines, "isatty", lambda: False)()
+    return _predict(trained, _numbered_lines(lines), 1 if is_typed else CHUNK_ROWS, on_bad)
+
+
+def _numbered_lines(lines: Iterable[str]) -> Iterator[tuple[str, Line]]:
+    """Each line that is not blank with its place in the file. Raises UserError for one that is not text."""
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"line {number}", Line(line)
+    except UnicodeDecodeError as error:
+        wrong = f"the byte 0x{error.object[error.start]:02x}, which is not {error.encoding}"
+        raise UserError(f"after line {number} comes {wrong}") from error
+
+
+class Line(str):
+    """A line of a file, which may be a row's JSON object."""
+
+
+def _predict(
+    trained: TrainedModel, rows: Iterable[tuple[str, Row]], chunk_rows: int, on_bad: OnBad | None
+) -> Iterator[Prediction]:
+    """Predictions for rows with their places, a few at a time.
+
+    If one of them is wrong, those with it are predicted one by one: it costs no prediction but its own.
+    """
     with preserved_random_state(), trained.backend.preserved_generators():  # it may make layers
         predictor = trained.backend.Predictor(trained.model)
-    numbered = enumerate(rows, start=1)
-    while chunk := list(itertools.islice(numbered, chunk_rows)):
-        yield from _predict_chunk(trained.task, predictor, chunk)
+    index = 0
+    for chunk in _chunks(rows, chunk_rows):
+        try:
+            predictions = list(_predict_chunk(trained.task, predictor, chunk, index))
+        except UserError:
+            predictions = _one_by_one(trained.task, predictor, chunk, index, on_bad)
+        yield from predictions
+        index += len(chunk)
 
 
-def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]]) -> Iterator[Prediction]:
-    """Predictions for a few rows with their numbers, counted from 1."""
-    numbers = [number for number, _ in chunk]
-    fields = [task.prediction_row(row, number) for number, row in chunk]
-    examples = _encode(task, fields, numbers)
+def _one_by_one(
+    task: Task, predictor: Predictor, chunk: list[tuple[str, Row]], index: int, on_bad: OnBad | None
+) -> Iterator[Prediction]:
+    for i, row in enumerate(chunk):
+        try:
+            yield from _predict_chunk(task, predictor, [row], index + i)
+        except UserError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+
+
+def _chunks(rows: Iterable[tuple[str, Row]], size: int) -> Iterator[list[tuple[str, Row]]]:
+    """The rows, `size` at a time; also those that were read before reading fails."""
+    chunk: list[tuple[str, Row]] = []
+    try:
+        for row in rows:
+            chunk.append(row)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except UserError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
+
+
+def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[str, Row]], index: int) -> Iterator[Prediction]:
+    """Predictions for a few rows, the first of which has the number `index`, counted from 0."""
+    places = [place for place, _ in chunk]
+    fields = [_fields(task, row, place) for place, row in chunk]
+    examples = _encode(task, fields, places)
     outputs: list[object] = [None] * len(examples.lengths)
     for batch in batches.evaluation_batches(examples.lengths, task.recipe.train.batch_size):
         output = task.outputs(predictor, task.inputs(examples, batch), None)
@@ -94,42 +170,53 @@ def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[int, Row]
             outputs[row] = decoded
     truncated = [False] * len(chunk) if examples.truncated is None else examples.truncated
     predictions = task.format_predictions(examples, outputs)
-    for number, given, prediction, is_truncated in zip(numbers, fields, predictions, truncated, strict=True):
-        yield {"index": number - 1} | given | prediction | ({"truncated": True} if is_truncated else {})
+    for number, (given, prediction, is_truncated) in enumerate(zip(fields, predictions, truncated, strict=True), index):
+        yield {"index": number} | given | prediction | ({"truncated": True} if is_truncated else {})
 
 
-def _encode(task: Task, fields: list[dict[str, object]], numbers: list[int]) -> Examples:
+def _fields(task: Task, row: Row, place: str) -> dict[str, object]:
+    """The task's fields of a row. Raises UserError."""
+    fields = task.prediction_row(_parsed(row, place) if isinstance(row, Line) else row, place)
+    for name, value in fields.items():
+        if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+            raise UserError(
+                f"{place}: {name} has {len(value):,} characters, but may have {MOST_CHARACTERS:,}; split it"
+            )
+        if isinstance(value, str) and not _is_unicode(value):
+            raise UserError(f"{place}: {name} has half of a surrogate pair, which is no character; is it UTF-8?")
+    return fields
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encode(task: Task, fields: list[dict[str, object]], places: list[str]) -> Examples:
     """Rows as token ids. Raises UserError naming a row that cannot be read, or not be read in full if it must be."""
     try:
         examples = task.encode(datasets.Dataset.from_list(fields))
     except UserError as error:
-        raise UserError(f"rows {numbers[0]} to {numbers[-1]}, counted among these: {error}") from error
+        where = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}, counted among these"
+        raise UserError(f"{where}: {error}") from error
     rows_read = range(len(fields)) if examples.rows_read is None else examples.rows_read
     if missed := set(range(len(fields))) - set(rows_read):
-        raise UserError(f"row {numbers[min(missed)]} has no text that the tokenizer knows")
+        raise UserError(f"{places[min(missed)]} has no text that the tokenizer knows")
     if examples.truncated is not None and examples.truncated.any() and not task.reads_beginnings:
-        number, most = numbers[int(examples.truncated.argmax())], task.recipe.data.max_length
-        raise UserError(f"row {number} is longer than the {most} tokens that leave room for what follows")
+        place, most = places[int(examples.truncated.argmax())], task.recipe.data.max_length
+        raise UserError(f"{place} is longer than the {most} tokens that leave room for what follows")
     return examples
 
 
-def predict_lines(trained: TrainedModel, lines: Iterable[str]) -> Iterator[Prediction]:
-    """Predictions for lines, each a JSON object or, if the task needs one text, that text; blank lines are skipped.
-
-    Lines that a person types are predicted one by one. Raises UserError naming a row that is wrong.
-    """
-    is_typed = getattr(lines, "isatty", lambda: False)()
-    written = (line for line in lines if line.strip())
-    rows = (_parsed(line, number) for number, line in enumerate(written, start=1))
-    return predict_rows(trained, rows, chunk_rows=1 if is_typed else CHUNK_ROWS)
-
-
-def _parsed(line: str, number: int) -> Row:
-    """A line as a row: its JSON object, or its text."""
+def _parsed(line: str, place: str) -> Row:
+    """A line as a row: its JSON object, or its text. Raises UserError."""
     text = line.strip("\r\n")
     if not text.lstrip().startswith("{"):
-        return text
+        return str(text)
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"row {number} is not a JSON object: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not a JSON object: {one_line(error)}") from error

@@ -211,10 +211,10 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
         """One prediction for each row asked about, in order, as `predict` returns it."""
         return iter(cast(list[Prediction], decoded))
 
-    def prediction_row(self, row: Mapping[str, object] | str, number: int) -> dict[str, object]:
+    def prediction_row(self, row: Mapping[str, object] | str, place: str) -> dict[str, object]:
         """The task's fields of a row to predict, which may have them under the recipe's column names.
 
-        Raises UserError naming the row, which is counted from 1.
+        Raises UserError naming the row's `place`, such as "row 1".
         """
         row = self.row_from_text(row) if isinstance(row, str) else row
         fields: dict[str, object] = {}
@@ -222,9 +222,9 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
             value = self.field_of_row(name, row)
             if value is None:
                 needed = ", ".join(self.prediction_fields)
-                raise UserError(f'row {number} has no "{name}"; {self.recipe.task} needs: {needed}')
+                raise UserError(f'{place} has no "{name}"; {self.recipe.task} needs: {needed}')
             if problem := self.field_problem(name, value):
-                raise UserError(f"row {number}: {name} {problem}")
+                raise UserError(f"{place}: {name} {problem}")
             fields[name] = value
         return fields | {name: str(row[name]) for name in self.carried_fields if name in row}
 

@@ -22,13 +22,13 @@ from pipeline.runs.machine import describe_environment
 from pipeline.runs.model_card import model_card
 from pipeline.runs.record import EnvironmentRecord, RunIdentity
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, reason, refuse_foreign
+from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
 from pipeline.training.experiment import prepare, start
 from pipeline.training.signals import StopRequest
 from pipeline.training.trainer import CONTINUE, Trainer
 from pipeline.utils.environment import announced_processes, preserved_random_state
 from pipeline.utils.errors import Stopped, UserError
-from pipeline.utils.files import write_json
+from pipeline.utils.files import reason, write_json
 
 MOST_SEED = 2**32 - 1
 
@@ -74,7 +74,7 @@ def finetune(
     recipe = loaded.recipe
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
     default = RunDirectory.default(recipe, loaded.original, framework, attention, seed)
-    directory = default if out is None else RunDirectory(Path(out))
+    directory = default if out is None else RunDirectory.at(out)
     finished = directory.finished_run(recipe, identity, overwrite)
     if finished is not None:
         callback.on_run_found(finished)

@@ -4,8 +4,10 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import subprocess
 import sys
+import threading
 
 import pyarrow
 import pytest
@@ -28,10 +30,11 @@ COMPRESSED = {
 def predict(tmp_path, monkeypatch, capsys):
     """Runs predict on a file with a run that predicts each line as it is; returns exit code, lines and error."""
     monkeypatch.setattr(prediction, "open_run", lambda run, framework, changes: sorted(changes))
-    monkeypatch.setattr(prediction, "predict_lines", lambda trained, lines: ({"line": line} for line in lines))
+    monkeypatch.setattr(prediction, "predict_lines", lambda trained, lines, on_bad: ({"line": line} for line in lines))
 
     def run(data, *arguments, settings=None):
-        write_run(tmp_path / "run", settings=settings)
+        if not (tmp_path / "run").exists():
+            write_run(tmp_path / "run", settings=settings)
         (tmp_path / "input").write_bytes(data)
         code = execute(["predict", str(tmp_path / "run"), "--input", str(tmp_path / "input"), *arguments])
         printed = capsys.readouterr()
@@ -81,3 +84,34 @@ def test_the_encoding_of_a_text_would_be_ignored_and_is_refused(tmp_path):
     command = [sys.executable, "-m", "pipeline", "predict", str(run), "--text", "a", "--set", "data.encoding=utf-8"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "data.encoding would be ignored" in done.stderr
+
+
+def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(tmp_path, predict):
+    out, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(out)
+    out.write_text("years of work")
+    for path in (out, link):
+        code, _, error = predict(b"a film", "--out", str(path))
+        assert code == 2 and "is there already" in error and "OVERWRITE=1" in error
+        assert out.read_text() == "years of work"
+    assert predict(b"a film", "--out", str(link), "--overwrite") == (0, [], "")
+    assert link.is_symlink() and json.loads(out.read_text()) == {"line": "a film"}
+
+
+def test_a_device_or_a_pipe_is_written_into_and_stays_one(tmp_path, predict):
+    assert predict(b"a film", "--out", os.devnull) == (0, [], "")
+    assert os.path.exists(os.devnull) and not os.path.isfile(os.devnull)
+    os.mkfifo(tmp_path / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()), daemon=True)
+    reader.start()
+    assert predict(b"a film", "--out", str(tmp_path / "pipe")) == (0, [], "")
+    reader.join(10)
+    assert json.loads(read[0]) == {"line": "a film"} and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("place", ["missing/out", "."])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_loaded(place, tmp_path, monkeypatch, predict):
+    monkeypatch.setattr(prediction, "open_run", None)
+    code, _, error = predict(b"a film", "--out", str(tmp_path / place))
+    assert code == 2 and "cannot be written" in error

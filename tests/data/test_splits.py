@@ -161,7 +161,7 @@ def test_joined_columns(tmp_path, kind, separator, expected):
     columns = {"data.columns": {"text": ["title", "body"]}, "data.separator": separator, "data.path": kind}
     recipe = recipe_of_files(str(path), str(path), **columns)
     assert splits_of(recipe)["train"]["text"][:] == [expected, "alone"]
-    assert load_task(recipe).prediction_row(rows[0], 1)["text"] == expected
+    assert load_task(recipe).prediction_row(rows[0], "row 1")["text"] == expected
 
 
 def test_a_joined_column_that_is_missing_or_no_text_is_named(tmp_path):

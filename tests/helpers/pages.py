@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,14 +54,28 @@ def commands():
 def expanded(command):
     """The Python programs that a command starts, each as the words after the interpreter."""
     words = shlex.split(command)
-    if words[0] != "make":
-        return [words[1:]]
-    shown = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    # make hands TEXT over in the environment, where the shell reads it.
-    text = next((word.removeprefix("TEXT=") for word in words if word.startswith("TEXT=")), "")
-    # On a fresh clone make shows the installation too; those lines are not programs of the project.
-    lines = [line for line in shown.splitlines() if re.match(r"\.venv/bin/python -m (?!pip )", line)]
-    return [shlex.split(line.replace('"$TEXT"', shlex.quote(text)))[1:] for line in lines]
+    return started_by_make(words[1:]) if words[0] == "make" else [words[1:]]
+
+
+def started_by_make(arguments, variables=None):
+    """The programs that make starts with these arguments: it runs with an interpreter that only notes its own.
+
+    `variables` are added to the environment.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        noted, interpreter = Path(folder, "noted"), Path(folder, "bin", "python")
+        interpreter.parent.mkdir()
+        interpreter.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >> {noted}; printf "\\1" >> {noted}\n')
+        interpreter.chmod(0o755)
+        for tool in ("ruff", "basedpyright"):
+            interpreter.with_name(tool).symlink_to("/bin/true")
+        Path(folder, ".installed").touch()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        command = ["make", *arguments, f"VENV={folder}"]
+        environment |= variables or {}
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+        programs = noted.read_text(encoding="utf-8").split("\1")[:-1] if noted.exists() else []
+    return [program.split("\0")[:-1] for program in programs]
 
 
 def run(command, folder, overrides=""):

@@ -119,11 +119,44 @@ def test_the_default_folder_names_who_runs_it_and_marks_a_changed_recipe(recipe)
     ("path", "own"),
     [
         ("run/metrics.json", True), ("run.checkpoints/step-1/weights", True), (".run.partial-7/metrics.json", True),
-        ("rows.arrow", False), ("runs/metrics.json", False), ("../run", False),
+        ("rows.arrow", False), ("runs/metrics.json", False), ("../run", False), (".run.lock", True),
+        (".run.b.partial-7/metrics.json", False),
     ],
 )  # fmt: skip
 def test_a_path_is_told_from_those_of_others(tmp_path, path, own):
     assert RunDirectory(tmp_path / "run").owns(tmp_path / path) is own
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "photos/", "model/notes.txt", "model/adapters/"])
+def test_a_run_with_other_peoples_files_is_not_replaced(directory, recipe, name):
+    """Neither in whole when it is repeated, nor as remains of a run that never ended."""
+    foreign = directory.path / name
+    foreign.mkdir() if name.endswith("/") else foreign.write_text("years of work")
+    with pytest.raises(UserError, match=f"also holds what no run writes: {name.rstrip('/')}. Replacing") as refused:
+        directory.finished_run(recipe, IDENTITY, overwrite=True)
+    assert refused.value.arguments == ("out",) and foreign.exists()
+    directory.metrics_file.unlink()
+    assert not directory.is_unfinished
+
+
+def test_attention_maps_that_were_drawn_of_a_run_go_with_it(directory, recipe):
+    (directory.path / "attention.png").touch()
+    assert directory.finished_run(recipe, IDENTITY, overwrite=True) is None
+
+
+def test_files_that_come_into_a_run_while_it_is_repeated_stay(directory):
+    with directory.staged() as staging:
+        (directory.path / "thesis.txt").write_text("years of work")
+        staging.metrics_file.write_text("new")
+    assert directory.contents() == {"thesis.txt", "metrics.json"} and directory.metrics_file.read_text() == "new"
+
+
+def test_a_path_without_a_name_is_that_of_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for here, path in (("run", "."), ("run/model", "..")):
+        monkeypatch.chdir(tmp_path / here)
+        assert RunDirectory.at(path).checkpoints_folder == tmp_path / "run.checkpoints"
+    assert RunDirectory.at("a/b").path.parts == ("a", "b")
 
 
 def test_a_folder_without_a_record_is_not_a_finished_run(tmp_path):
