@@ -14,7 +14,7 @@ from pipeline.reporting.formatting import date
 from pipeline.reporting.sentences import Finding, answers
 from pipeline.reporting.writer import environment
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_write
+from pipeline.utils.files import atomic_write, reason
 from pipeline.utils.text import one_line, shorten
 
 MAX_SENTENCE = 160
@@ -52,7 +52,7 @@ def write_index(folder: Path = Path("reports")) -> Path:
         with atomic_write(page) as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"{page} cannot be written: {error.strerror}") from error
+        raise UserError(f"{page} cannot be written: {reason(error)}") from error
     return page
 
 

@@ -15,7 +15,7 @@ from pipeline.reporting.figures import Picture, pictures
 from pipeline.reporting.formatting import date
 from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import staged_folder, write_json
+from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
 
 FILES = {"report.html", "report.md", "results.json", "figures"}
@@ -39,7 +39,7 @@ def write_report(results: Results, folder: Path) -> None:
             (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
             write_json(staging / "results.json", results.to_json())
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}", arguments=("out",)) from error
+        raise UserError(f"{folder} cannot be written: {reason(error)}", arguments=("out",)) from error
 
 
 def refuse_unless_report(folder: Path) -> None:

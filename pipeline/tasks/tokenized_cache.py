@@ -29,7 +29,7 @@ from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_alive, staged_folder
-from pipeline.utils.hashing import sha256_of_bytes, short_digest
+from pipeline.utils.hashing import sha256_of_bytes, sha256_of_file, short_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,11 +58,12 @@ def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """
     most_bytes, folder = size_limit(), cache_folder()
     entry = folder / cache_key(task, content)
-    if entry.exists():
-        try:
-            return read_entry(entry, task.examples_class)
-        except (OSError, ValueError, EOFError, KeyError):
-            shutil.rmtree(entry, ignore_errors=True)  # a damaged entry is made again
+    try:
+        return read_entry(entry, task.examples_class)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, KeyError):
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged entry is made again
     examples = task.encode(rows)
     try:
         write_entry(entry, examples)
@@ -106,13 +107,13 @@ def cache_key(task: Task, content: str) -> str:
         "columns": sorted(recipe.data.columns),
         "labels": task.labels,
         "data.labels": recipe.data.labels,
-        "tokenizer": _rules(task.tokenizer),
+        "tokenizer": tokenizer_rules(task.tokenizer),
         "code": code_digest(),
     }
     return short_digest(json.dumps(read, default=str), 32)
 
 
-def _rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def tokenizer_rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     """A tokenizer's own definition, without the truncation and padding that its last call set."""
     rules: dict[str, object] = json.loads(tokenizer.backend_tokenizer.to_str())
     rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
@@ -131,7 +132,10 @@ def code_digest() -> str:
 
 
 def write_entry(path: Path, examples: Examples) -> None:
-    """Write an entry: the arrays by name, and a layout in JSON that says where in the examples they belong."""
+    """Write an entry: the arrays by name, and a layout in JSON that says where in the examples they belong.
+
+    The layout holds the digests of the arrays, and begins with a line that is its own.
+    """
     arrays: dict[str, np.ndarray] = {}
 
     def layout_of(name: str, value: object) -> Layout:
@@ -147,11 +151,13 @@ def write_entry(path: Path, examples: Examples) -> None:
         return {"json": value}
 
     fields = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
-    layout = json.dumps({name: layout_of(name, value) for name, value in fields.items()})
+    layouts = {name: layout_of(name, value) for name, value in fields.items()}
     with staged_folder(path, durable=True) as staging:
         for name, array in arrays.items():
             np.save(staging / f"{name}.npy", array, allow_pickle=False)
-        (staging / LAYOUT).write_text(layout, encoding="utf-8")
+        digests = {f"{name}.npy": sha256_of_file(staging / f"{name}.npy") for name in arrays}
+        content = json.dumps({"layouts": layouts, "sha256": digests})
+        (staging / LAYOUT).write_text(f"{sha256_of_bytes([content.encode()])}\n{content}", encoding="utf-8")
 
 
 def read_entry(path: Path, kind: type[Examples]) -> Examples:
@@ -173,13 +179,25 @@ def read_entry(path: Path, kind: type[Examples]) -> Examples:
     try:
         fcntl.flock(file, fcntl.LOCK_SH)
         os.utime(path / LAYOUT)  # when it was used last; an error if it was removed meanwhile
-        fields = json.load(file)
+        fields = _verified_layouts(path, file.read())
         examples = kind(**{name: value_of(layout) for name, layout in fields.items()})  # pyright: ignore[reportArgumentType] (as it was written)
     except BaseException:
         file.close()
         raise
     weakref.finalize(examples, file.close)
     return examples
+
+
+def _verified_layouts(path: Path, layout: str) -> dict[str, Layout]:
+    """The layouts of an entry. Raises ValueError if it or an array is not as it was written."""
+    digest, _, content = layout.partition("\n")
+    if sha256_of_bytes([content.encode()]) != digest:
+        raise ValueError(f"{path / LAYOUT} was altered")
+    entry = json.loads(content)
+    for name, expected in entry["sha256"].items():
+        if sha256_of_file(path / name) != expected:
+            raise ValueError(f"{path / name} was altered")
+    return entry["layouts"]
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -10,25 +10,29 @@ import contextlib
 import copy
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from pipeline.models.safetensors_files import write_safetensors
 from pipeline.recipe.overrides import resolve_paths
 from pipeline.recipe.schema import VALUES_BEFORE_KEYS, Recipe, validated
 from pipeline.runs.record import RunIdentity
-from pipeline.training.state import Arrays, SavedState
+from pipeline.training.state import WEIGHTS, Arrays, SavedState
 from pipeline.utils.errors import RunFailure, UserError
-from pipeline.utils.files import JsonObject, staged_folder
+from pipeline.utils.files import JsonObject, is_beside, reason, remedy, staged_folder
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.text import flatten, one_line
 
 FORMAT = 1
+# What reading a checkpoint raises that was damaged, by chance or by hand.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
+_NAME = re.compile(r"step-\d{8,}(-evaluated)?")
 ARRAYS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -66,7 +70,8 @@ class TrainingCheckpoints:
         """The checkpoints by name, the newest first, valid or not."""
         if not self.folder.is_dir():
             return []
-        return sorted((entry.name for entry in self.folder.iterdir() if entry.name.startswith("step-")), reverse=True)
+        folders = (entry for entry in self.folder.iterdir() if entry.is_dir() and not entry.is_symlink())
+        return sorted((folder.name for folder in folders if _NAME.fullmatch(folder.name)), reverse=True)
 
     def newest(self) -> tuple[TrainingCheckpoint | None, list[str]]:
         """The newest valid checkpoint, and a sentence for each newer one that is not valid."""
@@ -75,7 +80,7 @@ class TrainingCheckpoints:
             path = self.folder / name
             try:
                 return TrainingCheckpoint(path, _verified(path)), skipped
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except _DAMAGE as error:
                 skipped.append(f"training checkpoint {path} is not valid and is skipped: {one_line(error)}")
         return None, skipped
 
@@ -87,6 +92,8 @@ class TrainingCheckpoints:
         path = self.folder / name
         try:
             _remove_partial(self.folder)
+            if path.is_symlink():  # never replace what it leads to
+                path.unlink()
             # An older checkpoint of this name is damaged, or the run has come back to its step; it is replaced.
             with staged_folder(path, durable=True) as partial:
                 write_safetensors(partial / ARRAYS_FILE, arrays)
@@ -101,7 +108,7 @@ class TrainingCheckpoints:
             newest, _ = self.newest()
             last = f"the newest valid one is {newest.path}" if newest else "there is none before it"
             raise RunFailure(
-                f"the training checkpoint {path} cannot be written: {reason(error)}; {last}. Free some space, then "
+                f"the training checkpoint {path} cannot be written: {reason(error)}; {last}. {remedy(error)}, then "
                 "continue with resume=True",
                 arguments=("resume",),
             ) from error
@@ -165,20 +172,18 @@ def _refuse_older(checkpoint: TrainingCheckpoint) -> None:
 
 
 def refuse_changed_inputs(checkpoint: TrainingCheckpoint, fingerprints: dict[str, str | None]) -> None:
-    """Raise UserError if the data or the pretrained weights changed since a checkpoint was written."""
+    """Raise UserError if the data or the pretrained model changed since a checkpoint was written.
+
+    Older versions did not record all fingerprints.
+    """
     for name, current in fingerprints.items():
-        saved = checkpoint.state.fingerprints[name]
+        saved = checkpoint.state.fingerprints.get(name, current)
         if saved != current:
             raise UserError(
                 f"the {name} changed since {checkpoint.path} was written (its fingerprint was {saved} and is now "
                 f"{current}); restore the old {name}, or start from the beginning with overwrite=True",
                 arguments=("overwrite",),
             )
-
-
-def reason(error: BaseException) -> str:
-    """Why a file could not be written, in the system's words."""
-    return one_line(getattr(error, "strerror", None) or error)
 
 
 def _comparable(identity: RunIdentity, experiment: JsonObject) -> JsonObject:
@@ -195,13 +200,15 @@ def _experiment(state: SavedState) -> JsonObject:
 
 
 def _verified(path: Path) -> SavedState:
-    """The state of a checkpoint whose files are as they were written. Raises ValueError, OSError, KeyError."""
+    """The state of a checkpoint whose files are as they were written and belong together. Raises what is in _DAMAGE."""
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError("it has no manifest") from None
     except ValueError:
         raise ValueError("its manifest is cut off") from None
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is not an object")
     if manifest.get("format") != FORMAT:
         raise ValueError(f"its format is {manifest.get('format')}, but this version reads {FORMAT}")
     for file in (ARRAYS_FILE, STATE_FILE):
@@ -210,7 +217,12 @@ def _verified(path: Path) -> SavedState:
             raise ValueError(f"{file} is cut off ({size} bytes, but {expected['bytes']} were written)")
         if _size_and_digest(path / file) != expected:
             raise ValueError(f"{file} was altered (its SHA-256 is not that of the manifest)")
-    return SavedState.model_validate(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+    state = SavedState.model_validate(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+    with safe_open(path / ARRAYS_FILE, framework="numpy") as file:
+        is_whole = f"{WEIGHTS}.0" in file.keys() and (state.last is not None or not state.is_over)  # noqa: SIM118
+        if not is_whole or not (state.is_over or int(file.get_tensor("step")) == state.steps_done):
+            raise ValueError("its files do not belong together")
+    return state
 
 
 def _size_and_digest(path: Path) -> ManifestEntry:
@@ -219,5 +231,6 @@ def _size_and_digest(path: Path) -> ManifestEntry:
 
 def _remove_partial(folder: Path) -> None:
     """Remove what a killed process left half-written."""
-    for abandoned in folder.glob(".step-*.partial*"):
-        shutil.rmtree(abandoned)
+    for abandoned in folder.glob(".step-*.partial-*"):
+        if is_beside(abandoned.name, folder / abandoned.name[1:].partition(".")[0]):
+            shutil.rmtree(abandoned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -30,12 +31,17 @@ from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.tasks.observations import Observations, observe
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError, combine_errors
+from pipeline.utils.hashing import short_digest
 from pipeline.utils.text import count
 
 PROBE_ROWS = 8
 PROBE_POSITIONS = 16
+# Of a whole training, all of which are planned before the first.
+MOST_STEPS = 1_000_000
 # The random key of splits that are drawn once; an epoch's key has two numbers, the seed and the epoch.
 DRAWN_ONCE = [2**32 - 1, 2**32 - 1, 1]
+# Keys of a configuration that say who wrote it and where it lies.
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version")
 Result = TypeVar("Result")
 
 
@@ -52,6 +58,14 @@ class Experiment:
     metric_names: tuple[str, ...]
     allow_pickle: bool = False
     observations: dict[str, Observations] = field(default_factory=dict)
+
+    def model_fingerprints(self) -> dict[str, str | None]:
+        """Sixteen hex digits of the model's configuration and of its tokenizer, also if its weights are random."""
+        config = {key: value for key, value in self.config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
+        described = {"configuration": config, "tokenizer": cache.tokenizer_rules(self.tokenizer)}
+        return {
+            name: short_digest(json.dumps(each, sort_keys=True, default=str), 16) for name, each in described.items()
+        }
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The batches of an epoch, one for each step; epochs are counted from 0."""
@@ -123,6 +137,7 @@ def prepare(
     task.setup(config, tokenizer)
     digests = {split: content_digest(rows) for split, rows in splits.items()}
     examples = _encode(task, splits, digests)
+    _refuse_endless(recipe, len(examples["train"].lengths))
     observed = observe(task, splits, examples)
     return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle, observed)
 
@@ -194,6 +209,18 @@ def _refuse_token_types(task: Task, examples: Examples) -> None:
             f"recipe {task.recipe.name}: checkpoint {task.recipe.checkpoint} has {count(known, 'token type')} "
             "(type_vocab_size), but each row is a pair of texts, and the second has a token type of its own; name a "
             "checkpoint for pairs, or join the texts into one column"
+        )
+
+
+def _refuse_endless(recipe: Recipe, num_examples: int) -> None:
+    """Raise UserError for more steps than can be planned."""
+    train = recipe.train
+    num_steps = train.epochs * -(-num_examples // train.batch_size)
+    if num_steps > MOST_STEPS:
+        raise UserError(
+            f"recipe {recipe.name}: {count(num_examples, 'training example')} in batches of {train.batch_size:,} for "
+            f"{count(train.epochs, 'epoch')} are {count(num_steps, 'step')}, but at most {MOST_STEPS:,} are planned; "
+            "lower train.epochs, or raise train.batch_size"
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Backend, Learner, Model, StepReport
 from pipeline.data import batches
 from pipeline.data.batches import Features
+from pipeline.metrics.loss import LOSS
 from pipeline.metrics.specs import lower_is_better
 from pipeline.models import checkpoint
 from pipeline.models.attention_check import Proof
@@ -39,8 +40,9 @@ from pipeline.training.state import (
     numbered,
     starting_with,
 )
-from pipeline.utils.errors import RunFailure, Stopped
+from pipeline.utils.errors import RunFailure, Stopped, UserError
 from pipeline.utils.files import write_json_lines
+from pipeline.utils.text import one_line
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -76,6 +78,7 @@ class Trainer:
         self.fingerprints = {
             "data": experiment.fingerprint,
             "checkpoint": checkpoint.checkpoint_fingerprint(experiment.recipe, experiment.allow_pickle),
+            **experiment.model_fingerprints(),
         }
         self.clock = Clock()
         self.state = TrainingState(micro_batches=train.gradient_accumulation)
@@ -102,10 +105,17 @@ class Trainer:
         arrays = saved.arrays()
         self.state, self.clock.total_seconds = saved.state.training_state(), saved.state.seconds
         self.best_weights = in_order(BEST, arrays) or None
-        if self.state.is_over:
-            self.learner.restore_weights(in_order(WEIGHTS, arrays))
-        else:
-            self.learner.load_state(arrays)
+        try:
+            if self.state.is_over:
+                self.learner.restore_weights(in_order(WEIGHTS, arrays))
+            else:
+                self.learner.load_state(arrays)
+        except Exception as error:  # each framework has its own for a tensor that is missing or has another shape
+            raise UserError(
+                f"the training checkpoint {saved.path} does not hold what this model needs: {one_line(error)}. Delete "
+                "it to continue from an older one, or start from the beginning with overwrite=True",
+                arguments=("overwrite",),
+            ) from error
         self.state.resumed_at.append(saved.step)
         self.callback.on_resume(saved.step, notes + changed)
 
@@ -174,6 +184,7 @@ class Trainer:
         with self.clock.paused():
             self.callback.on_evaluate_begin(epoch)
             evaluation = self.evaluate("validation", epoch)
+            self._refuse_loss("validation", evaluation)
             self.state.last = evaluation
             self.state.evaluations.append(EvaluationRecord.model_validate({"epoch": epoch} | evaluation.metrics))
             self.callback.on_evaluate_end(epoch, evaluation.metrics)
@@ -192,6 +203,13 @@ class Trainer:
         if evaluation.is_better_than(self.state.best, metric, lower_is_better(metric)):
             self.state.best = evaluation
             self.best_weights = self.learner.copy_weights() if train.keep == "best" else None
+
+    def _refuse_loss(self, split: str, evaluation: Evaluation) -> None:
+        """Raise RunFailure if the loss of an evaluation is not finite: the step before it may have been the last."""
+        loss = evaluation.metrics[LOSS]
+        if not math.isfinite(loss):
+            step = self.state.steps_done
+            raise RunFailure(self._diverged(step, f"the {split} loss after step {step} is {loss}"))
 
     def evaluate(self, split: str, epoch: int) -> Evaluation:
         """Score a split with the current weights."""
@@ -267,7 +285,10 @@ class Trainer:
     # --- results
 
     def finish(self, staging: RunDirectory, proof: Proof) -> RunRecord:
-        """Put the kept weights into the model, write history, predictions and probe; returns the run's record."""
+        """Put the kept weights into the model, write history, predictions and probe; returns the run's record.
+
+        Raises RunFailure if the weights or the test loss are not finite.
+        """
         kept = self._keep_weights()
         before, after = (
             self.experiment.probe_logits(logits)
@@ -276,12 +297,14 @@ class Trainer:
         staging.write_probe(before, after)
         write_json_lines(staging.history_file, (record.model_dump() for record in self.state.history))
         write_json_lines(staging.predictions_file, kept.rows)
-        has_test = "test" in self.experiment.examples
+        test = self.evaluate("test", kept.epoch) if "test" in self.experiment.examples else None
+        if test is not None:
+            self._refuse_loss("test", test)
         return RunRecord(
             **self.identity.model_dump(),
             metrics=dict(kept.metrics),
             kept_epoch=kept.epoch,
-            test=dict(self.evaluate("test", kept.epoch).metrics) if has_test else None,
+            test=dict(test.metrics) if test else None,
             evaluations=self.state.evaluations,
             train=train_record(self.experiment, self.state, self.plan),
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
@@ -299,4 +322,7 @@ class Trainer:
             assert self.best_weights is not None
             self.learner.restore_weights(self.best_weights)
         assert kept is not None
+        if not are_finite(numbered(WEIGHTS, self.learner.copy_weights())):
+            step = kept.epoch * len(self.epoch_plans[0])
+            raise RunFailure(self._diverged(step, f"weights are not finite after step {step}"))
         return kept

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,8 +13,9 @@ import pytest
 from pipeline import UserError
 from pipeline.data.batches import Ragged
 from pipeline.tasks import tokenized_cache as cache
-from pipeline.tasks.base import Examples
+from pipeline.tasks.base import Examples, load_task
 from pipeline.training.experiment import prepare
+from tests.helpers.damage import flips
 from tests.helpers.families import KINDS, recipe_of
 
 
@@ -76,6 +78,43 @@ def test_a_damaged_entry_is_made_again(tmp_path, entries):
             file.write_bytes(part)
             assert same(splits_of(recipe), made)
             assert file.read_bytes() == whole
+
+
+def test_a_flipped_bit_anywhere_in_an_entry_is_seen(tmp_path, entries):
+    """In a sample of all bits: each of these entries is made again, and gives what it gave before."""
+    recipe = recipe_of("single-label", tmp_path)
+    task, made = load_task(recipe), prepare(recipe).examples["validation"]
+    (path,) = (entry for entry in entries() if same(cache.read_entry(entry, type(made)).lengths, made.lengths))
+    assert task.examples_class is type(made)
+    for _, flipped in flips(path, 400, seed=7):
+        with pytest.raises((OSError, ValueError, EOFError, KeyError)):
+            cache.read_entry(path, type(made))
+            pytest.fail(f"{flipped} is read")
+    assert same(cache.read_entry(path, type(made)).lengths, made.lengths)
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotADirectoryError, None])
+def test_a_cache_that_cannot_be_used_costs_time_only(tmp_path, monkeypatch, error):
+    """Nothing is said of it, least of all that the data cannot be read."""
+
+    def fail(*arguments):
+        raise error("no cache")
+
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    if error is not None:
+        monkeypatch.setattr(cache, "read_entry", fail)
+        monkeypatch.setattr(cache, "write_entry", fail)
+    assert len(prepare(recipe_of("single-label", tmp_path)).examples["train"].lengths) == 48
+
+
+def test_what_lies_in_the_place_of_an_entry_is_replaced(tmp_path, entries):
+    recipe = recipe_of("single-label", tmp_path)
+    made = splits_of(recipe)
+    for entry in entries():
+        shutil.rmtree(entry)
+        entry.write_text("a file")
+    assert same(splits_of(recipe), made) and all(entry.is_dir() for entry in entries())
 
 
 def test_large_arrays_are_mapped_into_memory_and_none_can_be_written(tmp_path, entries):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import UserError, finetune
@@ -15,6 +16,7 @@ from pipeline.training import checkpoints as checkpoints_module
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.experiment import prepare
 from pipeline.training.state import SavedState
+from pipeline.training.trainer import Trainer
 from pipeline.utils.environment import announced_processes
 from pipeline.utils.errors import RunFailure
 from pipeline.utils.files import locked
@@ -39,7 +41,7 @@ def first_step_saved(tiny, checkpoints):
         versions={},
         seconds=0.0,
     )
-    checkpoints.save("step-00000001", {}, state)
+    checkpoints.save("step-00000001", {"weights.0": np.zeros(1), "step": np.array(0)}, state)
 
 
 def full_disk(*arguments, **options):
@@ -97,6 +99,45 @@ def test_weights_that_are_not_finite_are_never_saved(framework, tiny, checkpoint
     with pytest.raises(RunFailure, match="There is no training checkpoint"):
         finetune(recipe, framework, out=tmp_path / "run")
     assert checkpoints.names() == []
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_a_run_whose_last_step_diverges_is_not_completed(framework, keep, tiny, tmp_path, monkeypatch):
+    """No loss of a step comes after it, only that of the evaluation."""
+    rates = lambda train, num_steps: np.array([1e-4] * (num_steps - 1) + [1e38])  # noqa: E731
+    monkeypatch.setattr("pipeline.training.trainer.learning_rates", rates)
+    recipe = tiny.override({"train.save_every": None, "train.keep": keep})
+    with pytest.raises(RunFailure, match=r"^the validation loss after step 3 is (nan|inf), so the run stops"):
+        finetune(recipe, framework, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_run_whose_results_are_not_finite_is_not_completed(split, tiny, tmp_path, monkeypatch):
+    """Weights that no validation row reads, or a loss of the test split alone."""
+    recipe = tiny.override({"train.save_every": None, "data.files.test": str(tmp_path / "validation.jsonl")})
+    if split == "validation":
+        monkeypatch.setattr("pipeline.training.trainer.are_finite", lambda arrays: False)
+        message = "^weights are not finite after step 3, so the run stops"
+    else:
+        original = Trainer.evaluate
+
+        def evaluate(trainer, name, epoch):
+            found = original(trainer, name, epoch)
+            return found if name != "test" else found.model_copy(update={"metrics": {"loss": float("nan")}})
+
+        monkeypatch.setattr(Trainer, "evaluate", evaluate)
+        message = "^the test loss after step 3 is nan, so the run stops"
+    with pytest.raises(RunFailure, match=message):
+        finetune(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_steps_than_can_be_planned_are_refused(tiny, monkeypatch):
+    message = "48 training examples in batches of 1 for 10,000 epochs are 480,000 steps, but at most 479,999"
+    monkeypatch.setattr("pipeline.training.experiment.MOST_STEPS", 479_999)
+    with pytest.raises(UserError, match=message):
+        prepare(tiny.override({"train.epochs": 10_000, "train.batch_size": 1}))
 
 
 def test_a_full_disk_leaves_the_newest_valid_checkpoint(tiny, checkpoints, tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 """Killed and resumed: the end is bit-identical to that of the run that was never interrupted."""
 
+import hashlib
 import json
 import re
+import shutil
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from pipeline import UserError, finetune
 from pipeline.backend import load_backend
@@ -158,3 +161,40 @@ def test_resuming_a_finished_run_reports_it(interrupted_copy):
         run = finetune(recipe, out=out, resume=True, callback=Reports())
     assert reported == [run.path]
     assert not out.with_name("run.checkpoints").exists()
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize(
+    ("file", "old", "new", "name"),
+    [
+        ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"', "configuration"),
+        ("tokenizer.json", '"clean_text": true', '"clean_text": false', "tokenizer"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_configuration_or_tokenizer(weights, file, old, new, name, tmp_path):
+    """Also if the weights, which would be the same, are random."""
+    recipe = recipe_of("single-label", tmp_path, changes={"train.save_every": 1})
+    shutil.copytree(recipe.checkpoint, tmp_path / "model")
+    recipe = recipe.override({"checkpoint": str(tmp_path / "model"), "weights": weights})
+    kill_at(("step", 2), recipe, out=tmp_path / "run")
+    content = (tmp_path / "model" / file).read_text(encoding="utf-8")
+    assert content.count(old) == 1
+    (tmp_path / "model" / file).write_text(content.replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError, match=f"^the {name} changed since .*step-00000001 was written"):
+        finetune(recipe, out=tmp_path / "run", resume=True)
+    (tmp_path / "model" / file).write_text(content, encoding="utf-8")
+    assert finetune(recipe, out=tmp_path / "run", resume=True).record.train.resumed_at == [1]
+
+
+def test_a_checkpoint_whose_tensors_have_other_shapes_is_named(interrupted_copy):
+    """Its digests are right: somebody wrote them anew."""
+    out, recipe = interrupted_copy
+    newest = out.with_name("run.checkpoints") / "step-00000002"
+    arrays = load_file(newest / "state.safetensors")
+    save_file(arrays | {"weights.0": arrays["weights.0"][:3].copy()}, newest / "state.safetensors")
+    manifest = json.loads((newest / "manifest.json").read_text())
+    content = (newest / "state.safetensors").read_bytes()
+    manifest["files"]["state.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="step-00000002 does not hold what this model needs: .*Delete it to continue"):
+        finetune(recipe, out=out, resume=True)
