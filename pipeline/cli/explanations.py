@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
 from pipeline.utils.errors import PipelineError
 
 # Python argument: how the command line, and how make, is given it.
@@ -26,3 +30,23 @@ def explain(error: PipelineError) -> str:
         return str(error)
     options, variables = (" or ".join(each) for each in zip(*ways, strict=True))
     return f"{error}\nOn the command line: {options}; with make: {variables}."
+
+
+def finetune_command(
+    recipe: str, framework: str, attention: str = "stock", seed: int = 0, settings: Sequence[str] = (),
+    out: Path | None = None, *, allow_hub_code: bool = False, allow_pickle: bool = False,
+) -> str:  # fmt: skip
+    """The command that fine-tunes with these arguments; with make, unless it would split a setting at a space."""
+    if any(len(setting.split()) != 1 for setting in settings):
+        words = ["finetune", recipe, "--framework", framework, "--attention", attention, "--seed", str(seed)]
+        words += [word for setting in settings for word in ("--set", setting)]
+        words += ["--out", str(out)] if out else []
+        words += ["--allow-hub-code"] * allow_hub_code + ["--allow-pickle"] * allow_pickle
+        return f".venv/bin/python -m pipeline {shlex.join(words)}"
+    variables = {
+        "RECIPE": recipe, "FRAMEWORK": framework, "ATTENTION": attention if attention != "stock" else "",
+        "SEED": seed or "", "SET": " ".join(settings), "OUT": out or "",
+        "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle,
+    }  # fmt: skip
+    given = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]
+    return f"make finetune {' '.join(given)}"

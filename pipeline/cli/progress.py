@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.runs.directory import Run
-from pipeline.runs.record import RunIdentity, StepRecord
+from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.text import escape_controls
 
@@ -24,12 +24,14 @@ _PLAIN_COUNTS = ("rows", "windows", "tokens")
 class TerminalProgress(TrainingCallback):
     """Progress on the terminal, the same for both frameworks."""
 
-    def __init__(self, title: str, console: Console | None = None):
+    def __init__(self, title: str, console: Console | None = None, next_command: str = ""):
+        self.next_command = next_command
         self.title, self.console = escape_controls(title), console or Console(highlight=False)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.num_steps = self.num_epochs = self.num_examples = 0
         self.first: StepRecord | None = None
+        self.most_rate: float | None = None
         self.last_line: tuple[int, float] = (0, 0.0)  # which tenth of the run it told, and when
 
     def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
@@ -57,6 +59,7 @@ class TerminalProgress(TrainingCallback):
     def on_step_end(self, record: StepRecord) -> None:
         self.num_examples += record.examples
         self.first = self.first or record
+        self.most_rate = max(self.most_rate or 0.0, record.learning_rate)
         note = f"loss {record.loss:.4f}{self._speed(record)}"
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=record.step, note=note)
@@ -128,8 +131,13 @@ class TerminalProgress(TrainingCallback):
             table.add_row(Text(escape_controls(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
         table.add_row("results", Text(escape_controls(os.path.relpath(run.path))))
         self.console.print(table)
-        other = "tensorflow" if record.framework == "torch" else "torch"
-        self._print(f"Next: {_finetune_command(record, other)}")
+        if train.steps == 1 and self.most_rate == 0:
+            self._print(
+                "The only step is in the warm-up and has learning rate 0, so nothing was trained; set "
+                "train.warmup_ratio=0, or take more steps."
+            )
+        if self.next_command:
+            self._print(f"Next: {self.next_command}")
 
     def _print(self, text: str) -> None:
         self.console.print(Text(escape_controls(text)), soft_wrap=True)
@@ -143,8 +151,3 @@ def _losses(splits: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
             if count and name not in _PLAIN_COUNTS:
                 losses.setdefault("truncated rows" if name == "truncated" else name, {})[split] = count
     return losses
-
-
-def _finetune_command(identity: RunIdentity, framework: str) -> str:
-    seed = f" SEED={identity.seed}" if identity.seed else ""
-    return f"make finetune RECIPE={identity.recipe} FRAMEWORK={framework}{seed}"

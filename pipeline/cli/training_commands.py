@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app, tell
+from pipeline.cli.explanations import finetune_command
 from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, RecipeName, Seed, Settings
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
@@ -39,7 +40,14 @@ def finetune(
     from pipeline.training.finetune import finetune
     from pipeline.training.signals import StopOnSignal
 
-    progress = TerminalProgress(f"{loaded.recipe.name} {framework}/{attention} seed {seed}")
+    other = "tensorflow" if framework == "torch" else "torch"
+    # A class of one's own is of one framework; two runs need two folders.
+    both = attention if ":" not in attention else "stock"
+    following = finetune_command(
+        recipe, other, both, seed, settings or (), out and Path(f"{out}-{other}"),
+        allow_hub_code=allow_hub_code, allow_pickle=allow_pickle,
+    )  # fmt: skip
+    progress = TerminalProgress(f"{loaded.recipe.name} {framework}/{attention} seed {seed}", next_command=following)
     try:
         finetune(
             loaded, framework, attention, seed, out, overwrite=overwrite, resume=resume,
@@ -66,7 +74,10 @@ def check(
 
     checked = check(resolved, framework, attention, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle)
     print(escape_controls(str(checked)))
-    print(escape_controls(f"{resolved.name} is ready: make finetune RECIPE={recipe}"))
+    command = finetune_command(
+        recipe, framework, attention, settings=settings or (), allow_hub_code=allow_hub_code, allow_pickle=allow_pickle
+    )
+    print(escape_controls(f"{resolved.name} is ready: {command}"))
 
 
 @app.command("list")

@@ -85,9 +85,9 @@ class Data(StrictModel):
     # Columns that are other ones in some splits.
     split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
     split: Split | None = None
-    max_length: int = Field(default=128, ge=4)
+    max_length: int = Field(default=128, ge=4, le=1_000_000)
     batching: Batching = "packed"
-    pad_to_multiple_of: int = Field(default=1, ge=1)
+    pad_to_multiple_of: int = Field(default=1, ge=1, le=10_000)
     limit: Limit = Limit()
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     quoting: bool | None = None

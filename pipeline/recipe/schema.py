@@ -43,8 +43,8 @@ VALUES_BEFORE_KEYS = {"data": {"batching": "sorted"}, "train": {"dropout_masks":
 class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
-    epochs: int = Field(default=3, ge=1)
-    batch_size: int = Field(default=32, ge=1)
+    epochs: int = Field(default=3, ge=1, le=10_000)
+    batch_size: int = Field(default=32, ge=1, le=1_000_000)
     learning_rate: float = Field(default=2e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -54,7 +54,7 @@ class Train(StrictModel):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_accumulation: int = Field(default=1, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1, le=10_000)
     dropout: float | None = Field(default=None, ge=0, lt=1)
     dropout_masks: Literal["shared", "framework"] = "shared"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

@@ -14,7 +14,10 @@ def _as_tuple(value: object) -> object:
 
 
 def _as_text(value: object) -> object:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and "\0" in text:
+        raise ValueError("has a null character, which no path may have")
+    return text
 
 
 def files_of_a_split(value: object) -> object:

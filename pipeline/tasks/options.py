@@ -31,8 +31,8 @@ class QuestionAnsweringOptions(Options):
     """How contexts are cut into windows, and how answers are chosen from them."""
 
     stride: int = Field(default=64, ge=0, description="tokens that two windows of a context share")
-    n_best: int = Field(default=20, ge=1, description="starts and ends that are combined in each window")
-    max_answer_tokens: int = Field(default=30, ge=1)
+    n_best: int = Field(default=20, ge=1, le=1_000, description="starts and ends that are combined in each window")
+    max_answer_tokens: int = Field(default=30, ge=1, le=10_000)
     unanswerable: bool = Field(default=False, description="whether a question may have no answer, as in SQuAD 2")
     null_threshold: float = Field(default=0.0, description="how much more the empty answer must score to be chosen")
 
@@ -59,8 +59,8 @@ class _LanguageModelingOptions(Options):
 
 
 class _GenerationOptions(Options):
-    max_new_tokens: int = Field(default=64, ge=1)
-    num_beams: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1, le=10_000)
+    num_beams: int = Field(default=1, ge=1, le=100)
     length_penalty: float = 1.0
 
     @model_validator(mode="after")
@@ -83,20 +83,20 @@ class MaskedLanguageModelingOptions(_LanguageModelingOptions):
 
     masking_probability: float = Field(default=0.15, gt=0, lt=1)
     whole_word: bool = False
-    top_k: int = Field(default=5, ge=1, description="candidates that a prediction gives for each mask")
+    top_k: int = Field(default=5, ge=1, le=1_000, description="candidates that a prediction gives for each mask")
 
 
 class CausalLanguageModelingOptions(_LanguageModelingOptions, _GenerationOptions):
     """How texts become rows, and how a prediction continues a text."""
 
-    max_new_tokens: int = Field(default=40, ge=1)
+    max_new_tokens: int = Field(default=40, ge=1, le=10_000)
 
 
 class SequenceToSequenceOptions(_GenerationOptions):
     """What stands before each source, how long targets may be, and how they are generated."""
 
     prefix: str = ""
-    max_target_length: int = Field(default=64, ge=2)
+    max_target_length: int = Field(default=64, ge=2, le=100_000)
 
 
 register_task("sequence-classification", SequenceClassificationOptions, also_called=("text-classification",))

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
-from pipeline.cli.main import execute
+from pipeline.cli.explanations import finetune_command
+from pipeline.cli.main import app, execute
 from pipeline.cli.progress import TerminalProgress
 from pipeline.runs.record import StepRecord
+from tests.helpers.pages import expanded
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--set", "data.limit.train=64", "--set", "data.limit.validation=16", "--set", "train.epochs=1"]
@@ -200,6 +203,60 @@ def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, m
 def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
     assert execute(["lockstep", "sentiment_bert", "--steps", "2", *QUICK]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": "sentiment_bert"},
+        {
+            "recipe": "my recipes/mine.py",
+            "attention": "handwritten",
+            "seed": 3,
+            "settings": ["train.epochs=1", "a.b='c;d'"],
+        },
+        {"recipe": "x.yaml", "out": Path("it's/$HOME"), "allow_hub_code": True, "allow_pickle": True},
+        {"recipe": "x y.yaml", "settings": ["options.prefix=to English: ", "a=1"], "out": Path("a b"), "seed": 1},
+    ],
+)
+def test_the_command_that_is_shown_gives_what_was_given(given):
+    """The shell, make and the command line read it as it was meant."""
+    ((_, module, verb, *words),) = expanded(finetune_command(framework="tensorflow", **given))
+    command = typer.main.get_command(app).commands[verb]
+    read = command.make_context(verb, words).params
+    expected = {"framework": "tensorflow", "attention": "stock", "seed": 0, "settings": [], "out": None} | given
+    assert (
+        module == "pipeline"
+        and {name: list(read[name] or []) if name == "settings" else read[name] for name in expected} == expected
+    )
+
+
+def test_a_run_of_one_step_whose_learning_rate_is_0_says_so(tmp_path, capsys):
+    rows = ["--set", "data.limit.train=32", "--set", "data.limit.validation=8", "--set", "train.epochs=1"]
+    assert execute(["finetune", "sentiment_bert", *rows, "--out", str(tmp_path / "r")]) == 0
+    shown = capsys.readouterr().out
+    assert "learning rate 0, so nothing was trained; set train.warmup_ratio=0" in shown
+    assert "Next: make finetune RECIPE=sentiment_bert FRAMEWORK=tensorflow SET=" in shown and "r-tensorflow" in shown
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.epochs=1000000000", "train.batch_size=1000000000", "options.num_beams=1000000"]
+)
+def test_settings_that_would_take_for_ever_are_refused(setting, capsys):
+    recipe = "dates_t5" if "beams" in setting else "sentiment_bert"
+    assert execute(["check", recipe, "--set", setting]) == 2
+    assert "must be less than or equal to" in capsys.readouterr().err
+
+
+def test_names_that_no_file_system_allows_are_one_message(capsys):
+    for arguments in (
+        ["check", "x" * 300],
+        ["finetune", "sentiment_bert", "--out", "x" * 300],
+        ["predict", "x" * 300, "--text", "a"],
+    ):
+        assert execute(arguments) == 2
+        error = capsys.readouterr().err
+        assert "bug" not in error and len(error) < 1000
 
 
 def shown_lines(capsys, *steps_and_seconds):
