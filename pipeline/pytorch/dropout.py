@@ -58,17 +58,19 @@ def attention_scales(queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: 
     offsets_P = torch.arange((num_heads + 1) // 2, dtype=torch.int32, device=keys_RS.device) * signed(HEAD)
     queries_RPT = mix(queries_RT[:, None, :] + offsets_P[:, None])
     words_RPTS = mix(queries_RPT[..., None] + keys_RS[:, None, None, :])
-    lower, upper = (words_RPTS << 16).bitwise_right_shift_(16), words_RPTS >> 16
-    heads = torch.stack([scales_of_numbers(lower, rate), scales_of_numbers(upper, rate)], dim=2)
-    return heads.flatten(1, 2)[:, :num_heads]
+    rows, pairs, queries, keys = words_RPTS.shape
+    scales = torch.empty(rows, pairs, 2, queries, keys, device=keys_RS.device)
+    scales_of_numbers(words_RPTS >> 16, rate, out=scales[:, :, 1])
+    scales_of_numbers(words_RPTS.bitwise_left_shift_(16).bitwise_right_shift_(16), rate, out=scales[:, :, 0])
+    return scales.view(rows, 2 * pairs, queries, keys)[:, :num_heads]
 
 
-def scales_of_numbers(numbers: Tensor, rate: float) -> Tensor:
+def scales_of_numbers(numbers: Tensor, rate: float, out: Tensor | None = None) -> Tensor:
     """0 for the numbers that mean that an element is dropped, else what keeps the expectation; overwrites numbers."""
     lowest_kept = num_dropped(rate) + LOWEST_NUMBER
     # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
     kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
-    return kept.to(torch.float32).mul_(scale_of_kept(rate))
+    return torch.mul(kept, scale_of_kept(rate), out=out)
 
 
 class DropoutMasks:
