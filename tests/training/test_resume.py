@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline import UserError, finetune
 from pipeline.backend import load_backend
+from pipeline.training import experiment
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils.processes import call
@@ -198,3 +199,19 @@ def test_a_checkpoint_whose_tensors_have_other_shapes_is_named(interrupted_copy)
     (newest / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="step-00000002 does not hold what this model needs: .*Delete it to continue"):
         finetune(recipe, out=out, resume=True)
+
+
+def test_masks_count_the_steps_of_the_whole_training_also_after_a_resume(tmp_path, monkeypatch):
+    recipe = recipe_of("single-label", tmp_path, changes={"train.epochs": 2, "train.save_every": 1})
+    seen, original = [], experiment.token_keys
+
+    def token_keys(seed, step, examples, positions):
+        seen.append(step)
+        return original(seed, step, examples, positions)
+
+    monkeypatch.setattr(experiment, "token_keys", token_keys)
+    kill_at(("step", 4), recipe, out=tmp_path / "run")
+    assert seen[:4] == [0, 1, 2, 3]
+    seen.clear()
+    finetune(recipe, out=tmp_path / "run", resume=True)
+    assert seen == [3, 4, 5] and read_lines(tmp_path / "run" / "history.jsonl")[-1]["step"] == 6
