@@ -102,5 +102,5 @@ def _read(path: Path, expected: Fingerprints) -> LockstepResult | None:
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         return LockstepResult.model_validate(written["found"]) if written.get("of") == expected else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

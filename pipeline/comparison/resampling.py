@@ -13,6 +13,8 @@ from pipeline.comparison.run_set import ComparedRun
 from pipeline.comparison.statistics import bootstrap
 from pipeline.metrics.scoring import statistic_for
 from pipeline.runs.directory import RunDirectory
+from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 # Scores in predictions.jsonl have six decimals, and an area under a curve can depend on the last one.
 _RECORDED_PRECISION = 1e-3
@@ -36,10 +38,13 @@ def resampled_metrics(runs: list[ComparedRun]) -> tuple[Resampled, list[Problem]
     for run in runs:
         labels = _class_names(run)
         for name, recorded in run.metrics.items():
-            of_counts = statistic_for(name, run.predictions, labels)
+            try:
+                of_counts = statistic_for(name, run.predictions, labels)
+                value = math.nan if of_counts is None else bootstrap.value_on_full_set(of_counts, num_examples)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+                raise _not_computable(run, name, error) from error
             if of_counts is None:
                 continue
-            value = bootstrap.value_on_full_set(of_counts, num_examples)
             if _contradicts(value, recorded):
                 problems.append(
                     Problem(
@@ -55,6 +60,15 @@ def resampled_metrics(runs: list[ComparedRun]) -> tuple[Resampled, list[Problem]
     return {key: (value, row) for key, value, row in zip(keys, full, rows, strict=True)}, problems
 
 
+def _not_computable(run: ComparedRun, metric: str, error: Exception) -> UserError:
+    """The error for predictions that are not of the kind of their metric or labels: a run writes no such lines."""
+    file = RunDirectory(run.path).predictions_file
+    return UserError(
+        f"{file} does not hold what {metric} is computed from ({type(error).__name__}: {one_line(error)}); the run was "
+        "altered, or another program wrote it. Leave it out, or repeat it"
+    )
+
+
 def _contradicts(value: float, recorded: float | None) -> bool:
     if recorded is None or not math.isfinite(recorded) or not math.isfinite(value):
         return False
@@ -66,5 +80,10 @@ def _class_names(run: ComparedRun) -> list[str]:
     path = RunDirectory(run.path).model_folder / "config.json"
     if not path.exists():
         return []
-    names = json.loads(path.read_text(encoding="utf-8")).get("id2label") or {}
-    return [names[key] for key in sorted(names, key=int)]
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["id2label"] or {}
+        return [str(names[key]) for key in sorted(names, key=int)]
+    except KeyError:  # a model without classes
+        return []
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: id2label is not a mapping from numbers to names: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import EnvironmentRecord, RunRecord, StepRecord
+from pipeline.runs.validation import refuse_unlike_a_run
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import JsonObject
 from pipeline.utils.text import flatten
@@ -92,13 +93,15 @@ def read_run(path: str | os.PathLike[str]) -> ComparedRun:
     directory = RunDirectory(Path(path))
     record = directory.record()
     try:
+        history, predictions, probe = directory.history(), directory.predictions(), directory.probe()
+        refuse_unlike_a_run(directory, record, history, predictions, probe)
         return ComparedRun(
             record.framework, record.attention, record.seed, directory.path, directory.recipe(),
             record=record,
             environment=directory.environment(),
-            history=directory.history(),
-            predictions=directory.predictions(),
-            probe=directory.probe().before,
+            history=history,
+            predictions=predictions,
+            probe=probe.before,
         )  # fmt: skip
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is not a complete run: {type(error).__name__}: {error}") from error

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from pipeline.recipe.data import Batching
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import strict_json
 from pipeline.utils.text import requirement
 
 SCHEMA_FILE = Path(__file__).with_name("run.schema.json")
@@ -67,23 +68,23 @@ class EvaluationRecord(Record):
 class TrainRecord(Record):
     """What the training took."""
 
-    steps: int
+    steps: int = Field(ge=1)
     """Optimizer steps."""
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     """Wall time from the first batch to the last step, without evaluation and saving."""
-    examples_per_second: float
+    examples_per_second: float = Field(ge=0, allow_inf_nan=False)
     """Training examples per second of `seconds`."""
-    tokens_per_second: float
+    tokens_per_second: float = Field(ge=0, allow_inf_nan=False)
     """Real tokens per second of `seconds`; padding does not count."""
-    padding_fraction: float
+    padding_fraction: float = Field(ge=0, allow_inf_nan=False)
     """The share of positions in all training batches that held padding, from 0 to 1."""
-    first_step_seconds: float
+    first_step_seconds: float = Field(ge=0, allow_inf_nan=False)
     """Seconds of the first step, in which TensorFlow traces its graph."""
-    peak_memory_bytes: int
+    peak_memory_bytes: int = Field(ge=0)
     """The most memory that the process held at once."""
     resumed_at: list[int] = Field(default_factory=list)
     """The steps after which the run was resumed from a training checkpoint."""
-    gradient_accumulation: int | None = None
+    gradient_accumulation: int | None = Field(default=None, ge=1)
     """Micro-batches per step at the end: the recipe's number, or more if memory was short. None in old runs."""
     batching: Batching | None = None
     """How the examples of a batch lay in its rows: packed, padded or sorted. None in old runs, which sorted them."""
@@ -156,21 +157,21 @@ class RunRecord(RunIdentity):
 class StepRecord(Record):
     """A line of history.jsonl: one optimizer step."""
 
-    step: int
+    step: int = Field(ge=1)
     """Counted from 1."""
-    epoch: int
+    epoch: int = Field(ge=1)
     """Counted from 1."""
-    loss: float
+    loss: float = Field(allow_inf_nan=False)
     """The loss of the global batch."""
-    learning_rate: float
+    learning_rate: float = Field(ge=0, allow_inf_nan=False)
     """The learning rate that was applied."""
-    grad_norm: float
+    grad_norm: float = Field(ge=0, allow_inf_nan=False)
     """The global norm of the gradients before clipping."""
-    examples: int
+    examples: int = Field(ge=0)
     """Training examples in the batch."""
-    tokens: int
+    tokens: int = Field(ge=0)
     """Real tokens in the batch; padding does not count."""
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     """Training time from the beginning to the end of this step."""
 
 
@@ -201,11 +202,11 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 def parse_record(kind: type[AnyRecord], text: str, place: str) -> AnyRecord:
     """A record from its JSON text. Raises UserError naming `place`, the field, what came and what was expected."""
     try:
-        return kind.model_validate(json.loads(text))
+        return kind.model_validate(strict_json(text))
     except ValidationError as error:
         faults = "; ".join(_fault(each) for each in error.errors()[:3])
         raise UserError(f"{place} is not what a run writes: {faults}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place} cannot be read as JSON: {error}") from error
 
 
