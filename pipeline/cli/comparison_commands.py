@@ -23,7 +23,9 @@ def compare(
     settings: Settings = None,
     out: ReportFolder = None,
     rerun: Annotated[bool, typer.Option("--rerun", help="Repeat finished runs.")] = False,
-    control: Annotated[Switch, typer.Option(help="Whether PyTorch also trains off by one rounding.")] = Switch.on,
+    control: Annotated[
+        Switch, typer.Option(help="Whether PyTorch also trains from weights that are off by one rounding.")
+    ] = Switch.on,
     allow_hub_code: HubCode = False,
     debug: Debug = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """The control of a comparison: PyTorch against itself from a start in which each weight is off by one rounding.
 
-Rounding grows in training until two trainings part. How far PyTorch gets from itself says how far two variants may get
-from each other and still do the same.
+Differences in rounding grow during training. How far PyTorch and its control are apart says how far two variants may
+be apart and still do the same.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ RunPairs = list[tuple[ComparedRun, ComparedRun]]
 
 
 def control_recipe(recipe: Recipe) -> Recipe | None:
-    """The recipe of the control; None if differences of variants are not those of rounding alone.
+    """The recipe of the control; None if the control says nothing about how far variants may be apart.
 
-    So it is if each framework draws its own dropout masks. In bf16 a rounding of the weights in fp32 is too small to
-    stand for those of the computation.
+    With dropout masks of each framework's own, variants differ by more than rounding. In bf16, moving the fp32 weights
+    by one rounding is a smaller change than the roundings of the computation.
     """
     train = recipe.train
     if train.precision != "fp32" or (train.dropout_masks == "framework" and train.dropout != 0.0):
@@ -35,7 +35,7 @@ def control_recipe(recipe: Recipe) -> Recipe | None:
 
 
 def split_controls(runs: Iterable[ComparedRun]) -> tuple[list[ComparedRun], list[ComparedRun]]:
-    """The runs to compare and the controls among them; all are to be compared if less than two would be left."""
+    """The runs to compare and the controls among them; all are to be compared if fewer than two would be left."""
     runs = list(runs)
     compared = [run for run in runs if not run.recipe.perturb_weights]
     if len(compared) < 2:

@@ -3,8 +3,9 @@
 Each framework runs in a process of its own and returns a trace. The loss alone misses much (dropping a weight decay of
 0.01 moves it by 3e-5 in 50 steps), so gradient norms and every trained parameter are compared too.
 
-Rounding grows in training: beyond some step two trainings part, whatever one does. So PyTorch also trains from starts
-that are off by one rounding, the controls, and the frameworks may differ by as much as these do from PyTorch itself.
+Differences in rounding grow during training, and from some step on no two trainings are equal. So PyTorch also trains
+from starts that are off by one rounding, the controls. What the frameworks may differ by is CONTROL_FACTOR times the
+largest difference between a control and PyTorch, or a fixed bound if that is larger.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pipeline.utils import processes
 
 # What rounding makes of the same loss, relative to the loss, or to 1 where that is larger.
 ROUNDING = 1e-6
-# How many controls are trained at first, and how many before two trainings are called different experiments. When
-# rounding begins to grow is chance: at step 20, 22, 45 or 56 in four controls of dates_t5. A pair that parts early and
-# is compared with three controls that part late would look like another experiment.
+# How many controls are trained at first, and how many before two trainings are called different experiments. The step
+# at which rounding begins to grow is a matter of chance: 20, 22, 45 and 56 in four controls of dates_t5. Three controls
+# in which it begins late would make a correct pair in which it begins early look like another experiment.
 FIRST_CONTROLS, MOST_CONTROLS = 3, 8
 # The frameworks may differ by this times as much as the control that differs most.
 CONTROL_FACTOR = 3.0
@@ -71,7 +72,7 @@ class LockstepReport:
     def allowed(self) -> dict[str, float]:
         """How large each difference may be: the bound, or CONTROL_FACTOR times the controls' if that is larger.
 
-        Before the first step nothing has grown, so the logits have their bound alone.
+        The logits are compared before the first step, when rounding has not grown, so only their bound counts.
         """
         grown = {name: CONTROL_FACTOR * value for name, value in self.control.items() if name != "logits"}
         return {name: max(bound, grown.get(name, 0.0)) for name, bound in asdict(self.bounds).items()}
@@ -107,11 +108,11 @@ class LockstepReport:
             lines.append(f"  {_TITLES[name]:<44} {value:.1e}{control}  allowed {self.allowed[name]:.0e}  {mark}{note}")
         lines.append(f"losses equal within {ROUNDING:.0e}: {self._equal_steps(self.loss_by_step)}")
         if self.control:
-            lines[-1] += f"; PyTorch's own, off by one rounding: {self._equal_steps(self.control_loss_by_step)}"
+            lines[-1] += f"; of PyTorch and its control: {self._equal_steps(self.control_loss_by_step)}"
         if self.share_of_control is not None:
             lines.append(
-                f"PyTorch and TensorFlow differ by {self.share_of_control:.2g} of what PyTorch differs from itself "
-                "if each weight begins one rounding off"
+                f"the parameters of PyTorch and TensorFlow differ {self.share_of_control:.2g} times as much as those "
+                "of two PyTorch trainings whose first weights differ by one rounding"
             )
         lines.append("the same experiment" if self.same else "NOT the same experiment")
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the first steps of a training do, recorded: losses, gradient norms and weights; and how far two trainings part.
+"""What the first steps of a training do, recorded: losses, gradient norms and weights; and how far two are apart.
 
 A training goes through the same code as a fine-tuning, in fp32, and writes nothing.
 """
@@ -85,10 +85,10 @@ def record(
 def record_with_controls(
     recipe: Recipe, framework: str, steps: int, attention: str, seed: int, dropout: bool, directions: Sequence[int]
 ) -> tuple[Trace, list[Distance]]:
-    """A trace as from `record`, and for each of `directions` how far the framework gets from it by rounding alone.
+    """A trace as from `record`, and for each of `directions` how far rounding alone takes the framework from it.
 
-    For that it trains again from a start in which each weight is off by one rounding; a direction is a seed that says
-    which weights go up and which go down.
+    For each direction it trains again from a start in which each weight is off by one rounding; a direction is a seed
+    that says which weights go up and which go down.
     """
     training = _Training.of(recipe, framework, steps, attention, seed, dropout)
     trace = training.trace()
@@ -122,7 +122,7 @@ class _Training:
         return replace(trace, early=self.take_steps(EARLY_STEPS, direction).after)
 
     def take_steps(self, steps: int, direction: int | None) -> Trace:
-        """Some of the steps."""
+        """The first `steps` of them."""
         experiment, backend, train = self.experiment, self.backend, self.recipe.train
         model, _ = start(experiment, backend, self.seed)
         before = backend.get_weights(model)

@@ -184,9 +184,10 @@ _METHOD = {
     "Agreement": "Counted over all seeds together: the share of examples on which both predict the same, Cohen's κ, "
     "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest of them times "
     "the number of seeds.",
-    "Same experiment": "Logits of the same probe rows before training, relative to the largest; the number of examples "
-    "and tokens of every step; learning rates as applied; and, step by step, loss, gradient norm and every parameter, "
-    "against what PyTorch differs from itself by if each weight begins one rounding off.",
+    "Same experiment": "Logits of the same probe rows before training, relative to the largest; the rows of each "
+    "epoch; the number of examples and tokens of every step; learning rates as applied; and, step by step, loss, "
+    "gradient norm and every parameter, beside the differences of two PyTorch trainings whose first weights differ by "
+    "one rounding.",
     "Cost": "Each run is a process of its own. Throughput counts training examples over the wall time from the first "
     "batch to the last step, first step included, evaluation and saving excluded. Memory is the process's peak. "
     "Ratios are of medians.",

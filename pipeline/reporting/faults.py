@@ -113,8 +113,8 @@ def _further_apart(results: Results) -> list[str]:
     """The pairs of variants that are further apart than rounding explains."""
     control = results.sameness.control
     return [
-        f"the losses of {pair.first} and {pair.second} are {pair.share:.2g} times as far apart as PyTorch's from its "
-        "own if each weight begins one rounding off"
+        f"the losses of {pair.first} and {pair.second} are {pair.share:.2g} times as far apart as those of two "
+        "PyTorch trainings whose first weights differ by one rounding"
         for pair in (control.pairs if control else [])
         if not pair.within and pair.share is not None
     ]

@@ -129,8 +129,8 @@ def _lockstep(results: Results) -> Iterable[Picture]:
     largest = "; ".join(f"{result.attention} {small(result.differences['loss'])}" for result in stepped)
     yield Picture(
         "lockstep", "sameness", "Loss of PyTorch and TensorFlow, step by step",
-        "How much the two losses differ, logarithmic, and how much PyTorch's differs from its own if each weight "
-        "begins one rounding off; steps without any difference have no point.",
+        "How much the two losses differ, on a logarithmic scale, beside those of two PyTorch trainings whose first "
+        "weights differ by one rounding; steps without any difference have no point.",
         f"Largest difference: {largest}. Allowed: {bound:.0e}.", figure,
     )  # fmt: skip
 

@@ -195,12 +195,13 @@ def _lockstep_evidence(stepped: list[LockstepResult]) -> list[str]:
     ]
     steps = [result.first_step_over_rounding for result in stepped]
     first = min((step for step in steps if step is not None), default=None)
-    equal = f"In lock-step the losses are equal to rounding {_until(first, min(result.steps for result in stepped))}"
+    until = _until(first, min(result.steps for result in stepped))
+    equal = f"In lock-step the losses are equal except for rounding {until}"
     if not shares:
         return [f"{equal}."]
     return [
-        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ by {max(shares):.2g} of what PyTorch "
-        "differs from itself if each weight begins one rounding off."
+        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ {max(shares):.2g} times as much as "
+        "those of two PyTorch trainings whose first weights differ by one rounding."
     ]
 
 
@@ -210,17 +211,21 @@ def _control_evidence(control: ControlComparison) -> list[str]:
         return []
     steps = [pair.first_step_over_rounding for pair in within]
     first = min((step for step in steps if step is not None), default=None)
-    equal = f"In whole trainings the losses of all variants are equal to rounding {_until(first)}"
+    equal = f"In whole trainings the losses of all variants are equal except for rounding {_until(first)}"
     shares = [pair.share for pair in within if pair.share is not None]
     if first is None or not shares:
         return [f"{equal}."]
-    text = f"{equal}, and from there no further apart than PyTorch's from its own: {_spread(shares, '.2g')} of that."
+    text = (
+        f"{equal}, and over all steps they differ {_spread(shares, '.2g')} times as much as those of two PyTorch "
+        "trainings whose first weights differ by one rounding, which is within the bound."
+    )
     agreed = [pair.agree for pair in within if pair.agree is not None]
     if control.agree is None or not agreed:
         return [text]
     return [
         text,
-        f"Predictions agree in {_spread(agreed, '.1%')} of the rows, PyTorch's with its own in {control.agree:.1%}.",
+        f"Predictions agree in {_spread(agreed, '.1%')} of the rows, those of the two PyTorch trainings in "
+        f"{control.agree:.1%}.",
     ]
 
 

@@ -229,7 +229,7 @@ def lockstep(results: Results) -> Table:
 
 
 def control(results: Results) -> Table:
-    """How far whole trainings are apart, beside PyTorch from itself if each weight begins one rounding off."""
+    """How far whole trainings are apart, beside PyTorch and its control."""
     found = results.sameness.control
     if found is None:
         return Table("", [], {})

@@ -55,8 +55,9 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     assert same.state == "good"
     assert same.sentence == (
         "Same start (logits within 3e-08), same batches, same learning rates. In whole trainings the losses of all "
-        "variants are equal to rounding until step 3, and from there no further apart than PyTorch's from its own: 2 "
-        "of that. Predictions agree in 95.0% of the rows, PyTorch's with its own in 100.0%. The accuracy is not shown "
+        "variants are equal except for rounding until step 3, and over all steps they differ 2 times as much as those "
+        "of two PyTorch trainings whose first weights differ by one rounding, which is within the bound. Predictions "
+        "agree in 95.0% of the rows, those of the two PyTorch trainings in 100.0%. The accuracy is not shown "
         "to be equivalent within 1 point over 3 seeds: 90% interval \N{MINUS SIGN}2.0 to +1.0 points, which shows "
         "equivalence within 2.0 points; within 1 point it takes about 12 seeds."
     )
@@ -81,7 +82,7 @@ def test_trainings_further_apart_than_the_control_are_not_the_same(results):
     assert found.headline.same.state == "bad"
     assert found.headline.same.sentence == (
         "Not the same experiment: the losses of torch/stock and tensorflow/stock are 20 times as far apart as "
-        "PyTorch's from its own if each weight begins one rounding off."
+        "those of two PyTorch trainings whose first weights differ by one rounding."
     )
     assert "Over" in writer.html(found)
 

@@ -212,7 +212,7 @@ def test_a_difference_may_be_three_times_that_of_the_control_that_differs_most()
     assert not compare_traces("x", first, late, [apart(parameters=0.008), apart(parameters=0.001)]).same
     report = compare_traces("x", first, late, [apart(parameters=0.001), apart(parameters=0.01)])
     assert report.same and report.share_of_control == pytest.approx(2.5, rel=1e-5)
-    assert "differ by 2.5 of what PyTorch differs from itself" in report.as_text()
+    assert "differ 2.5 times as much as those of two PyTorch trainings" in report.as_text()
     # Late rounding excuses no early fault, and nothing excuses another function at the start.
     early = dataclasses.replace(late, early=values(1.001))
     assert not compare_traces("x", first, early, [apart(parameters=0.01)]).same
@@ -225,9 +225,7 @@ def test_the_step_is_named_at_which_rounding_has_grown():
     second = dataclasses.replace(first, loss=np.array([0.5, 4.0 + 3e-6, 4.0 + 5e-6]))
     report = compare_traces("x", first, second, [apart((0.0, 0.0, 0.0)), apart((0.0, 2e-6, 0.0))])
     assert (report.first_step_over_rounding, report.control_first_step_over_rounding) == (3, 2)
-    text = (
-        "losses equal within 1e-06: the first 2 of 3 steps; PyTorch's own, off by one rounding: the first 1 of 3 steps"
-    )
+    text = "losses equal within 1e-06: the first 2 of 3 steps; of PyTorch and its control: the first 1 of 3 steps"
     assert text in report.as_text()
     assert compare_traces("x", first, first).first_step_over_rounding is None
 

@@ -215,9 +215,10 @@ def test_one_equivalent_pair_is_a_yes():
     results = without_faults(comparisons=example().comparisons[:1])
     assert write_headline(results).same.sentence == (
         "Same start (logits within 3e-08), same batches, same learning rates, same dropout masks, 10 steps "
-        "in lock-step within bounds (stock). In lock-step the losses are equal to rounding in all 10 steps, and at the "
-        "end the parameters of PyTorch and TensorFlow differ by 0.4 of what PyTorch differs from itself if each weight "
-        f"begins one rounding off. The accuracy is equivalent within 1 point over 3 seeds (no difference in any seed); "
+        "in lock-step within bounds (stock). In lock-step the losses are equal except for rounding in all 10 steps, "
+        "and at the end the parameters of PyTorch and TensorFlow differ 0.4 times as much as those of two PyTorch "
+        "trainings whose first weights differ by one rounding. The accuracy is equivalent within 1 point over 3 seeds "
+        "(no difference in any seed); "
         f"on other examples it could be {MINUS}3.0 to +3.0."
     )
     assert write_headline(results).same.state == "good"
