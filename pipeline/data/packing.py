@@ -1,4 +1,4 @@
-"""Packing: the examples of a batch laid end to end in few rows, so that a plain shuffle needs hardly any padding.
+"""Packing: the examples of a batch laid end to end in few rows, so that a plain shuffle has hardly any padding.
 
 `pack` decides where each example of a batch begins; a `Layout` says for every position of the batch's rows which
 example it belongs to. A padded batch is the special case of one example in each row. All of it is in NumPy.
@@ -36,12 +36,12 @@ class Packing:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """How many rows there are, R."""
         return int(self.rows.max()) + 1
 
     @property
     def num_slots(self) -> int:
-        """P."""
+        """The most examples in one row, P."""
         return int(self.slots.max()) + 1
 
     def widths(self, lengths: NDArray[np.int64]) -> tuple[int, ...]:
@@ -101,11 +101,12 @@ class Layout:
 
 
 def pack(lengths: NDArray[np.int64]) -> Packing:
-    """Lay examples of these `lengths` [B, streams] into rows of which little stays empty; a pure function of them.
+    """Lay examples of these `lengths` [B, streams] into rows with little padding; a pure function of the lengths.
 
-    For a number of rows, each example goes into the row that is the least full, the longest first, and the rows become
-    as wide as the fullest. Tried are the number that the longest example's width gives, and two to eight examples a
-    row, which suits examples of like lengths; the rows of least work are taken. It is the plain padded batch at worst.
+    For a given number of rows, the examples are taken from the longest to the shortest, each goes into the row that is
+    the least full, and the rows become as wide as the fullest. Several numbers of rows are tried: the one for rows as
+    wide as the longest example, and those for one to MOST_PER_ROW examples a row, which suit examples of similar
+    lengths. The one with the least work is used; at worst that is the padded batch.
     """
     num_examples, longest = len(lengths), lengths.max(axis=0).tolist()
     totals = np.maximum(lengths.sum(axis=0), 1)
@@ -130,7 +131,7 @@ def pack(lengths: NDArray[np.int64]) -> Packing:
 
 
 def _work(num_rows: int, widths: Sequence[int]) -> float:
-    """The work of rows of these widths, in positions; attention makes a position of a wide row dearer."""
+    """The work of rows of these widths, in positions; with attention, a position costs more in a wide row."""
     return num_rows * sum(width * (1 + width / DOUBLE_WORK_WIDTH) for width in widths)
 
 

@@ -39,7 +39,7 @@ DROPOUT_KEYS = (TOKEN_KEYS, DECODER_TOKEN_KEYS)
 
 FIRST_FACTOR, SECOND_FACTOR = 0x7FEB352D, 0x846CA68B
 SITE, WORD, HEAD = 0x85EBCA6B, 0x9E3779B9, 0xC2B2AE35
-NUMBERS = 2**16  # as many as an element's number has values
+NUMBERS = 2**16  # how many values an element's number can have
 LOWEST_NUMBER = -(2**15)
 
 

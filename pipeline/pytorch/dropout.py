@@ -66,7 +66,7 @@ def attention_scales(queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: 
 
 
 def scales_of_numbers(numbers: Tensor, rate: float, out: Tensor | None = None) -> Tensor:
-    """0 for the numbers that mean that an element is dropped, else what keeps the expectation; overwrites numbers."""
+    """0 for numbers that mean that an element is dropped, else what keeps the expectation; overwrites `numbers`."""
     lowest_kept = num_dropped(rate) + LOWEST_NUMBER
     # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
     kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
@@ -74,7 +74,7 @@ def scales_of_numbers(numbers: Tensor, rate: float, out: Tensor | None = None) -
 
 
 class DropoutMasks:
-    """The masks of a model's dropouts: the keys of the micro-batch in work, and the number of the next site."""
+    """The masks of a model's dropouts: the keys of the current micro-batch, and the number of the next site."""
 
     def __init__(self):
         self.keys: dict[str, Tensor] = {}
@@ -125,7 +125,7 @@ class SharedDropout(nn.Module):
     def __init__(self, rate: float, masks: DropoutMasks, place: Place):
         super().__init__()
         self.p, self.place = rate, place
-        # In a closure, so that a copy of the module asks the same masks.
+        # In a closure, so that a copy of the module uses the same masks.
         self.drop: Callable[[Tensor], Tensor] = lambda x: masks.drop(x, rate, place)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class FunctionDropout(TorchFunctionMode):
         self.masks, self.place = masks, place
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer the two functions that apply dropout, and let all others pass."""
+        """Replace the two functions that apply dropout; call all others as they are."""
         if func is functional.dropout:
             return self.dropout(*args, **kwargs or {})
         if func is functional.scaled_dot_product_attention:
@@ -183,7 +183,7 @@ class FunctionDropout(TorchFunctionMode):
         return mixed
 
     def wrap(self, module: nn.Module) -> None:
-        """Answer within the module's forward passes in training mode."""
+        """Replace the functions during the module's forward passes in training mode."""
 
         def enter(module: nn.Module, _: Any) -> None:
             if module.training:
@@ -205,8 +205,8 @@ def parts(module: nn.Module) -> set[int]:
 def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
     """Make every dropout of the model take its masks from `masks`, in place.
 
-    Each `nn.Dropout` is exchanged, and within an attention the functions of PyTorch that drop weights are answered.
-    Subclasses of `nn.Dropout` stay; see `refuse_other_draws`.
+    Each `nn.Dropout` is replaced, and within an attention the functions of PyTorch that apply dropout are, too.
+    Subclasses of `nn.Dropout` are not replaced; see `refuse_other_draws`.
     """
     decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
     crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
@@ -224,7 +224,7 @@ def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
 
 @contextlib.contextmanager
 def refuse_other_draws(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, a module that draws random numbers in its forward pass raises UserError by its name."""
+    """Inside, raise UserError, with the module's name, if a module draws random numbers in its forward pass."""
     generators, states = random_generators(model).values(), []
 
     def enter(module: nn.Module, _: Any) -> None:

@@ -46,7 +46,7 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     outputs = model.bert(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
-        # The library's own zeros are only as many as one text may have tokens; a packed row may be wider.
+        # The library's own zeros are as long as the longest text that the model takes; a packed row may be wider.
         token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
         attention_mask=same_example(segment_ids, segment_ids),
     )
@@ -59,7 +59,7 @@ def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     outputs = model.transformer(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
-        # Not later tokens either: a mask of pairs replaces the causal one.
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
         attention_mask=bias_of(same_example(segment_ids, segment_ids).tril()),
         use_cache=False,
     )
@@ -73,12 +73,12 @@ def t5_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     encoded = encoder.dropout(encoder.embed_tokens(inputs["input_ids"]))
     positions_S = torch.arange(sources_RS.shape[1], device=sources_RS.device)
     for block in encoder.block:
-        # The first block makes a bias of positions and mask, and hands it to the others.
+        # The first block computes a bias from positions and mask, which the others use too.
         encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)
     encoded = encoder.dropout(encoder.final_layer_norm(encoded))
     decoded = model.decoder(
         input_ids=inputs["decoder_input_ids"],
-        # Not later tokens either: a mask of pairs replaces the causal one.
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
         attention_mask=bias_of(same_example(targets_RT, targets_RT).tril()),
         encoder_hidden_states=encoded,
         encoder_attention_mask=same_example(targets_RT, sources_RS),
@@ -97,7 +97,7 @@ def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
 
 
 def bias_of(pairs_RTS: Tensor) -> Tensor:
-    """What is added to attention scores: 0 for pairs of 1, a large negative number for pairs of 0, [R, 1, T, S]."""
+    """What is added to attention scores: 0 where a pair is 1, a large negative number where it is 0, [R, 1, T, S]."""
     return (1 - pairs_RTS[:, None]) * HIDDEN_LOGIT
 
 

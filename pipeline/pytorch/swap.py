@@ -44,8 +44,8 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype, device, frozenness and the train or eval mode
     are carried over, and so are hooks on the stock attention. Build the optimizer afterwards: GPT-2's merged
-    weights become new parameters. Draw weights anew before: the library's `_init_weights` knows the stock modules
-    alone. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError.
+    weights become new parameters. Draw weights anew before: the library's `_init_weights` knows only the stock
+    modules. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
@@ -111,10 +111,10 @@ class Site(nn.Module):
         self.aside = SimpleNamespace(stock=stock)
         self.layer_idx: Any = getattr(stock, "layer_idx", None)
         self.calls = 0
-        # The same dictionaries: handles given out before the swap go on to work, in both directions.
+        # The same dictionaries: handles given out before the swap still work, as do those from before restoring.
         for name in (*_HOOKS, "_is_full_backward_hook"):
             setattr(self, name, getattr(stock, name))
-        # The library's init_weights draws every module that lacks this mark anew.
+        # The library's init_weights draws new weights for every module that lacks this mark.
         for module in self.modules():
             vars(module)["_is_hf_initialized"] = getattr(stock, "_is_hf_initialized", False)
 

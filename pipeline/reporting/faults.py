@@ -27,7 +27,7 @@ _PairRow = TypeVar("_PairRow", ProbeDifference, BatchDifference, OptimizationDif
 
 
 def faults(results: Results) -> list[str]:
-    """What the records show to be another experiment, whatever the scores."""
+    """What in the records shows that the experiments are not the same, whatever the scores."""
     return [
         *_recipe_faults(results.recipe_differences),
         *_probe_faults(results),
@@ -121,7 +121,7 @@ def _further_apart(results: Results) -> list[str]:
 
 
 def _has_enough_controls(results: Results) -> bool:
-    """Whether chance is ruled out: with few seeds, rounding may by chance begin to grow late in all controls."""
+    """Whether there are enough controls: with few, rounding may by chance begin to grow late in all of them."""
     return results.sameness.control is not None and len(results.sameness.control.seeds) >= MIN_SEEDS
 
 

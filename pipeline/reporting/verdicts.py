@@ -1,4 +1,4 @@
-"""What the report says of a metric of two variants: a claim, its reason and its condition."""
+"""What the report says about a metric of two variants: a claim, its reason and its condition."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ def attention_scales(queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: 
 
 
 def scales_of_numbers(numbers: Tensor, rate: float) -> Tensor:
-    """0 for the numbers that mean that an element is dropped, else what keeps the expectation."""
+    """0 for numbers that mean that an element is dropped, else what keeps the expectation."""
     lowest_kept = np.int16(num_dropped(rate) + LOWEST_NUMBER)
     return tf.cast(numbers >= lowest_kept, tf.float32) * scale_of_kept(rate)
 
 
 class DropoutMasks:
-    """The masks of a model's dropouts: the keys of the micro-batch in work, and the number of the next site."""
+    """The masks of a model's dropouts: the keys of the current micro-batch, and the number of the next site."""
 
     def __init__(self):
         self.keys: dict[str, Tensor] = {}
@@ -119,7 +119,7 @@ class SharedDropout(layers.Layer):
     def __init__(self, rate: float, masks: DropoutMasks, place: Place, **kwargs: Any):
         super().__init__(**kwargs)
         self.rate, self.place = rate, place
-        # In a closure, so that Keras tracks nothing of it.
+        # In a closure, so that Keras does not track the masks.
         self.drop = lambda x: masks.drop(x, rate, place)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -135,7 +135,7 @@ def parts(layer: layers.Layer) -> set[int]:
 def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
     """Make every dropout of the model take its masks from `masks`, in place.
 
-    Each `Dropout` of Keras is exchanged. Subclasses stay; see `refuse_other_draws`.
+    Each `Dropout` of Keras is replaced. Subclasses are not; see `refuse_other_draws`.
     """
     decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
     crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
@@ -149,7 +149,7 @@ def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
 
 @contextlib.contextmanager
 def refuse_other_draws(model: TFPreTrainedModel) -> Iterator[None]:
-    """Raise UserError by its name for a layer that drew random numbers in the graph that was traced inside."""
+    """Raise UserError, with the layer's name, if a layer draws random numbers in the graph that is traced inside."""
     yield
     graph = tf.compat.v1.get_default_graph()
     definition = graph.as_graph_def()

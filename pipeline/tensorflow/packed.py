@@ -93,7 +93,7 @@ def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training:
     ).last_hidden_state
     decoded = model.decoder(
         inputs["decoder_input_ids"],
-        # Not later tokens either: a mask of pairs replaces the causal one.
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
         attention_mask=tf.linalg.band_part(same_example(targets_RT, targets_RT), -1, 0),
         encoder_hidden_states=encoded,
         encoder_attention_mask=same_example(targets_RT, sources_RS),
@@ -113,7 +113,7 @@ def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
 
 
 def bias_of(pairs_RTS: Tensor, dtype: tf.DType) -> Tensor:
-    """What is added to attention scores: 0 for pairs of 1, a large negative number for pairs of 0, [R, 1, T, S]."""
+    """What is added to attention scores: 0 where a pair is 1, a large negative number where it is 0, [R, 1, T, S]."""
     # -1e4 is what the models hide padding with.
     return tf.cast(1 - pairs_RTS[:, None], dtype) * -1e4
 

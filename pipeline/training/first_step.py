@@ -44,7 +44,7 @@ class FirstStep:
 def try_first_step(experiment: Experiment, backend: Backend, model: Model) -> FirstStep:
     """Take one step on the largest batch of the first epoch; the model is changed by it.
 
-    Raises UserError if the step fails or its loss is no number, and RunFailure if there is not enough memory.
+    Raises UserError if the step fails or its loss is not finite, and RunFailure if there is not enough memory.
     """
     recipe = experiment.recipe
     batch = max(experiment.training_plan(0, 0), key=lambda batch: batch.num_positions)
