@@ -160,7 +160,8 @@ class Learner(Predictor, tf_keras.Model):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step on a global batch; returns its loss and the gradient norm before clipping."""
-        count = self.micro_batches
+        # None is empty: the library's T5 cannot compute a batch without rows.
+        count = tf.minimum(self.micro_batches, tf.shape(batch["labels"])[0])
 
         def add_micro_batch(i: Tensor, loss: Tensor, sums: list[Tensor]) -> tuple:
             more_loss, more = self.gradients(micro_batch(batch, i, count), variables)
@@ -171,7 +172,7 @@ class Learner(Predictor, tf_keras.Model):
         pairs = zip(gradients, self.model.trainable_variables, strict=True)
         variables = [variable for gradient, variable in pairs if gradient is not None]
         gradients = [gradient for gradient in gradients if gradient is not None]
-        if count > 1:  # a loop in the graph: the model is traced for the first micro-batch and once for all others
+        if self.micro_batches > 1:  # a loop in the graph: the model is traced for the first one and once for all others
             _, loss, gradients = tf.while_loop(
                 lambda i, *_: i < count, add_micro_batch, (1, loss, gradients), parallel_iterations=1
             )
@@ -235,7 +236,7 @@ class Learner(Predictor, tf_keras.Model):
         return {} if self.has_shared_masks else random_generators(self.model)
 
 
-def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: int) -> dict[str, Tensor]:
+def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: Tensor | int) -> dict[str, Tensor]:
     """The rows of the micro-batch `index` of `count`; none if there are fewer rows than micro-batches."""
     num_rows = tf.shape(batch["labels"])[0]
     start, end = num_rows * index // count, num_rows * (index + 1) // count

@@ -123,9 +123,10 @@ def test_training_on_packed_rows_is_training_on_padded_batches(framework, head):
 
 
 @pytest.mark.slow
-def test_more_micro_batches_than_packed_rows_change_nothing(framework):
-    _, packed = HEADS["bert spans"][4]()
+@pytest.mark.parametrize("head", ["bert spans", "gpt2 causal", "t5"])
+def test_more_micro_batches_than_packed_rows_change_nothing(framework, head):
+    _, packed = HEADS[head][4]()
     expected, actual = (
-        steps_of(learner_of(framework, "bert spans", gradient_accumulation=count), [packed])[0] for count in (1, 8)
+        steps_of(learner_of(framework, head, gradient_accumulation=count), [packed])[0] for count in (1, 8)
     )
     assert (actual.loss, actual.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-5)
