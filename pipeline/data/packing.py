@@ -93,11 +93,17 @@ class Layout:
         out[self.packing.rows, self.packing.slots] = values
         return out
 
-    def pooled_positions(self, of_last_tokens: bool) -> NDArray[np.int32]:
-        """Where in its row each example's first or last token is, [R, P]; 0 for empty slots."""
+    def pooled_positions(self, last_of: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+        """Where in its row each example's first token is, [R, P]; 0 for empty slots.
+
+        With `last_of` [R, L], where the last of these tokens is, and the first token of an example that has none.
+        """
         assert self.packing is not None, "the rows of a padded batch begin with their only example"
-        firsts = self.packing.starts[:, 0]
-        return self.by_slot(firsts + self.lengths[:, 0].astype(np.int32) - 1 if of_last_tokens else firsts)
+        found = np.zeros(len(self.lengths), np.int32)
+        if last_of is not None:
+            chosen = last_of & self.streams[0].is_real
+            np.maximum.at(found, self.streams[0].examples[chosen], self.streams[0].positions[chosen])
+        return self.by_slot(self.packing.starts[:, 0] + found)
 
 
 def pack(lengths: NDArray[np.int64]) -> Packing:

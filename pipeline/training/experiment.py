@@ -88,7 +88,10 @@ class Experiment:
             inputs, targets = self.task.inputs(examples, batch), self.task.targets(examples, batch)
             if layout.packing is not None and self.task.labels_whole_examples:
                 targets = {name: layout.by_slot(values) for name, values in targets.items()}
-                inputs["pooled_positions"] = layout.pooled_positions(family_of(self.config).pools_last_token)
+                # The library's heads that read a last token pass over those for padding, whatever the mask says.
+                is_read = inputs["input_ids"] != self.tokenizer.pad_token_id
+                last_of = is_read if family_of(self.config).pools_last_token else None
+                inputs["pooled_positions"] = layout.pooled_positions(last_of)
             features = inputs | targets
             if self.recipe.train.dropout_masks == "shared":
                 features |= self.dropout_keys(layout, seed, step)

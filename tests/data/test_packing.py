@@ -75,8 +75,10 @@ def test_tokens_and_labels_lie_where_the_layout_says():
     assert ragged.laid_out(rows, layout.streams[0], fill=9).tolist() == [[50, 51, 52, 9], [70, 71, 60, 9]]
     assert layout.by_slot(labels).tolist() == [[0.3, 0.0], [0.2, 0.1]]
     assert layout.by_slot(np.array([[1, 2], [3, 4], [5, 6]])).tolist() == [[[3, 4], [0, 0]], [[1, 2], [5, 6]]]
-    assert layout.pooled_positions(of_last_tokens=False).tolist() == [[0, 0], [0, 2]]
-    assert layout.pooled_positions(of_last_tokens=True).tolist() == [[2, 0], [1, 2]]
+    tokens = ragged.laid_out(rows, layout.streams[0], fill=9)
+    assert layout.pooled_positions().tolist() == [[0, 0], [0, 2]]
+    assert layout.pooled_positions(last_of=tokens > 0).tolist() == [[2, 0], [1, 2]]
+    assert layout.pooled_positions(last_of=np.isin(tokens, [9, 51, 71])).tolist() == [[1, 0], [1, 2]]
 
 
 def test_padded_labels_stay_as_they_are():

@@ -7,7 +7,7 @@ from pipeline.backend import load_backend
 from pipeline.data.batches import Batch, padded_batch
 from pipeline.data.packing import Packing
 from pipeline.training.experiment import start
-from tests.helpers.families import KINDS, prepared, recipe_of
+from tests.helpers.families import KINDS, of_rows, prepared, recipe_of
 from tests.helpers.packed_batches import loss_and_gradients
 from tests.helpers.tiny_models import relative
 
@@ -44,6 +44,20 @@ def test_a_packed_step_has_the_loss_and_gradients_of_the_padded_one(kind, dropou
     )
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     assert relative(gradients, expected) <= 1e-5
+
+
+def test_texts_that_end_with_the_token_for_padding_are_read_at_the_same_token(framework, tmp_path):
+    """GPT-2 pads with the token that ends a text; heads of the library read the last token before it."""
+    rows = [{"text": f"a fine film{'<|endoftext|>' * (i % 3)}", "label": ("bad", "good")[i % 2]} for i in range(32)]
+    experiment, task, examples = prepared(of_rows("gpt2 single-label", tmp_path, rows, **{"train.dropout": 0.0}))
+    assert set(examples.features["input_ids"].values[examples.features["input_ids"].offsets[1:] - 1]) > {
+        experiment.tokenizer.pad_token_id
+    }
+    backend = load_backend(framework)
+    model, _ = start(experiment, backend, 0)
+    learner = backend.Learner(model, experiment.recipe.train, np.zeros(1), task.loss)
+    packed, padded = (loss_and_gradients(framework, learner, batch)[0] for batch in packed_and_padded(experiment))
+    assert packed == pytest.approx(padded, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["single-label", "gpt2 single-label", "sequence-to-sequence"])
