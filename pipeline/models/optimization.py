@@ -15,11 +15,12 @@ HIDDEN_LOGIT = -1e9
 def more_micro_batches(micro_batches: int, num_rows: int, error: Exception) -> int:
     """Twice as many micro-batches for a batch of `num_rows` rows that did not fit in memory.
 
-    Raises RunFailure if a micro-batch is a single row already.
+    Raises RunFailure if a micro-batch is a single row already, which in a packed batch has several examples.
     """
     if micro_batches >= num_rows:
         raise RunFailure(
-            "there is not enough memory for the gradients of one example; lower data.max_length, or use a smaller model"
+            "there is not enough memory for the gradients of a single row of the batch; set data.batching to padded, "
+            "whose rows have one example each, lower data.max_length, or use a smaller model"
         ) from error
     return 2 * micro_batches
 

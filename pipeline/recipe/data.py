@@ -85,7 +85,8 @@ class Data(StrictModel):
     # Columns that are other ones in some splits.
     split_columns: dict[Literal["train", "validation", "test"], FieldColumns] = Field(default_factory=dict)
     split: Split | None = None
-    max_length: int = Field(default=128, ge=4, le=1_000_000)
+    # More tokens would share keys of dropout; see models/dropout.py.
+    max_length: int = Field(default=128, ge=4, le=65_536)
     batching: Batching = "packed"
     pad_to_multiple_of: int = Field(default=1, ge=1, le=10_000)
     limit: Limit = Limit()

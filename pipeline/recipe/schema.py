@@ -44,7 +44,8 @@ class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
     epochs: int = Field(default=3, ge=1, le=10_000)
-    batch_size: int = Field(default=32, ge=1, le=1_000_000)
+    # More examples would share keys of dropout; see models/dropout.py.
+    batch_size: int = Field(default=32, ge=1, le=65_536)
     learning_rate: float = Field(default=2e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)

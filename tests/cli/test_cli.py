@@ -240,7 +240,13 @@ def test_a_run_of_one_step_whose_learning_rate_is_0_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.epochs=1000000000", "train.batch_size=1000000000", "options.num_beams=1000000"]
+    "setting",
+    [
+        "train.epochs=1000000000",
+        "train.batch_size=65537",  # beyond these two numbers dropout masks would repeat
+        "data.max_length=65537",
+        "options.num_beams=1000000",
+    ],
 )
 def test_settings_that_would_take_for_ever_are_refused(setting, capsys):
     recipe = "dates_t5" if "beams" in setting else "sentiment_bert"

@@ -246,7 +246,7 @@ def test_the_seeds_that_a_margin_needs_are_the_fewest_with_the_power():
     needed = seeds_needed(0.01, 0.01)
     assert needed is not None and 8 < needed < 14
     assert equivalence_power(needed - 1, 0.01, 0.01) < POWER <= equivalence_power(needed, 0.01, 0.01)
-    assert seeds_needed(1e-9, 0.01) == 2
+    assert seeds_needed(1e-9, 0.01) == seeds_needed(0.0, 0.01) == 2
     assert seeds_needed(1.0, 0.01) is None
 
 

@@ -18,6 +18,8 @@ def equivalence_power(num_seeds: int, deviation: float, margin: float, alpha: fl
     variance of a sample are independent, so this averages, over the variance's distribution, the probability that the
     mean lies where both tests reject. Source: Phillips 1990, by integration instead of tables.
     """
+    if not deviation:
+        return 1.0
     degrees = num_seeds - 1
     sample_deviations = deviation * np.sqrt(stats.chi2.ppf(_QUANTILES, degrees) / degrees)
     standard_error = deviation / np.sqrt(num_seeds)
