@@ -21,6 +21,7 @@ from pipeline.comparison.traces import EARLY_STEPS, Distance, Trace, distance, r
 from pipeline.models.attention import STOCK
 from pipeline.recipe.schema import Recipe
 from pipeline.utils import processes
+from pipeline.utils.text import factor
 
 # What rounding makes of the same loss, relative to the loss, or to 1 where that is larger.
 ROUNDING = 1e-6
@@ -111,8 +112,8 @@ class LockstepReport:
             lines[-1] += f"; of PyTorch and its control: {self._equal_steps(self.control_loss_by_step)}"
         if self.share_of_control is not None:
             lines.append(
-                f"the parameters of PyTorch and TensorFlow differ {self.share_of_control:.2g} times as much as those "
-                "of two PyTorch trainings whose first weights differ by one rounding"
+                f"the parameters of PyTorch and TensorFlow differ {factor(self.share_of_control)} times as much as "
+                "those of two PyTorch trainings whose first weights differ by one rounding"
             )
         lines.append("the same experiment" if self.same else "NOT the same experiment")
         return "\n".join(lines)

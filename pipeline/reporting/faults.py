@@ -19,7 +19,7 @@ from pipeline.comparison.results import (
 )
 from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
-from pipeline.utils.text import join_names
+from pipeline.utils.text import factor, join_names
 
 MAX_NAMED = 3
 
@@ -113,7 +113,7 @@ def _further_apart(results: Results) -> list[str]:
     """The pairs of variants that are further apart than rounding explains."""
     control = results.sameness.control
     return [
-        f"the losses of {pair.first} and {pair.second} are {pair.share:.2g} times as far apart as those of two "
+        f"the losses of {pair.first} and {pair.second} are {factor(pair.share)} times as far apart as those of two "
         "PyTorch trainings whose first weights differ by one rounding"
         for pair in (control.pairs if control else [])
         if not pair.within and pair.share is not None

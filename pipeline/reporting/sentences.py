@@ -22,7 +22,7 @@ from pipeline.comparison.results import (
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
 from pipeline.reporting.faults import MAX_NAMED, doubts, failures, faults, machine_doubts, problem_statement
 from pipeline.reporting.verdicts import verdict, verdict_parts, verdict_state
-from pipeline.utils.text import count
+from pipeline.utils.text import count, factor
 
 WORDS: dict[str, dict[State, str]] = {
     "same": {"good": "Yes", "unknown": "Not settled", "bad": "No"},
@@ -200,8 +200,8 @@ def _lockstep_evidence(stepped: list[LockstepResult]) -> list[str]:
     if not shares:
         return [f"{equal}."]
     return [
-        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ {max(shares):.2g} times as much as "
-        "those of two PyTorch trainings whose first weights differ by one rounding."
+        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ {factor(max(shares))} times as "
+        "much as those of two PyTorch trainings whose first weights differ by one rounding."
     ]
 
 

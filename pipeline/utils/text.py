@@ -115,3 +115,9 @@ def _visible_character(character: str) -> str:
     if code < 0x7F or character in _KEPT_SPACES:
         return character
     return f"⟨U+{code:04X}⟩" if unicodedata.category(character) in _UNSEEN_CATEGORIES else character
+
+
+def factor(value: float) -> str:
+    """A number of times, to two digits: "0.84", "1.0", "12"."""
+    text = f"{value:.2g}"
+    return f"{text}.0" if len(text) == 1 else text

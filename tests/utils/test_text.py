@@ -5,7 +5,17 @@ import doctest
 import pytest
 
 from pipeline.utils import text
-from pipeline.utils.text import count, escape_controls, flatten, join_names, one_line, shorten, visible, visible_lines
+from pipeline.utils.text import (
+    count,
+    escape_controls,
+    factor,
+    flatten,
+    join_names,
+    one_line,
+    shorten,
+    visible,
+    visible_lines,
+)
 
 
 def test_the_examples_of_the_docstrings_are_true():
@@ -60,3 +70,8 @@ def test_an_error_fits_on_a_line():
 def test_nested_keys_are_joined_and_empty_mappings_stay():
     assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 2}]}) == {"a.b.c": 1, "a.d": {}, "e": [{"f": 2}]}
     assert flatten({"a": {"b": 1}}, separator=" ") == {"a b": 1}
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.8449, "0.84"), (0.996, "1.0"), (1, "1.0"), (12.4, "12"), (0.0, "0.0")])
+def test_a_number_of_times_has_two_digits(value, text):
+    assert factor(value) == text
