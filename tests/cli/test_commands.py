@@ -123,7 +123,9 @@ def test_an_unexpected_error_is_our_bug(capsys, monkeypatch):
 
 # The command line with a command that runs another program until it ends.
 RUNS_A_PROGRAM = """
+import signal
 import sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which tests may run, has processes ignore it
 from pathlib import Path
 from pipeline.cli import main
 from pipeline.utils.processes import run_command

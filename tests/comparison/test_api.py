@@ -19,9 +19,10 @@ def test_check_returns_counts_labels_and_metrics_that_print(small):
     assert all(0 < split.longest[0] <= small.data.max_length for split in checked.splits.values())
     assert checked.labels == ("negative", "positive")
     assert checked.metrics == ("accuracy", "f1")
-    first, *_, labels, metrics, step = str(checked).splitlines()
+    first, *_, labels, metrics, weights, step = str(checked).splitlines()
     assert first.startswith("train: 96 rows") and first.endswith(" tokens")
     assert (labels, metrics) == ("labels: negative, positive", "metrics: accuracy, f1")
+    assert weights.startswith("weights: 53 from the checkpoint; new: ") and "classifier.weight" in weights
     assert step.startswith("largest batch: 32 examples, ")
 
 

@@ -52,7 +52,10 @@ def test_the_picture_is_drawn(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nowhere", "--text", "a"], "not a finished run"), (["{run}", "--text", "a", "--out", "no/x.png"], "no folder")],
+    [
+        (["nowhere", "--text", "a"], "not a finished run"),
+        (["{run}", "--text", "a", "--out", "no/x.png"], "name a file in a folder that is there"),
+    ],
 )
 def test_what_cannot_be_drawn_is_reported(run, capsys, arguments, message):
     assert execute(["attention", *(argument.replace("{run}", str(run.path)) for argument in arguments)]) == 2

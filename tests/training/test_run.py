@@ -140,7 +140,7 @@ def test_a_run_that_fails_leaves_nothing(small, tmp_path):
 
 
 def test_what_a_killed_run_left_is_removed(small, tmp_path):
-    remains = tmp_path / ".run.partial-999999999"
+    remains = tmp_path / ".run.partial-4194303"  # no process of Linux has a higher number
     remains.mkdir()
     finetune(small, out=tmp_path / "run")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
