@@ -162,6 +162,7 @@ def test_differences_that_do_not_vary_are_judged_by_their_size():
         assert tested.low == tested.high == difference
 
 
+@pytest.mark.slow
 def test_at_the_edge_of_the_margin_equivalence_is_claimed_in_five_of_a_hundred_at_most():
     rng = np.random.default_rng(11)
     trials, margin = 1000, 0.01

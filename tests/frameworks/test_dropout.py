@@ -343,6 +343,7 @@ def test_a_learner_refuses_them_in_its_first_step_and_leaves_them_alone_if_asked
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.slow
 def test_micro_batches_have_the_masks_of_the_step(framework, family):
     batches = [with_targets(batch(rows=7, seed=s), seed=s) for s in range(2)]
     reports = [

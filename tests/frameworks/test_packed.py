@@ -39,6 +39,7 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_the_padded_batch(framewo
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
 @pytest.mark.parametrize("head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5"])
+@pytest.mark.slow
 def test_with_shared_dropout_masks_they_are_those_of_the_padded_batch_too(framework, head, attention):
     learner = learner_of(framework, head, attention, dropout=0.3, dropout_masks="shared")
     (padded_loss, padded), (packed_loss, packed) = (
@@ -51,6 +52,7 @@ def test_with_shared_dropout_masks_they_are_those_of_the_padded_batch_too(framew
 
 
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.slow
 def test_in_bf16_packed_rows_are_as_far_from_fp32_as_padded_ones(framework, head):
     padded, packed = HEADS[head][4]()
     exact_loss, exact = loss_and_gradients(framework, learner_of(framework, head), padded)

@@ -120,6 +120,7 @@ def test_a_new_task_trains_a_step_scores_and_predicts(framework, tmp_path):
     assert 0 < prediction["score"] < 1
 
 
+@pytest.mark.slow
 def test_the_head_of_a_new_task_computes_the_same_for_packed_batches(framework, tmp_path):
     recipe = recipe_for(tmp_path)
     packed, padded = (

@@ -30,6 +30,7 @@ def packed_and_padded(experiment):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_packed_step_has_the_loss_and_gradients_of_the_padded_one(kind, dropout, framework, tmp_path):
     changes = {"train.dropout": dropout, "train.dropout_masks": "shared"}
     experiment, task, _ = prepared(recipe_of(kind, tmp_path, changes=changes))

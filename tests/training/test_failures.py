@@ -102,6 +102,7 @@ def test_weights_that_are_not_finite_are_never_saved(framework, tiny, checkpoint
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.slow
 def test_a_run_whose_last_step_diverges_is_not_completed(framework, keep, tiny, tmp_path, monkeypatch):
     """No loss of a step comes after it, only that of the evaluation."""
     rates = lambda train, num_steps: np.array([1e-4] * (num_steps - 1) + [1e38])  # noqa: E731

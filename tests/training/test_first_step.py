@@ -69,6 +69,7 @@ def test_a_model_that_cannot_be_built_is_explained(framework, tmp_path):
         check(recipe, framework)
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_tried_and_counted(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes={"train.batch_size": 6, "train.gradient_accumulation": 2})
     step = check(recipe, framework).first_step

@@ -84,6 +84,7 @@ def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
     assert len(runs[0].record.batches) == 1
 
 
+@pytest.mark.slow
 def test_a_run_with_the_handwritten_attention_proves_it_and_saves_a_stock_checkpoint(framework, small, tmp_path):
     run = finetune(small, framework, attention="handwritten", out=tmp_path / "run")
     config = json.loads((run.path / "model" / "config.json").read_text())
