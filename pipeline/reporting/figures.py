@@ -37,14 +37,15 @@ class Picture:
 
     def save_png(self, folder: Path) -> None:
         """Write <folder>/<name>.png on white."""
-        with svg.any_script():
+        with svg.plain_text(), svg.any_script():
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor="white")
 
 
 def pictures(results: Results) -> list[Picture]:
     """Every figure that the results have data for, in the order of the report."""
-    drawn = [*_scores(results), *_equivalence(results), *_lockstep(results), *_curves(results)]
-    return [*drawn, *_evaluations(results), *_costs(results), *_attention(results)]
+    with svg.plain_text():
+        drawn = [*_scores(results), *_equivalence(results), *_lockstep(results), *_curves(results)]
+        return [*drawn, *_evaluations(results), *_costs(results), *_attention(results)]
 
 
 def _scores(results: Results) -> Iterable[Picture]:

@@ -26,7 +26,8 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
     """The figure as one <svg> element whose ids start with `name`, with title and description for screen readers."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}), any_script():
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
+    with matplotlib.rc_context(settings), plain_text(), any_script():
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawn = buffer.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.S)
@@ -44,6 +45,11 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
         f'<title id="{name}-title">{escape(visible(title))}</title>'
         f'<desc id="{name}-desc">{escape(visible(description))}</desc>\n{body}\n</svg>'
     )
+
+
+def plain_text() -> contextlib.AbstractContextManager[None]:
+    """A dollar sign in a name is one, and begins no formula of matplotlib."""
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 @contextlib.contextmanager

@@ -15,6 +15,13 @@ LEAST_SIDE, SIDE_PER_TOKEN, LABEL_SIDE = 2.2, 0.16, 0.8
 
 def draw_attention_maps(maps: AttentionMaps, path: Path, title: str = "") -> None:
     """Write a PNG with one heat map for each layer and head, queries down, keys across, labeled with the tokens."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign is one, and begins no formula
+        _draw(maps, path, title)
+
+
+def _draw(maps: AttentionMaps, path: Path, title: str) -> None:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

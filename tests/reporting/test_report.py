@@ -19,7 +19,9 @@ from pipeline.utils.text import shorten, visible, visible_lines
 from tests.helpers.browser import browser, program
 from tests.helpers.comparison_example import example
 
-HOSTILE = "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ ]]> --> `a` *b* _c_ [d](http://x) ~~e~~ \\|"
+HOSTILE = (
+    "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ $\\frac$ ]]> --> `a` *b* _c_ [d](http://x) ~~e~~ \\|"
+)
 
 
 @pytest.fixture(scope="module")

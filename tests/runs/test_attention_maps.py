@@ -5,6 +5,8 @@ import pytest
 
 from pipeline import UserError, attention_maps, finetune
 from pipeline.cli.main import execute
+from pipeline.runs.attention_figure import draw_attention_maps
+from pipeline.runs.attention_maps import AttentionMaps
 from tests.helpers.framework_drivers import Torch
 
 TEXT = "The room was not clean, but the staff was kind."
@@ -48,6 +50,12 @@ def test_the_picture_is_drawn(run, tmp_path, capsys):
     assert execute(["attention", str(run.path), "--text", TEXT, "--out", str(tmp_path / "maps.png")]) == 0
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
     assert "layers" in capsys.readouterr().out
+
+
+def test_dollar_signs_in_a_text_are_no_formula(tmp_path):
+    maps = AttentionMaps(np.full((1, 1, 2, 2), 0.5), ["$$", r"$\frac$"])
+    draw_attention_maps(maps, tmp_path / "maps.png", title=r"from $5 to $6, $\frac$")
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
