@@ -26,8 +26,11 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
     """The figure as one <svg> element whose ids start with `name`, with title and description for screen readers."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}
-    with matplotlib.rc_context(settings), plain_text(), any_script():
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}),
+        plain_text(),
+        any_script(),
+    ):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawn = buffer.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", drawn, flags=re.S)

@@ -120,6 +120,7 @@ def test_stopping_early_ends_the_training(framework):
     assert [report.step for report in reports] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_bf16_trains_fp32_weights(framework):
     batches = [with_targets(batch())] * 3
     exact, reports = trained(framework, "bert", Train(), batches, **NO_DROPOUT["bert"])

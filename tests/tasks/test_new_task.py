@@ -109,6 +109,7 @@ def recipe_for(folder, checkpoint="bert", **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_new_task_trains_a_step_scores_and_predicts(framework, tmp_path):
     run = finetune(recipe_for(tmp_path), framework=framework, attention="handwritten", out=tmp_path / "run")
     assert run.record.train.steps == 1 and run.record.attention_sites > 0

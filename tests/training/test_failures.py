@@ -94,6 +94,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_the_batch(tiny, checkpoints,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_saved(framework, tiny, checkpoints, tmp_path):
     recipe = tiny.override({"train.learning_rate": 1e38, "train.weight_decay": 10.0})
     with pytest.raises(RunFailure, match="There is no training checkpoint"):

@@ -101,6 +101,7 @@ def test_weights_in_bfloat16_start_where_the_same_numbers_in_32_bits_do(framewor
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_refused_before_training(framework, tmp_path):
     def damaged(weights):
         weights["bert.encoder.layer.0.output.dense.weight"][3, 5] = np.nan

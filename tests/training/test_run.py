@@ -227,6 +227,7 @@ def test_options_reach_the_training(framework, small, tmp_path):
         assert read_lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
 
 
+@pytest.mark.slow
 def test_random_weights_are_another_start_from_the_same_architecture(framework, small, tmp_path):
     changed = small.override({"weights": "random"})
     run = finetune(changed, framework, out=tmp_path / "run")
