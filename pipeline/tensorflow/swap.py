@@ -30,7 +30,7 @@ from pipeline.models.attention import (
     refuse_unsupported,
 )
 from pipeline.tensorflow.attention import MultiHeadAttention
-from pipeline.tensorflow.model import freeze_weights, layer_defaults
+from pipeline.tensorflow.model import freeze_weights, layer_defaults, preserved_generators
 from pipeline.utils.errors import UserError
 
 # Keys and values [B, H, S, K] of earlier tokens.
@@ -57,11 +57,13 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     places = _places(model)
     _refuse_shared(model, places)
     _refuse_own_classes(model, places)
-    sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
-    for (parent, name, _), site in zip(places, sites, strict=True):
-        site.take_weights(parent)
-        site.make_other_weights()
-        _put(parent, name, site)
+    # New layers take seeds from the process's generators: the random state stays as it was.
+    with preserved_generators():
+        sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
+        for (parent, name, _), site in zip(places, sites, strict=True):
+            site.take_weights(parent)
+            site.make_other_weights()
+            _put(parent, name, site)
     _set_stock_only(model, _refuse_while_swapped)
     return len(sites)
 

@@ -59,7 +59,8 @@ def try_first_step(experiment: Experiment, backend: Backend, model: Model) -> Fi
     except Exception as error:  # a framework raises whatever its operations do with what does not fit together
         raise UserError(
             f"recipe {recipe.name}: the first step fails on {_described(batch)}: {type(error).__name__}: "
-            f"{one_line(error)}. Config, tokenizer and weights of {recipe.checkpoint} do not fit together"
+            f"{one_line(error)}. Config, tokenizer and weights of {recipe.checkpoint}, or an attention class of your "
+            "own, do not fit together"
         ) from error
     seconds, (report,) = time.perf_counter() - began, reports
     for what, value in (("loss", report.loss), ("gradient norm", report.grad_norm)):

@@ -186,6 +186,23 @@ def test_swapping_leaves_the_random_state_alone(family):
 
 
 @families
+def test_swapping_in_tensorflow_leaves_the_seeds_of_layers_and_operations_alone(family):
+    import tensorflow as tf
+    import tf_keras
+
+    model, drawn = TensorFlow.build(family), []
+    for is_swapped in (False, True):
+        tf_keras.utils.set_random_seed(17)
+        if is_swapped:
+            TensorFlow.swap().swap_attention(model)
+            TensorFlow.swap().restore_attention(model)
+        # A layer takes its seed from Keras' generator, an operation from TensorFlow's.
+        drawn.append([tf_keras.initializers.GlorotUniform()((2, 3)).numpy(), tf.random.uniform([3]).numpy()])
+    np.testing.assert_array_equal(drawn[0][0], drawn[1][0])
+    np.testing.assert_array_equal(drawn[0][1], drawn[1][1])
+
+
+@families
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
 def test_gradient_checkpointing_gives_the_same_gradients(family, reentrant):
     swap, batch = Torch.swap(), inputs(family)
