@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Generic, Self, TypeVar, cast
@@ -42,12 +42,21 @@ class ProcessError(Exception):
     """The process ended without a result; the message is the end of what it wrote."""
 
 
+class EndedBySignal(RunFailure):
+    """A signal ended the process: it was killed from outside, or crashed; `number` is the signal's."""
+
+    def __init__(self, written: str, number: int):
+        super().__init__(f"{written}\nthe process was ended by signal {number}".lstrip("\n"))
+        self.number = number
+
+
 class Child(Generic[Result]):
     """A function that runs in a fresh Python process, kept to one framework.
 
     The function is importable, and it, its arguments, events and result can be pickled. With `sends_events` it gets,
-    before its arguments, a function that sends an event to this process. What it prints goes to a log, of which errors
-    show the end. As a context manager, the process has ended when the block has.
+    before its arguments, a function that sends an event to this process. `environment` has variables of its own. What
+    it prints goes to a log, of which errors show the end. As a context manager, the process has ended when the block
+    has.
 
     >>> with Child(math.sqrt, 4.0) as child:  # doctest: +SKIP
     ...     child.result()
@@ -55,21 +64,36 @@ class Child(Generic[Result]):
     """
 
     def __init__(
-        self, function: Callable[..., Result], *arguments: object, framework: str = "", sends_events: bool = False
+        self,
+        function: Callable[..., Result],
+        *arguments: object,
+        framework: str = "",
+        sends_events: bool = False,
+        environment: Mapping[str, str] | None = None,
     ):
         self.has_ended = False
         self._answer: tuple[str, object] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
+        self._num_read = 0
         self._pipe, theirs = Pipe()
         with theirs:
             command = [sys.executable, "-m", "pipeline.utils.child", str(theirs.fileno()), framework]
-            self._process = _start(command, self._log, [theirs.fileno()])
+            self._process = _start(command, self._log, [theirs.fileno()], environment or {})
         try:
             with contextlib.suppress(OSError):  # a process that has died already; `result` says of what
                 self._pipe.send_bytes(pickle.dumps((function, arguments, sends_events)))
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        """The number of the process, which is that of its process group, too."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """What `multiprocessing.connection.wait` waits for: it is ready when `next_event` need not wait."""
+        return self._pipe.fileno()
 
     def next_event(self, timeout: float | None = None) -> object:
         """The next event; None if none came within `timeout` seconds, or if the function has ended."""
@@ -88,20 +112,34 @@ class Child(Generic[Result]):
     def result(self) -> Result:
         """Wait for the function and return its result.
 
-        Raises the PipelineError that it raised, RunFailure if a signal ended it, and ProcessError for any other error.
+        Raises the PipelineError that it raised, EndedBySignal, and ProcessError for any other error.
         """
         while not self.has_ended:
             self.next_event()
         if self._answer is None:
             code = self._process.wait()
             written = _end_of(self._log)
-            if code < 0:  # killed from outside or crashed: the log does not say so
-                raise RunFailure(f"{written}\nthe process was ended by signal {-code}".lstrip("\n"))
+            if code < 0:
+                raise EndedBySignal(written, -code)
             raise ProcessError(written or f"the process wrote nothing (exit code {code})")
         kind, value = self._answer
         if isinstance(value, BaseException) and kind == "error":
             raise value
         return cast(Result, value)
+
+    def new_output(self) -> str:
+        """What the process has printed since the last call: whole lines, or all that is left if it has ended."""
+        # With its own position, which the process that writes does not share.
+        text = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size - self._num_read, self._num_read)
+        if not self.has_ended:
+            text = text[: text.rfind(b"\n") + 1]
+        self._num_read += len(text)
+        return text.decode(encoding="utf-8", errors="replace")
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to the process alone, which may handle it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the process and all that it started, without a chance to save anything."""
@@ -168,30 +206,45 @@ def child_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONSAFEPATH": "1"}
 
 
-def _start(command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = ()) -> subprocess.Popen:
+def close_all(children: Iterable[Child]) -> None:
+    """End all processes that still run, at once and not one after another."""
+    children = list(children)
+    _end(*(child._process for child in children))
+    for child in children:
+        child.close()
+
+
+def _start(
+    command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
     """Start a command, given by its path, that ends with this process.
 
     It leads a process group, so that it can be ended with all that it starts.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_ITS_PARENT, str(os.getpid())]
     return subprocess.Popen(
-        [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=child_environment(),
-        start_new_session=True, pass_fds=pass_fds,
+        [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        env=child_environment() | dict(environment or {}), start_new_session=True, pass_fds=pass_fds,
     )  # fmt: skip
 
 
-def _end(process: subprocess.Popen) -> None:
-    """Ask the process group to end, then make it; a second Ctrl-C must not leave it behind."""
-    if process.poll() is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        until = time.monotonic() + GRACE_SECONDS
-        while process.poll() is None and time.monotonic() < until:
-            with contextlib.suppress(KeyboardInterrupt):
-                time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end(*processes: subprocess.Popen) -> None:
+    """Ask the process groups to end, then make them; a second Ctrl-C must not leave one behind."""
+    running = [process for process in processes if process.poll() is None]
+    _signal_groups(running, signal.SIGTERM)
+    until = time.monotonic() + GRACE_SECONDS
+    while any(process.poll() is None for process in running) and time.monotonic() < until:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(0.02)
+    _signal_groups(running, signal.SIGKILL)
+    for process in running:
+        process.wait()
+
+
+def _signal_groups(processes: Iterable[subprocess.Popen], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _end_of(log: IO[bytes], lines: int = 40, most: int = 8000) -> str:

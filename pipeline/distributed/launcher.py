@@ -1,0 +1,165 @@
+"""Starts the ranks of a run on this machine: processes that know of each other, and end together.
+
+A rank is a `Child` process with the environment variables that `torchrun` sets, too; see `ranks.py`. The first rank
+sends events and the result. If one rank fails, the others have a moment to end by themselves, then they are ended; the
+error says which rank failed first, and how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Generic, TypeVar
+
+from pipeline.distributed.ranks import LAUNCHED
+from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
+from pipeline.utils.errors import PipelineError, RunFailure, Stopped, UserError
+from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all
+
+LOOPBACK = "127.0.0.1"
+# How long the other ranks have to end by themselves after one has failed, or after the first one has its result.
+ENDING_SECONDS = 5.0
+# How often the ranks' output and a request to stop are looked at.
+POLL_SECONDS = 0.1
+# Below the ports from which systems serve programs that ask for any.
+PORTS = range(20_000, 32_000)
+Result = TypeVar("Result")
+
+
+class RankDied(RunFailure):
+    """A rank was killed or crashed, which says nothing about the run itself: it may continue from a checkpoint."""
+
+
+@dataclass
+class Launch(Generic[Result]):
+    """The processes that call one function together.
+
+    `function` is importable and is called in each rank with a function that sends an event, which does nothing but in
+    the first rank, and with `arguments`. `on_output` gets what a rank prints.
+    """
+
+    function: Callable[..., Result]
+    arguments: tuple[object, ...]
+    size: int
+    framework: str
+    on_event: Callable[[object], None]
+    on_output: Callable[[int, str], None] = lambda rank, text: None
+    on_start: Callable[[list[int]], None] = lambda pids: None
+    children: list[Child[Result]] = field(default_factory=list)
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+    def run(self, stop_requested: Callable[[], bool]) -> Result:
+        """Start all ranks, wait for their end, and return the result of the first one.
+
+        If `stop_requested` becomes true, the first rank is sent SIGTERM, once. Raises the PipelineError of the rank
+        that failed first, and RankDied if a rank was killed or crashed.
+        """
+        try:
+            for environment in rank_environments(self.size):
+                child = Child(
+                    self.function, *self.arguments, framework=self.framework, sends_events=True, environment=environment
+                )
+                self.children.append(child)
+            self.on_start([child.pid for child in self.children])
+            self._wait(stop_requested)
+            if self.failures:
+                raise self._cause()
+            return self.children[0].result()
+        finally:
+            close_all(self.children)
+
+    def _wait(self, stop_requested: Callable[[], bool]) -> None:
+        """Wait until all have ended, or some have not long after they should."""
+        asked, until = False, float("inf")
+        while any(not child.has_ended for child in self.children) and time.monotonic() < until:
+            if stop_requested() and not asked:
+                self.children[0].ask_to_stop()
+                asked = True
+            for rank, event in self._events():
+                if rank == 0 and event is not None:
+                    self.on_event(event)
+            if until == float("inf") and self._should_end():
+                until = time.monotonic() + ENDING_SECONDS
+
+    def _events(self) -> Iterator[tuple[int, object]]:
+        """What the ranks have sent; notes those that have ended, and how."""
+        running = [child.fileno() for child in self.children if not child.has_ended]
+        ready = connection.wait(running, POLL_SECONDS)
+        for rank, child in enumerate(self.children):
+            if not child.has_ended and child.fileno() in ready:
+                event = child.next_event(0)
+                if child.has_ended:
+                    self._note_end(rank)
+                yield rank, event
+        for rank, child in enumerate(self.children):
+            # After a failure, the others complain that a peer is lost.
+            if (text := child.new_output()) and rank == next(iter(self.failures), rank):
+                self.on_output(rank, text)
+
+    def _note_end(self, rank: int) -> None:
+        try:
+            self.children[rank].result()
+        except (PipelineError, ProcessError) as error:
+            self.failures[rank] = error
+
+    def _should_end(self) -> bool:
+        """Whether all ranks should end soon; others may be done while the first one saves a run that is to stop."""
+        is_stopping = all(isinstance(error, Stopped) for error in self.failures.values())
+        return self.children[0].has_ended or not is_stopping
+
+    def _cause(self) -> Exception:
+        """The error of the rank that failed first; one that was killed did so before any that misses it."""
+        killed = [rank for rank, error in self.failures.items() if isinstance(error, EndedBySignal)]
+        own = [rank for rank, error in self.failures.items() if not getattr(error, "is_told", False)]
+        rank = next(iter(killed or own or self.failures))
+        error, name = self.failures[rank], f"rank {rank} of {self.size}"
+        if isinstance(error, EndedBySignal):
+            how = f"{error.number} ({signal.Signals(error.number).name})"
+            return RankDied(f"{name} was ended by signal {how}, so the other ranks were ended, too")
+        if isinstance(error, ProcessError):  # its output has the traceback
+            last = str(error).splitlines()[-1]
+            return RankDied(f"{name} failed, so the other ranks were ended, too: {last}")
+        if str(error) != str(self.failures.get(0)):
+            error.args = (f"{name}: {error}",)
+        return error
+
+
+def rank_environments(size: int) -> list[dict[str, str]]:
+    """The environment variables of each rank on this machine; see `ranks.py`.
+
+    The ranks meet at two ports of the loopback device. Each has its share of the threads of this process.
+    """
+    given = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name, "").isdecimal()), None)
+    threads = max(1, (int(given) if given else usable_cores()) // size)
+    shared = {
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(_free_port()),
+        "TF_CONFIG": "",
+        LAUNCHED: "1",
+        # Else gloo listens at the address that the machine's name leads to.
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "PYTHONUNBUFFERED": "1",
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+    }
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
+def _free_port() -> int:
+    """A TCP port that no program listens at on the loopback device, nor at the next one. Raises UserError."""
+    # Two launchers that start at once draw different ones; the system's generator leaves the caller's alone.
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind((LOOPBACK, port))
+            second.bind((LOOPBACK, port + 1))
+            return port
+    raise UserError(f"no free ports were found from {PORTS[0]} to {PORTS[-1]} on {LOOPBACK}, where the processes meet")
