@@ -10,6 +10,7 @@ module again. `pipeline/tensorflow/swap.py` has the same definitions in the same
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -45,7 +46,8 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     and the call of `MultiHeadAttention`. Weights, their dtype, device, frozenness and the train or eval mode
     are carried over, and so are hooks on the stock attention. Build the optimizer afterwards: GPT-2's merged
     weights become new parameters. Draw weights anew before: the library's `_init_weights` knows only the stock
-    modules. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError.
+    modules. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError, also those of a model
+    around this one.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
@@ -61,7 +63,7 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     for (parent, name, _), site in zip(places, sites, strict=True):
         site.take_weights(parent)
         _put(parent, name, site)
-    _set_stock_only(model, _refuse_while_swapped)
+    _guard_stock_only()
     return len(sites)
 
 
@@ -74,7 +76,6 @@ def restore_attention(model: PreTrainedModel) -> int:
         site.stock.train(site.training)
         site.stock._is_full_backward_hook = site._is_full_backward_hook
         _put(parent, name, site.stock)
-    _set_stock_only(model, None)
     return len(places)
 
 
@@ -348,6 +349,8 @@ _SITES = {
     T5LayerSelfAttention: ("SelfAttention", T5Site),
     T5LayerCrossAttention: ("EncDecAttention", T5Site),
 }
+# The library's methods that know only the stock modules.
+_STOCK_ONLY = ("save_pretrained", "prune_heads")
 
 
 def _places(model: PreTrainedModel) -> list[Place]:
@@ -402,22 +405,30 @@ def _refuse_own_classes(model: PreTrainedModel, places: list[Place]) -> None:
                 )
 
 
-def _refuse_while_swapped(*args: object, **kwargs: object) -> None:
-    raise UserError(
-        "save_pretrained and prune_heads need the stock attention: call restore_attention(model) first, and "
-        "swap_attention(model) again afterwards"
-    )
+def _guard_stock_only() -> None:
+    """Have the library's methods that know only the stock modules refuse a model with a swapped attention in it.
+
+    They are wrapped in the library's class: a model around the one that was swapped has them, too. All other models
+    are left to the library.
+    """
+    for name in _STOCK_ONLY:
+        method = getattr(PreTrainedModel, name)
+        if not hasattr(method, "stock_only"):
+            setattr(PreTrainedModel, name, _stock_only(method))
 
 
-def _set_stock_only(model: PreTrainedModel, method: Callable[..., None] | None) -> None:
-    """Replace the library's methods that know only the stock modules, on the model and the models in it."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            for name in ("save_pretrained", "prune_heads"):
-                if method:
-                    setattr(module, name, method)
-                elif name in vars(module):
-                    delattr(module, name)
+def _stock_only(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def unless_swapped(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        if attention_sites(model):
+            raise UserError(
+                f"{method.__name__} needs the stock attention: call restore_attention(model) first, and "
+                "swap_attention(model) again afterwards"
+            )
+        return method(model, *args, **kwargs)
+
+    vars(unless_swapped)["stock_only"] = True
+    return unless_swapped
 
 
 def _uses(model: PreTrainedModel) -> Counter[int]:

@@ -10,6 +10,7 @@ layer again. `pipeline/pytorch/swap.py` has the same definitions in the same ord
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype policy and trainability are carried over. Build
     the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new variables. Until
-    `restore_attention`, `save_pretrained` raises UserError.
+    `restore_attention`, `save_pretrained` raises UserError, also that of a model around this one.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
     refuse_unsupported(model)
@@ -64,7 +65,7 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
             site.take_weights(parent)
             site.make_other_weights()
             _put(parent, name, site)
-    _set_stock_only(model, _refuse_while_swapped)
+    _guard_stock_only()
     return len(sites)
 
 
@@ -76,7 +77,6 @@ def restore_attention(model: TFPreTrainedModel) -> int:
         site.give_weights_back(parent)
         site.stock._trainable = site._trainable  # The public setter would overrule each projection's own.
         _put(parent, name, site.stock)
-    _set_stock_only(model, None)
     return len(places)
 
 
@@ -321,6 +321,8 @@ _SITES = {
     TFT5LayerSelfAttention: ("SelfAttention", T5Site),
     TFT5LayerCrossAttention: ("EncDecAttention", T5Site),
 }
+# The library's methods that know only the stock layers.
+_STOCK_ONLY = ("save_pretrained",)
 
 
 def _places(model: TFPreTrainedModel) -> list[Place]:
@@ -364,21 +366,30 @@ def _refuse_own_classes(model: TFPreTrainedModel, places: list[Place]) -> None:
             )
 
 
-def _refuse_while_swapped(*args: object, **kwargs: object) -> None:
-    raise UserError(
-        "save_pretrained needs the stock attention: call restore_attention(model) first, and "
-        "swap_attention(model) again afterwards"
-    )
+def _guard_stock_only() -> None:
+    """Have the library's methods that know only the stock layers refuse a model with a swapped attention in it.
+
+    They are wrapped in the library's class: a model around the one that was swapped has them, too. All other models
+    are left to the library.
+    """
+    for name in _STOCK_ONLY:
+        method = getattr(TFPreTrainedModel, name)
+        if not hasattr(method, "stock_only"):
+            setattr(TFPreTrainedModel, name, _stock_only(method))
 
 
-def _set_stock_only(model: TFPreTrainedModel, method: Callable[..., None] | None) -> None:
-    """Replace the library's method that knows only the stock layers, on the model and the models in it."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, TFPreTrainedModel):
-            if method:
-                layer.save_pretrained = method
-            elif "save_pretrained" in vars(layer):
-                del layer.save_pretrained
+def _stock_only(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def unless_swapped(model: TFPreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        if attention_sites(model):
+            raise UserError(
+                f"{method.__name__} needs the stock attention: call restore_attention(model) first, and "
+                "swap_attention(model) again afterwards"
+            )
+        return method(model, *args, **kwargs)
+
+    vars(unless_swapped)["stock_only"] = True
+    return unless_swapped
 
 
 def _uses(model: TFPreTrainedModel) -> Counter[int]:

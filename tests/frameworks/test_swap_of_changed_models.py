@@ -82,6 +82,26 @@ def test_a_swapped_model_is_not_saved(framework, family, tmp_path):
     assert (tmp_path / "config.json").exists()
 
 
+INNER = {"bert": "bert", "gpt2": "transformer", "t5": "encoder"}
+
+
+@both
+@families
+def test_a_model_around_a_swapped_one_is_not_saved(framework, family, tmp_path):
+    outer = framework.build(family)
+    inner = getattr(outer, INNER[family])
+    num_sites = framework.swap().swap_attention(inner)
+    assert num_sites == 2
+    with pytest.raises(UserError, match=r"^save_pretrained needs the stock attention: call restore_attention"):
+        outer.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    framework.build(family).save_pretrained(tmp_path / "stock", safe_serialization=framework is Torch)
+    assert framework.swap().restore_attention(outer) == num_sites
+    outer.save_pretrained(tmp_path / "restored", safe_serialization=framework is Torch)
+    names = {folder.name: sorted(file.name for file in folder.iterdir()) for folder in tmp_path.iterdir()}
+    assert names["restored"] == names["stock"]
+
+
 @families
 def test_neither_a_model_inside_a_swapped_one_nor_its_copy_is_saved(family, tmp_path):
     model = Torch.build(family)
@@ -98,8 +118,12 @@ def test_heads_of_a_swapped_model_are_not_pruned(family):
     batch.pop("decoder_input_ids", None)
     before, config = Torch.output(model, batch), model.config.to_dict()
     Torch.swap().swap_attention(model)
-    with pytest.raises(UserError, match="restore_attention"):
-        model.prune_heads({0: [1]})
+    outside = type(model)(copy.deepcopy(model.config))  # around the swapped model, as those with a head are
+    for name, module in list(model.named_children()):
+        setattr(outside, name, module)
+    for refused in (model, outside):
+        with pytest.raises(UserError, match="^prune_heads needs the stock attention: call restore_attention"):
+            refused.prune_heads({0: [1]})
     assert model.config.to_dict() == config
     Torch.swap().restore_attention(model)
     np.testing.assert_array_equal(Torch.output(model, batch), before)
