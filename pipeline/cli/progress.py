@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.models.building import WeightSources
 from pipeline.runs.directory import Run
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
@@ -27,6 +28,7 @@ class TerminalProgress(TrainingCallback):
     def __init__(self, title: str, console: Console | None = None, next_command: str = ""):
         self.next_command = next_command
         self.title, self.console = escape_controls(title), console or Console(highlight=False)
+        self.weights: WeightSources | None = None
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.num_steps = self.num_epochs = self.num_examples = 0
@@ -34,10 +36,16 @@ class TerminalProgress(TrainingCallback):
         self.most_rate: float | None = None
         self.last_line: tuple[int, float] = (0, 0.0)  # which tenth of the run it told, and when
 
+    def on_start(self, weights: WeightSources) -> None:
+        self.weights = weights
+
     def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
         self.num_steps, self.num_epochs, self.num_examples, self.first = num_steps, num_epochs, 0, None
         if not self.console.is_terminal:
             self._print(f"{self.title}: {num_steps} steps in {num_epochs} epochs")
+        if self.weights is not None and not self.weights.is_plain:
+            self._print(f"  {self.weights}")
+        if not self.console.is_terminal:
             return
         self.bar = Progress(
             TextColumn(self.title, markup=False), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),

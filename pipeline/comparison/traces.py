@@ -124,7 +124,7 @@ class _Training:
     def take_steps(self, steps: int, direction: int | None) -> Trace:
         """The first `steps` of them."""
         experiment, backend, train = self.experiment, self.backend, self.recipe.train
-        model, _ = start(experiment, backend, self.seed)
+        model = start(experiment, backend, self.seed).model
         before = backend.get_weights(model)
         if direction is not None:
             before = off_by_one_rounding(before, direction)

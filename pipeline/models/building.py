@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.backend import Backend, Model
 from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, swap_with_proof
 from pipeline.models.checkpoint import load_config, read_weights
-from pipeline.models.families import family_of
 from pipeline.models.initialization import (
     complete_weights,
     off_by_one_rounding,
@@ -22,6 +21,33 @@ from pipeline.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class WeightSources:
+    """Where the weights of step 0 are from: how many the checkpoint has, which are drawn, which of its own are left."""
+
+    kept: int
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to say: all weights are the checkpoint's and all of its own are used, or none is."""
+        return not self.kept or not (self.new or self.dropped)
+
+    def __str__(self) -> str:
+        lists = {"new": self.new, "not used": self.dropped}
+        parts = [f"{word}: {_shortened(names)}" for word, names in lists.items() if names]
+        return "; ".join([f"weights: {self.kept} from the checkpoint", *parts])
+
+
+class Start(NamedTuple):
+    """The model of step 0, the proof that its attention is in place, and where its weights are from."""
+
+    model: Model
+    proof: Proof
+    sources: WeightSources
 
 
 def build_model(
@@ -39,16 +65,32 @@ def build_model(
     `head` is a transformers Auto class such as "AutoModelForCausalLM". With `new_head` the checkpoint's own head is not
     used. Raises UserError if the checkpoint's weights do not fit its configuration, or cannot be read.
     """
+    return _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)[0]
+
+
+def _build(
+    backend: Backend,
+    recipe: Recipe,
+    head: str,
+    config: PretrainedConfig,
+    seed: int,
+    precision: str,
+    allow_pickle: bool,
+    new_head: bool,
+) -> tuple[Model, WeightSources]:
+    """The model of `build_model`, and where its weights are from."""
     model = backend.build_model(head, config, precision, seed)
     shapes = backend.weight_shapes(model)
     if recipe.weights == "random":
-        weights = random_weights(shapes, config, seed)
-    else:
-        checkpoint = read_weights(recipe, backend.read_pickle if allow_pickle else None)
-        checkpoint = without_head(checkpoint, config) if new_head else checkpoint
-        weights = complete_weights(recipe, checkpoint, shapes, config, seed)
-    backend.set_weights(model, weights)
-    return model
+        backend.set_weights(model, random_weights(shapes, config, seed))
+        return model, WeightSources(0, tuple(shapes), ())
+    checkpoint = read_weights(recipe, backend.read_pickle if allow_pickle else None)
+    usable = without_head(checkpoint, config) if new_head else checkpoint
+    backend.set_weights(model, complete_weights(recipe, usable, shapes, config, seed))
+    found = with_prefix(checkpoint, shapes, config)
+    kept = {name for name, value in with_prefix(usable, shapes, config).items() if shapes.get(name) == value.shape}
+    new, dropped = (tuple(name for name in names if name not in kept) for names in (shapes, found))
+    return model, WeightSources(len(kept), new, dropped)
 
 
 def build_for_training(
@@ -60,8 +102,8 @@ def build_for_training(
     attention: str,
     probe: Features,
     allow_pickle: bool = False,
-) -> tuple[Model, Proof]:
-    """The model of step 0, with the start, frozen weights and attention that are asked for, and the proof of the last.
+) -> Start:
+    """The model of step 0, with the start, frozen weights and attention that are asked for.
 
     `probe` is the batch on which a swapped attention is compared with the stock one. Raises UserError, ProofError.
     """
@@ -72,7 +114,7 @@ def build_for_training(
         exact = build_model(backend, recipe, head, config, seed, "fp32", allow_pickle, new_head)
         proof = swap_with_proof(backend, exact, attention, probe)
         del exact
-    model = build_model(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
+    model, weights = _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
     if recipe.perturb_weights:
         backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
     backend.freeze(model, recipe.train.freeze)
@@ -80,36 +122,7 @@ def build_for_training(
         proof = swap_with_proof(backend, model, attention, probe)
     elif attention != STOCK:
         backend.swap_attention(model, attention)
-    return model, proof
-
-
-@dataclass(frozen=True)
-class WeightSources:
-    """Where the weights of step 0 are from: how many the checkpoint has, which are drawn, which of its own are left."""
-
-    kept: int
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-    def __str__(self) -> str:
-        lists = {"new": self.new, "not used": self.dropped}
-        parts = [f"{word}: {_shortened(names)}" for word, names in lists.items() if names]
-        return "; ".join([f"weights: {self.kept} from the checkpoint", *parts])
-
-
-def weight_sources(
-    backend: Backend, recipe: Recipe, config: PretrainedConfig, model: Model, allow_pickle: bool = False
-) -> WeightSources:
-    """Where the weights of a stock model come from when it is built for training."""
-    shapes = backend.weight_shapes(model)
-    if recipe.weights == "random":
-        return WeightSources(0, tuple(shapes), ())
-    checkpoint = read_weights(recipe, backend.read_pickle if allow_pickle else None)
-    found = {name: value.shape for name, value in with_prefix(checkpoint, shapes, config).items()}
-    usable = family_of(config).body_prefix if draws_head(recipe, config) else ""
-    kept = [name for name, shape in shapes.items() if name.startswith(usable) and found.get(name) == shape]
-    new, dropped = (tuple(name for name in names if name not in kept) for names in (shapes, found))
-    return WeightSources(len(kept), new, dropped)
+    return Start(model, proof, weights)
 
 
 def draws_head(recipe: Recipe, config: PretrainedConfig) -> bool:

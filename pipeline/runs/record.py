@@ -118,6 +118,17 @@ class DataRecord(Record):
         return _without_empty_test(serialize(self))
 
 
+class WeightsRecord(Record):
+    """Where the weights before the first step are from."""
+
+    kept: int = Field(ge=0)
+    """How many are the checkpoint's."""
+    new: list[str] = Field(default_factory=list)
+    """The names of those that were drawn from the seed."""
+    dropped: list[str] = Field(default_factory=list)
+    """The names of the checkpoint's own that the model does not have, or has anew."""
+
+
 class RunRecord(RunIdentity):
     """The content of metrics.json, which is written last: a run that has one is complete."""
 
@@ -139,6 +150,8 @@ class RunRecord(RunIdentity):
     """The data that the run read."""
     checkpoint_fingerprint: str | None = None
     """Sixteen hex digits of the pretrained weights; null if they were random."""
+    weights: WeightsRecord | None = None
+    """Where the first weights are from; null if all were random, and in old runs."""
     attention_sites: int = 0
     """How many attention modules were replaced; 0 with the stock attention."""
     attention_max_difference: float = 0.0

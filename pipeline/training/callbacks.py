@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.models.building import WeightSources
 from pipeline.runs.directory import Run
 from pipeline.runs.record import StepRecord
 
@@ -11,6 +12,9 @@ class TrainingCallback:
 
     def on_run_found(self, run: Run) -> None:
         """A finished run of the same recipe is there already, so nothing is trained and no other event follows."""
+
+    def on_start(self, weights: WeightSources) -> None:
+        """The model is built: which of its weights are the checkpoint's, and which are new."""
 
     def on_resume(self, step: int, notes: list[str]) -> None:
         """The run resumes after `step`, 0 for the beginning; `notes` name training checkpoints that were skipped."""

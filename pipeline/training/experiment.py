@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from pipeline.backend import Backend, Model, load_backend
+from pipeline.backend import Backend, load_backend
 from pipeline.data import batches, hub
 from pipeline.data.batches import Features
 from pipeline.data.fingerprint import content_digest, fingerprint
@@ -21,8 +21,8 @@ from pipeline.metrics.scoring import metric_problems
 from pipeline.metrics.specs import is_hub_metric
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK
-from pipeline.models.attention_check import Proof, refuse_attention
-from pipeline.models.building import build_for_training
+from pipeline.models.attention_check import refuse_attention
+from pipeline.models.building import Start, build_for_training
 from pipeline.models.dropout import DROPOUT_KEYS, token_keys
 from pipeline.models.families import family_of
 from pipeline.recipe.schema import Recipe
@@ -227,8 +227,8 @@ def _refuse_endless(recipe: Recipe, num_examples: int) -> None:
         )
 
 
-def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> tuple[Model, Proof]:
-    """The model before the first step with the attention that the run asks for, and the proof that it is in place."""
+def start(experiment: Experiment, backend: Backend, seed: int, attention: str = STOCK) -> Start:
+    """The model before the first step, with the attention that the run asks for."""
     return build_for_training(
         backend, experiment.recipe, experiment.task.auto_class, experiment.config, seed, attention,
         experiment.probe(), experiment.allow_pickle,

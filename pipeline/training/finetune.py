@@ -10,11 +10,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from pipeline.backend import Backend, Model, framework_problem, load_backend
+from pipeline.backend import Backend, framework_problem, load_backend
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK, attention_name
-from pipeline.models.attention_check import Proof
+from pipeline.models.building import Start
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
@@ -86,16 +86,17 @@ def finetune(
     backend = load_backend(framework)
     scorers = load_metrics(experiment.metric_names)
     with backend.threads(_threads_of(saved)), backend.preserved_generators():
-        model, proof = start(experiment, backend, seed, attention)
+        started = start(experiment, backend, seed, attention)
+        callback.on_start(started.sources)
         with directory.locked():
-            trainer = Trainer(experiment, backend, model, identity, scorers, callback, checkpoints, stop)
+            trainer = Trainer(experiment, backend, started.model, identity, scorers, callback, checkpoints, stop)
             if resume:
                 trainer.resume(saved, notes)
             else:
                 checkpoints.remove()
             environment = describe_environment(backend.versions(), time.perf_counter() - launched)
             with _failures_explained(trainer, directory), directory.staged() as staging:
-                _write_run(staging, trainer, backend, model, proof, environment)
+                _write_run(staging, trainer, backend, started, environment)
             checkpoints.remove()
     run = load_run(directory.path)
     callback.on_run_end(run)
@@ -155,8 +156,7 @@ def _write_run(
     staging: RunDirectory,
     trainer: Trainer,
     backend: Backend,
-    model: Model,
-    proof: Proof,
+    started: Start,
     environment: EnvironmentRecord,
 ) -> None:
     """Train, and write everything that the run directory holds; its record comes last."""
@@ -165,7 +165,8 @@ def _write_run(
     write_json(staging.environment_file, environment.model_dump())
     with trainer.stop.listening(trainer.callback.on_stop_requested):
         trainer.train(staging.history_file)
-        record = trainer.finish(staging, proof)
+        record = trainer.finish(staging, started)
+        model = started.model
         backend.restore_attention(model)
         experiment, config = trainer.experiment, trainer.experiment.config
         config.architectures = [backend.architecture(model)]

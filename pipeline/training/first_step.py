@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.backend import Backend, Model, StepReport, load_backend
 from pipeline.data.batches import Batch
 from pipeline.models.attention import STOCK
-from pipeline.models.building import WeightSources, weight_sources
+from pipeline.models.building import WeightSources
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import Experiment, prepare, start
 from pipeline.utils.environment import preserved_random_state
@@ -91,7 +91,7 @@ def check(
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     with backend.preserved_generators():
-        model, _ = start(experiment, backend, 0, attention)
+        model, _, sources = start(experiment, backend, 0, attention)
         step = try_first_step(experiment, backend, model)
     backend.restore_attention(model)
-    return experiment, weight_sources(backend, recipe, experiment.config, model, allow_pickle), step
+    return experiment, sources, step

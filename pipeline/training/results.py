@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.data.batches import Batch, padding_fraction
+from pipeline.models.building import WeightSources
 from pipeline.runs.machine import peak_memory_bytes
-from pipeline.runs.record import DataRecord, TrainRecord
+from pipeline.runs.record import DataRecord, TrainRecord, WeightsRecord
 from pipeline.training.experiment import Experiment
 from pipeline.training.state import TrainingState
 
@@ -39,3 +40,10 @@ def data_record(experiment: Experiment) -> DataRecord:
         observed={split: observed.counts for split, observed in observations.items()},
         labels={split: observed.labels for split, observed in observations.items() if observed.labels},
     )  # fmt: skip
+
+
+def weights_record(sources: WeightSources) -> WeightsRecord | None:
+    """Where the weights of step 0 are from; None if all are random."""
+    if not sources.kept:
+        return None
+    return WeightsRecord(kept=sources.kept, new=list(sources.new), dropped=list(sources.dropped))

@@ -16,7 +16,7 @@ from pipeline.data.batches import Features
 from pipeline.metrics.loss import LOSS
 from pipeline.metrics.specs import lower_is_better
 from pipeline.models import checkpoint
-from pipeline.models.attention_check import Proof
+from pipeline.models.building import Start
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.machine import peak_memory_bytes
@@ -26,7 +26,7 @@ from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoint
 from pipeline.training.evaluation import evaluate
 from pipeline.training.experiment import Experiment
 from pipeline.training.history import HistoryFile
-from pipeline.training.results import data_record, train_record
+from pipeline.training.results import data_record, train_record, weights_record
 from pipeline.training.signals import StopRequest
 from pipeline.training.state import (
     BEST,
@@ -284,7 +284,7 @@ class Trainer:
 
     # --- results
 
-    def finish(self, staging: RunDirectory, proof: Proof) -> RunRecord:
+    def finish(self, staging: RunDirectory, started: Start) -> RunRecord:
         """Put the kept weights into the model, write history, predictions and probe; returns the run's record.
 
         Raises RunFailure if the weights or the test loss are not finite.
@@ -310,8 +310,9 @@ class Trainer:
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
             data=data_record(self.experiment),
             checkpoint_fingerprint=self.fingerprints["checkpoint"],
-            attention_sites=proof.sites,
-            attention_max_difference=proof.max_difference,
+            weights=weights_record(started.sources),
+            attention_sites=started.proof.sites,
+            attention_max_difference=started.proof.max_difference,
         )
 
     def _keep_weights(self) -> Evaluation:

@@ -68,7 +68,7 @@ def test_a_freeze_pattern_without_match_is_refused(framework):
 
 def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_path):
     experiment, backend = prepare(small), load_backend(framework)
-    model, _ = start(experiment, backend, seed=2)
+    model = start(experiment, backend, seed=2).model
     learner = backend.Learner(model, small.train, np.full(2, 1e-3))
     plan = experiment.training_plan(0, 0)[:2]
     learner.fit([experiment.features(plan, 0, 0, 0)], lambda report: None, lambda epoch: False)
@@ -84,7 +84,7 @@ def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_pa
     else:
         again = prepare(small.override({"checkpoint": str(tmp_path / "m")}))
         other = load_backend("tensorflow")
-        actual = logits_as_built(other, start(again, other, seed=0)[0], experiment.probe())
+        actual = logits_as_built(other, start(again, other, seed=0).model, experiment.probe())
     assert np.abs(actual - expected).max() <= 1e-5
 
 

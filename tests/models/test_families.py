@@ -138,7 +138,7 @@ def test_a_perturbed_start_is_one_rounding_off_in_every_weight_but_zeros(framewo
 
     def start(seed, perturbed):
         changed = recipe.override({"perturb_weights": perturbed})
-        model, _ = build_for_training(backend, changed, head, config, seed, "stock", probe)
+        model = build_for_training(backend, changed, head, config, seed, "stock", probe).model
         return backend.get_weights(model)
 
     plain, one, same, other = start(1, False), start(1, True), start(1, True), start(2, True)

@@ -1,11 +1,15 @@
 """A head that was trained for other classes is not the start of a training, unless the recipe says so."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from pipeline import check
+from pipeline import check, finetune
 from pipeline.backend import load_backend
-from pipeline.models.building import draws_head, weight_sources
+from pipeline.cli.progress import TerminalProgress
+from pipeline.models.building import draws_head
 from pipeline.models.checkpoint import load_config
 from pipeline.training.experiment import prepare, start
 from tests.helpers.checkpoints import changed_checkpoint
@@ -29,9 +33,8 @@ def with_trained_head(tmp_path, id2label, **changes):
 
 def head_of(recipe, framework):
     experiment, backend = prepare(recipe), load_backend(framework)
-    model, _ = start(experiment, backend, 0)
-    weights = backend.get_weights(model)
-    return weights["classifier.bias"], weight_sources(backend, recipe, experiment.config, model)
+    started = start(experiment, backend, 0)
+    return backend.get_weights(started.model)["classifier.bias"], started.sources
 
 
 @pytest.mark.parametrize("names", [("sports", "politics"), ("LABEL_0", "LABEL_1"), ("good", "bad", "neither")], ids=str)
@@ -62,6 +65,22 @@ def test_check_starts_from_the_loss_of_a_new_head_and_lists_the_weights(tmp_path
     line = next(line for line in str(checked).splitlines() if line.startswith("weights:"))
     assert " from the checkpoint; new: " in line
     assert "classifier.weight" in line.split("not used: ")[0] and "classifier.weight" in line.split("not used: ")[1]
+
+
+@pytest.mark.slow
+def test_finetune_tells_and_records_which_weights_are_new_kept_and_not_used(framework, tmp_path):
+    recipe, output = with_trained_head(tmp_path, {"0": "sports", "1": "politics"}, **{"train.epochs": 1}), StringIO()
+    run = finetune(recipe, framework, out=tmp_path / "run", callback=TerminalProgress("x", Console(file=output)))
+    weights = run.record.weights
+    assert set(HEAD) <= set(weights.new) and set(HEAD) <= set(weights.dropped)
+    lines = [line for line in output.getvalue().splitlines() if "weights: " in line]
+    assert len(lines) == 1 and f"weights: {weights.kept} from the checkpoint; new: " in lines[0]
+    assert lines[0].index("classifier.weight") < lines[0].index("not used: ")
+    # All that this run trained is the start of the next, which has nothing to say.
+    plain = start(prepare(recipe.override({"checkpoint": str(run.path / "model")})), load_backend(framework), 0).sources
+    assert plain.is_plain and plain.kept == weights.kept + len(weights.new)
+    random = start(prepare(recipe.override({"weights": "random"})), load_backend(framework), 0).sources
+    assert random.is_plain and not random.kept
 
 
 def test_a_model_without_classes_keeps_all_that_it_can(tmp_path):

@@ -31,6 +31,7 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
         "data": OLD["data"]
         | {"test": {"rows": 24}, "observed": {"train": {"unknown tokens": 3}}, "labels": {"train": {"bad": 96}}},
         "checkpoint_fingerprint": None,
+        "weights": {"kept": 51, "new": ["classifier.bias"], "dropped": ["cls.predictions.bias"]},
         "attention_sites": 2,
         "attention_max_difference": 1e-7,
     }
@@ -44,7 +45,7 @@ def test_a_recipe_without_a_test_split_leaves_no_key_for_it():
 
 def test_a_run_of_an_older_version_takes_defaults_for_keys_that_did_not_exist_yet():
     record = RunRecord.model_validate(OLD)
-    assert (record.batches, record.checkpoint_fingerprint, record.test) == ([], None, None)
+    assert (record.batches, record.checkpoint_fingerprint, record.test, record.weights) == ([], None, None, None)
     assert (record.train.resumed_at, record.train.gradient_accumulation) == ([], None)
     assert record.train.dropout_masks is None
     assert record.metrics == {"accuracy": 0.5, "f1": None}

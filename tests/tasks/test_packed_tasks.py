@@ -38,7 +38,7 @@ def test_a_packed_step_has_the_loss_and_gradients_of_the_padded_one(kind, dropou
     assert (len(packed["labels"]), len(padded["labels"])) == (6, 16)
     assert "attention_mask" in padded and "attention_mask" not in packed
     backend = load_backend(framework)
-    model, _ = start(experiment, backend, 0)
+    model = start(experiment, backend, 0).model
     learner = backend.Learner(model, experiment.recipe.train, np.zeros(1), task.loss)
     (loss, gradients), (expected_loss, expected) = (
         loss_and_gradients(framework, learner, batch) for batch in (packed, padded)
@@ -55,7 +55,7 @@ def test_texts_that_end_with_the_token_for_padding_are_read_at_the_same_token(fr
         experiment.tokenizer.pad_token_id
     }
     backend = load_backend(framework)
-    model, _ = start(experiment, backend, 0)
+    model = start(experiment, backend, 0).model
     learner = backend.Learner(model, experiment.recipe.train, np.zeros(1), task.loss)
     packed, padded = (loss_and_gradients(framework, learner, batch)[0] for batch in packed_and_padded(experiment))
     assert packed == pytest.approx(padded, rel=1e-6)
@@ -66,7 +66,7 @@ def test_the_other_examples_of_a_row_do_not_change_an_examples_loss(kind, framew
     experiment, task, _ = prepared(recipe_of(kind, tmp_path, changes={"train.dropout": 0.0}))
     packed, _ = packed_and_padded(experiment)
     backend = load_backend(framework)
-    model, _ = start(experiment, backend, 0)
+    model = start(experiment, backend, 0).model
     learner = backend.Learner(model, experiment.recipe.train, np.zeros(1), task.loss)
     is_first = {"input_ids": packed["segment_ids"] == 1}
     if "decoder_segment_ids" in packed:

@@ -26,7 +26,7 @@ def test_generation_follows_the_recipe_and_not_the_checkpoint(framework, tmp_pat
     experiment = prepare(recipe_of("sequence-to-sequence", tmp_path))
     experiment.config.min_length, experiment.config.num_beams = 12, 3
     backend = load_backend(framework)
-    learner = backend.Learner(start(experiment, backend, 0)[0], experiment.recipe.train, np.ones(1))
+    learner = backend.Learner(start(experiment, backend, 0).model, experiment.recipe.train, np.ones(1))
     asked = {key: experiment.probe()[key] for key in ("input_ids", "attention_mask")}
     found = learner.generate(asked, {"max_new_tokens": 13, "num_beams": 1, "length_penalty": 1.0})
     for prompt, mask, written in zip(asked["input_ids"], asked["attention_mask"], found, strict=True):
