@@ -163,6 +163,19 @@ def checkpoint_fingerprint(recipe: Recipe, allow_pickle: bool = False) -> str | 
     return sha256_of_file(*_weight_files(recipe.checkpoint, recipe.name, allow_pickle))[:16]
 
 
+def generation_fingerprint(recipe: Recipe) -> str | None:
+    """Sixteen hex digits of the checkpoint's generation_config.json, "none" without one, None if that is not known.
+
+    Nothing here reads that file: texts are written by the recipe's settings. It is not known of a checkpoint of the
+    Hub of which no such file was downloaded, and which cannot be reached.
+    """
+    try:
+        file = cached_file(recipe.checkpoint, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+    except Exception:  # as in load_config, which has said what is wrong with a checkpoint that cannot be read
+        return None
+    return sha256_of_file(file)[:16] if file is not None else "none"
+
+
 def _weight_files(checkpoint: str, where: str, allow_pickle: bool = False) -> list[str]:
     """The safetensors files of a local folder or a Hub repository, shards in their index's order; else its pickles."""
     for name in ("model.safetensors", "model.safetensors.index.json", *(_PICKLES if allow_pickle else ())):

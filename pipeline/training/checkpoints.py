@@ -174,11 +174,11 @@ def _refuse_older(checkpoint: TrainingCheckpoint) -> None:
 def refuse_changed_inputs(checkpoint: TrainingCheckpoint, fingerprints: dict[str, str | None]) -> None:
     """Raise UserError if the data or the pretrained model changed since a checkpoint was written.
 
-    Older versions did not record all fingerprints.
+    Older versions did not record all fingerprints, and one that is None is not known.
     """
     for name, current in fingerprints.items():
         saved = checkpoint.state.fingerprints.get(name, current)
-        if saved != current:
+        if saved != current and None not in (saved, current):
             raise UserError(
                 f"the {name} changed since {checkpoint.path} was written (its fingerprint was {saved} and is now "
                 f"{current}); restore the old {name}, or start from the beginning with overwrite=True",

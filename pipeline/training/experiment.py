@@ -60,12 +60,13 @@ class Experiment:
     observations: dict[str, Observations] = field(default_factory=dict)
 
     def model_fingerprints(self) -> dict[str, str | None]:
-        """Sixteen hex digits of the model's configuration and of its tokenizer, also if its weights are random."""
+        """Sixteen hex digits of what the checkpoint brings besides its weights, also if these are random."""
         config = {key: value for key, value in self.config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
         described = {"configuration": config, "tokenizer": cache.tokenizer_rules(self.tokenizer)}
-        return {
+        digests: dict[str, str | None] = {
             name: short_digest(json.dumps(each, sort_keys=True, default=str), 16) for name, each in described.items()
         }
+        return digests | {"generation configuration": checkpoint.generation_fingerprint(self.recipe)}
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
         """The batches of an epoch, one for each step; epochs are counted from 0."""

@@ -187,6 +187,25 @@ def test_a_run_is_not_resumed_with_another_configuration_or_tokenizer(weights, f
     assert finetune(recipe, out=tmp_path / "run", resume=True).record.train.resumed_at == [1]
 
 
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize("before", [None, '{"max_new_tokens": 3}'])
+def test_a_run_is_not_resumed_with_another_generation_configuration(before, weights, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, changes={"train.save_every": 1})
+    shutil.copytree(recipe.checkpoint, tmp_path / "model")
+    recipe, file = (
+        recipe.override({"checkpoint": str(tmp_path / "model"), "weights": weights}),
+        tmp_path / "model" / "generation_config.json",
+    )
+    file.write_text(before, encoding="utf-8") if before else file.unlink(missing_ok=True)
+    kill_at(("step", 2), recipe, out=tmp_path / "run")
+    for other in ('{"max_new_tokens": 5}', None if before else '{"num_beams": 2}'):
+        file.write_text(other, encoding="utf-8") if other else file.unlink()
+        with pytest.raises(UserError, match="^the generation configuration changed since .*step-00000001 was written"):
+            finetune(recipe, out=tmp_path / "run", resume=True)
+    file.write_text(before, encoding="utf-8") if before else file.unlink()
+    assert finetune(recipe, out=tmp_path / "run", resume=True).record.train.resumed_at == [1]
+
+
 def test_a_checkpoint_whose_tensors_have_other_shapes_is_named(interrupted_copy):
     """Its digests are right: somebody wrote them anew."""
     out, recipe = interrupted_copy
