@@ -73,7 +73,7 @@ class RunDirectory:
     """The directory of a run, there or not yet: the only place that knows its files' names.
 
     A run is written in a hidden folder beside it, which takes the directory's name when everything is there. While it
-    trains, `history.jsonl` grows in that folder, `.<name>.partial-<process id>/`, by a line per step.
+    trains, `history.jsonl` grows in that folder, `.<name>.partial-<process id>-<machine>/`, by a line per step.
     """
 
     path: Path

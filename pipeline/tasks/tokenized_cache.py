@@ -2,7 +2,8 @@
 
 An entry is a folder of NumPy files beside the `datasets` library's own cache (HF_DATASETS_CACHE), which are mapped into
 memory and not read whole. Its name is a digest of everything that tokenizing reads, so that an entry is never stale,
-only unused; it holds arrays and JSON, nothing pickled. The cache has at most MOST_BYTES, or TWINSTEP_CACHE_GB
+only unused; it holds arrays and JSON, nothing pickled. Of several processes that need an entry one makes it, and the
+others wait, also on machines that share a disk. The cache has at most MOST_BYTES, or TWINSTEP_CACHE_GB
 gigabytes; what was used least recently is removed first, and nothing that a running process uses.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
 import shutil
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -28,7 +31,7 @@ from datasets import config as datasets_config
 from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import is_alive, staged_folder
+from pipeline.utils.files import may_be_written, staged_folder
 from pipeline.utils.hashing import sha256_of_bytes, sha256_of_file, short_digest
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ MOST_BYTES = 10 * 10**9
 LAYOUT = "layout.json"
 # Larger arrays are mapped into memory.
 _SMALL_BYTES = 2**16
+# What systems say of a disk whose files cannot be locked, such as some that are shared over a network.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Layout(TypedDict, total=False):
@@ -58,20 +63,54 @@ def encoded(task: Task, rows: datasets.Dataset, content: str) -> Examples:
     """
     most_bytes, folder = size_limit(), cache_folder()
     entry = folder / cache_key(task, content)
-    try:
-        return read_entry(entry, task.examples_class)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, EOFError, KeyError):
-        shutil.rmtree(entry, ignore_errors=True)  # a damaged entry is made again
-    examples = task.encode(rows)
-    try:
-        write_entry(entry, examples)
-        examples = read_entry(entry, task.examples_class)  # the memory of its arrays becomes free
-        make_room(folder, most_bytes)
-    except OSError:
-        pass  # a full or read-only disk costs the next run time, and must not end this one
+    if (found := _read_if_whole(entry, task.examples_class)) is not None:
+        return found
+    with _made_by_one(entry) as is_kept:
+        # Another process may have made it while this one waited.
+        if is_kept and (found := _read_if_whole(entry, task.examples_class)) is not None:
+            return found
+        examples = task.encode(rows)
+        # A full or read-only disk costs the next run time, and must not end this one.
+        with contextlib.suppress(OSError):
+            if is_kept:
+                write_entry(entry, examples)
+                examples = read_entry(entry, task.examples_class)  # the memory of its arrays becomes free
+                make_room(folder, most_bytes)
     return examples
+
+
+def _read_if_whole(entry: Path, kind: type[Examples]) -> Examples | None:
+    """An entry, or None if it has to be made, also because it is damaged."""
+    try:
+        return read_entry(entry, kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            shutil.rmtree(entry, ignore_errors=True)
+    except (ValueError, EOFError, KeyError):
+        shutil.rmtree(entry, ignore_errors=True)
+    return None
+
+
+@contextlib.contextmanager
+def _made_by_one(entry: Path) -> Iterator[bool]:
+    """Wait until no other process makes an entry; one that dies meanwhile holds up nobody.
+
+    False if nothing can be kept there: the cache cannot be written, or its disk has no locks, without which machines
+    that share it would remove what others read.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            path = entry.with_name(f".{entry.name}.lock")
+            file = stack.enter_context(open(path, "w", encoding="utf-8"))
+            stack.callback(path.unlink, missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def cache_folder() -> Path:
@@ -218,7 +257,7 @@ class Entry:
     def remove(self) -> bool:
         """Remove the entry; False if a running process uses or writes it."""
         writer = self.path.name.partition(".partial-")[2]
-        if writer.isdecimal() and is_alive(int(writer)):
+        if writer and may_be_written(self.path, writer):
             return False
         try:
             with _opened_layout(self.path) as file:

@@ -14,10 +14,10 @@ from pipeline.runs.record import StepRecord
 class HistoryFile:
     """A history.jsonl that can be read while the training goes on, as `tail -f` does.
 
-    It lies in the hidden folder beside the run directory, `.<name>.partial-<process id>/`, where the run is staged. A
-    resumed run begins it with the steps that its training checkpoint holds, so that it is whole at any time. Errors of
-    writing are ignored: a full disk must not end a training whose state can still be saved, and the trainer writes the
-    whole file once more at the end.
+    It lies in the hidden folder beside the run directory, `.<name>.partial-<process id>-<machine>/`, where the run is
+    staged. A resumed run begins it with the steps that its training checkpoint holds, so that it is whole at any time.
+    Errors of writing are ignored: a full disk must not end a training whose state can still be saved, and the trainer
+    writes the whole file once more at the end.
     """
 
     def __init__(self, path: Path, earlier: Iterable[StepRecord] = ()):

@@ -10,8 +10,10 @@ import math
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
+import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,12 +22,17 @@ from typing import IO, Literal, overload
 from pydantic import JsonValue
 
 from pipeline.utils.errors import UserError
+from pipeline.utils.hashing import short_digest
 from pipeline.utils.text import one_line
 
 # A JSON object, such as a line of predictions.jsonl.
 JsonObject = dict[str, JsonValue]
 # Ends the name of an older folder that is moved aside.
 _REPLACED = ".replaced"
+# Matches what `writer_mark` returns, and what older versions wrote.
+_MARK = re.compile(r"\d{1,7}(?:-[0-9a-f]{8})?")
+# After so long without a change, what a process of another machine writes is taken to be abandoned.
+ABANDONED_SECONDS = 86_400.0
 # The file by whose lock a temporary folder is known to be in use.
 _IN_USE = "in-use"
 
@@ -91,7 +98,7 @@ def atomic_write(path: Path, *, binary: bool = False) -> Iterator[IO[str] | IO[b
         return
     path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{writer_mark()}")
     try:
         with open(partial, mode, encoding=encoding) as file:
             yield file
@@ -112,7 +119,7 @@ def staged_folder(folder: Path, *, durable: bool = False, own: Container[str] | 
     folder = folder.resolve() if folder.is_symlink() else folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_abandoned(folder)
-    staging = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    staging = folder.parent / f".{folder.name}.partial-{writer_mark()}"
     staging.mkdir()
     try:
         yield staging
@@ -261,8 +268,8 @@ def is_beside(name: str, folder: Path) -> bool:
 
 
 def _leftover(folder: Path) -> re.Pattern[str]:
-    """Matches what `staged_folder` writes beside `folder`, with the process id as its first group."""
-    return re.compile(rf"\.{re.escape(folder.name)}\.partial-(\d{{1,7}})({re.escape(_REPLACED)})?")
+    """Matches what `staged_folder` writes beside `folder`, with the mark of its writer as the first group."""
+    return re.compile(rf"\.{re.escape(folder.name)}\.partial-({_MARK.pattern})({re.escape(_REPLACED)})?")
 
 
 def _clear_abandoned(folder: Path) -> None:
@@ -270,12 +277,40 @@ def _clear_abandoned(folder: Path) -> None:
     names = _leftover(folder)
     for abandoned in sorted(folder.parent.iterdir(), reverse=True):
         match = names.fullmatch(abandoned.name)
-        if match is None or abandoned.is_symlink() or not abandoned.is_dir() or is_alive(int(match[1])):
+        if match is None or abandoned.is_symlink() or not abandoned.is_dir() or may_be_written(abandoned, match[1]):
             continue
         if match[2] and not folder.exists():
             abandoned.rename(folder)
         else:
             shutil.rmtree(abandoned)
+
+
+def writer_mark() -> str:
+    """Says in a file's name which process writes it: its number, and eight digits for its machine.
+
+    Machines that share a disk give their processes the same numbers.
+    """
+    return f"{os.getpid()}-{_machine()}"
+
+
+def _machine() -> str:
+    return short_digest(socket.gethostname(), 8)
+
+
+def may_be_written(path: Path, mark: str) -> bool:
+    """Whether the process with this mark may still write a file or folder.
+
+    Of a process of another machine nobody here knows whether it runs; it may unless it has written nothing for a day.
+    """
+    if not _MARK.fullmatch(mark):
+        return False
+    pid, _, machine = mark.partition("-")  # older versions named no machine
+    if machine in ("", _machine()):
+        return is_alive(int(pid))
+    with contextlib.suppress(FileNotFoundError):
+        entries = [path, *path.iterdir()] if path.is_dir() else [path]
+        return max(entry.lstat().st_mtime for entry in entries) > time.time() - ABANDONED_SECONDS
+    return True
 
 
 def is_alive(pid: int) -> bool:

@@ -1,10 +1,14 @@
 """Tokenized data are kept by content: read back as they were made, and never for other rows or settings."""
 
 import dataclasses
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 
 from pipeline import UserError
 from pipeline.data.batches import Ragged
+from pipeline.data.splits import read_splits
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, load_task
 from pipeline.training.experiment import prepare
@@ -91,6 +96,64 @@ def test_a_flipped_bit_anywhere_in_an_entry_is_seen(tmp_path, entries):
             cache.read_entry(path, type(made))
             pytest.fail(f"{flipped} is read")
     assert same(cache.read_entry(path, type(made)).lengths, made.lengths)
+
+
+def test_of_processes_that_need_an_entry_at_once_one_makes_it(tmp_path, entries, monkeypatch):
+    """The lock keeps out threads just as it does processes."""
+    recipe, calls = recipe_of("single-label", tmp_path), []
+    task = prepare(recipe).task
+    rows, encode = read_splits(recipe, task.required, task.optional)["train"], task.encode
+    shutil.rmtree(cache.cache_folder())
+
+    def encode_slowly(rows):
+        calls.append(rows)
+        time.sleep(0.3)
+        return encode(rows)
+
+    monkeypatch.setattr(task, "encode", encode_slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: cache.encoded(task, rows, "content"), range(3)))
+    assert len(calls) == 1 and len(entries()) == 1
+    assert same(vars(found[0]), vars(found[1])) and same(vars(found[0]), vars(found[2]))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_it_makes_an_entry_holds_up_nobody(tmp_path, entries):
+    recipe = recipe_of("single-label", tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    program = (
+        "import sys; from pipeline import load_recipe; from pipeline.tasks import tokenized_cache as cache\n"
+        "from pipeline.training.experiment import prepare\n"
+        "cache.write_entry = lambda *arguments: [print('making', flush=True), sys.stdin.read()]\n"
+        "prepare(load_recipe(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "recipe.yaml")]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as other, ThreadPoolExecutor(1) as pool:
+        assert other.stdout.readline() == "making\n"
+        waiting = pool.submit(prepare, recipe)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1.0)
+        other.kill()
+        assert len(waiting.result(timeout=30).examples["train"].lengths)
+    assert len(entries()) == 2
+
+
+def test_where_files_cannot_be_locked_nothing_is_kept_and_nothing_of_others_removed(tmp_path, entries, monkeypatch):
+    recipe = recipe_of("single-label", tmp_path)
+    made, before = splits_of(recipe), entries()
+
+    class NoLocks:
+        LOCK_SH, LOCK_EX, LOCK_NB = fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_NB
+
+        def flock(self, *arguments):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache, "fcntl", NoLocks())  # the library of data sets locks files, too
+    assert same(splits_of(recipe), made)
+    prepare(recipe.override({"data.max_length": 9}))
+    assert entries() == before
 
 
 @pytest.mark.parametrize("error", [PermissionError, NotADirectoryError, None])

@@ -19,6 +19,7 @@ from pipeline.utils.files import (
     staged_folder,
     write_json,
     write_json_lines,
+    writer_mark,
 )
 
 
@@ -101,6 +102,24 @@ def test_what_ended_processes_left_is_removed_or_put_back(tmp_path, ended_pid):
         assert names(folder) == ["old"]
         raise KeyError
     assert names(tmp_path) == [f".run[1].partial-{living}", "run[1]"] and names(folder) == ["old"]
+
+
+def test_what_another_machine_writes_on_a_shared_disk_stays_until_it_is_a_day_old(tmp_path, ended_pid, monkeypatch):
+    """A process of this machine that has the same number has ended."""
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another-machine")
+        patch.setattr("os.getpid", lambda: ended_pid)
+        mark = writer_mark()
+    theirs = tmp_path / f".run.partial-{mark}"
+    theirs.mkdir()
+    (theirs / "history.jsonl").touch()
+    with staged_folder(tmp_path / "run"):
+        assert theirs.is_dir()
+    for path in (theirs / "history.jsonl", theirs):
+        os.utime(path, (1, 1))
+    with staged_folder(tmp_path / "run"):
+        assert not theirs.exists()
+    assert re.fullmatch(rf"{os.getpid()}-[0-9a-f]{{8}}", writer_mark()) and mark.startswith(f"{ended_pid}-")
 
 
 def test_a_lock_keeps_other_processes_out_and_ends_with_its_process(tmp_path):
