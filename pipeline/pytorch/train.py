@@ -193,15 +193,20 @@ class Learner(Predictor):
         return arrays | {"step": np.array(step), "parts": np.array(self.micro_batches)}
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned. Raises ValueError, before anything changes, if moments do not fit."""
         # Copies: the arrays are a file's, which the library may hold at any alignment.
         tensors = {key: torch.tensor(value) for key, value in arrays.items()}
-        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = value
+        own = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for index, found in moments.items():
+            shapes, shape = {name: tuple(value.shape) for name, value in found.items()}, tuple(own[index].shape)
+            if shapes != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+                raise ValueError(f"optimizer.{index} is {shapes}, which are not the moments of a weight {shape}")
+        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
         self.micro_batches = arrays["parts"].item()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         for name, generator in self.generators().items():

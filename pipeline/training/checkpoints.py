@@ -23,7 +23,7 @@ from pipeline.models.safetensors_files import write_safetensors
 from pipeline.recipe.overrides import resolve_paths
 from pipeline.recipe.schema import VALUES_BEFORE_KEYS, Recipe, validated
 from pipeline.runs.record import RunIdentity
-from pipeline.training.state import WEIGHTS, Arrays, SavedState
+from pipeline.training.state import ARRAYS_FILE, STATE_FILE, WEIGHTS, Arrays, SavedState
 from pipeline.utils.errors import RunFailure, UserError
 from pipeline.utils.files import JsonObject, is_beside, reason, remedy, staged_folder
 from pipeline.utils.hashing import sha256_of_file
@@ -33,7 +33,7 @@ FORMAT = 1
 # What reading a checkpoint raises that was damaged, by chance or by hand.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 _NAME = re.compile(r"step-\d{8,}(-evaluated)?")
-ARRAYS_FILE, STATE_FILE, MANIFEST_FILE = "state.safetensors", "state.json", "manifest.json"
+MANIFEST_FILE = "manifest.json"
 
 
 class ManifestEntry(TypedDict):
@@ -73,15 +73,17 @@ class TrainingCheckpoints:
         folders = (entry for entry in self.folder.iterdir() if entry.is_dir() and not entry.is_symlink())
         return sorted((folder.name for folder in folders if _NAME.fullmatch(folder.name)), reverse=True)
 
-    def newest(self) -> tuple[TrainingCheckpoint | None, list[str]]:
-        """The newest valid checkpoint, and a sentence for each newer one that is not valid."""
+    def newest(self, before: TrainingCheckpoint | None = None) -> tuple[TrainingCheckpoint | None, list[str]]:
+        """The newest valid checkpoint, `before` another if given, and a sentence for each newer one that is skipped."""
         skipped = []
         for name in self.names():
             path = self.folder / name
+            if before is not None and name >= before.path.name:
+                continue
             try:
                 return TrainingCheckpoint(path, _verified(path)), skipped
             except _DAMAGE as error:
-                skipped.append(f"training checkpoint {path} is not valid and is skipped: {one_line(error)}")
+                skipped.append(skipped_note(path, error))
         return None, skipped
 
     def save(self, name: str, arrays: Arrays, state: SavedState) -> Path:
@@ -134,6 +136,11 @@ class TrainingCheckpoints:
         # An empty folder would say that there is something to resume from.
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def skipped_note(path: Path, error: Exception) -> str:
+    """The sentence for a checkpoint that cannot be used."""
+    return f"training checkpoint {path} is not valid and is skipped: {one_line(error)}"
 
 
 def refuse_foreign(checkpoint: TrainingCheckpoint, identity: RunIdentity, recipe: Recipe) -> None:

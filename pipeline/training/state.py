@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 
@@ -28,6 +29,8 @@ from pipeline.utils.files import JsonObject
 
 Arrays = dict[str, NDArray]
 WEIGHTS, BEST = "weights", "best"
+_MOMENT = re.compile(r"optimizer\.\d+\.\w+")
+ARRAYS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
 
 def numbered(name: str, arrays: Sequence[NDArray]) -> Arrays:
@@ -48,6 +51,30 @@ def starting_with(name: str, arrays: Arrays) -> Arrays:
 def are_finite(arrays: Arrays) -> bool:
     """Whether no array has a NaN or an infinity."""
     return all(np.isfinite(array).all() for array in arrays.values())
+
+
+def refuse_other_arrays(arrays: Arrays, current: Arrays, is_over: bool) -> None:
+    """Raise ValueError if a training checkpoint's arrays are not those of a model, which is in the state `current`.
+
+    Only a framework knows the moments of an optimizer that has not taken a step, so not all of these are in `current`.
+    """
+    weights = starting_with(WEIGHTS, current)
+    wanted = dict(weights if is_over else current)
+    if starting_with(BEST, arrays):
+        wanted |= numbered(BEST, in_order(WEIGHTS, weights))
+    for name, array in wanted.items():
+        if name not in arrays:
+            raise ValueError(f"{ARRAYS_FILE} has no {name}")
+        if (found := _described(arrays[name])) != _described(array):
+            raise ValueError(f"{ARRAYS_FILE} has {name} as {found}, but the model's is {_described(array)}")
+    has_moments = bool(starting_with("optimizer", wanted))
+    for name in arrays:
+        if name not in wanted and (has_moments or is_over or not _MOMENT.fullmatch(name)):
+            raise ValueError(f"{ARRAYS_FILE} has {name}, but the model has nothing of that name")
+
+
+def _described(array: NDArray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 class Evaluation(Record):
@@ -91,6 +118,17 @@ class TrainingState(BaseModel):
     def epochs_done(self) -> int:
         """Epochs whose evaluation is done, too."""
         return len(self.evaluations)
+
+    def refuse_other_plan(self, num_steps: int, num_epochs: int) -> None:
+        """Raise ValueError if this cannot be the state of a training of so many steps and epochs."""
+        numbers = [record.step for record in self.history]
+        if numbers != list(range(1, len(numbers) + 1)) or len(numbers) > num_steps:
+            raise ValueError(f"{STATE_FILE} has the history of other steps than 1 to {num_steps} at most")
+        whole_epochs = len(numbers) * num_epochs // num_steps
+        if [record.epoch for record in self.evaluations] != list(range(1, self.epochs_done + 1)) or (
+            self.epochs_done not in (whole_epochs, whole_epochs - 1)
+        ):
+            raise ValueError(f"{STATE_FILE} has the evaluations of other epochs than its steps")
 
 
 class SavedState(TrainingState):

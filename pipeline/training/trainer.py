@@ -22,7 +22,13 @@ from pipeline.runs.directory import RunDirectory
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_changed_inputs
+from pipeline.training.checkpoints import (
+    TrainingCheckpoint,
+    TrainingCheckpoints,
+    refuse_changed_inputs,
+    refuse_foreign,
+    skipped_note,
+)
 from pipeline.training.evaluation import evaluate
 from pipeline.training.experiment import Experiment
 from pipeline.training.history import HistoryFile
@@ -38,11 +44,11 @@ from pipeline.training.state import (
     are_finite,
     in_order,
     numbered,
+    refuse_other_arrays,
     starting_with,
 )
-from pipeline.utils.errors import RunFailure, Stopped, UserError
+from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import write_json_lines
-from pipeline.utils.text import one_line
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
@@ -91,33 +97,46 @@ class Trainer:
     def resume(self, saved: TrainingCheckpoint | None, notes: list[str]) -> None:
         """Continue from a training checkpoint of this very run, or from the beginning if there is none.
 
-        `notes` are passed on to the callback. Raises UserError if data or pretrained weights have changed since.
+        If its arrays do not fit the model, an older one is used. `notes` are passed on to the callback. Raises
+        UserError if data or pretrained weights have changed since.
         """
+        while saved is not None and (fault := self._load(saved)) is not None:
+            older, skipped = self.checkpoints.newest(before=saved)
+            notes = [*notes, skipped_note(saved.path, fault), *skipped]
+            saved = older
         if saved is None:
             self.callback.on_resume(0, notes)
             return
-        refuse_changed_inputs(saved, self.fingerprints)
         changed = [
             f"{name} was {saved.state.versions.get(name)} and is now {value}: the results may differ in the last digits"
             for name, value in self.versions.items()
             if saved.state.versions.get(name) != value
         ]
-        arrays = saved.arrays()
-        self.state, self.clock.total_seconds = saved.state.training_state(), saved.state.seconds
-        self.best_weights = in_order(BEST, arrays) or None
+        self.state.resumed_at.append(saved.step)
+        self.callback.on_resume(saved.step, notes + changed)
+
+    def _load(self, saved: TrainingCheckpoint) -> Exception | None:
+        """Take over what a training checkpoint holds; if it does not fit the model, change nothing and return why not.
+
+        Raises UserError if data or pretrained weights have changed since, or if it belongs to another run.
+        """
+        refuse_foreign(saved, self.identity, self.experiment.recipe)
+        refuse_changed_inputs(saved, self.fingerprints)
+        before = self.learner.state()
         try:
-            if self.state.is_over:
+            arrays = saved.arrays()
+            saved.state.refuse_other_plan(len(self.plan), len(self.epoch_plans))
+            refuse_other_arrays(arrays, before, saved.state.is_over)
+            if saved.state.is_over:
                 self.learner.restore_weights(in_order(WEIGHTS, arrays))
             else:
                 self.learner.load_state(arrays)
-        except Exception as error:  # each framework has its own for a tensor that is missing or has another shape
-            raise UserError(
-                f"the training checkpoint {saved.path} does not hold what this model needs: {one_line(error)}. Delete "
-                "it to continue from an older one, or start from the beginning with overwrite=True",
-                arguments=("overwrite",),
-            ) from error
-        self.state.resumed_at.append(saved.step)
-        self.callback.on_resume(saved.step, notes + changed)
+        except Exception as error:  # each framework has its own for what does not fit
+            self.learner.load_state(before)
+            return error
+        self.state, self.clock.total_seconds = saved.state.training_state(), saved.state.seconds
+        self.best_weights = in_order(BEST, arrays) or None
+        return None
 
     # --- training
 

@@ -206,18 +206,107 @@ def test_a_run_is_not_resumed_with_another_generation_configuration(before, weig
     assert finetune(recipe, out=tmp_path / "run", resume=True).record.train.resumed_at == [1]
 
 
-def test_a_checkpoint_whose_tensors_have_other_shapes_is_named(interrupted_copy):
-    """Its digests are right: somebody wrote them anew."""
+def first_of(arrays, prefix, dims):
+    return next(name for name in arrays if name.startswith(prefix) and arrays[name].ndim == dims)
+
+
+def cut(arrays, prefix):
+    name = first_of(arrays, prefix, 2)
+    return arrays | {name: arrays[name][:3].copy()}
+
+
+def one_row(arrays, prefix):
+    """A shape that a framework would spread over the whole weight."""
+    name = first_of(arrays, prefix, 2)
+    return arrays | {name: arrays[name][:1].copy()}
+
+
+def retyped(arrays, prefix):
+    name = first_of(arrays, prefix, 1)
+    return arrays | {name: arrays[name].astype("f8")}
+
+
+def without(arrays, prefix):
+    name = first_of(arrays, prefix, 1)
+    return {key: value for key, value in arrays.items() if key != name}
+
+
+def renamed(arrays, prefix):
+    name = first_of(arrays, prefix, 1)
+    return without(arrays, prefix) | {f"{prefix}.of_another_model": arrays[name]}
+
+
+def with_one_more(arrays, prefix):
+    return arrays | {f"{prefix}.999": arrays[first_of(arrays, prefix, 1)]}
+
+
+def rewrite(folder, arrays=None, state=None):
+    """Change a training checkpoint, and write the digests of what it holds now."""
+    if arrays:
+        save_file(arrays(load_file(folder / "state.safetensors")), folder / "state.safetensors")
+    if state:
+        changed = json.loads((folder / "state.json").read_text()) | state
+        (folder / "state.json").write_text(json.dumps(changed))
+    files = {name: (folder / name).read_bytes() for name in ("state.safetensors", "state.json")}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+CHANGED_ARRAYS = {
+    "a cut weight": lambda arrays: cut(arrays, "weights."),
+    "one row of a weight": lambda arrays: one_row(arrays, "weights."),
+    "a weight of another type": lambda arrays: retyped(arrays, "weights."),
+    "a missing weight": lambda arrays: without(arrays, "weights."),
+    "a renamed weight": lambda arrays: renamed(arrays, "weights."),
+    "a weight too many": lambda arrays: with_one_more(arrays, "weights"),
+    "a cut moment": lambda arrays: cut(arrays, "optimizer."),
+    "one row of a moment": lambda arrays: one_row(arrays, "optimizer."),
+    "a missing moment": lambda arrays: without(arrays, "optimizer."),
+    "a renamed moment": lambda arrays: renamed(arrays, "optimizer"),
+    "no micro-batches": lambda arrays: {name: value for name, value in arrays.items() if name != "parts"},
+    "best weights of another shape": lambda arrays: arrays | {"best.0": arrays["weights.0"][:1].copy()},
+}
+
+
+CHANGED_STATE = {
+    "no history": {"history": []},
+    "evaluations too many": {"scores": [{"epoch": epoch, "accuracy": 0.5, "loss": 0.7} for epoch in range(1, 9)]},
+    "an evaluation of a later epoch": {"scores": [{"epoch": 7, "accuracy": 0.5, "loss": 0.7}]},
+}
+
+
+@pytest.mark.slow
+def test_checkpoints_of_right_digests_that_do_not_fit_the_model_are_skipped(framework, tmp_path):
+    """As any damage: each is named, the newest that fits is used, and the end is that of a run that never stopped."""
+    settings = {"train.epochs": 6, "train.save_every": 1, "train.keep_checkpoints": 99}
+    recipe = recipe_of("single-label", tmp_path, changes=settings)
+    straight = finetune(recipe.override({"train.save_every": None}), framework, out=tmp_path / "straight")
+    kill_at(("step", 18), recipe, framework=framework, out=tmp_path / "run")
+    newest_first = sorted((tmp_path / "run.checkpoints").iterdir(), reverse=True)
+    changes = [{"arrays": change} for change in CHANGED_ARRAYS.values()]
+    changes += [{"state": change} for change in CHANGED_STATE.values()]
+    for folder, change in zip(newest_first, changes, strict=False):
+        rewrite(folder, **change)
+    seen, sound = Kill(), newest_first[len(changes)]
+    run = finetune(recipe, framework, out=tmp_path / "run", resume=True, callback=seen)
+    assert f"step-{seen.resumed_at:08d}" in sound.name
+    for note, folder in zip(seen.notes, newest_first[: len(changes)], strict=True):
+        assert f"{folder} is not valid and is skipped: " in note
+    assert_same_outcome(straight.path, run.path)
+
+
+def test_training_starts_from_the_beginning_if_no_checkpoint_fits(interrupted_copy, tmp_path):
     out, recipe = interrupted_copy
-    newest = out.with_name("run.checkpoints") / "step-00000002"
-    arrays = load_file(newest / "state.safetensors")
-    save_file(arrays | {"weights.0": arrays["weights.0"][:3].copy()}, newest / "state.safetensors")
-    manifest = json.loads((newest / "manifest.json").read_text())
-    content = (newest / "state.safetensors").read_bytes()
-    manifest["files"]["state.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (newest / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="step-00000002 does not hold what this model needs: .*Delete it to continue"):
-        finetune(recipe, out=out, resume=True)
+    straight = finetune(recipe.override({"train.save_every": None}), out=tmp_path / "straight")
+    for name, change in (("step-00000001", "a renamed moment"), ("step-00000002", "one row of a moment")):
+        rewrite(out.with_name("run.checkpoints") / name, arrays=CHANGED_ARRAYS[change])
+    seen = Kill()
+    run = finetune(recipe, out=out, resume=True, callback=seen)
+    assert (seen.resumed_at, len(seen.notes)) == (0, 2)
+    assert_same_outcome(straight.path, run.path)
 
 
 def test_masks_count_the_steps_of_the_whole_training_also_after_a_resume(tmp_path, monkeypatch):
