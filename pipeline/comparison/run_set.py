@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
+from pipeline.runs.model_files import refuse_altered
 from pipeline.runs.record import EnvironmentRecord, RunRecord, StepRecord
 from pipeline.runs.validation import refuse_unlike_a_run
 from pipeline.utils.errors import UserError
@@ -95,6 +96,7 @@ def read_run(path: str | os.PathLike[str]) -> ComparedRun:
     try:
         history, predictions, probe = directory.history(), directory.predictions(), directory.probe()
         refuse_unlike_a_run(directory, record, history, predictions, probe)
+        refuse_altered(directory.model_folder, record.model_files, thorough=False)
         return ComparedRun(
             record.framework, record.attention, record.seed, directory.path, directory.recipe(),
             record=record,

@@ -81,7 +81,7 @@ class Launch(Generic[Result]):
         asked, until = False, float("inf")
         while any(not child.has_ended for child in self.children) and time.monotonic() < until:
             if stop_requested() and not asked:
-                self.children[0].ask_to_stop()
+                self.children[0].send_signal(signal.SIGTERM)
                 asked = True
             for rank, event in self._events():
                 if rank == 0 and event is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.recipe.loading import load_resolved
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.model_files import refuse_altered
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import JsonObject, is_beside, locked, read_json_lines, refuse_locked, staged_folder
@@ -288,9 +289,14 @@ class RunDirectory:
 
 
 def load_run(path: str | os.PathLike) -> Run:
-    """A finished run, read from its directory. Raises UserError if there is none or its metrics.json is not valid.
+    """A finished run, read from its directory.
+
+    Raises UserError if there is none, if its metrics.json is not valid, or if a file of its model was altered.
 
     >>> load_run("runs/sentiment_bert/torch-stock-seed0").metrics["accuracy"]  # doctest: +SKIP
     0.913
     """
-    return Run(Path(path), RunDirectory(Path(path)).record())
+    directory = RunDirectory(Path(path))
+    record = directory.record()
+    refuse_altered(directory.model_folder, record.model_files, thorough=False)
+    return Run(Path(path), record)

@@ -15,6 +15,7 @@ from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
 from pipeline.runs.directory import Run, load_run
+from pipeline.runs.model_files import refuse_altered
 from pipeline.tasks.base import Examples, Prediction, Task, load_task
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
@@ -44,6 +45,7 @@ class TrainedModel:
 @preserved_random_state()
 def open_run(run: Run, framework: str | None = None, changes: Mapping[str, object] | None = None) -> TrainedModel:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
+    refuse_altered(run.directory.model_folder, run.record.model_files, thorough=True)
     checkpoint_path = str(run.directory.model_folder.resolve())
     recipe = run.directory.recipe().override({"checkpoint": checkpoint_path, "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic.json_schema import models_json_schema
@@ -129,6 +129,15 @@ class WeightsRecord(Record):
     """The names of the checkpoint's own that the model does not have, or has anew."""
 
 
+class FileRecord(Record):
+    """What was written into a file."""
+
+    bytes: int = Field(ge=0)
+    """Its size."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """The SHA-256 of its content as 64 hex digits."""
+
+
 class RunRecord(RunIdentity):
     """The content of metrics.json, which is written last: a run that has one is complete."""
 
@@ -156,6 +165,8 @@ class RunRecord(RunIdentity):
     """How many attention modules were replaced; 0 with the stock attention."""
     attention_max_difference: float = 0.0
     """The largest relative difference of the probe's logits from the stock model's before training."""
+    model_files: dict[Annotated[str, Field(pattern="^[^/]+$")], FileRecord] = Field(default_factory=dict)
+    """Each file in model/ except the model card, by name; what is not listed is not verified. Empty in old runs."""
 
     @property
     def identity(self) -> RunIdentity:

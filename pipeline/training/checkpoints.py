@@ -26,7 +26,7 @@ from pipeline.runs.record import RunIdentity
 from pipeline.training.state import ARRAYS_FILE, STATE_FILE, WEIGHTS, Arrays, SavedState
 from pipeline.utils.errors import RunFailure, UserError
 from pipeline.utils.files import JsonObject, is_beside, reason, remedy, staged_folder
-from pipeline.utils.hashing import sha256_of_file
+from pipeline.utils.hashing import file_fault, sha256_of_file
 from pipeline.utils.text import flatten, one_line
 
 FORMAT = 1
@@ -219,11 +219,9 @@ def _verified(path: Path) -> SavedState:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"its format is {manifest.get('format')}, but this version reads {FORMAT}")
     for file in (ARRAYS_FILE, STATE_FILE):
-        expected, size = manifest["files"][file], os.path.getsize(path / file)
-        if size != expected["bytes"]:
-            raise ValueError(f"{file} is cut off ({size} bytes, but {expected['bytes']} were written)")
-        if _size_and_digest(path / file) != expected:
-            raise ValueError(f"{file} was altered (its SHA-256 is not that of the manifest)")
+        expected = ManifestEntry(**manifest["files"][file])
+        if fault := file_fault(path / file, expected["bytes"], expected["sha256"]):
+            raise ValueError(f"{file} {fault}")
     state = SavedState.model_validate(json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
     with safe_open(path / ARRAYS_FILE, framework="numpy") as file:
         is_whole = f"{WEIGHTS}.0" in file.keys() and (state.last is not None or not state.is_over)  # noqa: SIM118

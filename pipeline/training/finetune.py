@@ -20,6 +20,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
 from pipeline.runs.machine import describe_environment
 from pipeline.runs.model_card import model_card
+from pipeline.runs.model_files import records_of
 from pipeline.runs.record import EnvironmentRecord, RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
@@ -76,11 +77,12 @@ def finetune(
     default = RunDirectory.default(recipe, loaded.original, framework, attention, seed)
     directory = default if out is None else RunDirectory.at(out)
     finished = directory.finished_run(recipe, identity, overwrite)
+    checkpoints = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
     if finished is not None:
+        _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
     directory.refuse_if_taken()
-    checkpoints = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
     saved, notes = _saved_state(checkpoints, recipe, identity, resume, overwrite)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
@@ -146,6 +148,14 @@ def _saved_state(
     return None, []
 
 
+def _remove_left_behind(checkpoints: TrainingCheckpoints, run: Run) -> None:
+    """Remove the training checkpoints of a run that was killed after it was complete and before it removed them."""
+    newest, _ = checkpoints.newest()
+    if newest is not None and newest.state.is_over and newest.state.evaluations == run.record.evaluations:
+        with contextlib.suppress(UserError, OSError), run.directory.locked():  # another process may train here
+            checkpoints.remove()
+
+
 def _threads_of(saved: TrainingCheckpoint | None) -> int | None:
     """How many threads a run had before it was interrupted: the same bits need the same number."""
     number = "" if saved is None else saved.state.versions.get("threads", "")
@@ -173,6 +183,7 @@ def _write_run(
         card = model_card(recipe, experiment.task.auto_class, config, record.identity, record.metrics)
         weights = backend.get_weights(model)
         checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)
+        record = record.model_copy(update={"model_files": records_of(staging.model_folder)})
     write_json(staging.metrics_file, record.model_dump())
 
 

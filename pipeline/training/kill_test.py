@@ -1,40 +1,54 @@
 """The kill test: a run that is killed again and again must end identical to the bit to one that never stopped.
 
-One run is left alone. Another is killed with SIGKILL at moments drawn from a seed, in start-up, training, evaluation
-and saving, and each time resumes from its newest training checkpoint. Then everything that the two leave is compared.
+One run is left alone. Another is killed at moments drawn from a seed, in start-up, training, evaluation, saving and
+while its results are written, and each time resumes from its newest training checkpoint. Then everything that the two
+leave is compared.
 """
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.recipe.schema import Recipe
-from pipeline.runs.directory import RunDirectory
+from pipeline.runs.directory import Run, RunDirectory
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.signals import StopOnSignal
+from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.hashing import sha256_of_file
-from pipeline.utils.processes import Child
+from pipeline.utils.processes import Child, EndedBySignal, ProcessError
 
-PHASES = ("training", "saving", "evaluation", "start-up")
+# "final save" is writing the run directory, which appears at its end.
+PHASES = ("training", "saving", "evaluation", "start-up", "final save")
+# Which signals end a run: it cannot handle the first way; it saves itself after the second, but not after the third.
+WAYS = {
+    "SIGKILL": (signal.SIGKILL,),
+    "SIGTERM": (signal.SIGTERM,),
+    "double SIGINT": (signal.SIGINT, signal.SIGINT),
+}
 # How long saving a training checkpoint is taken to last until one has been timed.
 SAVING_SECONDS = 0.05
 # How many training checkpoints a run saves if its recipe asks for none.
 NUM_CHECKPOINTS = 20
+# How long a run has to end after a signal that it can handle.
+GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: in which phase, not before which step, and after which fraction of the phase's usual time."""
+    """When to kill: in which phase, not before which step, after which fraction of the phase's usual time; and how."""
 
     phase: str
     step: int
     fraction: float
+    way: str = "SIGKILL"
 
 
 @dataclass
@@ -44,7 +58,16 @@ class Segment:
     resumed_at: int | None = None
     last_step: int = 0
     phase: str = "start-up"
-    killed_at: Moment | None = None
+    killed_in: str | None = None
+
+
+@dataclass(frozen=True)
+class Kill:
+    """In which phase and after which step a kill fell, and where the run was resumed: None if it was over."""
+
+    phase: str
+    step: int
+    resumed_at: int | None
 
 
 @dataclass(frozen=True)
@@ -59,68 +82,87 @@ class KillTestReport:
     @property
     def passed(self) -> bool:
         """Whether the run was killed as often as planned and everything is identical."""
-        return all(self.identical.values()) and len(self._killed) == self.num_kills
+        return all(self.identical.values()) and len(self.kills()) == self.num_kills
 
     def as_text(self) -> str:
         """A line for each kill, one for each thing compared, and a verdict."""
-        lines, reached = [self.title], 0
-        for number, segment in enumerate(self._killed, start=1):
-            reached = max(segment.last_step, reached if segment.resumed_at is None else segment.resumed_at)
-            later = (after.resumed_at for after in self.segments[number:])
-            resumed = next(step for step in later if step is not None)
-            killed = f"killed in {segment.phase} after step {reached}"
-            lines.append(f"  {number:>2}  {killed:<42} resumed after step {resumed}, {reached - resumed} repeated")
-            reached = resumed
+        lines = [self.title]
+        for number, kill in enumerate(self.kills(), start=1):
+            killed = f"killed in {kill.phase} after step {kill.step}"
+            after = "its results were complete"
+            if kill.resumed_at is not None:
+                after = f"resumed after step {kill.resumed_at}, {kill.step - kill.resumed_at} repeated"
+            lines.append(f"  {number:>2}  {killed:<42} {after}")
         lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.identical.items()]
         verdict = "identical to the bit" if all(self.identical.values()) else "NOT identical"
-        if len(self._killed) < self.num_kills:
+        if len(self.kills()) < self.num_kills:
             verdict += f", but the run ended before it was killed {self.num_kills} times; use more rows or fewer kills"
-        return "\n".join([*lines, f"killed {len(self._killed)} times: {verdict}"])
+        return "\n".join([*lines, f"killed {len(self.kills())} times: {verdict}"])
 
-    @property
-    def _killed(self) -> list[Segment]:
-        return [segment for segment in self.segments if segment.killed_at]
+    def kills(self) -> list[Kill]:
+        """Each kill: where it fell, and where the run was resumed after it."""
+        kills, reached = [], 0
+        for number, segment in enumerate(self.segments, start=1):
+            reached = max(segment.last_step, reached if segment.resumed_at is None else segment.resumed_at)
+            later = (after.resumed_at for after in self.segments[number:])
+            resumed_at = next((step for step in later if step is not None), None)
+            if segment.killed_in is not None:
+                kills.append(Kill(segment.killed_in, reached, resumed_at))
+                reached = reached if resumed_at is None else resumed_at
+        return kills
 
 
 def kill_test(
-    recipe: Recipe, framework: str = "torch", num_kills: int = 5, attention: str = "stock", seed: int = 0
+    recipe: Recipe,
+    framework: str = "torch",
+    num_kills: int = 5,
+    attention: str = "stock",
+    seed: int = 0,
+    kills: Sequence[tuple[str, str]] | None = None,
 ) -> KillTestReport:
     """Train the recipe undisturbed, train it again killed `num_kills` times, and compare. Raises UserError, RunFailure.
 
-    Both runs are written to a temporary folder.
+    Both runs are written to a temporary folder. `kills` has a phase and a way for each kill; by default the phases take
+    turns, and all are killed by SIGKILL.
     """
+    if kills is None:
+        kills = [(PHASES[i % len(PHASES)], "SIGKILL") for i in range(num_kills)]
     with scratch_folder("kill-test") as temporary:
         undisturbed, killed = temporary / "undisturbed", temporary / "killed"
         reference = Watch()
         train_watched(recipe, framework, attention, seed, undisturbed, reference)
         seconds = dict(reference.seconds)
-        save_every = recipe.train.save_every or max(1, reference.num_steps // NUM_CHECKPOINTS)
+        steps_per_epoch, num_steps = reference.num_steps // recipe.train.epochs, reference.segment.last_step
+        save_every = recipe.train.save_every or max(1, num_steps // NUM_CHECKPOINTS)
         saving = recipe.override({"train.save_every": save_every})
         segments = []
-        for moment in [*kill_moments(num_kills, seed, reference.num_steps, recipe.train.epochs), None]:
+        for moment in [*kill_moments(kills, seed, num_steps, steps_per_epoch), None]:
             watch = Watch(moment, seconds)
             train_watched(saving, framework, attention, seed, killed, watch)
             segments.append(watch.segment)
             seconds |= watch.seconds
-            if watch.segment.killed_at is None:
+            if watch.segment.killed_in is None:
                 break
-        title = f"{recipe.name} {framework}/{attention} seed {seed}: {reference.num_steps} steps in "
-        title += f"{recipe.train.epochs} epochs, a training checkpoint every {save_every}"
-        return KillTestReport(title, num_kills, segments, compare_runs(undisturbed, killed))
+        title = f"{recipe.name} {framework}/{attention} seed {seed}: {num_steps} steps in "
+        title += f"{num_steps // steps_per_epoch} epochs, a training checkpoint every {save_every}"
+        return KillTestReport(title, len(kills), segments, compare_runs(undisturbed, killed))
 
 
-def kill_moments(num_kills: int, seed: int, num_steps: int, num_epochs: int) -> list[Moment]:
-    """Moments spread over the phases and the length of the run, in the order in which a run reaches them."""
-    rng, moments = np.random.default_rng([seed, num_kills]), []
-    for i in range(num_kills):
-        phase = PHASES[i % len(PHASES)]
+def kill_moments(kills: Sequence[tuple[str, str]], seed: int, num_steps: int, steps_per_epoch: int) -> list[Moment]:
+    """Moments spread over the length of the run, in the order in which a run reaches them.
+
+    `kills` has a phase and a way for each; `num_steps` is how many steps the run takes.
+    """
+    rng, moments = np.random.default_rng([seed, len(kills)]), []
+    for i, (phase, way) in enumerate(kills):
         # Each in its own stretch of the run, so that they do not crowd.
-        step = max(1, int((i + rng.random()) / num_kills * 0.95 * num_steps))
+        step, fraction = max(1, int((i + rng.random()) / len(kills) * 0.95 * num_steps)), float(rng.random())
         if phase == "evaluation":  # the end of its epoch
-            per_epoch = num_steps // num_epochs
-            step = -(-step // per_epoch) * per_epoch
-        moments.append(Moment(phase, step, float(rng.random())))
-    return sorted(moments, key=lambda moment: moment.step)
+            step = -(-step // steps_per_epoch) * steps_per_epoch
+        if phase == "final save":  # in its first half, since nothing comes after it
+            step, fraction = num_steps, fraction / 2
+        moments.append(Moment(phase, step, fraction, way))
+    return sorted(moments, key=lambda moment: (moment.step, moment.phase == "final save"))
 
 
 def compare_runs(first: Path, second: Path) -> dict[str, bool]:
@@ -142,6 +184,12 @@ def _contents(folder: Path) -> dict[str, object]:
     }
 
 
+_BEGINS = {"step": "training", "evaluating": "evaluation", "saving": "saving", "writing": "final save"}
+_ENDS = {
+    "started": "start-up", "step": "training", "evaluated": "evaluation", "saved": "saving", "written": "final save",
+}  # fmt: skip
+
+
 class Watch:
     """Follows a run in another process, decides when to kill it, and takes the time of each phase."""
 
@@ -157,8 +205,7 @@ class Watch:
     def on_event(self, event: str, value: int) -> None:
         """Note one event of the run."""
         now = time.monotonic()
-        begins = {"step": "training", "evaluating": "evaluation", "saving": "saving"}.get(event)
-        ends = {"started": "start-up", "step": "training", "evaluated": "evaluation", "saved": "saving"}.get(event)
+        begins, ends = _BEGINS.get(event), _ENDS.get(event)
         if ends:
             self.seconds[ends] = now - (self.began if ends == "start-up" else self.since)
             self.segment.phase = "training"
@@ -181,14 +228,40 @@ def train_watched(recipe: Recipe, framework: str, attention: str, seed: int, out
     with Child(_train, recipe, framework, attention, seed, out, framework=framework, sends_events=True) as child:
         while not child.has_ended:
             seconds_left = watch.kill_at - time.monotonic()
-            if seconds_left <= 0:
-                child.kill()
-                watch.segment.killed_at = watch.moment
+            if seconds_left <= 0 and watch.moment is not None:
+                phase = watch.segment.phase
+                if _end(child, watch, watch.moment):
+                    watch.segment.killed_in = phase
                 return
-            event = child.next_event(min(seconds_left, 1.0))
+            event = child.next_event(max(0.0, min(seconds_left, 1.0)))
             if isinstance(event, tuple):
                 watch.on_event(*event)
         child.result()
+
+
+def _end(child: Child[None], watch: Watch, moment: Moment) -> bool:
+    """End a run in the way of a moment; returns whether that was before its own end."""
+    for i, number in enumerate(WAYS[moment.way]):
+        if i > 0:  # in the middle of the saving that the first one began
+            time.sleep(moment.fraction * watch.usual_seconds.get("saving", SAVING_SECONDS))
+        child.send_signal(number)
+    until = time.monotonic() + GRACE_SECONDS
+    while not child.has_ended:
+        if time.monotonic() > until:
+            raise RunFailure(f"the run did not end within {GRACE_SECONDS:.0f} seconds after {moment.way}")
+        event = child.next_event(1.0)
+        if isinstance(event, tuple):
+            watch.on_event(*event)
+    try:
+        child.result()
+    except Stopped:
+        return True
+    except (EndedBySignal, ProcessError) as error:
+        was_killed = isinstance(error, EndedBySignal) and error.number in WAYS[moment.way]
+        if was_killed or "KeyboardInterrupt" in str(error):  # the latter before or after it listens
+            return True
+        raise
+    return False
 
 
 def _train(
@@ -196,7 +269,9 @@ def _train(
 ) -> None:
     from pipeline.training.finetune import finetune
 
-    finetune(recipe, framework, attention, seed, out, resume=True, callback=_EventSender(send))
+    # A process in the background may have been told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    finetune(recipe, framework, attention, seed, out, resume=True, stop=StopOnSignal(), callback=_EventSender(send))
 
 
 class _EventSender(TrainingCallback):
@@ -225,3 +300,9 @@ class _EventSender(TrainingCallback):
 
     def on_save_end(self, step: int) -> None:
         self.send(("saved", step))
+
+    def on_train_end(self) -> None:
+        self.send(("writing", 0))
+
+    def on_run_end(self, run: Run) -> None:
+        self.send(("written", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,20 @@ def sha256_of_bytes(pieces: bytes | Iterable[bytes]) -> str:
     for piece in [pieces] if isinstance(pieces, bytes) else pieces:
         digest.update(piece)
     return digest.hexdigest()
+
+
+def file_fault(path: str | Path, num_bytes: int, sha256: str | None) -> str | None:
+    """How a file differs from what was written into it, as the end of a sentence that begins with it; None if not.
+
+    `num_bytes` and `sha256` are what was written; without `sha256` only the size is compared. Raises OSError.
+    """
+    size = os.path.getsize(path)
+    if size != num_bytes:
+        fault = "is cut off" if size < num_bytes else "was altered"
+        return f"{fault} ({size:,} bytes, but {num_bytes:,} were written)"
+    if sha256 is not None and sha256_of_file(path) != sha256:
+        return "was altered (its SHA-256 is not that of what was written)"
+    return None
 
 
 def short_digest(content: bytes | str, length: int = 16) -> str:

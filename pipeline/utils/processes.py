@@ -136,10 +136,9 @@ class Child(Generic[Result]):
         self._num_read += len(text)
         return text.decode(encoding="utf-8", errors="replace")
 
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM to the process alone, which may handle it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGTERM)
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process; nothing happens if it has ended."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill the process and all that it started, without a chance to save anything."""

@@ -34,6 +34,7 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
         "weights": {"kept": 51, "new": ["classifier.bias"], "dropped": ["cls.predictions.bias"]},
         "attention_sites": 2,
         "attention_max_difference": 1e-7,
+        "model_files": {"config.json": {"bytes": 577, "sha256": "0a" * 32}},
     }
     assert json.dumps(RunRecord.model_validate(now).model_dump()) == json.dumps(now)
 
@@ -46,6 +47,7 @@ def test_a_recipe_without_a_test_split_leaves_no_key_for_it():
 def test_a_run_of_an_older_version_takes_defaults_for_keys_that_did_not_exist_yet():
     record = RunRecord.model_validate(OLD)
     assert (record.batches, record.checkpoint_fingerprint, record.test, record.weights) == ([], None, None, None)
+    assert record.model_files == {}
     assert (record.train.resumed_at, record.train.gradient_accumulation) == ([], None)
     assert record.train.dropout_masks is None
     assert record.metrics == {"accuracy": 0.5, "f1": None}
@@ -65,6 +67,8 @@ def test_a_key_of_a_newer_version_is_kept():
         ({"seed": "0"}, 'seed is "0", but must be a valid integer'),
         ({"train": {"steps": 3}}, "train.seconds is missing"),
         ({"status": "failed"}, "status is \"failed\", but must be 'completed'"),
+        ({"model_files": {"a/b": {"bytes": 1, "sha256": "0a" * 32}}}, 'is "a/b", but must match pattern'),
+        ({"model_files": {"a": {"bytes": 1, "sha256": "0"}}}, 'model_files.a.sha256 is "0", but must match pattern'),
         ({"metrics": {"accuracy": "high"}}, 'metrics.accuracy is "high", but must be a valid number'),
     ],
 )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline import finetune
-from pipeline.training.kill_test import Moment, compare_runs, kill_moments, kill_test
+from pipeline.training.kill_test import PHASES, Moment, compare_runs, kill_moments, kill_test
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines
 
@@ -17,7 +17,7 @@ def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_pat
     report = kill_test(recipe, framework, num_kills=1, seed=2)
     assert report.passed, report.as_text()
     killed, resumed = report.segments
-    assert killed.killed_at.phase == "training" and resumed.resumed_at >= 1
+    assert killed.killed_in == "training" and resumed.resumed_at >= 1
     assert "killed 1 times: identical to the bit" in report.as_text()
 
 
@@ -35,8 +35,10 @@ def test_the_kill_test_would_find_a_difference(interrupted_copy):
 
 
 def test_the_moments_follow_the_run_and_cover_its_phases():
-    found = kill_moments(8, seed=0, num_steps=90, num_epochs=3)
-    assert found == kill_moments(8, seed=0, num_steps=90, num_epochs=3) != kill_moments(8, 1, 90, 3)
+    kills = [(phase, "SIGKILL") for phase in PHASES * 2]
+    found = kill_moments(kills, 0, num_steps=90, steps_per_epoch=30)
+    assert found == kill_moments(kills, 0, 90, 30) != kill_moments(kills, 1, 90, 30)
     assert [moment.step for moment in found] == sorted(moment.step for moment in found)
-    assert {moment.phase for moment in found} == {"training", "saving", "evaluation", "start-up"}
+    assert {moment.phase for moment in found} == {"training", "saving", "evaluation", "start-up", "final save"}
     assert all(isinstance(moment, Moment) and 1 <= moment.step <= 90 for moment in found)
+    assert [moment.step for moment in found if moment.phase == "final save"] == [90, 90]

@@ -15,7 +15,7 @@ from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils.processes import call
 from tests.helpers.families import recipe_of
-from tests.helpers.interruption import Kill, assert_same_outcome, kill_at, read_lines
+from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_at, read_lines
 
 FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence"}
 # Everything that a resumed run must bring back: dropout, accumulation, best weights, patience. Three steps an epoch.
@@ -62,6 +62,22 @@ def test_a_run_resumed_at_its_last_step_can_be_interrupted_again(tmp_path):
     kill_at(("evaluate", 1), recipe, out=tmp_path / "run")  # after the last step, before its evaluation
     assert kill_at(("saved", 3), recipe, out=tmp_path / "run", resume=True) == 3  # evaluated and saved, not written
     assert_same_outcome(straight.path, finetune(recipe, out=tmp_path / "run", resume=True).path)
+
+
+def test_a_run_killed_between_its_results_and_the_removal_of_its_checkpoints_leaves_none(tiny, tmp_path, monkeypatch):
+    def die(checkpoints):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(TrainingCheckpoints, "remove", die)
+        finetune(tiny, out=tmp_path / "run", resume=True)
+    assert (tmp_path / "run.checkpoints").exists()
+    run = finetune(tiny, out=tmp_path / "run", resume=True)
+    assert not (tmp_path / "run.checkpoints").exists()
+    # What a later training saved is not the run's.
+    kill_at(("step", 2), tiny, out=tmp_path / "run", overwrite=True)
+    assert finetune(tiny, out=tmp_path / "run").record == run.record
+    assert TrainingCheckpoints(tmp_path / "run.checkpoints", 2).newest()[0].step == 1
 
 
 def test_a_resumed_run_computes_with_as_many_threads_as_before(tmp_path):
