@@ -56,8 +56,8 @@ class Ragged:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def laid_out(self, rows: Array, stream: Stream, fill: int) -> Array:
-        """These rows where the layout of their batch has them, [R, L], with `fill` for padding."""
-        out = np.full(stream.examples.shape, fill, dtype=self.values.dtype)
+        """These rows where the layout of their batch has them, [R, L] int32, with `fill` for padding."""
+        out = np.full(stream.examples.shape, fill, dtype=np.int32)
         is_real = stream.is_real
         out[is_real] = self.values[self.offsets[rows[stream.examples[is_real]]] + stream.positions[is_real]]
         return out

@@ -11,9 +11,10 @@ import pyarrow.parquet
 
 from pipeline.data.delimited import read_delimited
 from pipeline.data.json_files import parse_json, read_json
-from pipeline.data.table import Column, ColumnValues, Table, table_of
+from pipeline.data.table import CHUNK_ROWS, Column, ColumnValues, Table, table_of
 from pipeline.data.text_files import TextFile
 from pipeline.recipe.data import Data
+from pipeline.utils.mapped_arrays import held_batches
 
 _SQUAD_COLUMNS = ("id", "title", "context", "question", "answers")
 
@@ -52,7 +53,8 @@ def read_parquet(file: TextFile, wanted: Sequence[Column], data: Data) -> Table:
     with pyarrow.parquet.ParquetFile(file.path) as parquet:
         schema = parquet.schema_arrow
         names = [name for name in schema.names if _is_wanted(name, wanted)]
-        table = parquet.read(columns=names)
+        wanted_schema = pyarrow.schema([schema.field(name) for name in names], schema.metadata)
+        table = pyarrow.Table.from_batches(held_batches(parquet.iter_batches(CHUNK_ROWS, columns=names)), wanted_schema)
     for position, name in enumerate(names):
         if pyarrow.types.is_dictionary(table.schema.field(name).type):  # pandas' categories
             table = table.set_column(position, name, table.column(name).cast(table.schema.field(name).type.value_type))

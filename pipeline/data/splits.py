@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data.columns import columns_of_fields, mapping_problems, missing_columns, typed_rows
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.data.local_files import describe_source, read_local, slice_rows
-from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of
+from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of, values_of
 from pipeline.recipe.data import Data, Split
 from pipeline.recipe.formats import FORMATS, SPLITS, suffix_of
 from pipeline.recipe.schema import Recipe
@@ -62,9 +62,11 @@ def draw_splits(rows: datasets.Dataset, split: Split, stratum: str | None) -> di
     A function of rows and seed alone. With `stratum`, the column of a label, each label has the same share in every
     split, to a row.
     """
-    labels = [repr(label) for label in rows[stratum][:]] if stratum else [""] * len(rows)
     order = np.random.default_rng(split.seed).permutation(len(rows))
-    order = order[np.argsort(np.array(labels)[order], kind="stable")]
+    if stratum:
+        rank = {label: i for i, label in enumerate(sorted(set(map(repr, values_of(rows, stratum)))))}
+        labels = np.fromiter((rank[repr(label)] for label in values_of(rows, stratum)), np.int32, len(rows))
+        order = order[np.argsort(labels[order], kind="stable")]
     parts: dict[str, NDArray[np.int64]] = {}
     for name in ("validation", "test"):
         share = getattr(split, name)

@@ -10,6 +10,8 @@ from typing import cast
 import datasets
 import pyarrow
 
+from pipeline.utils import mapped_arrays
+
 # A column as a recipe names it: its name, or its position from 0.
 Column = str | int
 # The columns of a field: several are joined.
@@ -31,12 +33,15 @@ CHUNK_ROWS = 2**13
 class ColumnValues(Collection[object]):
     """The values of a column in order, read one by one, with little memory for many.
 
-    Texts, numbers, and true and false are kept as Arrow arrays, which need a third of what Python's objects do; where
-    types are mixed, and for lists and objects, the values themselves are kept.
+    Texts, numbers, and true and false are kept as Arrow arrays, in memory or, if they are many, in a file; where types
+    are mixed, and for lists and objects, the values themselves are kept in memory.
     """
 
     def __init__(self, values: Iterable[object] = ()):
         self._chunks: list[pyarrow.Array | list[object]] = []
+        # The chunks at the end that are Arrow arrays of one type and in memory.
+        self._in_memory: list[pyarrow.Array] = []
+        self._num_bytes_in_memory = 0
         self._last: list[object] = []
         for value in values:
             self.append(value)
@@ -53,12 +58,25 @@ class ColumnValues(Collection[object]):
         """Add a value at the end."""
         self._last.append(value)
         if len(self._last) == CHUNK_ROWS:
-            self._chunks.append(_packed(self._last))
+            self._append_chunk(_packed(self._last))
             self._last = []
+
+    def _append_chunk(self, chunk: pyarrow.Array | list[object]) -> None:
+        self._chunks.append(chunk)
+        if isinstance(chunk, list) or (self._in_memory and self._in_memory[-1].type != chunk.type):
+            self._in_memory, self._num_bytes_in_memory = [], 0
+        if not isinstance(chunk, list):
+            self._in_memory.append(chunk)
+            self._num_bytes_in_memory += chunk.nbytes
+        if self._num_bytes_in_memory > mapped_arrays.MOST_BYTES:
+            batches = [pyarrow.record_batch([chunk], ["values"]) for chunk in self._in_memory]
+            self._chunks[-len(batches) :] = [batch.column(0) for batch in mapped_arrays.mapped_batches(batches)]
+            self._in_memory, self._num_bytes_in_memory = [], 0
 
     def extend(self, other: ColumnValues) -> None:
         """Add the values of another column."""
         self._chunks += [_packed(self._last), *other._chunks]
+        self._in_memory, self._num_bytes_in_memory = [], 0
         self._last = list(other._last)
 
     def as_arrow(self) -> pyarrow.ChunkedArray | None:

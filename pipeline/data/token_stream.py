@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 import datasets
@@ -17,14 +18,17 @@ from transformers.utils.generic import PaddingStrategy
 
 from pipeline.data.batches import Ragged
 from pipeline.data.table import values_of
+from pipeline.utils.mapped_arrays import GrowingArray
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 
 # Texts that are tokenized at a time, few enough for the processor's cache, and how many times that are kept ahead.
 CHUNK_TEXTS, CHUNKS_AHEAD = 256, 8
+# Different words whose tokens are kept at a time.
+MOST_WORDS = 2**17
 # A text, or a pair of texts.
 Text = str | tuple[str, str]
 
@@ -63,23 +67,146 @@ def tokenized(
     tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int
 ) -> tuple[dict[str, Ragged], NDArray[np.bool_]]:
     """Texts as the tokenizer's inputs of a model without the mask, and which of them were truncated, [N]."""
-    has_types = "token_type_ids" in tokenizer.model_input_names
-    id_type = np.min_scalar_type(len(tokenizer))  # half the memory while the parts are kept, for most vocabularies
-    # The empty arrays are the type of no texts at all.
-    lengths, truncated = [np.zeros(1, np.int64)], [np.zeros(0, np.bool_)]
-    ids, types = [np.zeros(0, id_type)], [np.zeros(0, np.int8)]
+    by_words = WordTokens.of(tokenizer, max_length)
+    chunks = _read_encodings(tokenizer, texts, max_length) if by_words is None else by_words.chunks(texts)
+    ids, types = GrowingArray(np.min_scalar_type(len(tokenizer))), GrowingArray(np.uint8)
+    offsets, truncated, num_tokens = GrowingArray(np.int64), GrowingArray(np.bool_), 0
+    offsets.append(np.zeros(1))
+    for chunk in chunks:
+        ids.append(chunk.ids)
+        types.append(chunk.types)
+        offsets.append(num_tokens + chunk.lengths.cumsum())
+        truncated.append(chunk.truncated)
+        num_tokens += len(chunk.ids)
+    features = {"input_ids": Ragged(ids.finished(), offsets.finished())}
+    if "token_type_ids" in tokenizer.model_input_names:
+        features["token_type_ids"] = Ragged(types.finished(), features["input_ids"].offsets)
+    return features, truncated.finished()
+
+
+def utf8_of(texts: Iterable[str]) -> Ragged:
+    """Texts as their bytes in UTF-8, which need not be in memory."""
+    texts, content, offsets, num_bytes = iter(texts), GrowingArray(np.uint8), GrowingArray(np.int64), 0
+    offsets.append(np.zeros(1))
+    while chunk := [text.encode() for text in islice(texts, CHUNK_TEXTS)]:
+        content.append(np.frombuffer(b"".join(chunk), np.uint8))
+        offsets.append(num_bytes + np.cumsum([len(text) for text in chunk]))
+        num_bytes += sum(map(len, chunk))
+    return Ragged(content.finished(), offsets.finished())
+
+
+@dataclass(frozen=True)
+class _TokenChunk:
+    """The tokens of some texts end to end: `ids` and their `types` [T], `lengths` of the texts and `truncated` [N]."""
+
+    ids: NDArray[np.unsignedinteger]
+    types: NDArray[np.uint8]
+    lengths: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+def _read_encodings(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int
+) -> Iterator[_TokenChunk]:
+    """The tokens of texts, or of pairs, some at a time, with any tokenizer."""
+    id_type = np.min_scalar_type(len(tokenizer))
     for chunk in encodings(tokenizer, texts, max_length):
         rows = [encoding.ids for encoding in chunk]
-        lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
-        truncated.append(np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)))
-        ids.append(np.fromiter(chain.from_iterable(rows), id_type))
-        if has_types:
-            types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.int8))
-    offsets = np.concatenate(lengths).cumsum()
-    features = {"input_ids": Ragged(np.concatenate(ids, dtype=np.int32), offsets)}
-    if has_types:
-        features["token_type_ids"] = Ragged(np.concatenate(types, dtype=np.int32), offsets)
-    return features, np.concatenate(truncated)
+        yield _TokenChunk(
+            np.fromiter(chain.from_iterable(rows), id_type),
+            np.fromiter(chain.from_iterable(encoding.type_ids for encoding in chunk), np.uint8),
+            np.fromiter(map(len, rows), np.int64, len(rows)),
+            np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)),
+        )
+
+
+class WordTokens:
+    """Tokenizes with a tokenizer for which each word has the same tokens wherever it stands, such as BERT's.
+
+    Every word is tokenized once, and the tokens of a text are put together from those of its words. They are the
+    tokenizer's own, in a fraction of its time.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int):
+        self._tokenizer, self._max_length = tokenizer, max_length
+        self._id_type = np.min_scalar_type(len(tokenizer))
+        self._tokens: dict[str, bytes] = {}
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, max_length: int) -> WordTokens | None:
+        """None if the tokenizer is not such a one.
+
+        BERT's normalizer changes each character by itself, its words end at every space, and its tokens are those of
+        one word. Added tokens are found in the whole text, so they must not hold a space.
+        """
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        kinds = [(rules[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+        if (
+            kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+            and (rules["post_processor"] or {}).get("type") in ("TemplateProcessing", "BertProcessing")
+            and all(token["content"].isascii() and " " not in token["content"] for token in rules["added_tokens"])
+            and tokenizer.truncation_side == "right"
+            and max_length > tokenizer.num_special_tokens_to_add(pair=True)
+        ):
+            return cls(tokenizer, max_length)
+        return None
+
+    def chunks(self, texts: Iterable[Text]) -> Iterator[_TokenChunk]:
+        """The tokens of texts, or of pairs, some at a time."""
+        texts = iter(texts)
+        while chunk := list(islice(texts, CHUNK_TEXTS)):
+            rows = [(text,) if isinstance(text, str) else text for text in chunk]
+            tokens_of = iter(self._tokens_of([*chain.from_iterable(rows)]))
+            yield self._laid_out(rows, [tuple(islice(tokens_of, len(row))) for row in rows])
+
+    def _tokens_of(self, texts: list[str]) -> list[bytes]:
+        """The ids of each text's tokens, without special ones."""
+        words_of = [text.split(" ") for text in texts]
+        words = set[str]().union(*words_of)
+        missing = words - self._tokens.keys()
+        if len(self._tokens) + len(missing) > MOST_WORDS:
+            self._tokens, missing = {}, words
+        encoded = self._unlimited().encode_batch_fast([*missing], False, False)
+        for word, encoding in zip(missing, encoded, strict=True):
+            self._tokens[word] = np.array(encoding.ids, self._id_type).tobytes()
+        return [b"".join(map(self._tokens.__getitem__, words)) for words in words_of]
+
+    def _laid_out(self, texts: list[tuple[str, ...]], tokens_of: list[tuple[bytes, ...]]) -> _TokenChunk:
+        """The tokens of each text, or pair, truncated and with the special tokens around them."""
+        # Texts of one letter, which is one token, show where the special tokens belong.
+        template = self._unlimited().encode("a", "a" if len(texts[0]) == 2 else None)
+        room = self._max_length - sum(template.special_tokens_mask)
+        truncated = np.array([sum(map(len, tokens)) > room * self._id_type.itemsize for tokens in tokens_of])
+        too_long = np.flatnonzero(truncated).tolist()
+        for row, kept in zip(too_long, self._kept([texts[row] for row in too_long], room), strict=True):
+            sizes = (number * self._id_type.itemsize for number in kept)
+            tokens_of[row] = tuple(tokens[:size] for tokens, size in zip(tokens_of[row], sizes, strict=True))
+        special = [np.array(token, self._id_type).tobytes() for token in template.ids]
+        places = [*zip(template.sequence_ids, special, strict=True)]
+        parts = [special if part is None else tokens[part] for tokens in tokens_of for part, special in places]
+        sizes = np.fromiter(map(len, parts), np.int64, len(parts)) // self._id_type.itemsize
+        return _TokenChunk(
+            np.frombuffer(b"".join(parts), self._id_type),
+            np.repeat(np.tile(np.array(template.type_ids, np.uint8), len(texts)), sizes),
+            sizes.reshape(len(texts), -1).sum(axis=1),
+            truncated,
+        )
+
+    def _kept(self, texts: list[tuple[str, ...]], room: int) -> Iterator[tuple[int, ...]]:
+        """How many tokens of texts that are too long are kept; for pairs, of which text, only the tokenizer knows."""
+        pairs = [text for text in texts if len(text) == 2]
+        if not pairs:
+            yield from repeat((room,), len(texts))
+        for encoding in chain.from_iterable(encodings(self._tokenizer, pairs, self._max_length)):
+            yield tuple(encoding.sequence_ids.count(part) for part in (0, 1))
+
+    def _unlimited(self) -> Tokenizer:
+        """The tokenizer without truncation."""
+        backend = self._tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return backend
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain
 
 import datasets
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.table import values_of
-from pipeline.tasks.base import Examples, Task
+from pipeline.tasks.base import Examples, Task, token_id
 from pipeline.tasks.sequence_classification import LabeledTexts
 from pipeline.tasks.sequence_to_sequence import TextPairs
 from pipeline.tasks.token_classification import TaggedSentences
@@ -35,22 +34,25 @@ def observe(
     task: Task, splits: Mapping[str, datasets.Dataset], examples: Mapping[str, Examples]
 ) -> dict[str, Observations]:
     """The observations of each split."""
-    in_training = _inputs(task, splits["train"]) if len(splits) > 1 else None
+    # Of the training rows, which may be many, only those that another split has are kept.
+    inputs = {split: [*_inputs(task, rows)] for split, rows in splits.items() if split != "train"}
+    others = set(chain.from_iterable(inputs.values()))
+    in_training = others.intersection(_inputs(task, splits["train"])) if others else set[int]()
     observed = {}
-    for split, rows in splits.items():
+    for split in splits:
         counts = _unknown_tokens(task, examples[split])
-        if split != "train" and in_training is not None:
-            counts["rows that training has too"] = int(np.isin(_inputs(task, rows), in_training).sum())
+        if split != "train":
+            counts["rows that training has too"] = sum(each in in_training for each in inputs[split])
         observed[split] = Observations(counts, _label_counts(task, examples[split]))
     return observed
 
 
-def _inputs(task: Task, rows: datasets.Dataset) -> NDArray[np.uint64]:
-    """A digest of what the model sees of each row; rows without any text are left out."""
+def _inputs(task: Task, rows: datasets.Dataset) -> Iterator[int]:
+    """A number of 64 bits for what the model sees of each row, in this process; rows without any text are left out."""
     columns = [values_of(rows, name) for name in task.prediction_fields if name in rows.column_names]
-    shown = (json.dumps(values) for values in zip(*columns, strict=True) if any(map(_has_text, values)))
-    digests = (blake2b(text.encode(), digest_size=8).digest() for text in shown)
-    return np.fromiter((int.from_bytes(digest, "big") for digest in digests), np.uint64)
+    for values in zip(*columns, strict=True):
+        if any(map(_has_text, values)):
+            yield hash(values if all(isinstance(value, str) for value in values) else json.dumps(values))
 
 
 def _has_text(value: object) -> bool:
@@ -59,13 +61,18 @@ def _has_text(value: object) -> bool:
 
 def _unknown_tokens(task: Task, examples: Examples) -> dict[str, int]:
     """How many tokens stand for something that the vocabulary lacks; nothing where no token is only for that."""
-    unknown = task.tokenizer.unk_token_id
-    if unknown is None or unknown in (task.tokenizer.eos_token_id, task.tokenizer.pad_token_id):
+    if task.tokenizer.unk_token_id in (None, task.tokenizer.eos_token_id, task.tokenizer.pad_token_id):
         return {}
-    counts = {"unknown tokens": int((examples.features["input_ids"].values == unknown).sum())}
+    unknown = token_id(task.tokenizer, "unk")
+    counts = {"unknown tokens": _count(unknown, examples.features["input_ids"].values)}
     if isinstance(examples, TextPairs) and examples.labels is not None:
-        counts["unknown tokens in targets"] = int((examples.labels.values == unknown).sum())
+        counts["unknown tokens in targets"] = _count(unknown, examples.labels.values)
     return counts
+
+
+def _count(token: int, ids: NDArray[np.integer]) -> int:
+    """How often a token is among many, a part of which is in memory at a time."""
+    return sum(int((ids[start : start + 2**20] == token).sum()) for start in range(0, len(ids), 2**20))
 
 
 def _label_counts(task: Task, examples: Examples) -> dict[str, int]:

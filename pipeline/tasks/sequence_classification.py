@@ -267,7 +267,7 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
     def _label_array(self, rows: datasets.Dataset) -> NDArray:
         """Labels as the loss takes them: ids [N], 0 and 1 [N, labels], or numbers [N]."""
         if self.problem_type == NUMBER:
-            return np.array([number_of(value) for value in values_of(rows, "label")], dtype=np.float32)
+            return np.fromiter(map(number_of, values_of(rows, "label")), np.float32, len(rows))
         ids = {name: i for i, name in enumerate(self.labels)}
         if self.problem_type == ONE:
             stored_names, values = class_names(rows, "label"), distinct_values(rows, "label")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import datasets
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.table import values_of
-from pipeline.data.token_stream import tokenized
+from pipeline.data.token_stream import tokenized, utf8_of
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
 from pipeline.tasks.numerics import equal_weights
 from pipeline.tasks.options import SequenceToSequenceOptions
@@ -21,10 +22,10 @@ from pipeline.tasks.validation import text_problems
 
 @dataclass(frozen=True, kw_only=True)
 class TextPairs(Examples):
-    """A tokenized split of sources, with the tokens of the targets and their whole texts if the rows have them."""
+    """A tokenized split of sources, with the tokens of the targets and their texts, as UTF-8, if there are any."""
 
     labels: Ragged | None = None
-    references: list[str] | None = None
+    references: Ragged | None = None
 
 
 class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
@@ -59,10 +60,11 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
             counts={"rows": len(rows), "truncated": int(truncated.sum())},
             truncated=truncated,
         )
-        return self._with_targets(examples, rows["target"][:]) if "target" in rows.column_names else examples
+        return self._with_targets(examples, rows) if "target" in rows.column_names else examples
 
-    def _with_targets(self, examples: TextPairs, texts: list[str]) -> TextPairs:
-        """Add the tokens of the targets."""
+    def _with_targets(self, examples: TextPairs, rows: datasets.Dataset) -> TextPairs:
+        """Add the targets and their tokens."""
+        texts = cast(Iterable[str], values_of(rows, "target"))
         features, truncated = tokenized(self.tokenizer, texts, self.options.max_target_length)
         labels = features["input_ids"]
         return replace(
@@ -71,7 +73,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
             num_targets=labels.lengths,
             counts=examples.counts | {"targets truncated": int(truncated.sum())},
             labels=labels,
-            references=texts,
+            references=utf8_of(cast(Iterable[str], values_of(rows, "target"))),
         )
 
     def inputs(self, examples: TextPairs, batch: Batch) -> Features:
@@ -119,7 +121,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
         losses, _, generated = output
         scored = []
         for loss, predicted, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
-            num_targets, reference = int(examples.lengths[row, 1]), known(examples.references)[row]
+            num_targets, reference = int(examples.lengths[row, 1]), known(examples.references)[row].tobytes().decode()
             loss_sum = float(loss[:num_targets].sum(dtype=np.float64))
             line = {"prediction": predicted["target"], "reference": reference}
             line |= {"loss_sum": loss_sum, "tokens": num_targets}

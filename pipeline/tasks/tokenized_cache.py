@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -26,13 +27,13 @@ from typing import IO, TYPE_CHECKING, TypedDict
 
 import datasets
 import numpy as np
-from datasets import config as datasets_config
 
 from pipeline.data.batches import Ragged
 from pipeline.tasks.base import Examples, Task
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import may_be_written, staged_folder
 from pipeline.utils.hashing import sha256_of_bytes, sha256_of_file, short_digest
+from pipeline.utils.mapped_arrays import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -113,11 +114,6 @@ def _made_by_one(entry: Path) -> Iterator[bool]:
         yield True
 
 
-def cache_folder() -> Path:
-    """Where the entries are."""
-    return Path(datasets_config.HF_DATASETS_CACHE) / "twinstep"
-
-
 def size_limit() -> int:
     """How many bytes the cache may have. Raises UserError if TWINSTEP_CACHE_GB is not a number of gigabytes."""
     setting = os.environ.get("TWINSTEP_CACHE_GB")
@@ -192,11 +188,28 @@ def write_entry(path: Path, examples: Examples) -> None:
     fields = {field.name: getattr(examples, field.name) for field in dataclasses.fields(examples)}
     layouts = {name: layout_of(name, value) for name, value in fields.items()}
     with staged_folder(path, durable=True) as staging:
-        for name, array in arrays.items():
-            np.save(staging / f"{name}.npy", array, allow_pickle=False)
-        digests = {f"{name}.npy": sha256_of_file(staging / f"{name}.npy") for name in arrays}
+        digests = {f"{name}.npy": _save(staging / f"{name}.npy", array) for name, array in arrays.items()}
         content = json.dumps({"layouts": layouts, "sha256": digests})
         (staging / LAYOUT).write_text(f"{sha256_of_bytes([content.encode()])}\n{content}", encoding="utf-8")
+
+
+def _save(path: Path, array: np.ndarray) -> str:
+    """Write an array; returns the digest of what was to be written. Raises OSError."""
+    with open(path, "wb") as file:
+        digested = _DigestedFile(file)
+        np.save(digested, array, allow_pickle=False)
+    return digested.digest.hexdigest()
+
+
+class _DigestedFile:
+    """What NumPy writes an array into piece by piece; into a plain file, it may lose the end if the disk is full."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, piece: bytes) -> None:
+        self._file.write(piece)
+        self.digest.update(piece)
 
 
 def read_entry(path: Path, kind: type[Examples]) -> Examples:
