@@ -82,20 +82,21 @@ def signed(number: int) -> int:
 class Place:
     """Where in a model a dropout is: which tokens it drops from, and to which an attention there attends.
 
-    `tokens` and `attended` are TOKEN_KEYS or DECODER_TOKEN_KEYS. In a packed batch a head that reads one token of each
-    example applies its dropout to these tokens alone. `name` is that of the module around it, for errors.
+    `tokens` and `attended` are TOKEN_KEYS or DECODER_TOKEN_KEYS. `is_read` marks places at the end of a model: in a
+    packed batch only the tokens that the head reads are computed there. `name` is that of the module around it, for
+    errors.
     """
 
     name: str
     tokens: str
     attended: str
-    is_head: bool
+    is_read: bool
 
     @classmethod
-    def of(cls, name: str, is_decoder: bool, is_cross_attention: bool, is_head: bool) -> Place:
-        """The place in the decoder of an encoder-decoder or elsewhere, in a cross-attention, or in the head."""
+    def of(cls, name: str, is_decoder: bool, is_cross_attention: bool, is_read: bool) -> Place:
+        """The place in the decoder of an encoder-decoder or elsewhere, in a cross-attention, or next to the head."""
         tokens = DECODER_TOKEN_KEYS if is_decoder else TOKEN_KEYS
-        return cls(name, tokens, TOKEN_KEYS if is_cross_attention else tokens, is_head)
+        return cls(name, tokens, TOKEN_KEYS if is_cross_attention else tokens, is_read)
 
 
 def unknown_shape(place: Place, shape: Iterable[int | None]) -> str:

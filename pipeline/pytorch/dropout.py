@@ -34,6 +34,7 @@ from pipeline.models.dropout import (
 )
 from pipeline.pytorch.attention import attend
 from pipeline.pytorch.model import random_generators
+from pipeline.pytorch.packed import parts_of_tokens_read
 from pipeline.pytorch.swap import attentions
 from pipeline.utils.errors import UserError
 
@@ -78,13 +79,16 @@ class DropoutMasks:
 
     def __init__(self):
         self.keys: dict[str, Tensor] = {}
-        self.pooled_positions: Tensor | None = None
+        self.tokens_read: Tensor | None = None
         self.site = 0
 
-    def start(self, batch: dict[str, Tensor]) -> None:
-        """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out."""
+    def start(self, batch: dict[str, Tensor], tokens_read: Tensor | None = None) -> None:
+        """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out.
+
+        `tokens_read` [N] are the tokens that the head reads, counted through all rows, if it is not all of them.
+        """
         self.keys = {name: batch.pop(name).to(torch.int32) for name in DROPOUT_KEYS if name in batch}
-        self.pooled_positions, self.site = batch.get("pooled_positions"), 0
+        self.tokens_read, self.site = tokens_read, 0
 
     def drop(self, x: Tensor, rate: float, place: Place) -> Tensor:
         """Dropout over hidden states [R, L, D], over one vector a row [R, D], or over attention weights [R, H, T, S].
@@ -110,8 +114,8 @@ class DropoutMasks:
         """The keys of the tokens to which the first dimensions of `x` belong, [R, L]."""
         assert place.tokens in self.keys, f"a batch without {place.tokens} cannot be trained on with shared masks"
         keys = self.keys[place.tokens]
-        if place.is_head and self.pooled_positions is not None:
-            keys = keys.gather(1, self.pooled_positions)
+        if place.is_read and self.tokens_read is not None:
+            keys = keys.flatten()[self.tokens_read][None]
         # A head that reads one vector a row without packing reads the first token.
         keys = keys[:, :1] if x.ndim == 2 else keys
         if x.ndim not in (2, 3, 4) or x.shape[0] != keys.shape[0] or (x.ndim > 2 and x.shape[-2] != keys.shape[1]):
@@ -210,8 +214,9 @@ def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
     """
     decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
     crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
+    read = {id(part) for part in parts_of_tokens_read(model)}
     places = {
-        module: Place.of(name, id(module) in decoder, id(module) in crossing, is_head=module is model)
+        module: Place.of(name, id(module) in decoder, id(module) in crossing, is_read=id(module) in read)
         for name, module in model.named_modules()
     }
     for parent, place in places.items():

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.pytorch.model import head_logits
-from pipeline.pytorch.packed import head, packed_hidden_states, packed_logits
+from pipeline.pytorch.packed import chosen, head, packed_hidden_states, packed_logits
 
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
 FEW_ROWS = 32
@@ -67,13 +67,12 @@ def logits_and_targets(
     """
     if not isinstance(model, BertForMaskedLM):
         return forward(model, inputs), labels, loss_weights
-    if "segment_ids" in inputs:
-        hidden_BTD = packed_hidden_states(model, inputs)
-    else:
-        hidden_BTD = model.bert(**inputs).last_hidden_state
     counted = loss_weights.flatten().nonzero()[:, 0]
-    logits_NV = head(model, hidden_BTD.flatten(0, 1).index_select(0, counted))
-    return logits_NV, labels.flatten()[counted], loss_weights.flatten()[counted]
+    if "segment_ids" in inputs:
+        hidden_1ND = packed_hidden_states(model, inputs, counted)
+    else:
+        hidden_1ND = chosen(model.bert(**inputs).last_hidden_state, counted)
+    return head(model, hidden_1ND)[0], labels.flatten()[counted], loss_weights.flatten()[counted]
 
 
 class Bf16Linear(nn.Module):

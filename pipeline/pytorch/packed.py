@@ -1,10 +1,12 @@
 """Packed batches in PyTorch: a row holds several examples, and each token sees those of its own example only.
 
 `pipeline/tensorflow/packed.py` has the same definitions in the same order. The library's T5 encoder takes a mask that
-is the same for all tokens of a row, so here its layers are called one after another.
+is the same for all tokens of a row, so here its layers are called one after another. So are those of BERT, whose last
+layer computes only the tokens that the head reads, where that is not all of them.
 """
 
 # R rows · L positions of a row · P examples that a row may have · S source positions · T target positions · D width
+# N tokens that the head reads, of all rows
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BertForMaskedLM
 
 from pipeline.models.families import family_of, unknown_head
 from pipeline.models.optimization import HIDDEN_LOGIT
@@ -24,33 +27,72 @@ def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
     ends of spans [R, P, 2, L].
     """
-    hidden_RLD = packed_hidden_states(model, inputs)
-    positions_RP = inputs.get("pooled_positions")
+    positions_RP, read_N = inputs.get("pooled_positions"), tokens_read(model, inputs)
+    logits = head(model, packed_hidden_states(model, inputs, read_N))
     if positions_RP is None:
-        return head(model, hidden_RLD)
-    if hasattr(model, "qa_outputs"):
-        return span_logits(head(model, hidden_RLD), inputs["segment_ids"], positions_RP.shape[1])
-    rows_R1 = torch.arange(len(hidden_RLD), device=hidden_RLD.device)[:, None]
-    return head(model, hidden_RLD[rows_R1, positions_RP])
+        return logits
+    if read_N is None:
+        return span_logits(logits, inputs["segment_ids"], positions_RP.shape[1])
+    return logits.view(*positions_RP.shape, -1)
 
 
-def packed_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one."""
-    states_of = {"bert": bert_hidden_states, "gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
-    return states_of[model.config.model_type](model, inputs)
+def tokens_read(model: Any, batch: dict[str, Tensor]) -> Tensor | None:
+    """Which tokens the head of the model reads, [N], counted through all rows; None if all, or if nothing is packed.
+
+    A head for whole examples reads a token of each, and that of a masked language model only those with a loss, if
+    `loss_weights` are in the batch.
+    """
+    if "segment_ids" not in batch:
+        return None
+    if isinstance(model, BertForMaskedLM) and "loss_weights" in batch:
+        return batch["loss_weights"].flatten().nonzero()[:, 0]
+    if "pooled_positions" not in batch or hasattr(model, "qa_outputs"):
+        return None
+    rows, length = batch["segment_ids"].shape
+    starts_R1 = torch.arange(0, rows * length, length, device=batch["segment_ids"].device)[:, None]
+    return (starts_R1 + batch["pooled_positions"]).flatten()
 
 
-def bert_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What BERT's embeddings and layers compute, [R, L, D]."""
+def chosen(x_RLD: Tensor, tokens_N: Tensor | None) -> Tensor:
+    """What `x_RLD` has at these tokens, [1, N, D]; all of it if they are None."""
+    return x_RLD if tokens_N is None else x_RLD.flatten(0, 1).index_select(0, tokens_N)[None]
+
+
+def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
+    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
+
+    With `read_N` only those of the tokens that `tokens_read` returned, [1, N, D].
+    """
+    if model.config.model_type == "bert":
+        return bert_hidden_states(model, inputs, read_N)
+    states_of = {"gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
+    return chosen(states_of[model.config.model_type](model, inputs), read_N)
+
+
+def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
+    """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
     segment_ids = inputs["segment_ids"]
-    outputs = model.bert(
+    hidden_RLD = model.bert.embeddings(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
         # The library's own zeros are as long as the longest text that the model takes; a packed row may be wider.
         token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
-        attention_mask=same_example(segment_ids, segment_ids),
     )
-    return outputs.last_hidden_state
+    bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
+    *layers, last = model.bert.encoder.layer
+    for layer in layers:
+        hidden_RLD = layer(hidden_RLD, bias_R1LL)[0]
+    # After its attention, a layer computes each token for itself.
+    mixed_RLD = last.attention.self(hidden_RLD, bias_R1LL)[0]
+    return last.feed_forward_chunk(last.attention.output(chosen(mixed_RLD, read_N), chosen(hidden_RLD, read_N)))
+
+
+def parts_of_tokens_read(model: Any) -> list[Any]:
+    """The modules that compute only the tokens of `tokens_read`: the model with its head, and the end of BERT."""
+    if model.config.model_type != "bert":
+        return [model]
+    last = model.bert.encoder.layer[-1]
+    return [model, last.attention.output, last.output]
 
 
 def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -27,6 +27,7 @@ from pipeline.pytorch.generation import generate
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits, random_generators
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
+from pipeline.pytorch.packed import tokens_read
 from pipeline.recipe.schema import Train
 
 
@@ -151,7 +152,7 @@ class Learner(Predictor):
     def gradients(self, batch: Features) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights; returns its loss."""
         tensors = self.tensors(batch)
-        self.masks.start(tensors)
+        self.masks.start(tensors, tokens_read(self.model, tensors))
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
         with self.watched_draws(), self.autocast():
             targets = logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS))

@@ -31,6 +31,7 @@ from pipeline.models.dropout import (
     scale_of_kept,
     unknown_shape,
 )
+from pipeline.tensorflow.packed import parts_of_tokens_read
 from pipeline.tensorflow.swap import attentions
 from pipeline.utils.errors import UserError
 
@@ -74,13 +75,16 @@ class DropoutMasks:
 
     def __init__(self):
         self.keys: dict[str, Tensor] = {}
-        self.pooled_positions: Tensor | None = None
+        self.tokens_read: Tensor | None = None
         self.site = 0
 
-    def start(self, batch: dict[str, Tensor]) -> None:
-        """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out."""
+    def start(self, batch: dict[str, Tensor], tokens_read: Tensor | None = None) -> None:
+        """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out.
+
+        `tokens_read` [N] are the tokens that the head reads, counted through all rows, if it is not all of them.
+        """
         self.keys = {name: tf.bitcast(batch.pop(name), tf.uint32) for name in DROPOUT_KEYS if name in batch}
-        self.pooled_positions, self.site = batch.get("pooled_positions"), 0
+        self.tokens_read, self.site = tokens_read, 0
 
     def drop(self, x: Tensor, rate: float, place: Place) -> Tensor:
         """Dropout over hidden states [R, L, D], over one vector a row [R, D], or over attention weights [R, H, T, S].
@@ -104,8 +108,8 @@ class DropoutMasks:
         """The keys of the tokens to which the first dimensions of `x` belong, [R, L]."""
         assert place.tokens in self.keys, f"a batch without {place.tokens} cannot be trained on with shared masks"
         keys = self.keys[place.tokens]
-        if place.is_head and self.pooled_positions is not None:
-            keys = tf.gather(keys, self.pooled_positions, batch_dims=1)
+        if place.is_read and self.tokens_read is not None:
+            keys = tf.gather(tf.reshape(keys, [-1]), self.tokens_read)[None]
         # A head that reads one vector a row without packing reads the first token.
         keys = keys[:, :1] if x.shape.rank == 2 else keys
         if x.shape.rank not in (2, 3, 4):
@@ -139,8 +143,9 @@ def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
     """
     decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
     crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
+    read = {id(part) for part in parts_of_tokens_read(model)}
     for parent in (model, *model.submodules):
-        place = Place.of(parent.name, id(parent) in decoder, id(parent) in crossing, is_head=parent is model)
+        place = Place.of(parent.name, id(parent) in decoder, id(parent) in crossing, is_read=id(parent) in read)
         for name, child in list(vars(parent).items()):
             if type(child) is layers.Dropout:
                 shared = SharedDropout(child.rate, masks, place, name=child.name, dtype=child._dtype_policy)

@@ -13,7 +13,7 @@ from transformers import TFBertForMaskedLM
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.tensorflow.model import head_logits
-from pipeline.tensorflow.packed import head, packed_hidden_states, packed_logits
+from pipeline.tensorflow.packed import chosen, head, packed_hidden_states, packed_logits
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
@@ -53,11 +53,11 @@ def logits_and_targets(
     """
     if not isinstance(model, TFBertForMaskedLM):
         return forward(model, inputs, training), labels, loss_weights
+    counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
     if "segment_ids" in inputs:
-        hidden_BTD = packed_hidden_states(model, inputs, training)
+        hidden_1ND = packed_hidden_states(model, inputs, training, counted)
     else:  # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.
         hidden_BTD = model(inputs, output_hidden_states=True, training=training).hidden_states[-1]
-    counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
-    hidden_ND = tf.gather(tf.reshape(hidden_BTD, (-1, hidden_BTD.shape[-1])), counted)
-    (logits_NV,) = tf.unstack(head(model, hidden_ND[None], training), num=1)
+        hidden_1ND = chosen(hidden_BTD, counted)
+    (logits_NV,) = tf.unstack(head(model, hidden_1ND, training), num=1)
     return logits_NV, *(tf.gather(tf.reshape(each, [-1]), counted) for each in (labels, loss_weights))

@@ -1,16 +1,19 @@
 """Packed batches in TensorFlow: a row holds several examples, and each token sees those of its own example only.
 
 `pipeline/pytorch/packed.py` has the same definitions in the same order. The library's BERT and GPT-2 take a mask that
-is the same for all tokens of a row, so here their layers are called one after another.
+is the same for all tokens of a row, so here their layers are called one after another. The last layer of BERT computes
+only the tokens that the head reads, where that is not all of them.
 """
 
 # R rows · L positions of a row · P examples that a row may have · S source positions · T target positions · D width
+# N tokens that the head reads, of all rows
 
 from __future__ import annotations
 
 import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
+from transformers import TFBertForMaskedLM
 
 from pipeline.models.families import family_of, unknown_head
 from pipeline.models.optimization import HIDDEN_LOGIT
@@ -23,24 +26,54 @@ def packed_logits(model: tf_keras.Model, inputs: dict[str, Tensor], training: bo
     These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
     ends of spans [R, P, 2, L].
     """
-    hidden_RLD = packed_hidden_states(model, inputs, training)
-    positions_RP = inputs.get("pooled_positions")
+    positions_RP, read_N = inputs.get("pooled_positions"), tokens_read(model, inputs)
+    logits = head(model, packed_hidden_states(model, inputs, training, read_N), training)
     if positions_RP is None:
-        return head(model, hidden_RLD, training)
-    if hasattr(model, "qa_outputs"):
-        return span_logits(head(model, hidden_RLD, training), inputs["segment_ids"], tf.shape(positions_RP)[1])
-    hidden_RPD = tf.gather(hidden_RLD, positions_RP, batch_dims=1)
-    return head(model, hidden_RPD, training)
+        return logits
+    if read_N is None:
+        return span_logits(logits, inputs["segment_ids"], tf.shape(positions_RP)[1])
+    return tf.reshape(logits, [*tf.unstack(tf.shape(positions_RP)), logits.shape[-1]])
 
 
-def packed_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
-    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one."""
-    states_of = {"bert": bert_hidden_states, "gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
-    return states_of[model.config.model_type](model, inputs, training)
+def tokens_read(model: tf_keras.Model, batch: dict[str, Tensor]) -> Tensor | None:
+    """Which tokens the head of the model reads, [N], counted through all rows; None if all, or if nothing is packed.
+
+    A head for whole examples reads a token of each, and that of a masked language model only those with a loss, if
+    `loss_weights` are in the batch.
+    """
+    if "segment_ids" not in batch:
+        return None
+    if isinstance(model, TFBertForMaskedLM) and "loss_weights" in batch:
+        return tf.where(tf.reshape(batch["loss_weights"], [-1]) > 0)[:, 0]
+    if "pooled_positions" not in batch or hasattr(model, "qa_outputs"):
+        return None
+    rows, length = tf.unstack(tf.shape(batch["segment_ids"]))
+    starts_R1 = tf.range(0, rows * length, length)[:, None]
+    return tf.reshape(starts_R1 + batch["pooled_positions"], [-1])
 
 
-def bert_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
-    """What BERT's embeddings and layers compute, [R, L, D]."""
+def chosen(x_RLD: Tensor, tokens_N: Tensor | None) -> Tensor:
+    """What `x_RLD` has at these tokens, [1, N, D]; all of it if they are None."""
+    return x_RLD if tokens_N is None else tf.gather(tf.reshape(x_RLD, (-1, x_RLD.shape[-1])), tokens_N)[None]
+
+
+def packed_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None = None
+) -> Tensor:
+    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
+
+    With `read_N` only those of the tokens that `tokens_read` returned, [1, N, D].
+    """
+    if model.config.model_type == "bert":
+        return bert_hidden_states(model, inputs, training, read_N)
+    states_of = {"gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
+    return chosen(states_of[model.config.model_type](model, inputs, training), read_N)
+
+
+def bert_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
+) -> Tensor:
+    """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
     segment_ids = inputs["segment_ids"]
     hidden_RLD = model.bert.embeddings(
         input_ids=inputs["input_ids"],
@@ -48,20 +81,32 @@ def bert_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], trainin
         token_type_ids=inputs.get("token_type_ids"),
         training=training,
     )
-    outputs = model.bert.encoder(
-        hidden_states=hidden_RLD,
+    arguments = dict(
         attention_mask=bias_of(same_example(segment_ids, segment_ids), hidden_RLD.dtype),
-        head_mask=[None] * model.config.num_hidden_layers,
+        head_mask=None,
         encoder_hidden_states=None,
         encoder_attention_mask=None,
-        past_key_values=None,
-        use_cache=False,
+        past_key_value=None,
         output_attentions=False,
-        output_hidden_states=False,
-        return_dict=True,
         training=training,
     )
-    return outputs.last_hidden_state
+    *layers, last = model.bert.encoder.layer
+    for layer in layers:
+        hidden_RLD = layer(hidden_RLD, **arguments)[0]
+    # After its attention, a layer computes each token for itself.
+    mixed_RLD = last.attention.self_attention(hidden_RLD, **arguments)[0]
+    attended = last.attention.dense_output(
+        chosen(mixed_RLD, read_N), input_tensor=chosen(hidden_RLD, read_N), training=training
+    )
+    return last.bert_output(last.intermediate(attended), input_tensor=attended, training=training)
+
+
+def parts_of_tokens_read(model: tf_keras.Model) -> list[tf_keras.layers.Layer]:
+    """The layers that compute only the tokens of `tokens_read`: the model with its head, and the end of BERT."""
+    if model.config.model_type != "bert":
+        return [model]
+    last = model.bert.encoder.layer[-1]
+    return [model, last.attention.dense_output, last.bert_output]
 
 
 def gpt2_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:

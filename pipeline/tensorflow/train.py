@@ -29,6 +29,7 @@ from pipeline.tensorflow.generation import GreedyGeneration, generate
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
 from pipeline.tensorflow.optimizer import AdamW, clip_gradients
+from pipeline.tensorflow.packed import tokens_read
 from pipeline.utils.errors import UserError
 
 
@@ -184,7 +185,7 @@ class Learner(Predictor, tf_keras.Model):
 
     def gradients(self, batch: dict[str, Tensor], variables: list[tf.Variable]) -> tuple[Tensor, list[Tensor | None]]:
         """The loss of a micro-batch and its gradients, None for weights that the loss does not depend on."""
-        self.masks.start(batch)
+        self.masks.start(batch, tokens_read(self.model, batch))
         with self.watched_draws(), tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
             targets = logits_and_targets(self.model, inputs, *(batch[key] for key in TARGETS), training=True)

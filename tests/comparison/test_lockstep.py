@@ -105,11 +105,11 @@ def give_a_dropout_the_mask_of_another_step(monkeypatch, dropout):
         later = keys_of_step(layout, seed, step + 1)
         return keys_of_step(layout, seed, step) | {f"later_{name}": keys for name, keys in later.items()}
 
-    def start_with_both(self, batch):
+    def start_with_both(self, batch, tokens_read=None):
         later = {name: batch.pop(name) for name in list(batch) if name.startswith("later_")}
-        start(self, {name.removeprefix("later_"): keys for name, keys in later.items()})
+        start(self, {name.removeprefix("later_"): keys for name, keys in later.items()}, tokens_read)
         self.later = self.keys
-        start(self, batch)
+        start(self, batch, tokens_read)
 
     def keys_of_another_step(self, x, place):
         right = self.keys

@@ -17,9 +17,9 @@ from tests.helpers.framework_drivers import TensorFlow, Torch
 from tests.helpers.tiny_models import FAMILIES, inputs
 
 SHARED = Train(dropout_masks="shared")
-ENCODER = Place.of("encoder", is_decoder=False, is_cross_attention=False, is_head=False)
-CROSS = Place.of("decoder", is_decoder=True, is_cross_attention=True, is_head=False)
-HEAD = Place.of("", is_decoder=False, is_cross_attention=False, is_head=True)
+ENCODER = Place.of("encoder", is_decoder=False, is_cross_attention=False, is_read=False)
+CROSS = Place.of("decoder", is_decoder=True, is_cross_attention=True, is_read=False)
+HEAD = Place.of("", is_decoder=False, is_cross_attention=False, is_read=True)
 # The dropouts of a tiny model: after the embeddings, four a layer, before the head; T5's decoder has six a layer.
 SITES = {"bert": 1 + 3 * 2 + 1, "gpt2": 1 + 3 * 2, "t5": (1 + 4 * 2 + 1) + (1 + 6 * 2 + 1)}
 
@@ -33,10 +33,11 @@ def with_keys(features, step=0):
     return features | {"dropout_keys": keys_of(*features["input_ids"].shape, step=step)}
 
 
-def dropped(framework, values, rate, place=ENCODER, sites_before=0, **features):
-    """What a dropout makes of an array in a batch with these keys."""
+def dropped(framework, values, rate, place=ENCODER, sites_before=0, read=None, **features):
+    """What a dropout makes of an array in a batch with these keys, of which the model's head may read only some."""
     masks = framework_module(framework, "dropout").DropoutMasks()
-    masks.start({name: tensor(framework, value) for name, value in features.items()})
+    batch = {name: tensor(framework, value) for name, value in features.items()}
+    masks.start(batch, None if read is None else tensor(framework, read))
     masks.site = sites_before
     x = values if not isinstance(values, np.ndarray) else tensor(framework, values)
     return masks.drop(x, rate, place)
@@ -110,10 +111,10 @@ def test_a_head_that_reads_one_token_an_example_drops_by_that_tokens_key(framewo
     alone, width = keys_of(3, 4), 9
     padded = dropped(framework, np.ones((3, width), np.float32), 0.5, HEAD, dropout_keys=alone).numpy()
     packed = np.stack([np.concatenate([alone[0, :3], alone[1]]), np.concatenate([alone[2], alone[2, :3]])])
-    pooled = np.array([[0, 3], [0, 0]])
-    features = {"dropout_keys": packed, "pooled_positions": pooled if framework == "torch" else pooled.astype(np.int32)}
-    actual = dropped(framework, np.ones((2, 2, width), np.float32), 0.5, HEAD, **features).numpy()
-    assert (actual[0] == padded[:2]).all() and (actual[1, 0] == padded[2]).all()
+    read = np.array([0, 3, 7])  # the first tokens of the examples, of which two are in the first row
+    ones = np.ones((1, len(read), width), np.float32)
+    actual = dropped(framework, ones, 0.5, HEAD, read=read, dropout_keys=packed).numpy()
+    assert (actual[0] == padded).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3, 3), (2, 6, 7), (3, 5, 7), (7,)])
