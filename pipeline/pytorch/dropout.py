@@ -22,6 +22,7 @@ from pipeline.models.dropout import (
     FIRST_FACTOR,
     HEAD,
     LOWEST_NUMBER,
+    NUMBERS,
     SECOND_FACTOR,
     SITE,
     WORD,
@@ -38,40 +39,57 @@ from pipeline.pytorch.packed import parts_of_tokens_read
 from pipeline.pytorch.swap import attentions
 from pipeline.utils.errors import UserError
 
+# Words that are hashed at a time: on a CPU what stays in its cache, elsewhere what keeps a device busy.
+CHUNK, DEVICE_CHUNK = 2**16, 2**26
+
 
 def mix(x: Tensor) -> Tensor:
     """A bijection of 32-bit numbers that looks random; overwrites its argument, whose type is int32."""
     # int32 shifts bring in the sign, which is cut off.
-    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(signed(FIRST_FACTOR))
-    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(signed(SECOND_FACTOR))
-    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+    shifted = x >> 16
+    x.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(signed(FIRST_FACTOR))
+    torch.bitwise_right_shift(x, 15, out=shifted)
+    x.bitwise_xor_(shifted.bitwise_and_(0x1FFFF)).mul_(signed(SECOND_FACTOR))
+    torch.bitwise_right_shift(x, 16, out=shifted)
+    return x.bitwise_xor_(shifted.bitwise_and_(0xFFFF))
 
 
-def hidden_scales(keys_RL: Tensor, width: int, rate: float) -> Tensor:
+def hidden_scales(keys_RL: Tensor, width: int, rate: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """What each element of hidden states is multiplied by, [R, L, D], from the site keys of their tokens."""
-    offsets = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys_RL.device) * signed(WORD)
-    words = mix(keys_RL[..., None] + offsets)
-    return scales_of_numbers(words.view(torch.int16), rate)[..., :width]
+    num_words = (width + 1) // 2
+    offsets_W = torch.arange(num_words, dtype=torch.int32, device=keys_RL.device).mul_(signed(WORD))
+    keys_N1 = keys_RL.reshape(-1, 1)
+    scales_ND = torch.empty(len(keys_N1), 2 * num_words, dtype=dtype, device=keys_RL.device)
+    size = max(1, (CHUNK if keys_RL.device.type == "cpu" else DEVICE_CHUNK) // num_words)
+    for keys, scales in zip(keys_N1.split(size), scales_ND.split(size), strict=True):
+        scales_of_numbers(mix(keys + offsets_W).view(torch.int16), rate, num_dropped(rate) + LOWEST_NUMBER, scales)
+    return scales_ND.view(*keys_RL.shape, -1)[..., :width]
 
 
-def attention_scales(queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: float) -> Tensor:
+def attention_scales(
+    queries_RT: Tensor, keys_RS: Tensor, num_heads: int, rate: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """What each attention weight is multiplied by, [R, H, T, S], from the queries' site keys and the keys' own keys."""
-    offsets_P = torch.arange((num_heads + 1) // 2, dtype=torch.int32, device=keys_RS.device) * signed(HEAD)
-    queries_RPT = mix(queries_RT[:, None, :] + offsets_P[:, None])
-    words_RPTS = mix(queries_RPT[..., None] + keys_RS[:, None, None, :])
-    rows, pairs, queries, keys = words_RPTS.shape
-    scales = torch.empty(rows, pairs, 2, queries, keys, device=keys_RS.device)
-    scales_of_numbers(words_RPTS >> 16, rate, out=scales[:, :, 1])
-    scales_of_numbers(words_RPTS.bitwise_left_shift_(16).bitwise_right_shift_(16), rate, out=scales[:, :, 0])
-    return scales.view(rows, 2 * pairs, queries, keys)[:, :num_heads]
+    num_pairs, (rows, queries), keys = (num_heads + 1) // 2, queries_RT.shape, keys_RS.shape[1]
+    offsets_P1 = torch.arange(num_pairs, dtype=torch.int32, device=keys_RS.device).mul_(signed(HEAD))[:, None]
+    queries_RPT1 = mix(queries_RT[:, None, :] + offsets_P1)[..., None]
+    scales_RP2TS = torch.empty(rows, num_pairs, 2, queries, keys, dtype=dtype, device=keys_RS.device)
+    # As 32-bit numbers: those whose upper half is at least this one.
+    lowest_kept = (num_dropped(rate) + LOWEST_NUMBER) * NUMBERS
+    size = max(1, (CHUNK if keys_RS.device.type == "cpu" else DEVICE_CHUNK) // (num_pairs * queries * keys))
+    for of_queries, of_keys, scales in zip(
+        queries_RPT1.split(size), keys_RS[:, None, None].split(size), scales_RP2TS.split(size), strict=True
+    ):
+        words = mix(of_queries + of_keys)
+        scales_of_numbers(words, rate, lowest_kept, scales[:, :, 1])
+        scales_of_numbers(words.bitwise_left_shift_(16), rate, lowest_kept, scales[:, :, 0])
+    return scales_RP2TS.view(rows, 2 * num_pairs, queries, keys)[:, :num_heads]
 
 
-def scales_of_numbers(numbers: Tensor, rate: float, out: Tensor | None = None) -> Tensor:
-    """0 for numbers that mean that an element is dropped, else what keeps the expectation; overwrites `numbers`."""
-    lowest_kept = num_dropped(rate) + LOWEST_NUMBER
-    # Clamped to two neighbors, since comparing to a boolean and converting that takes longer.
-    kept = numbers.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1)
-    return torch.mul(kept, scale_of_kept(rate), out=out)
+def scales_of_numbers(numbers: Tensor, rate: float, lowest_kept: int, out: Tensor) -> None:
+    """Write 0 for numbers that mean that an element is dropped, else what keeps the expectation."""
+    # A comparison that writes floats is one pass; one that writes booleans, and their conversion, are three.
+    torch.ge(numbers, lowest_kept, out=out).mul_(scale_of_kept(rate))
 
 
 class DropoutMasks:
@@ -103,12 +121,12 @@ class DropoutMasks:
         keys = self.keys_of_tokens(x, place)
         sites = mix(keys + signed(self.site * SITE % 2**32))
         if x.ndim == 4:
-            scales = attention_scales(sites, self.keys[place.attended], x.shape[1], rate)
+            scales = attention_scales(sites, self.keys[place.attended], x.shape[1], rate, x.dtype)
         else:
-            scales = hidden_scales(sites, x.shape[-1], rate)
+            scales = hidden_scales(sites, x.shape[-1], rate, x.dtype)
         if scales.numel() != x.numel():
             raise UserError(unknown_shape(place, x.shape))
-        return x * scales.view(x.shape).to(x.dtype)
+        return x * scales.view(x.shape)
 
     def keys_of_tokens(self, x: Tensor, place: Place) -> Tensor:
         """The keys of the tokens to which the first dimensions of `x` belong, [R, L]."""
