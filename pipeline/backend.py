@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, cast
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Features
+from pipeline.distributed.channel import Channel
+from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.schema import Train
 from pipeline.utils.environment import without_native_noise, without_variable_of_torch
 from pipeline.utils.errors import UserError, did_you_mean
@@ -37,13 +39,14 @@ class StepReport:
     """One optimizer step: its number from 1, the loss of its batch, and the gradient norm before clipping.
 
     `micro_batches` is the number of pieces that the batch was split into: the recipe's gradient_accumulation, or more
-    if memory ran short.
+    if memory ran short. `stop_asked` is whether one of several ranks was asked to stop; all ranks report the same.
     """
 
     step: int
     loss: float
     grad_norm: float
     micro_batches: int
+    stop_asked: bool = False
 
 
 class GenerationSettings(TypedDict):
@@ -127,6 +130,16 @@ class Learner(Predictor, Protocol):
         ...
 
 
+class Group(Protocol):
+    """The ranks that train together, over which a learner sums gradients and losses in one exchange a step."""
+
+    ranks: Ranks
+
+    def leave(self) -> None:
+        """Close the connections to the other ranks."""
+        ...
+
+
 class Backend(Protocol):
     """What a framework's package offers."""
 
@@ -178,8 +191,22 @@ class Backend(Protocol):
         """
         ...
 
-    def Learner(self, model: Model, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy") -> Learner:
-        """A learner with the recipe's `train` settings, the learning rate of every step, and the task's loss."""
+    def Learner(
+        self,
+        model: Model,
+        settings: Train,
+        learning_rates: NDArray,
+        loss: str = "cross_entropy",
+        group: Group | None = None,
+    ) -> Learner:
+        """A learner with the recipe's `train` settings, the learning rate of every step, and the task's loss.
+
+        With a group, each rank gives its learner its share of each batch, and all learners take the same steps.
+        """
+        ...
+
+    def Group(self, channel: Channel, stop_asked: Callable[[], bool]) -> Group:
+        """The ranks of the channel, connected; `stop_asked` is asked in each step."""
         ...
 
     def swap_attention(self, model: Model, attention: str) -> int:

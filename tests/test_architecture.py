@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 FRAMEWORK_FILES = (
-    "attention.py", "dropout.py", "fast_modules.py", "generation.py", "loss.py", "model.py", "optimizer.py",
+    "attention.py", "dropout.py", "fast_modules.py", "generation.py", "group.py", "loss.py", "model.py", "optimizer.py",
     "packed.py", "swap.py", "train.py",
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.

@@ -42,7 +42,8 @@ def execute(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except PipelineError as error:
-        return _fail(explain(error), WRONG_INPUT if isinstance(error, UserError) else FAILED, debug)
+        code = WRONG_INPUT if isinstance(error, UserError) else FAILED
+        return code if error.is_told and not debug else _fail(explain(error), code, debug)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backend import Backend, StepReport, load_backend
-from pipeline.data.batches import Features
+from pipeline.backend import Backend, Group, StepReport, load_backend
+from pipeline.data.batches import Features, share
+from pipeline.distributed.channel import Channel
+from pipeline.distributed.ranks import Ranks
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
@@ -22,6 +24,7 @@ from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.initialization import Weights, off_by_one_rounding
 from pipeline.models.schedule import learning_rates
 from pipeline.recipe.schema import Recipe
+from pipeline.training.agreement import digest
 from pipeline.training.experiment import Experiment, prepare, start
 
 # The weights are also compared after so many steps, when rounding has had no time to grow and hide a fault.
@@ -82,6 +85,25 @@ def record(
     return _Training.of(recipe, framework, steps, attention, seed, dropout).trace()
 
 
+def record_in_ranks(
+    _: Callable[[object], None],
+    recipe: Recipe,
+    framework: str,
+    steps: int,
+    attention: str = STOCK,
+    seed: int = 0,
+    dropout: bool = True,
+) -> Trace:
+    """As `record`, at one of several ranks, each of which computes its share of every batch."""
+    with Channel.join(Ranks.from_environment()).together() as channel:
+        backend = load_backend(framework)
+        group = backend.Group(channel, lambda: False)
+        trace = _Training.of(recipe, framework, steps, attention, seed, dropout, group).trace()
+        channel.agree({"the digest of the last weights": digest(trace.after)})
+        group.leave()
+    return trace
+
+
 def record_with_controls(
     recipe: Recipe, framework: str, steps: int, attention: str, seed: int, dropout: bool, directions: Sequence[int]
 ) -> tuple[Trace, list[Distance]]:
@@ -105,13 +127,17 @@ class _Training:
     steps: int
     attention: str
     seed: int
+    group: Group | None
 
     @classmethod
-    def of(cls, recipe: Recipe, framework: str, steps: int, attention: str, seed: int, dropout: bool) -> _Training:
+    def of(
+        cls, recipe: Recipe, framework: str, steps: int, attention: str, seed: int, dropout: bool,
+        group: Group | None = None,
+    ) -> _Training:  # fmt: skip
         has_shared_masks = dropout and recipe.train.dropout_masks == "shared"
         changes = {"train.precision": "fp32"} | ({} if has_shared_masks else {"train.dropout": 0.0})
         recipe = recipe.override(changes)
-        return cls(recipe, prepare(recipe, attention), load_backend(framework), steps, attention, seed)
+        return cls(recipe, prepare(recipe, attention), load_backend(framework), steps, attention, seed, group)
 
     def trace(self, direction: int | None = None) -> Trace:
         """All steps, from a start that is off by one rounding if a direction is given."""
@@ -132,7 +158,7 @@ class _Training:
         if self.attention != STOCK:
             swap_with_proof(backend, model, self.attention, experiment.probe())
         rates = learning_rates(train, self.steps)[:steps]
-        learner = backend.Learner(model, train, rates, experiment.task.loss)
+        learner = backend.Learner(model, train, rates, experiment.task.loss, self.group)
         logits = experiment.probe_logits(learner.logits(experiment.probe()))
         reports: list[StepReport] = []
         early: list[Weights] = []
@@ -160,11 +186,12 @@ class _Training:
         )
 
     def batches(self) -> Iterator[Features]:
-        """The training batches of all epochs, without end."""
+        """This rank's share of the training batches of all epochs, without end."""
         first_step = 0
         for epoch in itertools.count():
             plan = self.experiment.training_plan(epoch, self.seed)
-            yield from self.experiment.features(plan, epoch, self.seed, first_step)
+            for batch in self.experiment.features(plan, epoch, self.seed, first_step):
+                yield share(batch, self.group.ranks) if self.group else batch
             first_step += len(plan)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.packing import Layout, Packing, Stream, pack
+from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.data import Batching
 from pipeline.utils.hashing import short_digest
 
@@ -32,6 +33,20 @@ def filled(targets: Features, values: Array) -> Array:
     out = np.zeros(targets["labels"].shape, values.dtype)
     out[targets["loss_weights"] > 0] = values
     return out
+
+
+def share(batch: Features, ranks: Ranks) -> Features:
+    """The rows of a batch that one of several ranks computes: every size-th, as wide as in the whole batch.
+
+    If there are fewer rows than ranks, the others get one row that counts for nothing, so that all compute gradients
+    of the same weights.
+    """
+    if ranks.size == 1:
+        return batch
+    if len(batch["labels"]) <= ranks.rank:
+        first = {key: value[:1] for key, value in batch.items()}
+        return first | {"loss_weights": np.zeros_like(first["loss_weights"])}
+    return {key: np.ascontiguousarray(value[ranks.rank :: ranks.size]) for key, value in batch.items()}
 
 
 @dataclass(frozen=True)

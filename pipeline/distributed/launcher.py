@@ -118,7 +118,8 @@ class Launch(Generic[Result]):
     def _cause(self) -> Exception:
         """The error of the rank that failed first; one that was killed did so before any that misses it."""
         killed = [rank for rank, error in self.failures.items() if isinstance(error, EndedBySignal)]
-        own = [rank for rank, error in self.failures.items() if not getattr(error, "is_told", False)]
+        # A rank that could not leave a call when another one failed has no error of its own.
+        own = [rank for rank, error in self.failures.items() if isinstance(error, PipelineError) and not error.is_told]
         rank = next(iter(killed or own or self.failures))
         error, name = self.failures[rank], f"rank {rank} of {self.size}"
         if isinstance(error, EndedBySignal):
@@ -127,7 +128,7 @@ class Launch(Generic[Result]):
         if isinstance(error, ProcessError):  # its output has the traceback
             last = str(error).splitlines()[-1]
             return RankDied(f"{name} failed, so the other ranks were ended, too: {last}")
-        if str(error) != str(self.failures.get(0)):
+        if str(error) != str(self.failures.get(0)) and not (isinstance(error, PipelineError) and error.is_told):
             error.args = (f"{name}: {error}",)
         return error
 

@@ -31,7 +31,7 @@ class Ranks:
     """This process among those that train together.
 
     `address` and `port` are where `Channel` listens at rank 0. `is_launched` is whether our own launcher watches the
-    processes. `has_cluster` is whether TF_CONFIG was given.
+    processes.
     """
 
     rank: int = 0
@@ -41,7 +41,6 @@ class Ranks:
     address: str = ""
     port: int = 0
     is_launched: bool = False
-    has_cluster: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -80,7 +79,6 @@ class Ranks:
             address=environment["MASTER_ADDR"],
             port=_number(environment, "MASTER_PORT", 0) + 1,
             is_launched=environment.get(LAUNCHED) == "1",
-            has_cluster=bool(cluster),
         )
 
 
@@ -113,4 +111,4 @@ def _of_cluster(config: str) -> Ranks:
         ) from error
     if others:
         raise UserError(f"TF_CONFIG has tasks of type {', '.join(others)}, but all processes must be workers")
-    return Ranks(rank=rank, size=len(hosts), address=address, port=port, local_size=0, has_cluster=True)
+    return Ranks(rank=rank, size=len(hosts), address=address, port=port, local_size=0)

@@ -1,5 +1,6 @@
 """PyTorch: the names of `pipeline.backend.Backend`."""
 
+from pipeline.pytorch.group import Group
 from pipeline.pytorch.model import (
     architecture,
     attention_weights,
@@ -19,6 +20,7 @@ from pipeline.pytorch.train import Learner, Predictor
 name = "torch"
 
 __all__ = [
+    "Group",
     "Learner",
     "Predictor",
     "architecture",

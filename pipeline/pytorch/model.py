@@ -152,7 +152,7 @@ def threads(number: int | None) -> Iterator[None]:
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": str(torch.get_num_threads()),
     }

@@ -24,6 +24,7 @@ from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.pytorch.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
+from pipeline.pytorch.group import Group
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits, random_generators
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
@@ -41,7 +42,8 @@ class Predictor:
             AcceleratorState._reset_state()  # it outlives a run, and the next one may have another precision
             self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
             prepare_modules(model, precision, self.accelerator.device)
-            self.model, self.autocast = self.accelerator.prepare(model), self.accelerator.autocast
+            self.accelerator.prepare_model(model, evaluation_mode=True)  # else wrapped for several processes
+            self.autocast = self.accelerator.autocast
 
     @torch.inference_mode()
     def logits(self, inputs: Features) -> NDArray[np.float32]:
@@ -87,9 +89,17 @@ class Predictor:
 class Learner(Predictor):
     """A model in training; see `pipeline.backend.Learner`."""
 
-    def __init__(self, model: PreTrainedModel, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: Train,
+        learning_rates: NDArray,
+        loss: str = "cross_entropy",
+        group: Group | None = None,
+    ):
         super().__init__(model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
+        self.group, self.stop_asked = group, False
         self.micro_batches = settings.gradient_accumulation
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         self.has_watched_draws = False
@@ -97,6 +107,8 @@ class Learner(Predictor):
             share_dropout(model, self.masks)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = self.accelerator.prepare(AdamW(self.model, settings))
+        if group is not None:
+            group.reserve(self.weights)
 
     def fit(
         self,
@@ -114,7 +126,7 @@ class Learner(Predictor):
                 loss, grad_norm = self.train_step(batch, step)
                 batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
-                on_step(StepReport(step, float(loss), float(grad_norm), self.micro_batches))
+                on_step(StepReport(step, float(loss), float(grad_norm), self.micro_batches, self.stop_asked))
             if on_epoch(epoch):
                 return
 
@@ -132,6 +144,19 @@ class Learner(Predictor):
         return loss, grad_norm
 
     def gradients_of_batch(self, batch: Features) -> Tensor | None:
+        """As `gradients_of_share`, of which the gradients and losses of all ranks are summed."""
+        loss = self.gradients_of_share(batch)
+        if self.group is None:
+            return loss
+        sums = self.group.sum(self.weights, loss)
+        self.stop_asked = sums.stop_asked
+        if not sums.is_short:
+            return sums.loss
+        if loss is not None:  # another rank's memory was short, and all split alike
+            self.micro_batches *= 2
+        return None
+
+    def gradients_of_share(self, batch: Features) -> Tensor | None:
         """Sum the gradients of all micro-batches and return the loss; None if memory was short and there are more now.
 
         The next attempt is the caller's: what the error refers to is freed only when this function is left.

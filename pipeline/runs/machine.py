@@ -14,12 +14,12 @@ from pipeline.runs.record import EnvironmentRecord
 PACKAGES = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "safetensors", "numpy", "accelerate")
 
 
-def describe_environment(framework_versions: dict[str, str], startup_seconds: float) -> EnvironmentRecord:
+def describe_environment(
+    framework_versions: dict[str, str], startup_seconds: float, processes: int = 1
+) -> EnvironmentRecord:
     """What environment.json holds; `framework_versions` are those of the backend."""
-    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
-    packages = {name: installed[name] for name in PACKAGES if name in installed}
     return EnvironmentRecord(
-        versions={"python": platform.python_version()} | packages,
+        versions=package_versions(),
         framework=framework_versions,
         processor=processor(),
         cores=os.cpu_count(),
@@ -27,7 +27,15 @@ def describe_environment(framework_versions: dict[str, str], startup_seconds: fl
         platform=platform.platform(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         startup_seconds=round(startup_seconds, 3),
+        processes=processes,
     )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a run uses."""
+    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
+    packages = {name: installed[name] for name in PACKAGES if name in installed}
+    return {"python": platform.python_version()} | packages
 
 
 def processor() -> str:

@@ -90,6 +90,8 @@ class TrainRecord(Record):
     """How the examples of a batch lay in its rows: packed, padded or sorted. None in old runs, which sorted them."""
     dropout_masks: str | None = None
     """"shared" by both frameworks, or drawn by the "framework"; null in old runs, which drew them so."""
+    processes: int = Field(default=1, ge=1)
+    """The processes that trained together at the end."""
 
 
 class DataRecord(Record):
@@ -211,13 +213,15 @@ class EnvironmentRecord(Record):
     cores: int | None
     """Logical cores of the machine."""
     threads: str
-    """Threads with which the framework computed."""
+    """Threads with which the framework computed, in each process."""
     platform: str
     """Operating system and architecture."""
     command: list[str]
     """The command that made the run."""
     startup_seconds: float | None = None
     """Seconds from the call to the first batch: loading, checking, building. None in old runs."""
+    processes: int = Field(default=1, ge=1)
+    """The processes that trained together."""
 
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)

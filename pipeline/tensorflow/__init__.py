@@ -3,6 +3,7 @@
 from pipeline.utils.environment import legacy_keras
 
 with legacy_keras():  # transformers' TensorFlow classes are Keras 2
+    from pipeline.tensorflow.group import Group
     from pipeline.tensorflow.model import (
         architecture,
         attention_weights,
@@ -22,6 +23,7 @@ with legacy_keras():  # transformers' TensorFlow classes are Keras 2
 name = "tensorflow"
 
 __all__ = [
+    "Group",
     "Learner",
     "Predictor",
     "architecture",

@@ -26,6 +26,7 @@ from pipeline.recipe.schema import Train
 from pipeline.tensorflow.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.tensorflow.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
+from pipeline.tensorflow.group import Group, Sums
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
 from pipeline.tensorflow.optimizer import AdamW, clip_gradients
@@ -105,10 +106,18 @@ class Learner(Predictor, tf_keras.Model):
     The step: weighted loss, gradients summed over micro-batches, clipping by their true global norm.
     """
 
-    def __init__(self, model: TFPreTrainedModel, settings: Train, learning_rates: NDArray, loss: str = "cross_entropy"):
+    def __init__(
+        self,
+        model: TFPreTrainedModel,
+        settings: Train,
+        learning_rates: NDArray,
+        loss: str = "cross_entropy",
+        group: Group | None = None,
+    ):
         tf_keras.Model.__init__(self, name="learner")
         Predictor.__init__(self, model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss
+        self.group, self.stop_asked = group, False
         self.micro_batches = settings.gradient_accumulation
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         if self.has_shared_masks:
@@ -117,6 +126,8 @@ class Learner(Predictor, tf_keras.Model):
         self.compile(optimizer=AdamW(settings, learning_rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
         self.optimizer.build(model.trainable_variables)
+        if group is not None:
+            group.reserve(model.trainable_variables)
 
     def fit(
         self,
@@ -158,9 +169,47 @@ class Learner(Predictor, tf_keras.Model):
                 raise error.__context__ from None
             raise
 
+    def make_train_function(self, force: bool = False) -> Callable:
+        """What Keras' `fit` calls for each step: with a group, a step in which its ranks sum between two graphs."""
+        if self.group is None:
+            return super().make_train_function(force)
+        if self.train_function is None:
+            update = tf.function(self.update, autograph=False)
+
+            def train_function(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+                sums = self.sums_of_batch(next(batches))
+                return update(sums.loss, sums.gradients)
+
+            self.train_function = train_function
+        return self.train_function
+
+    def sums_of_batch(self, batch: dict[str, Tensor]) -> Sums:
+        """The loss and gradients of all ranks, computed again in more micro-batches if the memory of one was short."""
+        assert self.group is not None
+        while True:
+            try:
+                loss, gradients = self.traced(self.gradients_of_batch, batch)(batch)
+            except tf.errors.ResourceExhaustedError as error:
+                self.split_further(len(batch["labels"]), error)
+                loss, gradients = None, []
+            sums = self.group.sum(gradients, loss)
+            self.stop_asked = sums.stop_asked
+            if not sums.is_short:
+                return sums
+            if loss is not None:  # another rank's memory was short, and all split alike
+                self.micro_batches *= 2
+            del self.graphs[self.gradients_of_batch.__name__]  # the next attempt traces it anew
+
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step on a global batch; returns its loss and the gradient norm before clipping."""
+        return self.update(*self.gradients_of_batch(batch))
+
+    def gradients_of_batch(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss, and the gradients of all trained variables, each summed over the micro-batches.
+
+        A gradient is None for weights that the loss does not depend on.
+        """
         # None is empty: the library's T5 cannot compute a batch without rows.
         count = tf.minimum(self.micro_batches, tf.shape(batch["labels"])[0])
 
@@ -168,15 +217,23 @@ class Learner(Predictor, tf_keras.Model):
             more_loss, more = self.gradients(micro_batch(batch, i, count), variables)
             return i + 1, loss + more_loss, [a + b for a, b in zip(sums, more, strict=True) if b is not None]
 
-        loss, gradients = self.gradients(micro_batch(batch, 0, count), self.model.trainable_variables)
+        loss, of_all = self.gradients(micro_batch(batch, 0, count), self.model.trainable_variables)
         # Like PyTorch's, weights that the loss does not depend on have no gradient and are left alone.
-        pairs = zip(gradients, self.model.trainable_variables, strict=True)
+        pairs = zip(of_all, self.model.trainable_variables, strict=True)
         variables = [variable for gradient, variable in pairs if gradient is not None]
-        gradients = [gradient for gradient in gradients if gradient is not None]
+        gradients = [gradient for gradient in of_all if gradient is not None]
         if self.micro_batches > 1:  # a loop in the graph: the model is traced for the first one and once for all others
             _, loss, gradients = tf.while_loop(
                 lambda i, *_: i < count, add_micro_batch, (1, loss, gradients), parallel_iterations=1
             )
+        remaining = iter(gradients)
+        return loss, [None if gradient is None else next(remaining) for gradient in of_all]
+
+    def update(self, loss: Tensor, of_all: list[Tensor | None]) -> dict[str, Tensor]:
+        """Move the weights by the gradients of a batch; returns its loss and the gradient norm before clipping."""
+        pairs = zip(of_all, self.model.trainable_variables, strict=True)
+        variables = [variable for gradient, variable in pairs if gradient is not None]
+        gradients = [gradient for gradient in of_all if gradient is not None]
         gradients, grad_norm = clip_gradients(gradients, self.settings.max_grad_norm)
         # Nothing moves before all gradients are computed, so that a step that ran out of memory can be done again.
         with tf.control_dependencies([grad_norm, *gradients]):
@@ -290,7 +347,8 @@ class FitProgress(tf_keras.callbacks.Callback):
         self.step += 1
         with self.lock:
             self.waiting.popleft()
-        self.on_step(StepReport(self.step, float(logs["loss"]), float(logs["grad_norm"]), self.model.micro_batches))
+        learner, loss, grad_norm = self.model, float(logs["loss"]), float(logs["grad_norm"])
+        self.on_step(StepReport(self.step, loss, grad_norm, learner.micro_batches, learner.stop_asked))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Report an epoch, and stop if the answer is True."""

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from pipeline.backend import Backend, framework_problem, load_backend
+from pipeline.backend import Backend, Group, framework_problem, load_backend
+from pipeline.distributed.channel import Channel
+from pipeline.distributed.ranks import Ranks
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK, attention_name
@@ -27,9 +29,10 @@ from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoint
 from pipeline.training.experiment import prepare, start
 from pipeline.training.signals import StopRequest
 from pipeline.training.trainer import CONTINUE, Trainer
-from pipeline.utils.environment import announced_processes, preserved_random_state
-from pipeline.utils.errors import Stopped, UserError
+from pipeline.utils.environment import preserved_random_state
+from pipeline.utils.errors import PipelineError, Stopped, UserError
 from pipeline.utils.files import reason, write_json
+from pipeline.utils.text import count
 
 MOST_SEED = 2**32 - 1
 
@@ -44,6 +47,7 @@ def finetune(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    change_processes: bool = False,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
     stop: StopRequest | None = None,
@@ -56,7 +60,8 @@ def finetune(
 
     A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
     training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
-    there is none. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
+    there is none. With `change_processes` it may continue in another number of processes, which changes the rest of the
+    training by rounding. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
     `StopOnSignal()` by SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
 
     The directory appears when everything in it is written. Until then history.jsonl grows by a line per step in
@@ -68,41 +73,96 @@ def finetune(
     >>> run = finetune("sentiment_bert", framework="tensorflow", seed=1)  # doctest: +SKIP
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
-    launched = time.perf_counter()
+    launched, ranks = time.perf_counter(), Ranks.from_environment()
+    with Channel.join(ranks).together() as channel:
+        return _finetune(
+            channel, recipe, framework, attention, seed, out, overwrite=overwrite, resume=resume,
+            change_processes=change_processes, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle,
+            stop=stop or StopRequest(), callback=callback if callback and channel.is_first else TrainingCallback(),
+            launched=launched,
+        )  # fmt: skip
+
+
+def _finetune(
+    channel: Channel,
+    recipe: RecipeSource,
+    framework: str,
+    attention: str | type,
+    seed: int,
+    out: str | os.PathLike | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+    change_processes: bool,
+    allow_hub_code: bool,
+    allow_pickle: bool,
+    stop: StopRequest,
+    callback: TrainingCallback,
+    launched: float,
+) -> Run:
+    """`finetune` at one of the ranks of a channel; `launched` is when it began."""
     _refuse_arguments(framework, seed, resume, overwrite)
-    callback, stop = callback or TrainingCallback(), stop or StopRequest()
     loaded, attention = LoadedRecipe.of(recipe), attention_name(attention)
     recipe = loaded.recipe
     identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
     default = RunDirectory.default(recipe, loaded.original, framework, attention, seed)
     directory = default if out is None else RunDirectory.at(out)
-    finished = directory.finished_run(recipe, identity, overwrite)
+    finished = channel.first(directory.finished_run, recipe, identity, overwrite)
     checkpoints = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
     if finished is not None:
-        _remove_left_behind(checkpoints, finished)
+        if channel.is_first:
+            _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
-    directory.refuse_if_taken()
-    saved, notes = _saved_state(checkpoints, recipe, identity, resume, overwrite)
+    saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
+    _refuse_ranks(channel, recipe, saved, change_processes)
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     scorers = load_metrics(experiment.metric_names)
-    with backend.threads(_threads_of(saved)), backend.preserved_generators():
+    is_first = channel.is_first
+    with backend.threads(_threads_of(saved)), backend.preserved_generators(), _joined(backend, channel, stop) as group:
         started = start(experiment, backend, seed, attention)
         callback.on_start(started.sources)
-        with directory.locked():
-            trainer = Trainer(experiment, backend, started.model, identity, scorers, callback, checkpoints, stop)
+        with directory.locked() if is_first else contextlib.nullcontext():
+            trainer = Trainer(
+                experiment, backend, started.model, identity, scorers, callback, checkpoints, stop, channel, group
+            )
             if resume:
                 trainer.resume(saved, notes)
-            else:
+            elif is_first:
                 checkpoints.remove()
-            environment = describe_environment(backend.versions(), time.perf_counter() - launched)
-            with _failures_explained(trainer, directory), directory.staged() as staging:
+            trainer.agree()
+            environment = describe_environment(backend.versions(), time.perf_counter() - launched, channel.size)
+            with (
+                _failures_explained(trainer, directory),
+                directory.staged() if is_first else contextlib.nullcontext() as staging,
+            ):
                 _write_run(staging, trainer, backend, started, environment)
-            checkpoints.remove()
-    run = load_run(directory.path)
+            run = channel.first(_completed, directory, checkpoints)
     callback.on_run_end(run)
     return run
+
+
+@contextlib.contextmanager
+def _joined(backend: Backend, channel: Channel, stop: StopRequest) -> Iterator[Group | None]:
+    """The framework's connections between several ranks; None for a process alone."""
+    if channel.size == 1:
+        yield None
+        return
+    group = backend.Group(channel, lambda: stop.requested)
+    try:
+        yield group
+    except PipelineError:
+        group.leave()
+        raise
+    # After any other error a rank may be gone, and answer no goodbye.
+    group.leave()
+
+
+def _completed(directory: RunDirectory, checkpoints: TrainingCheckpoints) -> Run:
+    """The run, now that everything is written; its training checkpoints are no longer needed."""
+    checkpoints.remove()
+    return load_run(directory.path)
 
 
 def seed_problem(seed: object) -> str | None:
@@ -122,18 +182,34 @@ def _refuse_arguments(framework: str, seed: int, resume: bool, overwrite: bool) 
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
             arguments=("resume", "overwrite"),
         )
-    if variable := announced_processes():
+
+
+def _refuse_ranks(channel: Channel, recipe: Recipe, saved: TrainingCheckpoint | None, change_processes: bool) -> None:
+    """Raise UserError for what several processes cannot train, and for another number of them than before."""
+    size, before = channel.size, channel.size if saved is None else saved.state.processes
+    if size > 1 and recipe.train.dropout_masks == "framework" and recipe.train.dropout != 0.0:
         raise UserError(
-            f"the environment has {variable}, so this is one of several processes; each of them would train the whole "
-            "recipe by itself, since training in several processes is not supported yet. Start one process, or unset "
-            f"{variable.partition('=')[0]}"
+            f"recipe {recipe.name}: train.dropout_masks is framework, so each of the {size} processes would draw masks "
+            "of its own, and the training would depend on their number; set it to shared, or train in one process"
+        )
+    if saved is not None and size != before and not change_processes:
+        raise UserError(
+            f"{count(before, 'process')} trained this run until {saved.path} was written, and now there "
+            f"{'is' if size == 1 else 'are'} {size}. Batches and dropout masks stay the same, but sums are rounded in "
+            f"another way. Start {before} again to get the same bits, or allow it with change_processes=True",
+            arguments=("change_processes",),
         )
 
 
 def _saved_state(
-    checkpoints: TrainingCheckpoints, recipe: Recipe, identity: RunIdentity, resume: bool, overwrite: bool
-) -> tuple[TrainingCheckpoint | None, list[str]]:
-    """The training checkpoint to resume from, and a note for each that is skipped. Raises UserError."""
+    directory: RunDirectory, checkpoints: TrainingCheckpoints, recipe: Recipe, identity: RunIdentity, resume: bool,
+    overwrite: bool,
+) -> tuple[TrainingCheckpoint | None, list[str]]:  # fmt: skip
+    """The training checkpoint to resume from, and a note for each that is skipped.
+
+    Raises UserError, also if the directory cannot be written.
+    """
+    directory.refuse_if_taken()
     if resume:
         newest, skipped = checkpoints.newest()
         if newest is not None:
@@ -163,21 +239,27 @@ def _threads_of(saved: TrainingCheckpoint | None) -> int | None:
 
 
 def _write_run(
-    staging: RunDirectory,
+    staging: RunDirectory | None,
     trainer: Trainer,
     backend: Backend,
     started: Start,
     environment: EnvironmentRecord,
 ) -> None:
-    """Train, and write everything that the run directory holds; its record comes last."""
+    """Train, and write everything that the run directory holds; its record comes last.
+
+    Ranks other than the first train without a directory.
+    """
     recipe = trainer.experiment.recipe
-    staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
-    write_json(staging.environment_file, environment.model_dump())
+    if staging is not None:
+        staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
+        write_json(staging.environment_file, environment.model_dump())
     with trainer.stop.listening(trainer.callback.on_stop_requested):
-        trainer.train(staging.history_file)
+        trainer.train(staging.history_file if staging else None)
         record = trainer.finish(staging, started)
         model = started.model
         backend.restore_attention(model)
+        if staging is None:
+            return
         experiment, config = trainer.experiment, trainer.experiment.config
         config.architectures = [backend.architecture(model)]
         card = model_card(recipe, experiment.task.auto_class, config, record.identity, record.metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +18,12 @@ class HistoryFile:
     It lies in the hidden folder beside the run directory, `.<name>.partial-<process id>-<machine>/`, where the run is
     staged. A resumed run begins it with the steps that its training checkpoint holds, so that it is whole at any time.
     Errors of writing are ignored: a full disk must not end a training whose state can still be saved, and the trainer
-    writes the whole file once more at the end.
+    writes the whole file once more at the end. Without a path, as at all ranks but the first, nothing is kept.
     """
 
-    def __init__(self, path: Path, earlier: Iterable[StepRecord] = ()):
+    def __init__(self, path: Path | None, earlier: Iterable[StepRecord] = ()):
         # Line buffering: a line can be read as soon as its step is over.
-        self._file = open(path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by __exit__)
+        self._file = open(path or os.devnull, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by __exit__)
         for record in earlier:
             self.append(record)
 

@@ -12,7 +12,7 @@ from pipeline.training.experiment import Experiment
 from pipeline.training.state import TrainingState
 
 
-def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Batch]) -> TrainRecord:
+def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Batch], processes: int) -> TrainRecord:
     """Speed, padding and memory of the steps that were taken; `plan` has the batch of every step of all epochs."""
     history = state.history
     seconds = history[-1].seconds
@@ -28,6 +28,7 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
         resumed_at=state.resumed_at,
         gradient_accumulation=state.micro_batches,
         dropout_masks=experiment.recipe.train.dropout_masks,
+        processes=processes,
     )
 
 

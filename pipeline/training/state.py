@@ -145,6 +145,8 @@ class SavedState(TrainingState):
     """Of the framework."""
     seconds: float
     """Training time so far."""
+    processes: int = 1
+    """The processes that trained together."""
 
     def training_state(self) -> TrainingState:
         """The state with which the training resumes."""

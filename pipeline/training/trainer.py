@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from pipeline.backend import Backend, Learner, Model, StepReport
+from pipeline.backend import Backend, Group, Learner, Model, StepReport
 from pipeline.data import batches
-from pipeline.data.batches import Features
+from pipeline.data.batches import Features, share
+from pipeline.distributed.channel import Channel
 from pipeline.metrics.loss import LOSS
 from pipeline.metrics.specs import lower_is_better
 from pipeline.models import checkpoint
@@ -21,6 +22,7 @@ from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
+from pipeline.training.agreement import refuse_disagreement, refuse_drift
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import (
     TrainingCheckpoint,
@@ -59,7 +61,8 @@ CONTINUE = "resume=True continues from there"
 class Trainer:
     """Trains one run. The framework's learner takes the steps; what happens around them is the same for both.
 
-    The order of calls: `resume` if the run continues an interrupted one, `train`, `finish`.
+    The order of calls: `resume` if the run continues an interrupted one, `agree`, `train`, `finish`. Of several ranks
+    each has a trainer, all of which do the same; only rank 0 writes.
     """
 
     def __init__(
@@ -72,14 +75,16 @@ class Trainer:
         callback: TrainingCallback,
         checkpoints: TrainingCheckpoints,
         stop: StopRequest,
+        channel: Channel,
+        group: Group | None = None,
     ):
         self.experiment, self.scorers, self.identity = experiment, scorers, identity
-        self.callback, self.checkpoints, self.stop = callback, checkpoints, stop
+        self.callback, self.checkpoints, self.stop, self.channel = callback, checkpoints, stop, channel
         train = experiment.recipe.train
         self.epoch_plans = [experiment.training_plan(epoch, identity.seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.epoch_plans for batch in plan]
         self.learning_rates = learning_rates(train, len(self.plan))
-        self.learner: Learner = backend.Learner(model, train, self.learning_rates, experiment.task.loss)
+        self.learner: Learner = backend.Learner(model, train, self.learning_rates, experiment.task.loss, group)
         self.versions = backend.versions()
         self.fingerprints = {
             "data": experiment.fingerprint,
@@ -138,9 +143,17 @@ class Trainer:
         self.best_weights = in_order(BEST, arrays) or None
         return None
 
+    def agree(self) -> None:
+        """Raise UserError, with who differs in what, if the ranks would not train the same run."""
+        if self.channel.size > 1:
+            refuse_disagreement(
+                self.channel, self.experiment.recipe, self.identity, self.versions, self.fingerprints, self.plan,
+                self.learner.state(),
+            )  # fmt: skip
+
     # --- training
 
-    def train(self, history_file: Path) -> None:
+    def train(self, history_file: Path | None) -> None:
         """Take all steps and make all evaluations that remain; each step is a line of `history_file` at once.
 
         Raises Stopped and RunFailure.
@@ -157,16 +170,17 @@ class Trainer:
                 self.learner.fit(self._remaining_epochs(), self.on_step, self.on_epoch, start)
             self.clock.pause()
         self.callback.on_train_end()
-        self.stop_if_asked()
+        self.stop_if_asked_anywhere()
 
     def _remaining_epochs(self) -> list[Iterable[Features]]:
-        """The batches that remain, epoch by epoch; those of an interrupted epoch that are done are left out."""
+        """This rank's share of each batch that remains, by epoch; an interrupted epoch begins with its next step."""
         per_epoch, seed = len(self.epoch_plans[0]), self.identity.seed
         remaining = []
         for epoch in range(self.state.epochs_done, len(self.epoch_plans)):
             done = max(0, self.state.steps_done - epoch * per_epoch)
             plan, first_step = self.epoch_plans[epoch][done:], epoch * per_epoch + done
-            remaining.append(self.experiment.features(plan, epoch, seed, first_step))
+            features = self.experiment.features(plan, epoch, seed, first_step)
+            remaining.append(share(batch, self.channel.ranks) for batch in features)
         return remaining
 
     def on_step(self, report: StepReport) -> None:
@@ -192,7 +206,7 @@ class Trainer:
         if self.history_file is not None:
             self.history_file.append(record)
         self.callback.on_step_end(record)
-        self.stop_if_asked()
+        self._stop_if(self.stop.requested if self.channel.size == 1 else report.stop_asked)
         save_every = self.experiment.recipe.train.save_every
         if save_every is not None and report.step % save_every == 0:
             self.save()
@@ -201,6 +215,8 @@ class Trainer:
         """Score the validation split after an epoch; returns True if early stopping ends the training."""
         train = self.experiment.recipe.train
         with self.clock.paused():
+            if self.channel.size > 1:
+                refuse_drift(self.channel, self.learner.copy_weights(), epoch)
             self.callback.on_evaluate_begin(epoch)
             evaluation = self.evaluate("validation", epoch)
             self._refuse_loss("validation", evaluation)
@@ -233,12 +249,21 @@ class Trainer:
     def evaluate(self, split: str, epoch: int) -> Evaluation:
         """Score a split with the current weights."""
         batch_size = max(1, 2 * self.experiment.recipe.train.batch_size // self.state.micro_batches)
-        return evaluate(self.experiment, self.learner, self.scorers, split, epoch, batch_size, self.stop_if_asked)
+        return evaluate(
+            self.experiment, self.learner, self.scorers, split, epoch, batch_size, self.channel,
+            self.stop_if_asked_anywhere,
+        )  # fmt: skip
 
     # --- saving and stopping
 
     def save(self) -> Path:
-        """Write a training checkpoint of the current state; returns its folder. Raises RunFailure."""
+        """Write a training checkpoint of the current state; returns its folder. Raises RunFailure.
+
+        Of several ranks, rank 0 writes it, and the others wait for it.
+        """
+        return self.channel.first(self._save)
+
+    def _save(self) -> Path:
         state, step = self.state, self.state.steps_done
         with self.clock.paused():
             self.callback.on_save_begin(step)
@@ -269,11 +294,15 @@ class Trainer:
             fingerprints=self.fingerprints,
             versions=self.versions,
             seconds=self.clock.total_seconds,
+            processes=self.channel.size,
         )
 
-    def stop_if_asked(self) -> None:
-        """Save a training checkpoint and raise Stopped if the run was asked to stop."""
-        if self.stop.requested:
+    def stop_if_asked_anywhere(self) -> None:
+        """Save a training checkpoint and raise Stopped if the run was asked to stop, at whichever rank."""
+        self._stop_if(self.channel.any(self.stop.requested))
+
+    def _stop_if(self, stop_asked: bool) -> None:
+        if stop_asked:
             path = self.save()
             raise Stopped(f"stopped; the training checkpoint {path} is saved; {CONTINUE}", arguments=("resume",))
 
@@ -283,7 +312,7 @@ class Trainer:
         path = newest.path if newest else None
         if path is None and self.state.is_over:
             with contextlib.suppress(RunFailure):
-                path = self.save()
+                path = self._save()
         if path is None:
             return RunFailure(f"{cause}. There is no training checkpoint; train.save_every makes them during training")
         message = f"{cause}. The training checkpoint {path} is saved: correct the cause, then {CONTINUE}"
@@ -303,19 +332,20 @@ class Trainer:
 
     # --- results
 
-    def finish(self, staging: RunDirectory, started: Start) -> RunRecord:
+    def finish(self, staging: RunDirectory | None, started: Start) -> RunRecord:
         """Put the kept weights into the model, write history, predictions and probe; returns the run's record.
 
-        Raises RunFailure if the weights or the test loss are not finite.
+        Raises RunFailure if the weights or the test loss are not finite. Ranks other than the first write nothing.
         """
         kept = self._keep_weights()
         before, after = (
             self.experiment.probe_logits(logits)
             for logits in (self.logits_before, self.learner.logits(self.experiment.probe()))
         )
-        staging.write_probe(before, after)
-        write_json_lines(staging.history_file, (record.model_dump() for record in self.state.history))
-        write_json_lines(staging.predictions_file, kept.rows)
+        if staging is not None:
+            staging.write_probe(before, after)
+            write_json_lines(staging.history_file, (record.model_dump() for record in self.state.history))
+            write_json_lines(staging.predictions_file, kept.rows)
         test = self.evaluate("test", kept.epoch) if "test" in self.experiment.examples else None
         if test is not None:
             self._refuse_loss("test", test)
@@ -325,7 +355,7 @@ class Trainer:
             kept_epoch=kept.epoch,
             test=dict(test.metrics) if test else None,
             evaluations=self.state.evaluations,
-            train=train_record(self.experiment, self.state, self.plan),
+            train=train_record(self.experiment, self.state, self.plan, self.channel.size),
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
             data=data_record(self.experiment),
             checkpoint_fingerprint=self.fingerprints["checkpoint"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import logging
 import math
 import os
@@ -156,18 +155,6 @@ def _idle_and_total(statistics: Path) -> dict[int, tuple[int, int]]:
             spent = [int(value) for value in times[:8]]
             found[int(name[3:])] = (spent[3] + spent[4], sum(spent))
     return found
-
-
-def announced_processes() -> str | None:
-    """The environment variable that says that this process is one of several that train together, with its value."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        return f"WORLD_SIZE={os.environ['WORLD_SIZE']}"
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
-        is_one_of_several = sum(map(len, cluster.values())) > 1
-    except (ValueError, AttributeError, TypeError):
-        is_one_of_several = True  # not for us to read; TensorFlow would stumble over it, too
-    return f"TF_CONFIG={os.environ['TF_CONFIG']}" if is_one_of_several else None
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ class PipelineError(Exception):
     """An error whose message says all that its reader needs; the command line prints it without a traceback.
 
     `arguments` are the Python arguments that the message names, such as "resume" in `resume=True`, so that the command
-    line can say how they are given there.
+    line can say how they are given there. `is_told` is whether another process tells it to the user.
     """
+
+    is_told = False
 
     def __init__(self, message: str = "", *, arguments: tuple[str, ...] = ()):
         super().__init__(message)

@@ -179,6 +179,6 @@ def test_what_the_ranks_of_one_machine_are_told(monkeypatch):
     environments = rank_environments(2)
     ranks = [Ranks.from_environment(environment) for environment in environments]
     assert [(each.rank, each.local_rank) for each in ranks] == [(0, 0), (1, 1)]
-    assert all(each.are_on_one_machine and each.is_launched and not each.has_cluster for each in ranks)
+    assert all(each.are_on_one_machine and each.is_launched for each in ranks)
     assert {each.address for each in ranks} == {"127.0.0.1"} and len({each.port for each in ranks}) == 1
     assert {environments[0][name] for name in THREAD_VARIABLES} == {"2"}

@@ -36,7 +36,7 @@ def test_a_process_alone_is_alone(environment):
 def test_tf_config_says_the_same():
     hosts = ["10.0.0.7:2222", "10.0.0.8:2222"]
     found = Ranks.from_environment({"TF_CONFIG": cluster("worker", 1, worker=hosts)})
-    assert (found.rank, found.size, found.address, found.port, found.has_cluster) == (1, 2, "10.0.0.7", 2223, True)
+    assert (found.rank, found.size, found.address, found.port) == (1, 2, "10.0.0.7", 2223)
     found = Ranks.from_environment({"TF_CONFIG": cluster("worker", 1, chief=["10.0.0.9:1"], worker=hosts)})
     assert (found.rank, found.size, found.address) == (2, 3, "10.0.0.9")
 

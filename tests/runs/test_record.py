@@ -26,7 +26,13 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
         "test": {"accuracy": 0.25},
         "evaluations": [{"epoch": 1, "accuracy": 0.5, "loss": 0.7}],
         "train": OLD["train"]
-        | {"resumed_at": [2], "gradient_accumulation": 4, "batching": "packed", "dropout_masks": "shared"},
+        | {
+            "resumed_at": [2],
+            "gradient_accumulation": 4,
+            "batching": "packed",
+            "dropout_masks": "shared",
+            "processes": 2,
+        },
         "batches": ["fedcba9876543210"],
         "data": OLD["data"]
         | {"test": {"rows": 24}, "observed": {"train": {"unknown tokens": 3}}, "labels": {"train": {"bad": 96}}},

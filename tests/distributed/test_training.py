@@ -1,0 +1,91 @@
+"""One, two, three processes are one experiment, in either framework: with real processes on this machine."""
+
+import numpy as np
+import pytest
+
+from pipeline import finetune, load_run
+from pipeline.comparison.lockstep import compare_traces
+from pipeline.comparison.traces import record
+from pipeline.models.safetensors_files import read_safetensors
+from tests.helpers.families import recipe_of
+from tests.helpers.interruption import read_lines, sha256
+from tests.helpers.rank_training import FAULTS, traces, train, train_short_of_memory
+from tests.helpers.ranks import in_ranks
+
+pytestmark = pytest.mark.slow
+FRAMEWORKS = ("torch", "tensorflow")
+# Three steps each. Rows are packed: the last batch of one example is one row, which rank 1 has no share of. With 16
+# rows, or 5, the evaluation is one batch; with 2 at most a row, and with fewer rows than ranks, ranks have none.
+CASES = {
+    "single-label": {"rows": 33, "changes": {"train.save_every": 1, "train.keep": "best", "train.epochs": 2}},
+    "sequence-to-sequence": {"rows": 40, "changes": {"train.gradient_accumulation": 2, "train.batch_size": 8}},
+    "masked words": {"rows": 24, "changes": {"train.batch_size": 8, "train.freeze": ["*layer.0.*"]}},
+}
+
+
+def recipe_for(kind, folder):
+    case = CASES[kind]
+    (folder / kind).mkdir(exist_ok=True)
+    return recipe_of(kind, folder / kind, num_rows=case["rows"], changes=case["changes"])
+
+
+@pytest.fixture(scope="module", params=FRAMEWORKS)
+def runs(request, tmp_path_factory):
+    """The framework, each recipe, and the folder with a run of each by two processes, and with one that was stopped."""
+    folder = tmp_path_factory.mktemp("ranks")
+    recipes = {kind: recipe_for(kind, folder) for kind in CASES}
+    in_ranks(train, request.param, recipes, folder / "two", framework=request.param)
+    return request.param, recipes, folder
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_two_processes_train_what_one_trains(runs, kind):
+    framework, recipes, folder = runs
+    two = load_run(folder / "two" / kind)
+    one = finetune(recipes[kind], framework, out=folder / "one" / kind)
+    assert two.record.train.processes == two.directory.environment().processes == 2
+    assert one.record.train.processes == 1 and one.record.batches == two.record.batches
+    for own, other in zip(one.directory.history(), two.directory.history(), strict=True):
+        assert other.loss == pytest.approx(own.loss, rel=1e-5)
+        assert other.grad_norm == pytest.approx(own.grad_norm, rel=1e-4)
+        assert (other.examples, other.tokens, other.learning_rate) == (own.examples, own.tokens, own.learning_rate)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
+    lines = [[line["index"] for line in run.directory.predictions()] for run in (one, two)]
+    assert lines[0] == lines[1] == list(range(len(lines[0])))
+    ours, theirs = (read_safetensors(run.directory.weights_file) for run in (one, two))
+    for name, weight in ours.items():
+        assert np.abs(weight - theirs[name]).max() < 1e-4, name
+
+
+def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(runs):
+    framework, recipes, folder = runs
+    kind = next(iter(recipes))
+    whole, resumed = load_run(folder / "two" / kind), load_run(folder / "two" / "stopped")
+    assert (folder / "two" / "message").read_text().startswith("stopped; the training checkpoint")
+    assert resumed.record.train.resumed_at and not whole.record.train.resumed_at
+    assert sha256(whole.directory.weights_file) == sha256(resumed.directory.weights_file)
+    kept = ("step", "loss", "grad_norm")
+    histories = [
+        [[line[key] for key in kept] for line in read_lines(run.directory.history_file)] for run in (whole, resumed)
+    ]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(framework, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, num_rows=64, changes={"train.batch_size": 32})
+    whole = finetune(recipe, framework, out=tmp_path / "whole")
+    in_ranks(train_short_of_memory, framework, recipe, tmp_path / "short", framework=framework)
+    short = load_run(tmp_path / "short")
+    assert (whole.record.train.gradient_accumulation, short.record.train.gradient_accumulation) == (1, 2)
+    losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_each_fault_in_sharing_a_step_is_seen_in_lock_step(framework, tmp_path):
+    recipe = recipe_of("causal rows", tmp_path, num_rows=40, changes={"train.batch_size": 8})
+    alone = record(recipe, framework, 4)
+    found = in_ranks(traces, framework, recipe, 4, FAULTS, framework=framework)
+    same = {fault: compare_traces("tiny", alone, trace).same for fault, trace in found.items()}
+    assert same == {None: True} | dict.fromkeys(FAULTS, False)

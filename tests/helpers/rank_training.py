@@ -1,0 +1,167 @@
+"""What ranks do in tests of training: runs, a stop, a lack of memory, and traces with planted faults."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from pipeline import finetune
+from pipeline.backend import load_backend
+from pipeline.comparison import traces as traces_module
+from pipeline.comparison.traces import record_in_ranks
+from pipeline.distributed.ranks import Ranks
+from pipeline.training.signals import StopRequest
+from pipeline.utils.errors import Stopped
+
+
+class StopsAtOneRank(StopRequest):
+    """Asked for at the last rank alone, after some steps of it."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.steps_left = after
+        self.is_here = not Ranks.from_environment().is_first
+
+    @property
+    def requested(self):
+        """Asked once a step."""
+        self.steps_left -= 1
+        return self.is_here and self.steps_left < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def train(send, framework, recipes, folder):
+    """A run of each recipe, in `folder`; of the first one another that is stopped at the last rank and resumed."""
+    for name, recipe in recipes.items():
+        finetune(recipe, framework, out=folder / name)
+    name, recipe = next(iter(recipes.items()))
+    stopped = folder / "stopped"
+    try:
+        finetune(recipe, framework, out=stopped, stop=StopsAtOneRank(after=1))
+    except Stopped as error:
+        (folder / "message").write_text(str(error), encoding="utf-8")
+    finetune(recipe, framework, out=stopped, resume=True)
+
+
+def train_short_of_memory(send, framework, recipe, out):
+    """A run in which the memory of the last rank is too small for its rows of the second step."""
+    if not Ranks.from_environment().is_first:
+        if framework == "torch":
+            from pipeline.pytorch.train import Learner
+
+            error = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        else:
+            import tensorflow as tf
+
+            from pipeline.tensorflow.train import Learner
+
+            error = tf.errors.ResourceExhaustedError(None, None, "out of memory")
+        failing(Learner, error)
+    finetune(recipe, framework, out=out)
+
+
+def failing(learner_class, error):
+    """Have a learner's second step raise an error, once."""
+    calls, name = [], "gradients" if learner_class.__module__.startswith("pipeline.pytorch") else "traced"
+    real = getattr(learner_class, name)
+
+    @functools.wraps(real)
+    def fails_once(self, *arguments):
+        is_step = name == "gradients" or arguments[0].__name__ == "gradients_of_batch"
+        if is_step:
+            calls.append(1)
+        if is_step and len(calls) == 2:
+            raise error
+        return real(self, *arguments)
+
+    setattr(learner_class, name, fails_once)
+
+
+def traces(send, framework, recipe, steps, faults):
+    """The trace without a fault and with each, by name; None without one."""
+    return {fault: faulty_trace(framework, recipe, steps, fault) for fault in (None, *faults)}
+
+
+def faulty_trace(framework, recipe, steps, fault):
+    """A trace of several ranks that do not share as they should."""
+    backend, module = load_backend(framework), traces_module
+    share, real_sum = module.share, backend.Group.sum
+    try:
+        if fault in SHARES:
+            module.share = lambda batch, ranks: SHARES[fault](share(batch, ranks), ranks)
+        if fault in ("mean for sum", "clipping before the sum"):
+            backend.Group.sum = SUMS[framework, fault](real_sum)
+        return record_in_ranks(lambda event: None, recipe, framework, steps)
+    finally:
+        module.share, backend.Group.sum = share, real_sum
+
+
+def _mean_over_own_targets(batch, ranks):
+    weights = batch["loss_weights"]
+    return batch | {"loss_weights": weights / weights.sum() / ranks.size}
+
+
+def _without_last_share(batch, ranks):
+    return batch if ranks.is_first else batch | {"loss_weights": np.zeros_like(batch["loss_weights"])}
+
+
+def _masks_of_rank(batch, ranks):
+    return batch | {key: batch[key] + np.int32(ranks.rank) for key in batch if key.endswith("dropout_keys")}
+
+
+SHARES = {
+    "mean of each rank's targets": _mean_over_own_targets,
+    "one rank's share dropped": _without_last_share,
+    "masks keyed by rank": _masks_of_rank,
+}
+
+
+def _torch_mean(real):
+    def mean(self, weights, loss):
+        sums = real(self, weights, loss)
+        for weight in weights:
+            weight.grad /= self.ranks.size
+        return sums
+
+    return mean
+
+
+def _torch_clipped(real):
+    def clipped(self, weights, loss):
+        from pipeline.pytorch.optimizer import clip_gradients
+
+        clip_gradients(weights, 0.1)
+        return real(self, weights, loss)
+
+    return clipped
+
+
+def _tensorflow_mean(real):
+    def mean(self, gradients, loss):
+        sums = real(self, gradients, loss)
+        return dataclasses.replace(sums, gradients=[g if g is None else g / self.ranks.size for g in sums.gradients])
+
+    return mean
+
+
+def _tensorflow_clipped(real):
+    def clipped(self, gradients, loss):
+        from pipeline.tensorflow.optimizer import clip_gradients
+
+        there, _ = clip_gradients([g for g in gradients if g is not None], 0.1)
+        there = iter(there)
+        return real(self, [g if g is None else next(there) for g in gradients], loss)
+
+    return clipped
+
+
+SUMS = {
+    ("torch", "mean for sum"): _torch_mean,
+    ("torch", "clipping before the sum"): _torch_clipped,
+    ("tensorflow", "mean for sum"): _tensorflow_mean,
+    ("tensorflow", "clipping before the sum"): _tensorflow_clipped,
+}
+FAULTS = (*SHARES, "mean for sum", "clipping before the sum")
