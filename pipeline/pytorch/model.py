@@ -65,12 +65,13 @@ def set_weights(model: nn.Module, weights: dict[str, NDArray]) -> None:
             weight.copy_(torch.from_numpy(weights[name]))
 
 
-def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The stock model's weights by name, tied ones once."""
-    return dict(model.named_parameters())
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The stock model's weights by name, tied ones once, with those that are never trained."""
+    saved = model.state_dict().keys()
+    return dict(model.named_parameters()) | {name: x for name, x in model.named_buffers() if name in saved}
 
 
-def to_array(weight: nn.Parameter) -> NDArray[np.float32]:
+def to_array(weight: Tensor) -> NDArray[np.float32]:
     """A copy of a weight's value."""
     return weight.detach().float().cpu().numpy().copy()
 
@@ -90,7 +91,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     return sorted(frozen)
 
 
-def freeze_weights(module: nn.Module, weights: list[nn.Parameter]) -> None:
+def freeze_weights(module: nn.Module, weights: list[Tensor]) -> None:
     """Exclude some of a module's weights from training."""
     for weight in weights:
         weight.requires_grad_(False)

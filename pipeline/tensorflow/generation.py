@@ -13,7 +13,9 @@ from transformers import TFPreTrainedModel
 
 from pipeline.backend import GenerationSettings
 from pipeline.data.batches import Features
+from pipeline.models.decoding import beam_search, greedy
 from pipeline.models.generation import generation_config
+from pipeline.tensorflow.transformer import HIDDEN, Cache, Transformer, padding_bias
 
 
 def generate(model: Any, inputs: dict[str, Tensor], settings: GenerationSettings) -> Tensor:
@@ -76,3 +78,36 @@ class GreedyGeneration:
     def likeliest(outputs: Any) -> Tensor:
         """The token with the largest logit at the last position, [B]."""
         return tf.argmax(outputs.logits[:, -1], axis=-1, output_type=tf.int32)
+
+
+def write_texts(
+    model: Transformer,
+    source_BS: Tensor,
+    mask_BS: Tensor,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+) -> NDArray[np.int32]:
+    """Token ids [B, T] that the Transformer writes; `pipeline/models/decoding.py` says how."""
+    bias_B11S, num_written = padding_bias(mask_BS), 0
+    cache: Cache | None = None
+    encoded_BSD = model.encode(model.embed(source_BS), bias_B11S)
+    encoded_NSD, bias_N11S = (tf.repeat(x, num_beams, axis=0) for x in (encoded_BSD, bias_B11S))
+
+    def next_tokens(tokens_N: NDArray, rows_N: NDArray) -> tuple[NDArray, NDArray]:
+        nonlocal cache, num_written
+        tokens_N1, rows = (tf.constant(x, tf.int32) for x in (tokens_N[:, None], rows_N))
+        if cache is not None:  # the beams of a text have the same source, so only their own keys and values move
+            moved = [(tuple(tf.gather(x, rows) for x in past), source_past) for past, source_past in cache if past]
+            cache = cast(Cache, moved)
+        token_N1D = model.embed(tokens_N1, tf.fill(tokens_N1.shape, num_written))
+        decoded_N1D, cache = model.decode(token_N1D, None, (encoded_NSD, bias_N11S), cache)
+        num_written += 1
+        log_probs_NV = tf.nn.log_softmax(model.logits(decoded_N1D)[:, 0])
+        log_probs_NV = tf.where(tf.range(log_probs_NV.shape[1]) == model.settings.padding_id, HIDDEN, log_probs_NV)
+        log_probs_NC, ids_NC = tf.math.top_k(log_probs_NV, 2 * num_beams)
+        return log_probs_NC.numpy(), ids_NC.numpy()
+
+    if num_beams == 1:
+        return greedy(next_tokens, len(source_BS), model.settings, max_new_tokens)
+    return beam_search(next_tokens, len(source_BS), model.settings, max_new_tokens, num_beams, length_penalty)

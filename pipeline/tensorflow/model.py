@@ -102,7 +102,7 @@ def to_array(weight: Weight) -> NDArray[np.float32]:
     """A copy of a weight's value in the PyTorch layout: there Linear is [out, in], and GPT-2's biases are flat."""
     variable, transpose = weight
     value = apply_transpose(transpose, variable.numpy(), pt_to_tf=False)
-    is_bias = variable.name.endswith("bias:0") and value.ndim == 2 and value.shape[0] == 1
+    is_bias = variable.name.endswith("/bias:0") and value.ndim == 2 and value.shape[0] == 1
     return np.array(value[0] if is_bias else value, dtype=np.float32)
 
 

@@ -39,7 +39,10 @@ class Torch:
         implementation = "eager" if family == "t5" else implementation
         model = model_class._from_config(settings, attn_implementation=implementation).eval()
         model.tie_weights()
-        state = random_state({name: tuple(p.shape) for name, p in model.named_parameters()})
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+        if family == "marian":
+            shapes["final_logits_bias"] = tuple(model.final_logits_bias.shape)
+        state = random_state(shapes)
         model.load_state_dict({name: torch.tensor(value) for name, value in state.items()}, strict=False)
         return model
 
@@ -171,7 +174,10 @@ class TensorFlow:
     def build(cls, family, head=None, implementation=None, dropout=0.0, **overrides):
         from transformers.modeling_tf_pytorch_utils import load_pytorch_state_dict_in_tf2_model
 
-        state = Torch.state(Torch.build(family, head, **overrides))
+        twin = Torch.build(family, head, **overrides)
+        state = Torch.state(twin)
+        if family == "marian":
+            state["final_logits_bias"] = twin.final_logits_bias.numpy()
         model = getattr(transformers, f"TF{PREFIX[family]}{head or USUAL_HEAD[family]}")(
             config(family, dropout, **of_head(head), **overrides)
         )

@@ -15,8 +15,13 @@ HEADS = {
     "gpt2": ("Model", "LMHeadModel", *_TASKS),
     "t5": ("Model", "EncoderModel", "ForConditionalGeneration", *_TASKS),
 }
-USUAL_HEAD = {"bert": "ForSequenceClassification", "gpt2": "LMHeadModel", "t5": "ForConditionalGeneration"}
-PREFIX = {"bert": "Bert", "gpt2": "GPT2", "t5": "T5"}
+USUAL_HEAD = {
+    "bert": "ForSequenceClassification",
+    "gpt2": "LMHeadModel",
+    "t5": "ForConditionalGeneration",
+    "marian": "MTModel",
+}
+PREFIX = {"bert": "Bert", "gpt2": "GPT2", "t5": "T5", "marian": "Marian"}
 BATCH, SOURCE, TARGET, VOCABULARY = 2, 11, 5, 97
 # How many places of such a model attend.
 SITES = {"bert": 2, "gpt2": 2, "t5": 2 + 2 * 2}
@@ -38,6 +43,16 @@ def config(family, dropout=0.0, **overrides):
             bos_token_id=1, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
         return transformers.GPT2Config(**{**fields, **overrides})
+    if family == "marian":
+        # TensorFlow's positions need an even width.
+        fields = dict(
+            vocab_size=VOCABULARY, d_model=14, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=23, decoder_ffn_dim=23, encoder_layers=2, decoder_layers=3, max_position_embeddings=89,
+            scale_embedding=True, activation_function="swish",
+            dropout=dropout, attention_dropout=dropout, activation_dropout=dropout,
+            decoder_start_token_id=96, eos_token_id=0, pad_token_id=96, forced_eos_token_id=None,
+        )  # fmt: skip
+        return transformers.MarianConfig(**{**fields, **overrides})
     fields = dict(
         vocab_size=VOCABULARY, d_model=13, d_kv=7, num_heads=3, d_ff=23, num_layers=2, num_decoder_layers=2,
         relative_attention_num_buckets=5, relative_attention_max_distance=17,
@@ -66,7 +81,7 @@ def inputs(family, padding="right", head=None):
     if head == "ForSequenceClassification" and family == "t5":
         batch["input_ids"][:, -1] = 1  # This head reads at the end-of-sequence token.
         batch["decoder_input_ids"] = batch["input_ids"]
-    elif family == "t5" and head not in ("EncoderModel", "ForTokenClassification"):
+    elif family in ("t5", "marian") and head not in ("EncoderModel", "ForTokenClassification"):
         batch["decoder_input_ids"] = rng.integers(2, VOCABULARY, (BATCH, TARGET))
     return batch
 
