@@ -11,6 +11,7 @@ STEPS ?= 50
 DROPOUT ?= on
 CONTROL ?= on
 KILLS ?= 5
+PROCESSES ?= 1
 SET ?=
 OUT ?=
 RUN ?=
@@ -24,10 +25,10 @@ ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
 # Which of those that have a default here were given.
-GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS,$(if $(filter file,$(origin $(name))),,$(name)))
+GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS PROCESSES,$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS SET OUT RUN RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES SET OUT RUN RUNS TEXT \
   INPUT DATA REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME RERUN SKIP_BAD QUICK DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
@@ -84,8 +85,8 @@ clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later run
 kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
 	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
-lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= SEED= SET=
+	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES") --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
 predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict "$$RUN" $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)

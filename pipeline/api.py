@@ -16,7 +16,12 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.comparison import lockstep_records, run_matrix
 from pipeline.comparison.assembly import assemble
 from pipeline.comparison.control import split_controls
-from pipeline.comparison.lockstep import LockstepReport, compare_frameworks
+from pipeline.comparison.lockstep import (
+    LockstepReport,
+    ProcessLockstepReport,
+    compare_frameworks,
+    compare_processes,
+)
 from pipeline.comparison.lockstep_records import LOCKSTEP_STEPS
 from pipeline.comparison.results import LockstepResult, Problem, Results
 from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
@@ -161,17 +166,23 @@ def lockstep(
     seed: int = 0,
     *,
     dropout: bool = True,
-) -> LockstepReport:
+    processes: int | Sequence[int] = (),
+) -> LockstepReport | ProcessLockstepReport:
     """Take the same training steps in both frameworks, each in a process of its own, and compare them one by one.
 
     The frameworks are judged against PyTorch itself from starts that are off by one rounding. Dropout is that of the
     recipe, with the same masks in both frameworks; it is off without `dropout`, or if the recipe sets
-    `train.dropout_masks` to framework. Raises UserError for anything that is wrong with the input.
+    `train.dropout_masks` to framework. With `processes`, such as (1, 2, 4), the steps are also taken by so many
+    processes together, and each framework is compared with itself in one process. Raises UserError for anything that is
+    wrong with the input.
 
     >>> lockstep("sentiment_bert", steps=10).same  # doctest: +SKIP
     True
     """
-    return compare_frameworks(LoadedRecipe.of(recipe).recipe, steps, attention_name(attention), seed, dropout=dropout)
+    resolved, name = LoadedRecipe.of(recipe).recipe, attention_name(attention)
+    if counts := _several(processes):
+        return compare_processes(resolved, counts, steps, name, seed, dropout=dropout)
+    return compare_frameworks(resolved, steps, name, seed, dropout=dropout)
 
 
 def compare(

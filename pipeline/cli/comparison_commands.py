@@ -31,7 +31,7 @@ def compare(
 ) -> None:
     """Run a recipe with each framework, attention and seed, and write a report that compares them."""
     tell(configure_process())
-    numbers = whole_numbers(seeds)
+    numbers = whole_numbers(seeds, "--seeds")
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.api import compare
     from pipeline.cli.comparison_progress import ComparisonProgress
@@ -74,6 +74,9 @@ def lockstep(
     attention: Attention = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")] = 0,
     dropout: Annotated[Switch, typer.Option(help="The recipe's dropout, or none.")] = Switch.on,
+    processes: Annotated[
+        str, typer.Option(help='Numbers of processes, such as "1 2 4", whose steps are compared, too.')
+    ] = "",
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
@@ -82,7 +85,8 @@ def lockstep(
     resolved = load_recipe(recipe, settings or ())
     from pipeline.api import lockstep
 
-    differences = lockstep(resolved, steps, attention, seed, dropout=dropout is Switch.on)
+    counts = whole_numbers(processes, "--processes")
+    differences = lockstep(resolved, steps, attention, seed, dropout=dropout is Switch.on, processes=counts)
     print(differences.as_text())
     if not differences.same:
         raise typer.Exit(1)

@@ -45,11 +45,11 @@ Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Let PyTorch read t
 ReportFolder = Annotated[Path | None, typer.Option("--out", help="The report's folder; by default reports/<recipe>.")]
 
 
-def whole_numbers(text: str) -> list[int]:
+def whole_numbers(text: str, option: str) -> list[int]:
     """ "0 1 2" as numbers. Raises UserError."""
     numbers = []
     for word in text.split():
         if not (word.isascii() and word.isdecimal()):
-            raise UserError(f'--seeds has "{word}", but needs whole numbers separated by spaces, as in "0 1 2"')
+            raise UserError(f'{option} has "{word}", but needs whole numbers separated by spaces, as in "0 1 2"')
         numbers.append(int(word))
     return numbers

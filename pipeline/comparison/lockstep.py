@@ -5,7 +5,8 @@ Each framework runs in a process of its own and returns a trace. The loss alone 
 
 Differences in rounding grow during training, and from some step on no two trainings are equal. So PyTorch also trains
 from starts that are off by one rounding, the controls. What the frameworks may differ by is CONTROL_FACTOR times the
-largest difference between a control and PyTorch, or a fixed bound if that is larger.
+largest difference between a control and PyTorch, or a fixed bound if that is larger. In the same way each framework in
+several processes is compared with itself in one.
 """
 
 from __future__ import annotations
@@ -17,10 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import FRAMEWORKS
-from pipeline.comparison.traces import EARLY_STEPS, Distance, Trace, distance, record, record_with_controls
+from pipeline.comparison.traces import (
+    EARLY_STEPS,
+    Distance,
+    Trace,
+    distance,
+    record,
+    record_in_ranks,
+    record_with_controls,
+)
+from pipeline.distributed.launcher import Launch
 from pipeline.models.attention import STOCK
 from pipeline.recipe.schema import Recipe
 from pipeline.utils import processes
+from pipeline.utils.errors import UserError
 from pipeline.utils.text import factor
 
 # What rounding makes of the same loss, relative to the loss, or to 1 where that is larger.
@@ -29,6 +40,7 @@ ROUNDING = 1e-6
 # at which rounding begins to grow is a matter of chance: 20, 22, 45 and 56 in four controls of dates_t5. Three controls
 # in which it begins late would make a correct pair in which it begins early look like another experiment.
 FIRST_CONTROLS, MOST_CONTROLS = 3, 8
+MOST_PROCESSES = 64
 # The frameworks may differ by this times as much as the control that differs most.
 CONTROL_FACTOR = 3.0
 
@@ -189,3 +201,106 @@ def compare_traces(
 def _first_over_rounding(losses: NDArray) -> int | None:
     over = np.flatnonzero(~(losses <= ROUNDING))
     return int(over[0]) + 1 if len(over) else None
+
+
+@dataclass(frozen=True)
+class ProcessLockstepReport:
+    """How far each pair of traces is apart; the keys are such as ("torch 1", "torch 2")."""
+
+    recipe: str
+    steps: int
+    pairs: dict[tuple[str, str], LockstepReport]
+
+    @property
+    def same(self) -> bool:
+        """Whether all pairs are the same experiment."""
+        return all(report.same for report in self.pairs.values())
+
+    def as_text(self) -> str:
+        """A line for each pair and the conclusion."""
+        dropout = max(report.dropout for report in self.pairs.values())
+        masks = "same dropout masks" if dropout else "no dropout"
+        lines = [
+            f"{self.recipe}: {self.steps} steps by numbers of processes, same start, same batches, {masks}",
+            f"  {'':<28} {'loss':>8} {'gradient norm':>14} {'parameters':>11}",
+        ]
+        for (first, second), report in self.pairs.items():
+            apart, mark = report.differences, "ok" if report.same else f"OVER {', '.join(_over(report))}"
+            loss, norm, parameters = (apart[name] for name in ("loss", "grad_norm", "parameters"))
+            lines.append(f"  {f'{first} and {second}':<28} {loss:>8.1e} {norm:>14.1e} {parameters:>11.1e}  {mark}")
+        allowed = next(iter(self.pairs.values())).allowed
+        lines.append(
+            f"  {'allowed':<28} {allowed['loss']:>8.1e} {allowed['grad_norm']:>14.1e} {allowed['parameters']:>11.1e}"
+        )
+        lines.append("the same experiment" if self.same else "NOT the same experiment")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.as_text()
+
+
+def _over(report: LockstepReport) -> list[str]:
+    return [name for name, value in report.differences.items() if not value <= report.allowed[name]]
+
+
+def compare_processes(
+    recipe: Recipe,
+    counts: Sequence[int],
+    steps: int = 50,
+    attention: str = STOCK,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+    dropout: bool = True,
+) -> ProcessLockstepReport:
+    """Take `steps` training steps with each number of processes in each framework, and compare.
+
+    One process is compared too, whether `counts` name it or not. Raises UserError for numbers that cannot be.
+    """
+    counts = sorted({1, *counts})
+    if not 1 <= counts[0] <= counts[-1] <= MOST_PROCESSES or len(counts) < 2:
+        raise UserError(
+            f"processes are {' '.join(map(str, counts))}, but must be whole numbers from 1 to {MOST_PROCESSES}, one of "
+            "them 2 or more",
+            arguments=("processes",),
+        )
+    arguments = (steps, attention, seed, dropout)
+    reference, *others = FRAMEWORKS
+    alone, controls = processes.call(
+        record_with_controls, recipe, reference, *arguments, range(FIRST_CONTROLS), framework=reference
+    )
+    traces = {(reference, 1): alone} | {
+        (framework, 1): processes.call(record, recipe, framework, *arguments, framework=framework)
+        for framework in others
+    }
+    for framework in FRAMEWORKS:
+        for count in counts[1:]:
+            launch = Launch(
+                record_in_ranks, (recipe, framework, *arguments), count, framework, on_event=lambda event: None
+            )
+            traces[framework, count] = launch.run(lambda: False)
+    report = _report(recipe.name, steps, counts, traces, controls, bounds or Bounds())
+    if report.same:
+        return report
+    directions = range(FIRST_CONTROLS, MOST_CONTROLS)
+    controls += processes.call(record_with_controls, recipe, reference, *arguments, directions, framework=reference)[1]
+    return _report(recipe.name, steps, counts, traces, controls, bounds or Bounds())
+
+
+def _report(
+    name: str,
+    steps: int,
+    counts: Sequence[int],
+    traces: dict[tuple[str, int], Trace],
+    controls: Sequence[Distance],
+    bounds: Bounds,
+) -> ProcessLockstepReport:
+    pairs = [((framework, 1), (framework, count)) for framework in FRAMEWORKS for count in counts[1:]]
+    pairs += [((first, count), (second, count)) for first, second in [tuple(FRAMEWORKS)] for count in counts]
+    return ProcessLockstepReport(
+        name,
+        steps,
+        {
+            (" ".join(map(str, a)), " ".join(map(str, b))): compare_traces(name, traces[a], traces[b], controls, bounds)
+            for a, b in pairs
+        },
+    )
