@@ -190,7 +190,7 @@ class Learner(Predictor, tf_keras.Model):
             try:
                 loss, gradients = self.traced(self.gradients_of_batch, batch)(batch)
             except tf.errors.ResourceExhaustedError as error:
-                self.split_further(len(batch["labels"]), error)
+                self.micro_batches = more_micro_batches(self.micro_batches, len(batch["labels"]), error)
                 loss, gradients = None, []
             sums = self.group.sum(gradients, loss)
             self.stop_asked = sums.stop_asked
