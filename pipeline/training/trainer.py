@@ -310,7 +310,7 @@ class Trainer:
         """The error for a file that failed: its cause and what is left of the run, saved now if that is possible."""
         newest, _ = self.checkpoints.newest()
         path = newest.path if newest else None
-        if path is None and self.state.is_over:
+        if path is None and self.state.is_over and self.channel.is_first:
             with contextlib.suppress(RunFailure):
                 path = self._save()
         if path is None:
