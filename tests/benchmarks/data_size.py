@@ -1,18 +1,22 @@
 """Measures how reading and tokenizing grow with the data, beside `datasets` with `map`.
 
-    python -m tests.benchmarks.data_size [--rows 10000 100000 1000000] [--folder scratch] [--only check]
+    python -m tests.benchmarks.data_size [--rows 10000 100000 1000000] [--folder scratch] [--only check] [--repeats 1]
 
 Writes that many short reviews as JSON lines, about 120 bytes each, and has every contestant read, check and tokenize
-them in a process of its own with an empty cache. Prints seconds and peak memory, both of the whole process; the first
-size shows what starting costs. `again` is `check` with the cache that the first one left; `train` is a run that is
-stopped after `--steps` steps.
+them in a process of its own with an empty cache; in every repeat they take turns. Prints seconds, seconds of
+processor time, and two peaks of memory, all of the whole process: `peak` has also the pages of mapped files, which the
+system drops when it needs room, `own` only what it cannot drop. The first size shows what starting costs. `again` is
+`check` with the cache that the first one left; `train` is a run that is stopped after `--steps` steps, with that cache
+too.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import re
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -88,11 +92,27 @@ def library(path, cache, steps):
 CONTESTANTS = {"datasets": library, "check": check, "again": check, "train": train}
 
 
+class OwnMemory(threading.Thread):
+    """Watches how many bytes of this process are not pages of files; `peak` is the most that was seen."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak = 0
+
+    def run(self):
+        while True:
+            status = Path("/proc/self/status").read_text(encoding="ascii")
+            self.peak = max(self.peak, int(re.search(r"RssAnon:\s*(\d+) kB", status)[1]) * 1024)
+            time.sleep(0.02)
+
+
 def measure(name, path, cache, steps):
-    """Seconds and peak memory in MB of one contestant, in this process."""
-    start = time.perf_counter()
+    """Seconds, seconds of processor time, peak memory and peak of own memory in MB of a contestant, in this process."""
+    own, start, processor_start = OwnMemory(), time.perf_counter(), time.process_time()
+    own.start()
     CONTESTANTS[name](path, cache, steps)
-    return time.perf_counter() - start, peak_memory_bytes() / 1e6
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor_start
+    return seconds, processor, peak_memory_bytes() / 1e6, own.peak / 1e6
 
 
 def main(words=None):
@@ -102,19 +122,24 @@ def main(words=None):
     parser.add_argument("--folder", default=None)
     parser.add_argument("--only", nargs="+", default=list(CONTESTANTS), choices=CONTESTANTS)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args(words)
-    print(f"{'rows':>10} {'contestant':<10} {'seconds':>8} {'peak MB':>8}   load {os.getloadavg()[0]:.1f}")
+    print(f"{'rows':>10} {'contestant':<10} {'seconds':>8} {'processor':>9} {'peak MB':>8} {'own MB':>7}   load")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for num_rows in arguments.rows:
             path = Path(folder) / f"{num_rows}.jsonl"
             write_reviews(path, num_rows)
-            for name in arguments.only:
-                cache = Path(folder) / ("datasets" if name == "datasets" else "ours") / str(num_rows)
-                seconds, peak = call(measure, name, path, str(cache), arguments.steps, framework="torch")
-                print(
-                    f"{num_rows:>10} {name:<10} {seconds:>8.1f} {peak:>8.0f}   load {os.getloadavg()[0]:.1f}",
-                    flush=True,
-                )
+            for repeat in range(arguments.repeats):
+                for name in arguments.only:
+                    cache = Path(folder) / f"{'datasets' if name == 'datasets' else 'ours'}-{num_rows}-{repeat}"
+                    seconds, processor, peak, own = call(
+                        measure, name, path, str(cache), arguments.steps, framework="torch"
+                    )
+                    print(
+                        f"{num_rows:>10} {name:<10} {seconds:>8.1f} {processor:>9.1f} {peak:>8.0f} {own:>7.0f}   "
+                        f"{os.getloadavg()[0]:.1f}",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -3,22 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.backend import load_backend
-from pipeline.recipe.schema import Train
-from tests.helpers.packed_batches import HEADS, loss_and_gradients, with_dropout_keys
-from tests.helpers.tiny_models import config, random_state, relative
-
-
-def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train):
-    """A learner for a head with random weights."""
-    family, auto_class, settings, loss, _ = HEADS[head]
-    backend = load_backend(framework)
-    train = Train(**train)
-    model = backend.build_model(auto_class, config(family, dropout, **settings), train.precision, 0)
-    backend.set_weights(model, random_state(backend.weight_shapes(model)))
-    if attention == "handwritten":
-        backend.swap_attention(model)
-    return backend.Learner(model, train, np.full(steps, 1e-3), loss)
+from tests.helpers.packed_batches import HEADS, learner_of, loss_and_gradients, with_dropout_keys
+from tests.helpers.tiny_models import relative
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])

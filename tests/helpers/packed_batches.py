@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from tests.helpers.tiny_models import VOCABULARY
+from pipeline.backend import load_backend
+from pipeline.recipe.schema import Train
+from tests.helpers.tiny_models import VOCABULARY, config, random_state
 
 # Lengths of sources and targets; ROWS says which examples share a row, in which order.
 LENGTHS, TARGET_LENGTHS = (7, 3, 5, 2, 4, 11), (3, 5, 2, 4, 1, 2)
@@ -162,6 +164,18 @@ def with_dropout_keys(head):
         keys = tokens(lengths, seed, low=-(2**31), high=2**31)
         padded[name], packed[name] = as_padded(keys), as_packed(keys, width)
     return padded, packed
+
+
+def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train):
+    """A learner for a head with random weights."""
+    family, auto_class, settings, loss, _ = HEADS[head]
+    backend = load_backend(framework)
+    train = Train(**train)
+    model = backend.build_model(auto_class, config(family, dropout, **settings), train.precision, 0)
+    backend.set_weights(model, random_state(backend.weight_shapes(model)))
+    if attention == "handwritten":
+        backend.swap_attention(model)
+    return backend.Learner(model, train, np.full(steps, 1e-3), loss)
 
 
 def loss_and_gradients(framework, learner, batch):
