@@ -13,11 +13,14 @@ WAYS = {
     "allow_hub_code": ("--allow-hub-code", "ALLOW_HUB_CODE=1"),
     "allow_pickle": ("--allow-pickle", "ALLOW_PICKLE=1"),
     "attention": ("--attention NAME", "ATTENTION=name"),
+    "change_processes": ("--change-processes", "CHANGE_PROCESSES=1"),
     "framework": ("--framework NAME", "FRAMEWORK=name"),
     "out": ("--out FOLDER", "OUT=folder"),
     "overrides": ("--set KEY=VALUE", 'SET="key=value"'),
     "overwrite": ("--overwrite", "OVERWRITE=1"),
+    "processes": ("--processes NUMBER", "PROCESSES=number"),
     "rerun": ("--rerun", "RERUN=1"),
+    "restarts": ("--restarts NUMBER", "RESTARTS=number"),
     "resume": ("--resume", "RESUME=1"),
     "seed": ("--seed NUMBER", "SEED=number"),
 }
@@ -34,18 +37,20 @@ def explain(error: PipelineError) -> str:
 
 def finetune_command(
     recipe: str, framework: str, attention: str = "stock", seed: int = 0, settings: Sequence[str] = (),
-    out: Path | None = None, *, allow_hub_code: bool = False, allow_pickle: bool = False,
+    out: Path | None = None, processes: int = 1, *, allow_hub_code: bool = False, allow_pickle: bool = False,
 ) -> str:  # fmt: skip
     """The command that fine-tunes with these arguments; with make, unless it would split a setting at a space."""
     if any(len(setting.split()) != 1 for setting in settings):
         words = ["finetune", recipe, "--framework", framework, "--attention", attention, "--seed", str(seed)]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--out", str(out)] if out else []
+        words += ["--processes", str(processes)] if processes > 1 else []
         words += ["--allow-hub-code"] * allow_hub_code + ["--allow-pickle"] * allow_pickle
         return f".venv/bin/python -m pipeline {shlex.join(words)}"
     variables = {
         "RECIPE": recipe, "FRAMEWORK": framework, "ATTENTION": attention if attention != "stock" else "",
         "SEED": seed or "", "SET": " ".join(settings), "OUT": out or "",
+        "PROCESSES": processes if processes > 1 else "",
         "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle,
     }  # fmt: skip
     given = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]

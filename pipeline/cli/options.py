@@ -37,6 +37,7 @@ OwnFramework = Annotated[
 ]
 Attention = Annotated[str, typer.Option(help="stock, handwritten, or module:Class of your own.")]
 Seed = Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")]
+Processes = Annotated[int, typer.Option(help="How many processes train together; they share the threads.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -55,6 +55,10 @@ class TerminalProgress(TrainingCallback):
         self.task = self.bar.add_task("train", total=num_steps, note="first step ...")
         self.bar.start()
 
+    def on_restart(self, restart: int, restarts: int, cause: str) -> None:
+        self.close()
+        self._print(f"{cause}. Restart {restart} of {restarts}.")
+
     def on_resume(self, step: int, notes: list[str]) -> None:
         for note in notes:
             self._print(note)

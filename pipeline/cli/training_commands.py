@@ -12,7 +12,7 @@ import typer
 
 from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.explanations import finetune_command
-from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, RecipeName, Seed, Settings
+from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, Processes, RecipeName, Seed, Settings
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
@@ -29,6 +29,11 @@ def finetune(
     out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run, finished or not.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest training checkpoint.")] = False,
+    processes: Processes = 1,
+    restarts: Annotated[int, typer.Option(help="How often to resume by itself after a process has died.")] = 0,
+    change_processes: Annotated[
+        bool, typer.Option("--change-processes", help="Resume in another number of processes; sums are rounded anew.")
+    ] = False,
     allow_hub_code: HubCode = False,
     allow_pickle: Pickle = False,
     debug: Debug = False,
@@ -44,13 +49,14 @@ def finetune(
     # A class of one's own is of one framework; two runs need two folders.
     both = attention if ":" not in attention else "stock"
     following = finetune_command(
-        recipe, other, both, seed, settings or (), out and Path(f"{out}-{other}"),
+        recipe, other, both, seed, settings or (), out and Path(f"{out}-{other}"), processes,
         allow_hub_code=allow_hub_code, allow_pickle=allow_pickle,
     )  # fmt: skip
     progress = TerminalProgress(f"{loaded.recipe.name} {framework}/{attention} seed {seed}", next_command=following)
     try:
         finetune(
-            loaded, framework, attention, seed, out, overwrite=overwrite, resume=resume,
+            loaded, framework, attention, seed, out, overwrite=overwrite, resume=resume, processes=processes,
+            restarts=restarts, change_processes=change_processes,
             allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
         )  # fmt: skip
     finally:

@@ -59,8 +59,8 @@ class Launch(Generic[Result]):
     def run(self, stop_requested: Callable[[], bool]) -> Result:
         """Start all ranks, wait for their end, and return the result of the first one.
 
-        If `stop_requested` becomes true, the first rank is sent SIGTERM, once. Raises the PipelineError of the rank
-        that failed first, and RankDied if a rank was killed or crashed.
+        If `stop_requested` becomes true, the first rank is sent SIGTERM, once. Unless the first rank has a result,
+        raises the PipelineError of the rank that failed first, and RankDied if a rank was killed or crashed.
         """
         try:
             for environment in rank_environments(self.size):
@@ -70,7 +70,7 @@ class Launch(Generic[Result]):
                 self.children.append(child)
             self.on_start([child.pid for child in self.children])
             self._wait(stop_requested)
-            if self.failures:
+            if self.failures and (0 in self.failures or not self.children[0].has_ended):
                 raise self._cause()
             return self.children[0].result()
         finally:

@@ -60,6 +60,7 @@ class Ranks:
         if size < 1:
             raise UserError(f"WORLD_SIZE is {size}, but must be 1 or more")
         if size == 1:
+            _refuse_missing_processes(environment)
             return _of_cluster(cluster) if cluster and "WORLD_SIZE" not in environment else cls()
         missing = [name for name in _REQUIRED if not environment.get(name)]
         if missing:
@@ -79,6 +80,18 @@ class Ranks:
             address=environment["MASTER_ADDR"],
             port=_number(environment, "MASTER_PORT", 0) + 1,
             is_launched=environment.get(LAUNCHED) == "1",
+        )
+
+
+def _refuse_missing_processes(environment: Mapping[str, str]) -> None:
+    """Raise UserError for the one process that `accelerate launch --cpu` starts if it is asked for several.
+
+    It says nowhere how many there should be, but only for several does it name a meeting place.
+    """
+    if "WORLD_SIZE" not in environment and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= set(environment):
+        raise UserError(
+            "accelerate launch was asked for several processes and has started one, as it does with --cpu. Leave out "
+            "--cpu and give --multi_gpu, which starts them on processors, too; or use torchrun"
         )
 
 

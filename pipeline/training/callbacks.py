@@ -13,6 +13,12 @@ class TrainingCallback:
     def on_run_found(self, run: Run) -> None:
         """A finished run of the same recipe is there already, so nothing is trained and no other event follows."""
 
+    def on_launch(self, pids: list[int]) -> None:
+        """The processes that train together have started, the one that writes and reports first."""
+
+    def on_restart(self, restart: int, restarts: int, cause: str) -> None:
+        """One of several processes died, and all start again: the `restart`-th time of at most `restarts`."""
+
     def on_start(self, weights: WeightSources) -> None:
         """The model is built: which of its weights are the checkpoint's, and which are new."""
 

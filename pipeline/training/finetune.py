@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from pipeline.backend import Backend, Group, framework_problem, load_backend
 from pipeline.distributed.channel import Channel
+from pipeline.distributed.launcher import RankDied
 from pipeline.distributed.ranks import Ranks
 from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
@@ -27,8 +30,9 @@ from pipeline.runs.record import EnvironmentRecord, RunIdentity
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
 from pipeline.training.experiment import prepare, start
-from pipeline.training.signals import StopRequest
-from pipeline.training.trainer import CONTINUE, Trainer
+from pipeline.training.processes import Event, EventSender, RunInProcesses
+from pipeline.training.signals import StopOnSignal, StopRequest
+from pipeline.training.trainer import CONTINUE, Trainer, run_failure
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import PipelineError, Stopped, UserError
 from pipeline.utils.files import reason, write_json
@@ -47,6 +51,8 @@ def finetune(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    processes: int = 1,
+    restarts: int = 0,
     change_processes: bool = False,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
@@ -61,11 +67,18 @@ def finetune(
     A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
     training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
     there is none. With `change_processes` it may continue in another number of processes, which changes the rest of the
-    training by rounding. With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`,
-    `StopOnSignal()` by SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
+    training by rounding.
+
+    With `processes` above 1 as many processes are started, which share the threads of this one and train together: the
+    same experiment, but for rounding. They import the pipeline and not the caller's script, which needs no guard. If
+    one of them dies, all end; with `restarts` they start again so many times and resume. A process that a launcher such
+    as torchrun has started is one of those that train together.
+
+    With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`, `StopOnSignal()` by
+    SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
 
     The directory appears when everything in it is written. Until then history.jsonl grows by a line per step in
-    `.<name>.partial-<process id>/` beside it.
+    `.<name>.partial-<process id>-<machine>/` beside it.
 
     Raises UserError before the first step for anything that is wrong with the input, RunFailure if a run cannot
     continue, and Stopped if it was asked to stop.
@@ -73,53 +86,95 @@ def finetune(
     >>> run = finetune("sentiment_bert", framework="tensorflow", seed=1)  # doctest: +SKIP
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
-    launched, ranks = time.perf_counter(), Ranks.from_environment()
-    with Channel.join(ranks).together() as channel:
-        return _finetune(
-            channel, recipe, framework, attention, seed, out, overwrite=overwrite, resume=resume,
-            change_processes=change_processes, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle,
-            stop=stop or StopRequest(), callback=callback if callback and channel.is_first else TrainingCallback(),
-            launched=launched,
-        )  # fmt: skip
+    arguments = _Arguments(
+        recipe, framework, attention, seed, out, overwrite, resume, change_processes, allow_hub_code, allow_pickle
+    )
+    stop, callback = stop or StopRequest(), callback or TrainingCallback()
+    if processes != 1 or restarts != 0:
+        return _launch(arguments, processes, restarts, stop, callback)
+    with Channel.join(Ranks.from_environment()).together() as channel:
+        _refuse_arguments(arguments)
+        return _finetune(channel, arguments, stop, callback)
 
 
-def _finetune(
-    channel: Channel,
-    recipe: RecipeSource,
-    framework: str,
-    attention: str | type,
-    seed: int,
-    out: str | os.PathLike | None,
-    *,
-    overwrite: bool,
-    resume: bool,
-    change_processes: bool,
-    allow_hub_code: bool,
-    allow_pickle: bool,
-    stop: StopRequest,
-    callback: TrainingCallback,
-    launched: float,
-) -> Run:
-    """`finetune` at one of the ranks of a channel; `launched` is when it began."""
-    _refuse_arguments(framework, seed, resume, overwrite)
-    loaded, attention = LoadedRecipe.of(recipe), attention_name(attention)
-    recipe = loaded.recipe
-    identity = RunIdentity(recipe=recipe.name, framework=framework, attention=attention, seed=seed)
-    default = RunDirectory.default(recipe, loaded.original, framework, attention, seed)
-    directory = default if out is None else RunDirectory.at(out)
+@dataclass(frozen=True)
+class _Arguments:
+    """What `finetune` was called with, all that the processes of a run need to know."""
+
+    recipe: RecipeSource
+    framework: str
+    attention: str | type
+    seed: int
+    out: str | os.PathLike | None
+    overwrite: bool
+    resume: bool
+    change_processes: bool
+    allow_hub_code: bool
+    allow_pickle: bool
+
+    def loaded(self) -> tuple[LoadedRecipe, RunIdentity, RunDirectory]:
+        """The recipe, what the run is called, and where it is written. Raises UserError."""
+        loaded, attention = LoadedRecipe.of(self.recipe), attention_name(self.attention)
+        identity = RunIdentity(recipe=loaded.recipe.name, framework=self.framework, attention=attention, seed=self.seed)
+        default = RunDirectory.default(loaded.recipe, loaded.original, self.framework, attention, self.seed)
+        return loaded, identity, default if self.out is None else RunDirectory.at(self.out)
+
+
+def _launch(arguments: _Arguments, processes: int, restarts: int, stop: StopRequest, callback: TrainingCallback) -> Run:
+    """`finetune` in processes that are started here, again and again if one dies. Raises what `finetune` raises."""
+    _refuse_launch(processes, restarts)
+    _refuse_arguments(arguments)
+    loaded, identity, directory = arguments.loaded()
+    checkpoints = TrainingCheckpoints(directory.checkpoints_folder, loaded.recipe.train.keep_checkpoints)
+    finished = directory.finished_run(loaded.recipe, identity, arguments.overwrite)
+    if finished is not None:
+        _remove_left_behind(checkpoints, finished)
+        callback.on_run_found(finished)
+        return finished
+    arguments = replace(arguments, recipe=loaded, attention=identity.attention)
+    ranks = RunInProcesses(processes, arguments.framework, callback, stop)
+    for restart in range(restarts + 1):
+        try:
+            # A run that has begun has deleted the checkpoints of one before it, and wants its own back.
+            again = replace(arguments, resume=arguments.resume or ranks.has_begun)
+            return ranks.call(_finetune_rank, again, sys.argv)
+        except KeyboardInterrupt as error:
+            if not stop.requested:
+                raise
+            raise _stopped(checkpoints) from error
+        except RankDied as error:
+            if restart == restarts or stop.requested:
+                raise run_failure(str(error), checkpoints) from error
+            callback.on_restart(restart + 1, restarts, str(error))
+    raise AssertionError("the last start returns or raises")
+
+
+def _finetune_rank(send: Callable[[Event], None], arguments: _Arguments, command: list[str]) -> Run:
+    """`finetune` in one of the processes that `_launch` starts."""
+    sys.argv = command  # which the run records
+    with Channel.join(Ranks.from_environment()).together() as channel:
+        return _finetune(channel, arguments, StopOnSignal(), EventSender(send))
+
+
+def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callback: TrainingCallback) -> Run:
+    """`finetune` at one of the ranks of a channel."""
+    launched, is_first = time.perf_counter(), channel.is_first
+    callback = callback if is_first else TrainingCallback()
+    loaded, identity, directory = arguments.loaded()
+    recipe, attention, seed = loaded.recipe, identity.attention, arguments.seed
+    overwrite, resume = arguments.overwrite, arguments.resume
     finished = channel.first(directory.finished_run, recipe, identity, overwrite)
     checkpoints = TrainingCheckpoints(directory.checkpoints_folder, recipe.train.keep_checkpoints)
     if finished is not None:
-        if channel.is_first:
+        if is_first:
             _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
-    _refuse_ranks(channel, recipe, saved, change_processes)
-    experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
-    backend = load_backend(framework)
+    _refuse_ranks(channel, recipe, saved, arguments.change_processes)
+    experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
+    backend = load_backend(arguments.framework)
     scorers = load_metrics(experiment.metric_names)
-    is_first = channel.is_first
     with backend.threads(_threads_of(saved)), backend.preserved_generators(), _joined(backend, channel, stop) as group:
         started = start(experiment, backend, seed, attention)
         callback.on_start(started.sources)
@@ -172,15 +227,29 @@ def seed_problem(seed: object) -> str | None:
     return f"seed is {seed!r}, but must be a whole number from 0 to 2^32 - 1"
 
 
-def _refuse_arguments(framework: str, seed: int, resume: bool, overwrite: bool) -> None:
-    if problem := framework_problem(framework):
+def _refuse_arguments(arguments: _Arguments) -> None:
+    if problem := framework_problem(arguments.framework):
         raise UserError(problem, arguments=("framework",))
-    if problem := seed_problem(seed):
+    if problem := seed_problem(arguments.seed):
         raise UserError(problem, arguments=("seed",))
-    if resume and overwrite:
+    if arguments.resume and arguments.overwrite:
         raise UserError(
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
             arguments=("resume", "overwrite"),
+        )
+
+
+def _refuse_launch(processes: int, restarts: int) -> None:
+    for name, value, least in (("processes", processes, 1), ("restarts", restarts, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name} is {value!r}, but must be a whole number from {least}", arguments=(name,))
+    ranks = Ranks.from_environment()
+    if ranks.size > 1:
+        raise UserError(
+            f"the environment says that this is process {ranks.rank} of {ranks.size} that train together (WORLD_SIZE "
+            f"or TF_CONFIG), so it must not start {processes} of its own; leave processes and restarts to the launcher "
+            "that started this one, or unset these variables",
+            arguments=("processes", "restarts"),
         )
 
 
@@ -277,13 +346,17 @@ def _failures_explained(trainer: Trainer, directory: RunDirectory) -> Iterator[N
     except KeyboardInterrupt as error:
         if not trainer.stop.requested:  # the caller's own interruption
             raise
-        newest, _ = trainer.checkpoints.newest()
-        if newest is None:
-            raise Stopped("stopped; nothing was written") from error
-        message = f"stopped; the training checkpoint {newest.path} is saved; {CONTINUE}"
-        raise Stopped(message, arguments=("resume",)) from error
+        raise _stopped(trainer.checkpoints) from error
     except (OSError, SafetensorError) as error:
         raise trainer.failure(_cause(error, directory)) from error
+
+
+def _stopped(checkpoints: TrainingCheckpoints) -> Stopped:
+    """The error for a run that was stopped before it could save itself."""
+    newest, _ = checkpoints.newest()
+    if newest is None:
+        return Stopped("stopped; nothing was written")
+    return Stopped(f"stopped; the training checkpoint {newest.path} is saved; {CONTINUE}", arguments=("resume",))
 
 
 def _cause(error: Exception, directory: RunDirectory) -> str:

@@ -20,6 +20,7 @@ from pipeline.models import checkpoint
 from pipeline.models.building import Start
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
+from pipeline.runs.history import HistoryFile
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
 from pipeline.training.agreement import refuse_disagreement, refuse_drift
@@ -33,7 +34,6 @@ from pipeline.training.checkpoints import (
 )
 from pipeline.training.evaluation import evaluate
 from pipeline.training.experiment import Experiment
-from pipeline.training.history import HistoryFile
 from pipeline.training.results import data_record, train_record, weights_record
 from pipeline.training.signals import StopRequest
 from pipeline.training.state import (
@@ -309,14 +309,10 @@ class Trainer:
     def failure(self, cause: str) -> RunFailure:
         """The error for a file that failed: its cause and what is left of the run, saved now if that is possible."""
         newest, _ = self.checkpoints.newest()
-        path = newest.path if newest else None
-        if path is None and self.state.is_over and self.channel.is_first:
+        if newest is None and self.state.is_over and self.channel.is_first:
             with contextlib.suppress(RunFailure):
-                path = self._save()
-        if path is None:
-            return RunFailure(f"{cause}. There is no training checkpoint; train.save_every makes them during training")
-        message = f"{cause}. The training checkpoint {path} is saved: correct the cause, then {CONTINUE}"
-        return RunFailure(message, arguments=("resume",))
+                self._save()
+        return run_failure(cause, self.checkpoints)
 
     def _diverged(self, step: int, what: str) -> str:
         """The message for a run whose numbers are no longer finite."""
@@ -376,3 +372,12 @@ class Trainer:
             step = kept.epoch * len(self.epoch_plans[0])
             raise RunFailure(self._diverged(step, f"weights are not finite after step {step}"))
         return kept
+
+
+def run_failure(cause: str, checkpoints: TrainingCheckpoints) -> RunFailure:
+    """The error for a run that ends before it is done: its cause, and what is saved of it."""
+    newest, _ = checkpoints.newest()
+    if newest is None:
+        return RunFailure(f"{cause}. There is no training checkpoint; train.save_every makes them during training")
+    message = f"{cause}. The training checkpoint {newest.path} is saved: correct the cause, then {CONTINUE}"
+    return RunFailure(message, arguments=("resume",))

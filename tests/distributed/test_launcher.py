@@ -72,11 +72,13 @@ def save_when_asked(send):
     raise Stopped("stopped; the training checkpoint is saved")
 
 
-def finish_first(send):
-    """Rank 0 has its result; the other rank hangs."""
+def finish_first(send, how):
+    """Rank 0 has its result; the other rank hangs or is killed."""
     if rank_of_this_process() == 0:
         return "result"
-    time.sleep(60)
+    if how == "hangs":
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -153,8 +155,9 @@ def test_a_request_to_stop_reaches_the_first_rank_which_has_time_to_save(impatie
     assert events == ["ready", "asked"]
 
 
-def test_a_rank_that_hangs_at_the_end_does_not_hold_up_the_result(impatient):
-    assert launched(finish_first)[0] == "result"
+@pytest.mark.parametrize("how", ["hangs", "is killed"])
+def test_what_another_rank_does_at_the_end_does_not_matter_once_the_first_one_has_its_result(how, impatient):
+    assert launched(finish_first, how)[0] == "result"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -1,9 +1,9 @@
 """history.jsonl while a run trains: a line per step, from the first one on, also after a resumption."""
 
 from pipeline import finetune
+from pipeline.runs.history import HistoryFile
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
-from pipeline.training.history import HistoryFile
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import kill_at, read_lines
 
