@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
+from torch._C._distributed_c10d import TCPStore
 
 from pipeline.distributed.channel import Channel
 
@@ -30,11 +32,21 @@ class Group:
     def __init__(self, channel: Channel, stop_asked: Callable[[], bool]):
         self.ranks, self.stop_asked = channel.ranks, stop_asked
         ranks = channel.ranks
-        # Else, where only TF_CONFIG says who is where, at the port after that of the channel.
-        place = "env://" if os.environ.get("MASTER_ADDR") else f"tcp://{ranks.address}:{ranks.port + 1}"
         kind = "nccl" if torch.cuda.is_available() else "gloo"
-        # That a rank is gone, the channel knows sooner than a timeout.
-        distributed.init_process_group(kind, init_method=place, rank=ranks.rank, world_size=ranks.size)
+        # Else, where only TF_CONFIG says who is where, at the port after that of the channel.
+        place, store = "env://" if os.environ.get("MASTER_ADDR") else f"tcp://{ranks.address}:{ranks.port + 1}", None
+        if ranks.is_launched:
+            # Left to itself, PyTorch listens on all devices of the network.
+            meeting, server = (ranks.address, ranks.port - 1), None
+            if ranks.is_first:
+                server = socket.create_server(meeting, backlog=ranks.size).detach()
+            store = TCPStore(*meeting, ranks.size, ranks.is_first, master_listen_fd=server)
+        self.is_own = not distributed.is_initialized()  # Ray makes it before the run, and ends it afterwards
+        if self.is_own:
+            # That a rank is gone, the channel knows sooner than a timeout.
+            distributed.init_process_group(
+                kind, init_method=None if store else place, store=store, rank=ranks.rank, world_size=ranks.size
+            )
         # Of all gradients and three numbers more. Made once, so that no step can lack the memory for it.
         self.flat: Tensor | None = None
 
@@ -68,4 +80,5 @@ class Group:
 
     def leave(self) -> None:
         """Close the connections to the other ranks."""
-        distributed.destroy_process_group()
+        if self.is_own:
+            distributed.destroy_process_group()
