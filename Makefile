@@ -83,8 +83,8 @@ list: $(VENV)/.installed  ## show the recipes
 clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later runs
 	@$(PIPELINE) clean-cache $(VERBOSE)
 
-kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 PROCESSES=1 ATTENTION= SEED= SET=
+	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" --processes "$$PROCESSES" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= SEED= SET=
 	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES") --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)

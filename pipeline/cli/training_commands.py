@@ -124,6 +124,7 @@ def kill_test(
     attention: Attention = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the run and of the moments when it is killed.")] = 0,
     settings: Settings = None,
+    processes: Processes = 1,
     debug: Debug = False,
 ) -> None:
     """Kill a run again and again, resume it, and compare it with one that never stopped."""
@@ -131,7 +132,7 @@ def kill_test(
     resolved = load_recipe(recipe, settings or ())
     from pipeline.training.kill_test import kill_test
 
-    report = kill_test(resolved, framework, kills, attention, seed)
+    report = kill_test(resolved, framework, kills, attention, seed, processes=processes)
     print(report.as_text())
     if not report.passed:
         raise typer.Exit(1)

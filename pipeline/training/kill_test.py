@@ -2,11 +2,14 @@
 
 One run is left alone. Another is killed at moments drawn from a seed, in start-up, training, evaluation, saving and
 while its results are written, and each time resumes from its newest training checkpoint. Then everything that the two
-leave is compared.
+leave is compared. Of a run in several processes, any of them or the one that started them is killed, and all have to
+end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +26,7 @@ from pipeline.training.signals import StopOnSignal
 from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.hashing import sha256_of_file
-from pipeline.utils.processes import Child, EndedBySignal, ProcessError
+from pipeline.utils.processes import Child, EndedBySignal, ProcessError, is_running
 
 # "final save" is writing the run directory, which appears at its end.
 PHASES = ("training", "saving", "evaluation", "start-up", "final save")
@@ -43,12 +46,16 @@ GRACE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: in which phase, not before which step, after which fraction of the phase's usual time; and how."""
+    """When to kill: in which phase, not before which step, after which fraction of the phase's usual time; and how.
+
+    `rank` is that of the process to kill; None is the only one, or the one that started the others.
+    """
 
     phase: str
     step: int
     fraction: float
     way: str = "SIGKILL"
+    rank: int | None = None
 
 
 @dataclass
@@ -59,15 +66,22 @@ class Segment:
     last_step: int = 0
     phase: str = "start-up"
     killed_in: str | None = None
+    killed: str = ""
+    seconds_to_end: float = 0.0
 
 
 @dataclass(frozen=True)
 class Kill:
-    """In which phase and after which step a kill fell, and where the run was resumed: None if it was over."""
+    """Which process was killed, in which phase, after which step; where the run was resumed, None if it was over.
 
+    `seconds` is how long all processes of the run then took to end.
+    """
+
+    killed: str
     phase: str
     step: int
     resumed_at: int | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -88,10 +102,12 @@ class KillTestReport:
         """A line for each kill, one for each thing compared, and a verdict."""
         lines = [self.title]
         for number, kill in enumerate(self.kills(), start=1):
-            killed = f"killed in {kill.phase} after step {kill.step}"
+            killed = f"killed{kill.killed} in {kill.phase} after step {kill.step}"
             after = "its results were complete"
             if kill.resumed_at is not None:
                 after = f"resumed after step {kill.resumed_at}, {kill.step - kill.resumed_at} repeated"
+            if kill.killed:
+                after += f"; all had ended after {kill.seconds:.1f} s"
             lines.append(f"  {number:>2}  {killed:<42} {after}")
         lines += [f"  {name:<46} {'identical' if same else 'DIFFERENT'}" for name, same in self.identical.items()]
         verdict = "identical to the bit" if all(self.identical.values()) else "NOT identical"
@@ -107,7 +123,7 @@ class KillTestReport:
             later = (after.resumed_at for after in self.segments[number:])
             resumed_at = next((step for step in later if step is not None), None)
             if segment.killed_in is not None:
-                kills.append(Kill(segment.killed_in, reached, resumed_at))
+                kills.append(Kill(segment.killed, segment.killed_in, reached, resumed_at, segment.seconds_to_end))
                 reached = reached if resumed_at is None else resumed_at
         return kills
 
@@ -119,36 +135,40 @@ def kill_test(
     attention: str = "stock",
     seed: int = 0,
     kills: Sequence[tuple[str, str]] | None = None,
+    processes: int = 1,
 ) -> KillTestReport:
     """Train the recipe undisturbed, train it again killed `num_kills` times, and compare. Raises UserError, RunFailure.
 
     Both runs are written to a temporary folder. `kills` has a phase and a way for each kill; by default the phases take
-    turns, and all are killed by SIGKILL.
+    turns, and all are killed by SIGKILL. With several `processes`, which of them is killed is drawn from the seed.
     """
     if kills is None:
         kills = [(PHASES[i % len(PHASES)], "SIGKILL") for i in range(num_kills)]
     with scratch_folder("kill-test") as temporary:
         undisturbed, killed = temporary / "undisturbed", temporary / "killed"
         reference = Watch()
-        train_watched(recipe, framework, attention, seed, undisturbed, reference)
+        train_watched(recipe, framework, attention, seed, undisturbed, reference, processes)
         seconds = dict(reference.seconds)
         steps_per_epoch, num_steps = reference.num_steps // recipe.train.epochs, reference.segment.last_step
         save_every = recipe.train.save_every or max(1, num_steps // NUM_CHECKPOINTS)
         saving = recipe.override({"train.save_every": save_every})
         segments = []
-        for moment in [*kill_moments(kills, seed, num_steps, steps_per_epoch), None]:
+        for moment in [*kill_moments(kills, seed, num_steps, steps_per_epoch, processes), None]:
             watch = Watch(moment, seconds)
-            train_watched(saving, framework, attention, seed, killed, watch)
+            train_watched(saving, framework, attention, seed, killed, watch, processes)
             segments.append(watch.segment)
             seconds |= watch.seconds
             if watch.segment.killed_in is None:
                 break
         title = f"{recipe.name} {framework}/{attention} seed {seed}: {num_steps} steps in "
         title += f"{num_steps // steps_per_epoch} epochs, a training checkpoint every {save_every}"
+        title += f", {processes} processes" if processes > 1 else ""
         return KillTestReport(title, len(kills), segments, compare_runs(undisturbed, killed))
 
 
-def kill_moments(kills: Sequence[tuple[str, str]], seed: int, num_steps: int, steps_per_epoch: int) -> list[Moment]:
+def kill_moments(
+    kills: Sequence[tuple[str, str]], seed: int, num_steps: int, steps_per_epoch: int, processes: int = 1
+) -> list[Moment]:
     """Moments spread over the length of the run, in the order in which a run reaches them.
 
     `kills` has a phase and a way for each; `num_steps` is how many steps the run takes.
@@ -161,7 +181,9 @@ def kill_moments(kills: Sequence[tuple[str, str]], seed: int, num_steps: int, st
             step = -(-step // steps_per_epoch) * steps_per_epoch
         if phase == "final save":  # in its first half, since nothing comes after it
             step, fraction = num_steps, fraction / 2
-        moments.append(Moment(phase, step, fraction, way))
+        # Any of them, or the process that started them.
+        drawn = None if processes == 1 else int(rng.integers(-1, processes))
+        moments.append(Moment(phase, step, fraction, way, None if drawn == -1 else drawn))
     return sorted(moments, key=lambda moment: (moment.step, moment.phase == "final save"))
 
 
@@ -199,6 +221,7 @@ class Watch:
         self.began = self.since = time.monotonic()
         self.kill_at = float("inf")
         self.num_steps = 0
+        self.pids: list[int] = []
         if moment and moment.phase == "start-up":
             self.kill_at = self.began + moment.fraction * self.usual_seconds["start-up"]
 
@@ -223,9 +246,12 @@ class Watch:
             self.kill_at = min(self.kill_at, now + delay)
 
 
-def train_watched(recipe: Recipe, framework: str, attention: str, seed: int, out: Path, watch: Watch) -> None:
+def train_watched(
+    recipe: Recipe, framework: str, attention: str, seed: int, out: Path, watch: Watch, processes: int = 1
+) -> None:
     """Train in a process of its own, resuming if there is something to resume, until it ends or the watch kills it."""
-    with Child(_train, recipe, framework, attention, seed, out, framework=framework, sends_events=True) as child:
+    arguments = (recipe, framework, attention, seed, out, processes)
+    with Child(_train, *arguments, framework=framework, sends_events=True) as child:
         while not child.has_ended:
             seconds_left = watch.kill_at - time.monotonic()
             if seconds_left <= 0 and watch.moment is not None:
@@ -234,24 +260,40 @@ def train_watched(recipe: Recipe, framework: str, attention: str, seed: int, out
                     watch.segment.killed_in = phase
                 return
             event = child.next_event(max(0.0, min(seconds_left, 1.0)))
-            if isinstance(event, tuple):
-                watch.on_event(*event)
+            _note(event, watch)
         child.result()
+
+
+def _note(event: object, watch: Watch) -> None:
+    if isinstance(event, list):  # of a run in several processes
+        watch.pids = event
+    elif isinstance(event, tuple):
+        watch.on_event(*event)
 
 
 def _end(child: Child[None], watch: Watch, moment: Moment) -> bool:
     """End a run in the way of a moment; returns whether that was before its own end."""
+    began, rank = time.monotonic(), moment.rank if watch.pids else None
     for i, number in enumerate(WAYS[moment.way]):
         if i > 0:  # in the middle of the saving that the first one began
             time.sleep(moment.fraction * watch.usual_seconds.get("saving", SAVING_SECONDS))
-        child.send_signal(number)
+        if rank is None:
+            child.send_signal(number)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(watch.pids[rank], number)
+    if watch.pids:
+        watch.segment.killed = " the launcher" if rank is None else f" rank {rank}"
     until = time.monotonic() + GRACE_SECONDS
     while not child.has_ended:
         if time.monotonic() > until:
             raise RunFailure(f"the run did not end within {GRACE_SECONDS:.0f} seconds after {moment.way}")
-        event = child.next_event(1.0)
-        if isinstance(event, tuple):
-            watch.on_event(*event)
+        _note(child.next_event(1.0), watch)
+    while any(map(is_running, watch.pids)):
+        if time.monotonic() > until:
+            raise RunFailure(f"processes of the run still run {GRACE_SECONDS:.0f} seconds after {moment.way}")
+        time.sleep(0.02)
+    watch.segment.seconds_to_end = time.monotonic() - began
     try:
         child.result()
     except Stopped:
@@ -261,24 +303,35 @@ def _end(child: Child[None], watch: Watch, moment: Moment) -> bool:
         if was_killed or "KeyboardInterrupt" in str(error):  # the latter before or after it listens
             return True
         raise
+    except RunFailure as error:
+        if rank is None or f"rank {rank} of " not in str(error):
+            raise
+        return True
     return False
 
 
 def _train(
-    send: Callable[[tuple[str, int]], None], recipe: Recipe, framework: str, attention: str, seed: int, out: Path
-) -> None:
+    send: Callable[[tuple[str, int] | list[int]], None], recipe: Recipe, framework: str, attention: str, seed: int,
+    out: Path, processes: int,
+) -> None:  # fmt: skip
     from pipeline.training.finetune import finetune
 
     # A process in the background may have been told to ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    finetune(recipe, framework, attention, seed, out, resume=True, stop=StopOnSignal(), callback=_EventSender(send))
+    finetune(
+        recipe, framework, attention, seed, out, resume=True, processes=processes, stop=StopOnSignal(),
+        callback=_EventSender(send),
+    )  # fmt: skip
 
 
 class _EventSender(TrainingCallback):
     """Sends each event of a run to another process."""
 
-    def __init__(self, send: Callable[[tuple[str, int]], None]):
+    def __init__(self, send: Callable[[tuple[str, int] | list[int]], None]):
         self.send = send
+
+    def on_launch(self, pids: list[int]) -> None:
+        self.send(pids)
 
     def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
         self.send(("started", num_steps))

@@ -21,6 +21,7 @@ from typing import IO, Generic, Self, TypeVar, cast
 
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 from pipeline.utils.errors import RunFailure
+from pipeline.utils.files import is_alive
 
 # How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
@@ -184,6 +185,17 @@ def log_tail(log: Path, lines: int = 40, most: int = 8000) -> str:
         return ""
     with open(log, "rb") as file:
         return _end_of(file, lines, most)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended; one that its parent has not asked about yet has."""
+    status = Path(f"/proc/{pid}/stat")
+    if not status.parent.parent.is_dir():
+        return is_alive(pid)
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def child_environment() -> dict[str, str]:
