@@ -24,6 +24,8 @@ RUN_ELSEWHERE = {
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
     "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
     ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",
+    "make finetune PROCESSES=2": "tests/training/test_processes.py",
+    "make finetune PROCESSES=2 FRAMEWORK=tensorflow RESTARTS=3": "tests/training/test_processes.py",
     "make bench": "takes minutes; `make bench QUICK=1` is run",
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{

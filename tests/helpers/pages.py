@@ -15,6 +15,7 @@ PAGES = [
     "recipes/README.md",
     "pipeline/README.md",
     "pipeline/comparison/README.md",
+    "pipeline/distributed/README.md",
     "tests/benchmarks/README.md",
     "recipes/bundled/sentiment/README.md",
     "recipes/bundled/dates/README.md",
