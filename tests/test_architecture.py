@@ -1,4 +1,4 @@
-"""Frameworks that mirror each other; nothing names a registry or a machine."""
+"""Frameworks that mirror each other; model families in their files only; nothing names a registry or a machine."""
 
 import ast
 import re
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.backend import Backend, Learner, Predictor, load_backend
+from pipeline.models.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 FRAMEWORK_FILES = (
-    "attention.py", "dropout.py", "fast_modules.py", "generation.py", "group.py", "loss.py", "marian.py", "model.py",
-    "optimizer.py", "packed.py", "swap.py", "train.py", "transformer.py",
+    "attention.py", "dropout.py", "fast_modules.py", "generation.py", "group.py", "loss.py", "model.py",
+    "optimizer.py", "packed.py", "sites.py", "swap.py", "train.py", "transformer.py",
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.
 ONE_SIDED = {
@@ -33,6 +34,11 @@ ANY_TYPE = {
     "pipeline/tensorflow": "the same, and Keras takes and returns nested structures of tensors",
     "pipeline/metrics/classification.py": "the types inferred for scikit-learn know one value of zero_division",
     "pipeline/metrics/token_classification.py": "the types inferred for seqeval know one value of zero_division",
+}
+# Where code may name a model family: what is known of families is there. Any other file needs a reason.
+FILES_OF_FAMILIES = ("pipeline/pytorch/swap.py", "pipeline/tensorflow/swap.py")
+NAMES_FAMILY = {
+    "pipeline/tensorflow/model.py": "TFUntiedGPT2LMHeadModel, since the library ignores an output matrix of its own",
 }
 
 
@@ -97,6 +103,49 @@ def test_a_value_is_of_any_type_only_at_the_edge_of_a_framework_or_library():
 )
 def test_a_value_of_any_type_would_be_seen(source):
     assert says_any(source) and not says_any("from typing import AnyStr\nvalue: object = any([])")
+
+
+def code_words(source):
+    """The names in a file and its strings, without docstrings and comments."""
+    tree = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+        for field in ("id", "attr", "name", "arg", "module"):
+            if isinstance(word := getattr(node, field, None), str):
+                yield word
+
+
+def names_family(source):
+    """Whether the code of a file has a word for a model family, other than in the name of a recipe."""
+    recipes = "|".join(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    family = re.compile("|".join(FAMILIES) + "|gpt-2", re.IGNORECASE)
+    return any(family.search(re.sub(recipes, "", word)) for word in code_words(source))
+
+
+def test_only_the_models_folder_and_the_two_swaps_name_a_model_family():
+    files = {
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in (ROOT / "pipeline").rglob("*.py")
+    }
+    found = {name for name, source in files.items() if names_family(source) and not name.startswith("pipeline/models/")}
+    assert found == {*FILES_OF_FAMILIES, *NAMES_FAMILY}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from transformers import BertForMaskedLM",
+        "hidden = model.bert(**inputs)",
+        "if config.model_type == 't5': ...",
+        "def gpt2_states(model): ...",
+        "raise UserError('use a GPT-2')",
+        "states(t5=1)",
+    ],
+)
+def test_the_name_of_a_model_family_would_be_seen(source):
+    assert names_family(source)
+    assert not names_family("def f():\n    'As BERT does.'\n    load_recipe('sentiment_bert')  # T5 too")
 
 
 def test_nothing_names_a_registry_or_a_machine():

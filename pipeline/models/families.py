@@ -1,6 +1,6 @@
-"""All that the pipeline knows about BERT, GPT-2 and T5; another family needs an entry here and two swaps.
+"""All that the pipeline knows about BERT, GPT-2 and T5; another family needs an entry here and in the two swaps.
 
-The swaps themselves (`pytorch/swap.py` and `tensorflow/swap.py`) know how a family's modules call the attention.
+The swaps (`pytorch/swap.py` and `tensorflow/swap.py`) know how a family's modules are called; no other file does.
 Weight names are those of Hugging Face's PyTorch models, which are the names in a checkpoint.
 """
 

@@ -35,8 +35,7 @@ from pipeline.models.dropout import (
 )
 from pipeline.pytorch.attention import attend
 from pipeline.pytorch.model import random_generators
-from pipeline.pytorch.packed import parts_of_tokens_read
-from pipeline.pytorch.swap import attentions
+from pipeline.pytorch.swap import attentions, parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
 # Words that are hashed at a time: on a CPU what stays in its cache, elsewhere what keeps a device busy.

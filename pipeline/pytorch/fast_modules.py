@@ -1,6 +1,6 @@
 """What makes a forward pass in PyTorch fast: modules exchanged for faster ones that compute the same.
 
-`pipeline/tensorflow/fast_modules.py` has the same first three definitions in the same order.
+`pipeline/tensorflow/fast_modules.py` has the same first four definitions in the same order.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import BertForMaskedLM
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.optimization import HIDDEN_LOGIT
-from pipeline.pytorch.model import head_logits
-from pipeline.pytorch.packed import chosen, head, packed_hidden_states, packed_logits
+from pipeline.pytorch.model import architecture, head_logits
+from pipeline.pytorch.packed import chosen, span_logits, tokens_read
+from pipeline.pytorch.swap import head, packed_hidden_states
 
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
 FEW_ROWS = 32
@@ -26,7 +26,8 @@ FEW_ROWS = 32
 def prepare_modules(model: nn.Module, precision: str, device: torch.device) -> None:
     """Exchange modules of a model for faster ones, in place; results differ in the last digits.
 
-    Exchanged are GPT-2's GELU, and in bf16 on a CPU without instructions for it every linear layer. Subclasses stay.
+    Exchanged are the library's GELU of eight operations, and in bf16 on a CPU without instructions for it every linear
+    layer. Subclasses stay.
     """
     replacements: dict[type, Callable[[Any], nn.Module]] = {
         # One operation instead of the library's eight, each of them a pass over the widest activations of a model.
@@ -58,20 +59,35 @@ def forward(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return logits
 
 
+def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """The model's logits of a packed batch in fp32, [R, L, classes]; with `pooled_positions`, those of examples.
+
+    These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
+    ends of spans [R, P, 2, L].
+    """
+    positions_RP, read_N = inputs.get("pooled_positions"), tokens_read(model, inputs)
+    logits = head(model, packed_hidden_states(model, inputs, read_N))
+    if positions_RP is None:
+        return logits
+    if read_N is None:
+        return span_logits(logits, inputs["segment_ids"], positions_RP.shape[1])
+    return logits.view(*positions_RP.shape, -1)
+
+
 def logits_and_targets(
-    model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor
+    model: Any, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits of `forward`, labels and loss weights; of a masked language model those where the weight is not 0.
 
     Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
     """
-    if not isinstance(model, BertForMaskedLM):
+    if not architecture(model).endswith("ForMaskedLM"):
         return forward(model, inputs), labels, loss_weights
     counted = loss_weights.flatten().nonzero()[:, 0]
     if "segment_ids" in inputs:
         hidden_1ND = packed_hidden_states(model, inputs, counted)
     else:
-        hidden_1ND = chosen(model.bert(**inputs).last_hidden_state, counted)
+        hidden_1ND = chosen(model.base_model(**inputs).last_hidden_state, counted)
     return head(model, hidden_1ND)[0], labels.flatten()[counted], loss_weights.flatten()[counted]
 
 

@@ -1,8 +1,7 @@
 """Packed batches in PyTorch: a row holds several examples, and each token sees those of its own example only.
 
-`pipeline/tensorflow/packed.py` has the same definitions in the same order. The library's T5 encoder takes a mask that
-is the same for all tokens of a row, so here its layers are called one after another. So are those of BERT, whose last
-layer computes only the tokens that the head reads, where that is not all of them.
+This is what all families share; `pipeline/pytorch/swap.py` calls the layers of each.
+`pipeline/tensorflow/packed.py` has the same definitions in the same order.
 """
 
 # R rows · L positions of a row · P examples that a row may have · S source positions · T target positions · D width
@@ -14,26 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertForMaskedLM
 
 from pipeline.models.families import family_of, unknown_head
 from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.pytorch.model import architecture
 from pipeline.utils.errors import UserError
-
-
-def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """The model's logits of a packed batch in fp32, [R, L, classes]; with `pooled_positions`, those of examples.
-
-    These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
-    ends of spans [R, P, 2, L].
-    """
-    positions_RP, read_N = inputs.get("pooled_positions"), tokens_read(model, inputs)
-    logits = head(model, packed_hidden_states(model, inputs, read_N))
-    if positions_RP is None:
-        return logits
-    if read_N is None:
-        return span_logits(logits, inputs["segment_ids"], positions_RP.shape[1])
-    return logits.view(*positions_RP.shape, -1)
 
 
 def tokens_read(model: Any, batch: dict[str, Tensor]) -> Tensor | None:
@@ -44,7 +28,7 @@ def tokens_read(model: Any, batch: dict[str, Tensor]) -> Tensor | None:
     """
     if "segment_ids" not in batch:
         return None
-    if isinstance(model, BertForMaskedLM) and "loss_weights" in batch:
+    if architecture(model).endswith("ForMaskedLM") and "loss_weights" in batch:
         return batch["loss_weights"].flatten().nonzero()[:, 0]
     if "pooled_positions" not in batch or hasattr(model, "qa_outputs"):
         return None
@@ -56,77 +40,6 @@ def tokens_read(model: Any, batch: dict[str, Tensor]) -> Tensor | None:
 def chosen(x_RLD: Tensor, tokens_N: Tensor | None) -> Tensor:
     """What `x_RLD` has at these tokens, [1, N, D]; all of it if they are None."""
     return x_RLD if tokens_N is None else x_RLD.flatten(0, 1).index_select(0, tokens_N)[None]
-
-
-def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
-    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
-
-    With `read_N` only those of the tokens that `tokens_read` returned, [1, N, D].
-    """
-    if model.config.model_type == "bert":
-        return bert_hidden_states(model, inputs, read_N)
-    states_of = {"gpt2": gpt2_hidden_states, "t5": t5_hidden_states}
-    return chosen(states_of[model.config.model_type](model, inputs), read_N)
-
-
-def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
-    """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
-    segment_ids = inputs["segment_ids"]
-    hidden_RLD = model.bert.embeddings(
-        input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"],
-        # The library's own zeros are as long as the longest text that the model takes; a packed row may be wider.
-        token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
-    )
-    bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
-    *layers, last = model.bert.encoder.layer
-    for layer in layers:
-        hidden_RLD = layer(hidden_RLD, bias_R1LL)[0]
-    # After its attention, a layer computes each token for itself.
-    mixed_RLD = last.attention.self(hidden_RLD, bias_R1LL)[0]
-    return last.feed_forward_chunk(last.attention.output(chosen(mixed_RLD, read_N), chosen(hidden_RLD, read_N)))
-
-
-def parts_of_tokens_read(model: Any) -> list[Any]:
-    """The modules that compute only the tokens of `tokens_read`: the model with its head, and the end of BERT."""
-    if model.config.model_type != "bert":
-        return [model]
-    last = model.bert.encoder.layer[-1]
-    return [model, last.attention.output, last.output]
-
-
-def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What GPT-2's embeddings and blocks compute, [R, L, D]."""
-    segment_ids = inputs["segment_ids"]
-    outputs = model.transformer(
-        input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"],
-        # Hides later tokens too, since a mask of pairs replaces the causal one.
-        attention_mask=bias_of(same_example(segment_ids, segment_ids).tril()),
-        use_cache=False,
-    )
-    return outputs.last_hidden_state
-
-
-def t5_hidden_states(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What T5's decoder computes, [R, T, D]; each target sees the source of its own example."""
-    sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
-    encoder, bias_R1SS, position_bias = model.encoder, bias_of(same_example(sources_RS, sources_RS)), None
-    encoded = encoder.dropout(encoder.embed_tokens(inputs["input_ids"]))
-    positions_S = torch.arange(sources_RS.shape[1], device=sources_RS.device)
-    for block in encoder.block:
-        # The first block computes a bias from positions and mask, which the others use too.
-        encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)
-    encoded = encoder.dropout(encoder.final_layer_norm(encoded))
-    decoded = model.decoder(
-        input_ids=inputs["decoder_input_ids"],
-        # Hides later tokens too, since a mask of pairs replaces the causal one.
-        attention_mask=bias_of(same_example(targets_RT, targets_RT).tril()),
-        encoder_hidden_states=encoded,
-        encoder_attention_mask=same_example(targets_RT, sources_RS),
-        use_cache=False,
-    )
-    return decoded.last_hidden_state
 
 
 def same_example(queries_RT: Tensor, keys_RS: Tensor) -> Tensor:
@@ -143,27 +56,18 @@ def bias_of(pairs_RTS: Tensor) -> Tensor:
     return (1 - pairs_RTS[:, None]) * HIDDEN_LOGIT
 
 
-def head(model: Any, hidden_BTD: Tensor) -> Tensor:
-    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes].
+def plain_head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits of a head that reads hidden states each for itself, by the names that the library gives its heads.
 
-    Raises UserError for a head that is not known here.
+    [..., D] -> [..., classes]. Raises UserError for a head that is not known here.
     """
-    pooler = getattr(getattr(model, "bert", None), "pooler", None)
-    if pooler is not None:  # heads for whole examples have one, those for tokens have none
-        hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
-    if hasattr(model, "cls"):
-        logits = model.cls(hidden_BTD)
-    elif hasattr(model, "qa_outputs"):
-        logits = model.qa_outputs(hidden_BTD)
-    elif hasattr(model, "score"):
-        logits = model.score(hidden_BTD)
-    elif hasattr(model, "classifier"):
-        logits = model.classifier(model.dropout(hidden_BTD))
-    elif hasattr(model, "lm_head"):
-        logits = language_model_logits(model, hidden_BTD)
-    else:
-        raise UserError(unknown_head(model))
-    return logits.float()
+    if hasattr(model, "qa_outputs"):
+        return model.qa_outputs(hidden_BTD)
+    if hasattr(model, "score"):
+        return model.score(hidden_BTD)
+    if hasattr(model, "classifier"):
+        return model.classifier(model.dropout(hidden_BTD))
+    raise UserError(unknown_head(model))
 
 
 def language_model_logits(model: Any, hidden_BTD: Tensor) -> Tensor:

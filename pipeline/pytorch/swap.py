@@ -1,19 +1,19 @@
-"""Put another attention into a stock BERT, GPT-2 or T5 of transformers 4.57, and take it out again.
+"""The modules of BERT, GPT-2 and T5 in transformers 4.57: another attention put in and taken out, packed rows computed.
 
-The only file that knows how those models call their attention. A *site* is one place where a model attends:
-a module with the stock call signature that holds an attention with the contract of `MultiHeadAttention`.
-Weights move, they are not copied: while swapped they belong to the new attention, afterwards to the stock
-module again. `pipeline/tensorflow/swap.py` has the same definitions in the same order.
+The only file of this folder that knows how those models call their modules; `_FAMILIES` at its end lists what it knows.
+A *site* is one place where a model attends: a module with the stock call signature that holds an attention with the
+contract of `MultiHeadAttention`. Weights move, they are not copied: while swapped they belong to the new attention,
+afterwards to the stock module again. `pipeline/tensorflow/swap.py` has the same definitions in the same order.
 """
 
 # B batch · T query tokens · S key tokens · H heads · K head width · D model width
+# R rows of a packed batch · L their positions · S source positions · T target positions
+# N tokens that the head reads, of all rows
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,19 +24,22 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerCrossAttention, T5LayerSelfAttention
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.models.attention import (
-    attention_class,
-    new_attention,
-    refuse_arguments,
-    refuse_unsupported,
-)
+from pipeline.models.attention import attention_class, refuse_arguments, refuse_unsupported
+from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.pytorch.attention import MultiHeadAttention
+from pipeline.pytorch.model import get_weights, set_weights, weight_shapes
+from pipeline.pytorch.packed import bias_of, chosen, language_model_logits, plain_head, same_example
+from pipeline.pytorch.sites import (
+    Site,
+    Slot,
+    guard_stock_only,
+    put,
+    refuse_own_classes,
+    refuse_shared,
+    swapped_sites,
+)
+from pipeline.pytorch.transformer import Transformer
 from pipeline.utils.errors import UserError
-
-# Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
-Past = tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# A module around an attention, the attribute that holds the attention, and the site that replaces it.
-Place = tuple[Any, str, Any]
 
 
 def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten") -> int:
@@ -54,29 +57,32 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     attention_type = attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
-    places = _places(model)
-    _refuse_shared(model, places)
-    _refuse_own_classes(model, places)
+    slots = _slots(model)
+    if not slots:
+        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
+    refuse_shared(model, slots)
+    stock_types = tuple(stock_type for slot in _SLOTS.values() for stock_type in slot[1].stock_types)
+    refuse_own_classes(model, slots, stock_types)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
-    for (parent, name, _), site in zip(places, sites, strict=True):
-        site.take_weights(parent)
-        _put(parent, name, site)
-    _guard_stock_only()
+        sites = [slot.site(slot.attention, attention_type) for slot in slots]
+    for slot, site in zip(slots, sites, strict=True):
+        site.take_weights(slot.parent)
+        slot.put(site)
+    guard_stock_only()
     return len(sites)
 
 
 def restore_attention(model: PreTrainedModel) -> int:
     """Undo `swap_attention`: put the stock modules back, with the trained weights; returns how many."""
-    places = [place for place in _places(model) if isinstance(getattr(place[0], place[1]), Site)]
-    for parent, name, _ in places:
-        site = getattr(parent, name)
-        site.give_weights_back(parent)
+    slots = [slot for slot in _slots(model) if isinstance(slot.attention, Site)]
+    for slot in slots:
+        site = slot.attention
+        site.give_weights_back(slot.parent)
         site.stock.train(site.training)
         site.stock._is_full_backward_hook = site._is_full_backward_hook
-        _put(parent, name, site.stock)
-    return len(places)
+        slot.put(site.stock)
+    return len(slots)
 
 
 def attention_sites(model: PreTrainedModel) -> int:
@@ -89,70 +95,33 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
 
     Calls of a compiled model (torch.compile) are not counted.
     """
-    return [module.calls for module in model.modules() if isinstance(module, Site)]
+    return [site.calls for site in swapped_sites(model)]
 
 
 def attentions(model: PreTrainedModel) -> list[tuple[nn.Module, bool]]:
     """Every module of the model that attends, stock or swapped, and whether it is a cross-attention."""
-    return [(getattr(parent, name), isinstance(parent, T5LayerCrossAttention)) for parent, name, _ in _places(model)]
+    return [(slot.attention, slot.is_cross) for slot in _slots(model)]
 
 
-class Site(nn.Module):
-    """One place where a stock model attends, with `attention` doing the work."""
+def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
+    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
 
-    # The classes of the library that a site can replace, and those of their submodules that live on in it.
-    stock_types: tuple[type, ...] = ()
-    kept: tuple[str, ...] = ()
+    With `read_N` only those of the tokens that `tokens_read` returned, [1, N, D].
+    """
+    return _FAMILIES[model.config.model_type].packed_hidden_states(model, inputs, read_N)
 
-    def __init__(self, stock: Any, attention_type: type, **arguments: Any):
-        super().__init__()
-        self.attention = new_attention(attention_type, **arguments).to(next(stock.parameters())).train(stock.training)
-        self.training = stock.training
-        # In a plain namespace, so that neither parameters() nor state_dict() finds the stock module.
-        self.aside = SimpleNamespace(stock=stock)
-        self.layer_idx: Any = getattr(stock, "layer_idx", None)
-        self.calls = 0
-        # The same dictionaries: handles given out before the swap still work, as do those from before restoring.
-        for name in (*_HOOKS, "_is_full_backward_hook"):
-            setattr(self, name, getattr(stock, name))
-        # The library's init_weights draws new weights for every module that lacks this mark.
-        for module in self.modules():
-            vars(module)["_is_hf_initialized"] = getattr(stock, "_is_hf_initialized", False)
 
-    @property
-    def stock(self) -> Any:
-        """The library's module that this one replaces."""
-        return self.aside.stock
+def parts_of_tokens_read(model: Any) -> list[Any]:
+    """The modules that compute only the tokens of `tokens_read`: the model with its head, and the end of its body."""
+    return [model, *_FAMILIES[model.config.model_type].body_parts_of_tokens_read(model)]
 
-    def attend(
-        self,
-        hidden_BTD: Tensor,
-        source_BSD: Tensor | None,
-        bias_BHTS: Tensor | None,
-        past: Past | None,
-        output_attentions: bool | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Call the attention, and count the call; returns the output [B, T, D] and the weights on request."""
-        if not torch.compiler.is_compiling():
-            self.calls += 1
-        return self.attention(hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions))[:2]
 
-    def past_of(self, cache: Cache | None, cache_position: Tensor | None) -> Past | None:
-        """The function that adds new keys and values to this layer of a transformers cache and returns all of them.
+def head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes].
 
-        Only the cache knows which of its keys are filled, and whether it holds them quantized or on another device.
-        """
-        if cache is None:
-            return None
-        return lambda k_BHTK, v_BHTK: cache.update(k_BHTK, v_BHTK, self.layer_idx, {"cache_position": cache_position})
-
-    def num_keys(self, cache: Cache | None, new_BTD: Tensor) -> int:
-        """How many keys S the queries will meet once the keys of `new_BTD` are in the cache."""
-        if cache is None:
-            return new_BTD.shape[1]
-        # The cache reads no more than the length of these positions.
-        positions_T = new_BTD.new_empty(new_BTD.shape[1])
-        return cache.get_mask_sizes(positions_T, self.layer_idx)[0]
+    Raises UserError for a head that is not known here.
+    """
+    return _FAMILIES[model.config.model_type].head(model, hidden_BTD).float()
 
 
 class BertSite(Site):
@@ -167,14 +136,14 @@ class BertSite(Site):
 
     def take_weights(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
-            _put(self.attention, name, getattr(self.stock, name))
-        _put(self.attention, "out", parent.output.dense)
-        _put(parent.output, "dense", nn.Identity())
+            put(self.attention, name, getattr(self.stock, name))
+        put(self.attention, "out", parent.output.dense)
+        put(parent.output, "dense", nn.Identity())
 
     def give_weights_back(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
-            _put(self.stock, name, getattr(self.attention, name))
-        _put(parent.output, "dense", self.attention.out)
+            put(self.stock, name, getattr(self.attention, name))
+        put(parent.output, "dense", self.attention.out)
 
     def forward(
         self,
@@ -205,6 +174,12 @@ class GPT2Site(Site):
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, dropout=stock.attn_dropout.p)
         super().__init__(stock, attention_type, **arguments)
+
+    @classmethod
+    def unfit(cls, stock: Any) -> str | None:
+        """Its merged projection is cut, so it has to be the library's, whatever wraps the projections of others."""
+        merged = type(stock.c_attn)
+        return None if merged is Conv1D else f"c_attn is {merged.__name__}, but has to be Conv1D"
 
     def take_weights(self, parent: Any) -> None:
         merged, projected = self.stock.c_attn, self.stock.c_proj
@@ -280,13 +255,13 @@ class T5Site(Site):
 
     def take_weights(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            _put(self.attention, name, getattr(self.stock, stock_name))
+            put(self.attention, name, getattr(self.stock, stock_name))
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
 
     def give_weights_back(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            _put(self.stock, stock_name, getattr(self.attention, name))
+            put(self.stock, stock_name, getattr(self.attention, name))
         if self.has_relative_attention_bias:
             self.stock.relative_attention_bias = self.relative_attention_bias
         self.stock.gradient_checkpointing = self.gradient_checkpointing
@@ -337,110 +312,6 @@ class T5Site(Site):
         return bias_1HTS if mask is None else bias_1HTS + mask
 
 
-# What PyTorch keeps of the hooks on a module.
-_HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
-)  # fmt: skip
-# The class around each attention -> the attribute that holds it, and the site that replaces it.
-_SITES = {
-    BertAttention: ("self", BertSite),
-    GPT2Block: ("attn", GPT2Site),
-    T5LayerSelfAttention: ("SelfAttention", T5Site),
-    T5LayerCrossAttention: ("EncDecAttention", T5Site),
-}
-# The library's methods that know only the stock modules.
-_STOCK_ONLY = ("save_pretrained", "prune_heads")
-
-
-def _places(model: PreTrainedModel) -> list[Place]:
-    """Every place where a supported model attends: (parent, attribute, site class), in the model's order."""
-    return [
-        (module, name, site)
-        for module in model.modules()
-        for parent_type, (name, site) in _SITES.items()
-        if isinstance(module, parent_type)
-    ]
-
-
-def _refuse_shared(model: PreTrainedModel, places: list[Place]) -> None:
-    """Raise UserError if there is nothing to swap, or if two places share one attention."""
-    if not places:
-        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
-    uses = _uses(model)
-    for parent, name, site in places:
-        if any(uses[id(parameter)] > 1 for parameter in getattr(parent, name).parameters()):
-            raise UserError(
-                f"{type(parent).__name__}.{name} shares weights with another module; "
-                "only an attention with its own weights can be swapped"
-            )
-        # BERT's and T5's projections move whole, whatever wraps them; GPT-2's merged one is cut.
-        merged = getattr(getattr(parent, name), "c_attn", None)
-        if site is GPT2Site and type(merged) is not Conv1D:
-            raise UserError(f"{type(parent).__name__}.{name}.c_attn is {type(merged).__name__}, but has to be Conv1D")
-
-
-def _refuse_own_classes(model: PreTrainedModel, places: list[Place]) -> None:
-    """Raise UserError for an attention that the swap would pass over, or whose own code it would drop."""
-    sites = {id(getattr(parent, name)): site for parent, name, site in places}
-    stock_types = tuple(stock_type for _, site in _SITES.values() for stock_type in site.stock_types)
-    for path, module in model.named_modules():
-        site = sites.get(id(module))
-        if site is None:
-            if isinstance(module, stock_types):
-                raise UserError(
-                    f"{path} is outside of the library's layers, where the swap does not look for attention"
-                )
-            continue
-        if type(module) not in site.stock_types:
-            names = " or ".join(stock_type.__name__ for stock_type in site.stock_types)
-            raise UserError(f"{path} is {type(module).__name__}, but has to be {names}: its own code would be lost")
-        dropped = {part: child for part, child in module.named_modules() if part.split(".")[0] not in site.kept}
-        for part, child in dropped.items():
-            if "forward" in vars(child) or (part and any(getattr(child, hooks) for hooks in _HOOKS)):
-                where = ".".join(filter(None, (path, part)))
-                raise UserError(
-                    f"{where} has hooks or a forward of its own, which the swap would lose; remove them, swap, and set "
-                    "them again on the modules of the swapped attention"
-                )
-
-
-def _guard_stock_only() -> None:
-    """Have the library's methods that know only the stock modules refuse a model with a swapped attention in it.
-
-    They are wrapped in the library's class: a model around the one that was swapped has them, too. All other models
-    are left to the library.
-    """
-    for name in _STOCK_ONLY:
-        method = getattr(PreTrainedModel, name)
-        if not hasattr(method, "stock_only"):
-            setattr(PreTrainedModel, name, _stock_only(method))
-
-
-def _stock_only(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def unless_swapped(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        if attention_sites(model):
-            raise UserError(
-                f"{method.__name__} needs the stock attention: call restore_attention(model) first, and "
-                "swap_attention(model) again afterwards"
-            )
-        return method(model, *args, **kwargs)
-
-    vars(unless_swapped)["stock_only"] = True
-    return unless_swapped
-
-
-def _uses(model: PreTrainedModel) -> Counter[int]:
-    """How many modules use each parameter, by its id."""
-    return Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-
-
-def _put(parent: nn.Module, name: str, module: nn.Module) -> None:
-    """Set a submodule in the place of the old one."""
-    setattr(parent, name, module)
-
-
 def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: int) -> Tensor:
     """The additive bias [B or 1, 1, T, S] of the mask that GPT-2 passes: boolean, additive, or None."""
     num_queries = hidden_BTD.shape[1]
@@ -452,3 +323,133 @@ def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: int) -> Tens
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
+    """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
+    segment_ids = inputs["segment_ids"]
+    hidden_RLD = model.bert.embeddings(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        # The library's own zeros are as long as the longest text that the model takes; a packed row may be wider.
+        token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
+    )
+    bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
+    *layers, last = model.bert.encoder.layer
+    for layer in layers:
+        hidden_RLD = layer(hidden_RLD, bias_R1LL)[0]
+    # After its attention, a layer computes each token for itself.
+    mixed_RLD = last.attention.self(hidden_RLD, bias_R1LL)[0]
+    return last.feed_forward_chunk(last.attention.output(chosen(mixed_RLD, read_N), chosen(hidden_RLD, read_N)))
+
+
+def bert_parts_of_tokens_read(model: Any) -> list[Any]:
+    """The modules of BERT's last layer behind its attention."""
+    last = model.bert.encoder.layer[-1]
+    return [last.attention.output, last.output]
+
+
+def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
+    """What GPT-2's embeddings and blocks compute, [R, L, D] or [1, N, D]."""
+    segment_ids = inputs["segment_ids"]
+    outputs = model.transformer(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
+        attention_mask=bias_of(same_example(segment_ids, segment_ids).tril()),
+        use_cache=False,
+    )
+    return chosen(outputs.last_hidden_state, read_N)
+
+
+def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
+    """What T5's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
+    sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
+    encoder, bias_R1SS, position_bias = model.encoder, bias_of(same_example(sources_RS, sources_RS)), None
+    encoded = encoder.dropout(encoder.embed_tokens(inputs["input_ids"]))
+    positions_S = torch.arange(sources_RS.shape[1], device=sources_RS.device)
+    for block in encoder.block:
+        # The first block computes a bias from positions and mask, which the others use too.
+        encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)
+    encoded = encoder.dropout(encoder.final_layer_norm(encoded))
+    decoded = model.decoder(
+        input_ids=inputs["decoder_input_ids"],
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
+        attention_mask=bias_of(same_example(targets_RT, targets_RT).tril()),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=same_example(targets_RT, sources_RS),
+        use_cache=False,
+    )
+    return chosen(decoded.last_hidden_state, read_N)
+
+
+def bert_head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits of a head on BERT, [B, T, classes]."""
+    pooler = model.bert.pooler
+    if pooler is not None:  # heads for whole examples have one, those for tokens have none
+        hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
+    return model.cls(hidden_BTD) if hasattr(model, "cls") else plain_head(model, hidden_BTD)
+
+
+def decoder_head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits of a head on GPT-2 or T5, [B, T, classes]."""
+    return language_model_logits(model, hidden_BTD) if hasattr(model, "lm_head") else plain_head(model, hidden_BTD)
+
+
+def transformer_of(model: PreTrainedModel) -> Transformer:
+    """The hand-written Transformer with a copy of a stock Marian model's weights, on its device and in its mode.
+
+    Raises UserError if the model is another architecture.
+    """
+    settings = settings_of(model.config)
+    transformer = Transformer(settings).to(model.device).train(model.training)
+    set_weights(transformer, transformer_weights(get_weights(model)))
+    return transformer
+
+
+def copy_to_marian(transformer: Transformer, model: PreTrainedModel) -> None:
+    """Give a stock Marian model the weights of the hand-written Transformer, as to save it as a checkpoint."""
+    set_weights(model, marian_weights(get_weights(transformer), weight_shapes(model)))
+
+
+@dataclass(frozen=True)
+class FamilyModules:
+    """How the modules of one family are called.
+
+    `slots` maps the class around each attention to the attribute that holds it, the site that replaces it, and whether
+    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
+    reads.
+    """
+
+    slots: Mapping[type, tuple[str, type[Site], bool]]
+    packed_hidden_states: Callable[[Any, dict[str, Tensor], Tensor | None], Tensor]
+    head: Callable[[Any, Tensor], Tensor]
+    body_parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
+
+
+# By the `model_type` of the configuration.
+_FAMILIES = {
+    "bert": FamilyModules(
+        {BertAttention: ("self", BertSite, False)}, bert_hidden_states, bert_head, bert_parts_of_tokens_read
+    ),
+    "gpt2": FamilyModules({GPT2Block: ("attn", GPT2Site, False)}, gpt2_hidden_states, decoder_head),
+    "t5": FamilyModules(
+        {
+            T5LayerSelfAttention: ("SelfAttention", T5Site, False),
+            T5LayerCrossAttention: ("EncDecAttention", T5Site, True),
+        },
+        t5_hidden_states,
+        decoder_head,
+    ),
+}
+_SLOTS = {parent_type: slot for family in _FAMILIES.values() for parent_type, slot in family.slots.items()}
+
+
+def _slots(model: PreTrainedModel) -> list[Slot]:
+    """Every place where a supported model attends, in the model's order."""
+    return [
+        Slot(module, *slot)
+        for module in model.modules()
+        for parent_type, slot in _SLOTS.items()
+        if isinstance(module, parent_type)
+    ]

@@ -89,8 +89,8 @@ class Train(StrictModel):
     def _no_fp16(cls, value: object) -> object:
         if value == "fp16":
             raise ValueError(
-                'is "fp16", but that overflows at 65504, which T5\'s activations exceed (the loss turns NaN), and its '
-                "gradients vanish without loss scaling; bf16 has the range of fp32: use that"
+                'is "fp16", but that overflows at 65504, which activations of some models exceed (the loss turns NaN), '
+                "and gradients vanish without loss scaling; bf16 has the range of fp32: use that"
             )
         return value
 

@@ -173,7 +173,8 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         if "text_pair" in self.recipe.data.columns and tokenizer.num_special_tokens_to_add(pair=True) == 0:
             raise UserError(
                 f"recipe {self.recipe.name}: the tokenizer of {self.recipe.checkpoint} puts nothing between the texts "
-                "of a pair, so a model could not tell where one ends; use a BERT, or join the texts in one column"
+                "of a pair, so a model could not tell where one ends; use a checkpoint whose tokenizer does, or join "
+                "the texts in one column"
             )
         if not self.labels and self.problem_type != NUMBER:
             self.labels = names_of_config(config)

@@ -31,8 +31,7 @@ from pipeline.models.dropout import (
     scale_of_kept,
     unknown_shape,
 )
-from pipeline.tensorflow.packed import parts_of_tokens_read
-from pipeline.tensorflow.swap import attentions
+from pipeline.tensorflow.swap import attentions, parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """What makes a forward pass in TensorFlow fast.
 
-`pipeline/pytorch/fast_modules.py` has the same three definitions in the same order, then the modules that it exchanges.
+`pipeline/pytorch/fast_modules.py` has the same four definitions in the same order, then the modules that it exchanges.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
-from transformers import TFBertForMaskedLM
 
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
-from pipeline.tensorflow.model import head_logits
-from pipeline.tensorflow.packed import chosen, head, packed_hidden_states, packed_logits
+from pipeline.tensorflow.model import architecture, head_logits
+from pipeline.tensorflow.packed import chosen, span_logits, tokens_read
+from pipeline.tensorflow.swap import head, packed_hidden_states
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
@@ -44,6 +44,21 @@ def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) ->
     return logits
 
 
+def packed_logits(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
+    """The model's logits of a packed batch in fp32, [R, L, classes]; with `pooled_positions`, those of examples.
+
+    These positions [R, P] are where each example of a row is read: the logits are [R, P, classes], or of starts and
+    ends of spans [R, P, 2, L].
+    """
+    positions_RP, read_N = inputs.get("pooled_positions"), tokens_read(model, inputs)
+    logits = head(model, packed_hidden_states(model, inputs, training, read_N), training)
+    if positions_RP is None:
+        return logits
+    if read_N is None:
+        return span_logits(logits, inputs["segment_ids"], tf.shape(positions_RP)[1])
+    return tf.reshape(logits, [*tf.unstack(tf.shape(positions_RP)), logits.shape[-1]])
+
+
 def logits_and_targets(
     model: tf_keras.Model, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor, training: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +66,7 @@ def logits_and_targets(
 
     Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
     """
-    if not isinstance(model, TFBertForMaskedLM):
+    if not architecture(model).endswith("ForMaskedLM"):
         return forward(model, inputs, training), labels, loss_weights
     counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
     if "segment_ids" in inputs:

@@ -1,22 +1,23 @@
-"""Put another attention into a stock BERT, GPT-2 or T5 of transformers 4.57, and take it out again.
+"""The layers of BERT, GPT-2 and T5 in transformers 4.57: another attention put in and taken out, packed rows computed.
 
-The only file that knows how those models call their attention. A *site* is one place where a model attends:
-a layer with the stock call signature that holds an attention with the contract of `MultiHeadAttention`.
-Weights move, they are not copied: while swapped they belong to the new attention, afterwards to the stock
-layer again. `pipeline/pytorch/swap.py` has the same definitions in the same order.
+The only file of this folder that knows how those models call their layers; `_FAMILIES` at its end lists what it knows.
+A *site* is one place where a model attends: a layer with the stock call signature that holds an attention with the
+contract of `MultiHeadAttention`. Weights move, they are not copied: while swapped they belong to the new attention,
+afterwards to the stock layer again. `pipeline/pytorch/swap.py` has the same definitions in the same order.
 """
 
 # B batch · T query tokens · S key tokens · H heads · K head width · D model width
+# R rows of a packed batch · L their positions · S source positions · T target positions
+# N tokens that the head reads, of all rows
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
+import tf_keras
 from tensorflow import Tensor
 from tf_keras import initializers, layers
 from transformers import TFPreTrainedModel
@@ -24,20 +25,24 @@ from transformers.models.bert.modeling_tf_bert import TFBertAttention, TFBertSel
 from transformers.models.gpt2.modeling_tf_gpt2 import TFAttention, TFBlock
 from transformers.models.t5.modeling_tf_t5 import TFT5Attention, TFT5LayerCrossAttention, TFT5LayerSelfAttention
 
-from pipeline.models.attention import (
-    attention_class,
-    new_attention,
-    refuse_arguments,
-    refuse_unsupported,
-)
+from pipeline.models.attention import attention_class, refuse_arguments, refuse_unsupported
+from pipeline.models.families import family_of
+from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.tensorflow.attention import MultiHeadAttention
-from pipeline.tensorflow.model import freeze_weights, layer_defaults, preserved_generators
+from pipeline.tensorflow.model import freeze_weights, get_weights, preserved_generators, set_weights, weight_shapes
+from pipeline.tensorflow.packed import bias_of, chosen, language_model_logits, plain_head, same_example
+from pipeline.tensorflow.sites import (
+    Past,
+    Site,
+    Slot,
+    guard_stock_only,
+    put,
+    refuse_own_classes,
+    refuse_shared,
+    swapped_sites,
+)
+from pipeline.tensorflow.transformer import Transformer
 from pipeline.utils.errors import UserError
-
-# Keys and values [B, H, S, K] of earlier tokens.
-Past = tuple[Tensor, Tensor]
-# A layer around an attention, the attribute that holds the attention, and the site that replaces it.
-Place = tuple[Any, str, Any]
 
 
 def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritten") -> int:
@@ -55,29 +60,32 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     if not model.built:
         model.build_in_name_scope()
-    places = _places(model)
-    _refuse_shared(model, places)
-    _refuse_own_classes(model, places)
+    slots = _slots(model)
+    if not slots:
+        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
+    refuse_shared(model, slots)
+    stock_types = tuple(stock_type for slot in _SLOTS.values() for stock_type in slot[1].stock_types)
+    refuse_own_classes(model, slots, stock_types)
     # New layers take seeds from the process's generators: the random state stays as it was.
     with preserved_generators():
-        sites = [site(getattr(parent, name), attention_type) for parent, name, site in places]
-        for (parent, name, _), site in zip(places, sites, strict=True):
-            site.take_weights(parent)
+        sites = [slot.site(slot.attention, attention_type) for slot in slots]
+        for slot, site in zip(slots, sites, strict=True):
+            site.take_weights(slot.parent)
             site.make_other_weights()
-            _put(parent, name, site)
-    _guard_stock_only()
+            slot.put(site)
+    guard_stock_only()
     return len(sites)
 
 
 def restore_attention(model: TFPreTrainedModel) -> int:
     """Undo `swap_attention`: put the stock layers back, with the trained weights; returns how many."""
-    places = [place for place in _places(model) if isinstance(getattr(place[0], place[1]), Site)]
-    for parent, name, _ in places:
-        site = getattr(parent, name)
-        site.give_weights_back(parent)
+    slots = [slot for slot in _slots(model) if isinstance(slot.attention, Site)]
+    for slot in slots:
+        site = slot.attention
+        site.give_weights_back(slot.parent)
         site.stock._trainable = site._trainable  # The public setter would overrule each projection's own.
-        _put(parent, name, site.stock)
-    return len(places)
+        slot.put(site.stock)
+    return len(slots)
 
 
 def attention_sites(model: TFPreTrainedModel) -> int:
@@ -90,55 +98,36 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
 
     Inside a `tf.function` the one call that is counted is the tracing.
     """
-    return [layer.calls for layer in model._flatten_layers() if isinstance(layer, Site)]
+    return [site.calls for site in swapped_sites(model)]
 
 
 def attentions(model: TFPreTrainedModel) -> list[tuple[layers.Layer, bool]]:
     """Every layer of the model that attends, stock or swapped, and whether it is a cross-attention."""
-    return [(getattr(parent, name), isinstance(parent, TFT5LayerCrossAttention)) for parent, name, _ in _places(model)]
+    return [(slot.attention, slot.is_cross) for slot in _slots(model)]
 
 
-class Site(layers.Layer):
-    """One place where a stock model attends, with `attention` doing the work."""
+def packed_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None = None
+) -> Tensor:
+    """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
 
-    # The class of the library that a site can replace.
-    stock_types: tuple[type, ...] = ()
+    With `read_N` only those of the tokens that `tokens_read` returned, [1, N, D].
+    """
+    return _FAMILIES[model.config.model_type].packed_hidden_states(model, inputs, training, read_N)
 
-    def __init__(self, stock: Any, attention_type: type, **arguments: Any):
-        super().__init__(name=stock.name, dtype=stock._dtype_policy)
-        with layer_defaults(stock._dtype_policy):
-            self.attention = new_attention(attention_type, **arguments)
-        self._trainable = stock._trainable
-        # In a plain namespace, so that Keras does not track the stock layer.
-        self.aside = SimpleNamespace(stock=stock)
-        self.scope = stock.weights[0].name.rsplit("/", 2)[0]
-        self.calls = 0
 
-    @property
-    def stock(self) -> Any:
-        """The library's module that this one replaces."""
-        return self.aside.stock
+def parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
+    """The layers that compute only the tokens of `tokens_read`: the model with its head, and the end of its body."""
+    return [model, *_FAMILIES[model.config.model_type].body_parts_of_tokens_read(model)]
 
-    def make_other_weights(self) -> None:
-        """Have an attention with weights beyond its four projections make them before an optimizer is built."""
-        width = self.attention.query.kernel.shape[0]
-        with tf.name_scope(f"{self.scope}/"):
-            self.attention(tf.zeros([1, 1, width], cast(str, self.compute_dtype)), training=False)
 
-    def attend(
-        self,
-        hidden_BTD: Tensor,
-        source_BSD: Tensor | None,
-        bias_BHTS: Tensor | None,
-        past: Past | None,
-        output_attentions: bool | None,
-        training: bool | None,
-    ) -> tuple[Tensor, Tensor | None, Past]:
-        """Call the attention, and count the call."""
-        self.calls += 1
-        return self.attention(
-            hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions), training=training
-        )
+def head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
+    """The logits in fp32 that the model's head computes from hidden states, each for itself: [B, T, classes].
+
+    Raises UserError for a head that is not known here.
+    """
+    logits = _FAMILIES[model.config.model_type].head(model, hidden_BTD, training)
+    return tf.cast(logits, tf.float32)
 
 
 class BertSite(Site):
@@ -152,14 +141,14 @@ class BertSite(Site):
 
     def take_weights(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
-            _put(self.attention, name, getattr(self.stock, name))
-        _put(self.attention, "out", parent.dense_output.dense)
-        _put(parent.dense_output, "dense", layers.Activation("linear", dtype=self._dtype_policy))
+            put(self.attention, name, getattr(self.stock, name))
+        put(self.attention, "out", parent.dense_output.dense)
+        put(parent.dense_output, "dense", layers.Activation("linear", dtype=self._dtype_policy))
 
     def give_weights_back(self, parent: Any) -> None:
         for name in ("query", "key", "value"):
-            _put(self.stock, name, getattr(self.attention, name))
-        _put(parent.dense_output, "dense", self.attention.out)
+            put(self.stock, name, getattr(self.attention, name))
+        put(parent.dense_output, "dense", self.attention.out)
 
     def call(
         self,
@@ -264,13 +253,13 @@ class T5Site(Site):
 
     def take_weights(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            _put(self.attention, name, getattr(self.stock, stock_name))
+            put(self.attention, name, getattr(self.stock, stock_name))
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
 
     def give_weights_back(self, parent: Any) -> None:
         for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            _put(self.stock, stock_name, getattr(self.attention, name))
+            put(self.stock, stock_name, getattr(self.attention, name))
 
     def call(
         self,
@@ -314,103 +303,6 @@ class T5Site(Site):
         return bias_1HTS if mask is None else tf.cast(bias_1HTS, mask.dtype) + mask
 
 
-# The class around each attention -> the attribute that holds it, and the site that replaces it.
-_SITES = {
-    TFBertAttention: ("self_attention", BertSite),
-    TFBlock: ("attn", GPT2Site),
-    TFT5LayerSelfAttention: ("SelfAttention", T5Site),
-    TFT5LayerCrossAttention: ("EncDecAttention", T5Site),
-}
-# The library's methods that know only the stock layers.
-_STOCK_ONLY = ("save_pretrained",)
-
-
-def _places(model: TFPreTrainedModel) -> list[Place]:
-    """Every place where a supported model attends: (parent, attribute, site class), in the model's order."""
-    return [
-        (layer, name, site)
-        for layer in model._flatten_layers()
-        for parent_type, (name, site) in _SITES.items()
-        if isinstance(layer, parent_type)
-    ]
-
-
-def _refuse_shared(model: TFPreTrainedModel, places: list[Place]) -> None:
-    """Raise UserError if there is nothing to swap, or if two places share one attention."""
-    if not places:
-        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
-    uses = _uses(model)
-    for parent, name, _ in places:
-        if any(uses[id(layer)] > 1 for layer in getattr(parent, name)._flatten_layers()):
-            raise UserError(
-                f"{type(parent).__name__}.{name} shares weights with another layer; "
-                "only an attention with its own weights can be swapped"
-            )
-
-
-def _refuse_own_classes(model: TFPreTrainedModel, places: list[Place]) -> None:
-    """Raise UserError for an attention that the swap would pass over, or whose own code it would drop."""
-    sites = {id(getattr(parent, name)): site for parent, name, site in places}
-    stock_types = tuple(stock_type for _, site in _SITES.values() for stock_type in site.stock_types)
-    for layer in model._flatten_layers():
-        site = sites.get(id(layer))
-        if site is None:
-            if isinstance(layer, stock_types):
-                raise UserError(
-                    f"{layer.name} is outside of the library's layers, where the swap does not look for attention"
-                )
-        elif type(layer) not in site.stock_types:
-            names = " or ".join(stock_type.__name__ for stock_type in site.stock_types)
-            raise UserError(
-                f"{layer.name} is {type(layer).__name__}, but has to be {names}: its own code would be lost"
-            )
-
-
-def _guard_stock_only() -> None:
-    """Have the library's methods that know only the stock layers refuse a model with a swapped attention in it.
-
-    They are wrapped in the library's class: a model around the one that was swapped has them, too. All other models
-    are left to the library.
-    """
-    for name in _STOCK_ONLY:
-        method = getattr(TFPreTrainedModel, name)
-        if not hasattr(method, "stock_only"):
-            setattr(TFPreTrainedModel, name, _stock_only(method))
-
-
-def _stock_only(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def unless_swapped(model: TFPreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        if attention_sites(model):
-            raise UserError(
-                f"{method.__name__} needs the stock attention: call restore_attention(model) first, and "
-                "swap_attention(model) again afterwards"
-            )
-        return method(model, *args, **kwargs)
-
-    vars(unless_swapped)["stock_only"] = True
-    return unless_swapped
-
-
-def _uses(model: TFPreTrainedModel) -> Counter[int]:
-    """How many layers use each layer, by its id."""
-
-    def used_layers(layer: layers.Layer) -> Iterator[layers.Layer]:
-        for child in layer._flatten_layers(recursive=False, include_self=False):
-            yield child
-            yield from used_layers(child)
-
-    return Counter(id(layer) for layer in used_layers(model))
-
-
-def _put(parent: Any, name: str, layer: layers.Layer) -> None:
-    """Set a sublayer in the place of the old one, also in the order in which Keras lists the weights."""
-    old = getattr(parent, name)
-    order = [layer if tracked is old else tracked for tracked in parent._self_tracked_trackables]
-    setattr(parent, name, layer)
-    parent._self_tracked_trackables[:] = order
-
-
 def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor) -> Tensor:
     """The additive bias [B or 1, 1, T, S] of causality and, if given, of the padding mask [B, 1, 1, S]."""
     num_queries = tf.shape(hidden_BTD)[1]
@@ -418,3 +310,158 @@ def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor) -> T
     # -1e4 is what the model hides padding with.
     bias_11TS = (tf.linalg.band_part(ones_TS, -1, num_keys - num_queries) - 1.0)[None, None] * 1e4
     return bias_11TS if mask is None else bias_11TS + tf.cast(mask, tf.float32)
+
+
+def bert_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
+) -> Tensor:
+    """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
+    segment_ids = inputs["segment_ids"]
+    hidden_RLD = model.bert.embeddings(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        token_type_ids=inputs.get("token_type_ids"),
+        training=training,
+    )
+    arguments = dict(
+        attention_mask=bias_of(same_example(segment_ids, segment_ids), hidden_RLD.dtype),
+        head_mask=None,
+        encoder_hidden_states=None,
+        encoder_attention_mask=None,
+        past_key_value=None,
+        output_attentions=False,
+        training=training,
+    )
+    *layers, last = model.bert.encoder.layer
+    for layer in layers:
+        hidden_RLD = layer(hidden_RLD, **arguments)[0]
+    # After its attention, a layer computes each token for itself.
+    mixed_RLD = last.attention.self_attention(hidden_RLD, **arguments)[0]
+    attended = last.attention.dense_output(
+        chosen(mixed_RLD, read_N), input_tensor=chosen(hidden_RLD, read_N), training=training
+    )
+    return last.bert_output(last.intermediate(attended), input_tensor=attended, training=training)
+
+
+def bert_parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
+    """The layers of BERT's last layer behind its attention."""
+    last = model.bert.encoder.layer[-1]
+    return [last.attention.dense_output, last.bert_output]
+
+
+def gpt2_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
+) -> Tensor:
+    """What GPT-2's embeddings and blocks compute, [R, L, D] or [1, N, D]; its attention adds causality itself."""
+    body, segment_ids = model.transformer, inputs["segment_ids"]
+    hidden_RLD = body.wte(inputs["input_ids"]) + body.wpe(inputs["position_ids"])
+    hidden_RLD = body.drop(hidden_RLD, training=training)
+    bias_R1LL = bias_of(same_example(segment_ids, segment_ids), hidden_RLD.dtype)
+    for block in body.h:
+        hidden_RLD, _ = block(
+            hidden_RLD,
+            layer_past=None,
+            attention_mask=bias_R1LL,
+            head_mask=None,
+            encoder_hidden_states=None,
+            encoder_attention_mask=None,
+            use_cache=False,
+            output_attentions=False,
+            training=training,
+        )
+    return chosen(body.ln_f(hidden_RLD), read_N)
+
+
+def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None) -> Tensor:
+    """What T5's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
+    sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
+    encoded = model.encoder(
+        inputs["input_ids"], attention_mask=same_example(sources_RS, sources_RS), training=training
+    ).last_hidden_state
+    decoded = model.decoder(
+        inputs["decoder_input_ids"],
+        # Hides later tokens too, since a mask of pairs replaces the causal one.
+        attention_mask=tf.linalg.band_part(same_example(targets_RT, targets_RT), -1, 0),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=same_example(targets_RT, sources_RS),
+        use_cache=False,
+        training=training,
+    )
+    return chosen(decoded.last_hidden_state, read_N)
+
+
+def bert_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
+    """The logits of a head on BERT, [B, T, classes]."""
+    pooler = model.bert.pooler
+    if pooler is not None:  # heads for whole examples have one, those for tokens have none
+        hidden_BTD = pooler.dense(hidden_BTD)
+    for name in ("mlm", "nsp"):
+        if hasattr(model, name):
+            return getattr(model, name)(hidden_BTD)
+    return plain_head(model, hidden_BTD, training)
+
+
+def decoder_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
+    """The logits of a head on GPT-2 or T5, [B, T, classes]."""
+    if hasattr(model, "lm_head") or type(model).__name__.removeprefix("TF") in family_of(model.config).tied_outputs:
+        return language_model_logits(model, hidden_BTD)
+    return plain_head(model, hidden_BTD, training)
+
+
+def transformer_of(model: TFPreTrainedModel) -> Transformer:
+    """The hand-written Transformer with a copy of a stock Marian model's weights.
+
+    Raises UserError if the model is another architecture.
+    """
+    settings = settings_of(model.config)
+    transformer = Transformer(settings)
+    set_weights(transformer, transformer_weights(get_weights(model)))
+    return transformer
+
+
+def copy_to_marian(transformer: Transformer, model: TFPreTrainedModel) -> None:
+    """Give a stock Marian model the weights of the hand-written Transformer, as to save it as a checkpoint."""
+    set_weights(model, marian_weights(get_weights(transformer), weight_shapes(model)))
+
+
+@dataclass(frozen=True)
+class FamilyModules:
+    """How the layers of one family are called.
+
+    `slots` maps the class around each attention to the attribute that holds it, the site that replaces it, and whether
+    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
+    reads.
+    """
+
+    slots: Mapping[type, tuple[str, type[Site], bool]]
+    packed_hidden_states: Callable[[tf_keras.Model, dict[str, Tensor], bool, Tensor | None], Tensor]
+    head: Callable[[tf_keras.Model, Tensor, bool], Tensor]
+    body_parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
+
+
+# By the `model_type` of the configuration.
+_FAMILIES = {
+    "bert": FamilyModules(
+        {TFBertAttention: ("self_attention", BertSite, False)}, bert_hidden_states, bert_head, bert_parts_of_tokens_read
+    ),
+    "gpt2": FamilyModules({TFBlock: ("attn", GPT2Site, False)}, gpt2_hidden_states, decoder_head),
+    "t5": FamilyModules(
+        {
+            TFT5LayerSelfAttention: ("SelfAttention", T5Site, False),
+            TFT5LayerCrossAttention: ("EncDecAttention", T5Site, True),
+        },
+        t5_hidden_states,
+        decoder_head,
+    ),
+}
+_SLOTS = {parent_type: slot for family in _FAMILIES.values() for parent_type, slot in family.slots.items()}
+
+
+def _slots(model: TFPreTrainedModel) -> list[Slot]:
+    """Every place where a supported model attends, in the model's order."""
+    return [
+        Slot(layer, *slot)
+        for layer in model._flatten_layers()
+        for parent_type, slot in _SLOTS.items()
+        if isinstance(layer, parent_type)
+    ]

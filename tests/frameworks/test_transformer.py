@@ -23,8 +23,8 @@ class TorchSide:
 
     @staticmethod
     def pair(seed=None):
-        from pipeline.pytorch.marian import transformer_of
         from pipeline.pytorch.model import get_weights, set_weights
+        from pipeline.pytorch.swap import transformer_of
 
         stock = Torch.build("marian")
         if seed is not None:
@@ -67,8 +67,8 @@ class TorchSide:
 
     @staticmethod
     def marian_weights(transformer, model):
-        from pipeline.pytorch.marian import copy_to_marian
         from pipeline.pytorch.model import get_weights
+        from pipeline.pytorch.swap import copy_to_marian
 
         copy_to_marian(transformer, model)
         return get_weights(model)
@@ -90,8 +90,8 @@ class TensorFlowSide:
 
     @staticmethod
     def pair(seed=None):
-        from pipeline.tensorflow.marian import transformer_of
         from pipeline.tensorflow.model import get_weights, set_weights
+        from pipeline.tensorflow.swap import transformer_of
 
         stock = TensorFlow.build("marian")
         if seed is not None:
@@ -157,8 +157,8 @@ class TensorFlowSide:
 
     @staticmethod
     def marian_weights(transformer, model):
-        from pipeline.tensorflow.marian import copy_to_marian
         from pipeline.tensorflow.model import get_weights
+        from pipeline.tensorflow.swap import copy_to_marian
 
         copy_to_marian(transformer, model)
         return get_weights(model)
@@ -338,7 +338,7 @@ def test_another_architecture_is_refused_by_the_name_of_its_setting(setting):
 
 
 def test_a_model_of_another_family_is_refused():
-    from pipeline.pytorch.marian import transformer_of
+    from pipeline.pytorch.swap import transformer_of
 
     with pytest.raises(UserError, match='model_type is "t5"'):
         transformer_of(Torch.build("t5"))

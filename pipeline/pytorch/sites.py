@@ -1,0 +1,200 @@
+"""The swap of an attention as far as it is the same for every family: the new module, and the models that it refuses.
+
+`pipeline/tensorflow/sites.py` has the same definitions in the same order.
+"""
+
+# B batch · T query tokens · S key tokens · H heads · K head width · D model width
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from pipeline.models.attention import new_attention
+from pipeline.utils.errors import UserError
+
+# Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
+Past = tuple[Tensor, Tensor] | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# What PyTorch keeps of the hooks on a module.
+HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+# The library's methods that know only the stock modules.
+_STOCK_ONLY = ("save_pretrained", "prune_heads")
+
+
+class Slot(NamedTuple):
+    """Where a model holds an attention: a module's attribute, and the site that can replace what it holds."""
+
+    parent: Any
+    name: str
+    site: type[Site]
+    is_cross: bool
+
+    @property
+    def attention(self) -> Any:
+        """The attention that is there now, stock or swapped."""
+        return getattr(self.parent, self.name)
+
+    def __str__(self) -> str:
+        return f"{type(self.parent).__name__}.{self.name}"
+
+    def put(self, attention: nn.Module) -> None:
+        """Replace the attention that is there."""
+        put(self.parent, self.name, attention)
+
+
+class Site(nn.Module):
+    """One place where a stock model attends, with `attention` doing the work."""
+
+    # The classes of the library that a site can replace, and those of their submodules that live on in it.
+    stock_types: tuple[type, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def __init__(self, stock: Any, attention_type: type, **arguments: Any):
+        super().__init__()
+        self.attention = new_attention(attention_type, **arguments).to(next(stock.parameters())).train(stock.training)
+        self.training = stock.training
+        # In a plain namespace, so that neither parameters() nor state_dict() finds the stock module.
+        self.aside = SimpleNamespace(stock=stock)
+        self.layer_idx: Any = getattr(stock, "layer_idx", None)
+        self.calls = 0
+        # The same dictionaries: handles given out before the swap still work, as do those from before restoring.
+        for name in (*HOOKS, "_is_full_backward_hook"):
+            setattr(self, name, getattr(stock, name))
+        # The library's init_weights draws new weights for every module that lacks this mark.
+        for module in self.modules():
+            vars(module)["_is_hf_initialized"] = getattr(stock, "_is_hf_initialized", False)
+
+    @property
+    def stock(self) -> Any:
+        """The library's module that this one replaces."""
+        return self.aside.stock
+
+    def take_weights(self, parent: Any) -> None:
+        """Move the weights of the stock attention in `parent` to the new one."""
+        raise NotImplementedError
+
+    def give_weights_back(self, parent: Any) -> None:
+        """Move the weights back to the stock attention, as they are now."""
+        raise NotImplementedError
+
+    @classmethod
+    def unfit(cls, stock: Any) -> str | None:
+        """What of a stock attention the site cannot replace, None if nothing."""
+        return None
+
+    def attend(
+        self,
+        hidden_BTD: Tensor,
+        source_BSD: Tensor | None,
+        bias_BHTS: Tensor | None,
+        past: Past | None,
+        output_attentions: bool | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Call the attention, and count the call; returns the output [B, T, D] and the weights on request."""
+        if not torch.compiler.is_compiling():
+            self.calls += 1
+        return self.attention(hidden_BTD, source_BSD, bias_BHTS, past, return_weights=bool(output_attentions))[:2]
+
+    def past_of(self, cache: Cache | None, cache_position: Tensor | None) -> Past | None:
+        """The function that adds new keys and values to this layer of a transformers cache and returns all of them.
+
+        Only the cache knows which of its keys are filled, and whether it holds them quantized or on another device.
+        """
+        if cache is None:
+            return None
+        return lambda k_BHTK, v_BHTK: cache.update(k_BHTK, v_BHTK, self.layer_idx, {"cache_position": cache_position})
+
+    def num_keys(self, cache: Cache | None, new_BTD: Tensor) -> int:
+        """How many keys S the queries will meet once the keys of `new_BTD` are in the cache."""
+        if cache is None:
+            return new_BTD.shape[1]
+        # The cache reads no more than the length of these positions.
+        positions_T = new_BTD.new_empty(new_BTD.shape[1])
+        return cache.get_mask_sizes(positions_T, self.layer_idx)[0]
+
+
+def swapped_sites(model: PreTrainedModel) -> list[Site]:
+    """Every place of the model that attends through a swapped attention, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, Site)]
+
+
+def refuse_shared(model: PreTrainedModel, slots: list[Slot]) -> None:
+    """Raise UserError if an attention shares weights with another module, or has parts that its site cannot replace."""
+    uses = _uses(model)
+    for slot in slots:
+        if any(uses[id(parameter)] > 1 for parameter in slot.attention.parameters()):
+            raise UserError(
+                f"{slot} shares weights with another module; only an attention with its own weights can be swapped"
+            )
+        if problem := slot.site.unfit(slot.attention):
+            raise UserError(f"{slot}.{problem}")
+
+
+def refuse_own_classes(model: PreTrainedModel, slots: list[Slot], stock_types: tuple[type, ...]) -> None:
+    """Raise UserError for an attention that the swap would pass over, or whose own code it would drop."""
+    sites = {id(slot.attention): slot.site for slot in slots}
+    for path, module in model.named_modules():
+        site = sites.get(id(module))
+        if site is None:
+            if isinstance(module, stock_types):
+                raise UserError(
+                    f"{path} is outside of the library's layers, where the swap does not look for attention"
+                )
+            continue
+        if type(module) not in site.stock_types:
+            names = " or ".join(stock_type.__name__ for stock_type in site.stock_types)
+            raise UserError(f"{path} is {type(module).__name__}, but has to be {names}: its own code would be lost")
+        dropped = {part: child for part, child in module.named_modules() if part.split(".")[0] not in site.kept}
+        for part, child in dropped.items():
+            if "forward" in vars(child) or (part and any(getattr(child, hooks) for hooks in HOOKS)):
+                where = ".".join(filter(None, (path, part)))
+                raise UserError(
+                    f"{where} has hooks or a forward of its own, which the swap would lose; remove them, swap, and set "
+                    "them again on the modules of the swapped attention"
+                )
+
+
+def guard_stock_only() -> None:
+    """Have the library's methods that know only the stock modules refuse a model with a swapped attention in it.
+
+    They are wrapped in the library's class: a model around the one that was swapped has them, too. All other models
+    are left to the library.
+    """
+    for name in _STOCK_ONLY:
+        method = getattr(PreTrainedModel, name)
+        if not hasattr(method, "stock_only"):
+            setattr(PreTrainedModel, name, _stock_only(method))
+
+
+def _stock_only(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def unless_swapped(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        if swapped_sites(model):
+            raise UserError(
+                f"{method.__name__} needs the stock attention: call restore_attention(model) first, and "
+                "swap_attention(model) again afterwards"
+            )
+        return method(model, *args, **kwargs)
+
+    vars(unless_swapped)["stock_only"] = True
+    return unless_swapped
+
+
+def _uses(model: PreTrainedModel) -> Counter[int]:
+    """How many modules use each parameter, by its id."""
+    return Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+
+
+def put(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Set a submodule in the place of the old one."""
+    setattr(parent, name, module)
