@@ -30,8 +30,7 @@ from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
 from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
-from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
-from pipeline.reporting.verdicts import verdict
+from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep
 from pipeline.utils.errors import UserError

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
+from importlib import resources
 
 from pydantic import JsonValue
 
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
 from pipeline.reporting.formatting import date, value
-from pipeline.reporting.sentences import Finding
+from pipeline.reporting.sentences import Finding, limits, sameness_lead
 from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, shorten
 
@@ -76,8 +77,8 @@ def sections(results: Results) -> list[Section]:
                 f"data {value(results.data.fingerprint)}",
             },
         ),
-        Section("method", "How it was computed", points=_METHOD),
-        Section("limits", "What this does not show", points=_limits(results)),
+        Section("method", "How it was computed", points=_method()),
+        Section("limits", "What this does not show", points=limits(results)),
     ]
     return [section for section in all_sections if section]
 
@@ -147,13 +148,7 @@ def _sameness(results: Results) -> Section:
         tables.control(results),
         tables.recipe_differences(results),
     ]
-    compared = "the start and the batches of every step were compared"
-    if results.sameness.lockstep:
-        compared += ", and the steps themselves one by one"
-    lead = f"Scores alone cannot tell: two different trainings can score alike. So {compared}."
-    if not results.comparisons:
-        lead = "There are no two variants to compare."
-    return Section("sameness", "Is it the same experiment?", lead, tables=evidence)
+    return Section("sameness", "Is it the same experiment?", sameness_lead(results), tables=evidence)
 
 
 def _agreement(results: Results) -> Section | None:
@@ -172,39 +167,7 @@ def _attention(results: Results) -> Section | None:
     return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
 
 
-_METHOD = {
-    "Scores": "Mean and sample standard deviation over seeds of the validation metric; 95% interval of the mean by "
-    "Student's t.",
-    "Equivalence": "Two one-sided paired t tests over seeds (TOST), each at 5%, against the recipe's margin: "
-    "equivalent if the 90% interval lies inside it. Below three seeds nothing is concluded. With one seed the 90% "
-    "interval is that of the bootstrap over examples, and the column “Basis” says so.",
-    "Difference": "Called different only if the 95% intervals over seeds and over examples both leave out zero.",
-    "Over examples": "Percentiles of a paired bootstrap: the same resampled validation examples for both variants and "
-    "all seeds.",
-    "Agreement": "Counted over all seeds together: the share of examples on which both predict the same, Cohen's κ, "
-    "and those that only one gets right. McNemar's exact test is made for each seed; p is the smallest of them times "
-    "the number of seeds.",
-    "Same experiment": "Logits of the same probe rows before training, relative to the largest; the rows of each "
-    "epoch; the number of examples and tokens of every step; learning rates as applied; and, step by step, loss, "
-    "gradient norm and every parameter, beside the differences of two PyTorch trainings whose first weights differ by "
-    "one rounding.",
-    "Cost": "Each run is a process of its own. Throughput counts training examples over the wall time from the first "
-    "batch to the last step, first step included, evaluation and saving excluded. Memory is the process's peak. "
-    "Ratios are of medians.",
-}
-
-
-def _limits(results: Results) -> dict[str, str]:
-    seeds = max((len(variant.seeds) for variant in results.variants), default=0)
-    few = "; with so few, intervals are wide and “not settled” is the honest answer to much" if seeds < 5 else ""
-    limits = {
-        "Seeds": f"{count(seeds, 'seed')} a variant{few}.",
-        "Dropout": "If a recipe leaves dropout to the frameworks, each draws from its own generator. Runs of one seed "
-        "then share start and batches, but not these draws, so their scores may differ as much as those of two seeds.",
-        "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
-        "Not settled": "If equivalence could not be shown, a difference has not been shown either.",
-        "Machine": "Speed and memory hold for this machine, these versions and this size of model.",
-    }
-    if len(results.machines) > 1:
-        limits["Machine"] = "The runs come from different machines, so their speed and memory cannot be compared."
-    return limits
+def _method() -> dict[str, str]:
+    """How each number was computed, by subject."""
+    text = (resources.files("pipeline.reporting") / "templates" / "method.txt").read_text(encoding="utf-8")
+    return dict(line.split(": ", 1) for line in text.splitlines())

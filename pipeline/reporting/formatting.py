@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
+from collections.abc import Iterable
+
+from pipeline.comparison.results import Margin
 
 UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -74,3 +78,40 @@ def date(created: str) -> str:
         return str(created)
     zone = f" {moment.tzname()}" if moment.tzinfo else ""
     return f"{moment.day} {moment:%B %Y, %H:%M}{zone}"
+
+
+def difference_text(number: float, margin: Margin, signed: bool = True) -> str:
+    """A difference in points or percent, with one decimal more than the margin has."""
+    digits = max(1, 1 - math.floor(math.log10(margin.value / margin.unit_size) + 1e-9)) if margin.value else 1
+    text = f"{number / margin.unit_size:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
+
+
+def margin_text(margin: Margin) -> str:
+    """'1 point', '0.5 points', '1%'."""
+    size = f"{(margin.value or 0.0) / margin.unit_size:.4g}"
+    if margin.unit == "percent":
+        return f"{size}%"
+    return f"{size} point" + ("" if size == "1" else "s")
+
+
+def difference_interval(low: float | None, high: float | None, margin: Margin) -> str:
+    """'−0.2 to +0.4', in points or percent."""
+    return f"{difference_text(low or 0.0, margin)} to {difference_text(high or 0.0, margin)}"
+
+
+def unit_after(margin: Margin) -> str:
+    """What follows a number in the margin's unit: ' points' or '%'."""
+    return "%" if margin.unit == "percent" else " points"
+
+
+def spread(numbers: list[float], form: str) -> str:
+    """'98.3% to 99.1%', or the one number if both are written alike."""
+    low, high = format(min(numbers), form), format(max(numbers), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def largest(numbers: Iterable[float | None]) -> str:
+    """The largest number; one that is undefined is larger than all."""
+    known = list(numbers)
+    return "an undefined amount" if None in known else f"{max(number for number in known if number is not None):.2g}"

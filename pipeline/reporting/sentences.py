@@ -1,28 +1,49 @@
-"""Every sentence of a report's first screen: results in, statements with a state out.
+"""All sentences of a report: results and codes in, statements with a state out. No other file writes prose.
 
-The claims about metrics are in `verdicts.py`, what is wrong or doubtful in `faults.py`; nothing else writes prose from
-numbers.
+In this order: the first screen, what a metric shows of two variants, what is wrong, what is doubtful, and what a reader
+of the tables has to know. Headings and notes of tables are beside the tables.
 """
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.comparison.costs import MIN_RUNS
 from pipeline.comparison.results import (
+    BatchDifference,
     ControlComparison,
     CostRanking,
     Headline,
     LockstepResult,
+    MetricComparison,
+    OptimizationDifference,
     PairComparison,
+    ProbeDifference,
+    Problem,
+    RecipeDifference,
     Results,
+    RunSummary,
     State,
     Statement,
+    VerdictCode,
 )
+from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
-from pipeline.reporting.faults import MAX_NAMED, doubts, failures, faults, machine_doubts, problem_statement
-from pipeline.reporting.verdicts import verdict, verdict_parts, verdict_state
-from pipeline.utils.text import count, factor
+from pipeline.reporting.formatting import (
+    difference_interval,
+    difference_text,
+    largest,
+    margin_text,
+    spread,
+    unit_after,
+)
+from pipeline.utils.text import count, factor, join_names
+
+MAX_NAMED = 3
 
 WORDS: dict[str, dict[State, str]] = {
     "same": {"good": "Yes", "unknown": "Not settled", "bad": "No"},
@@ -46,6 +67,28 @@ _BEST = {
     "steady_examples_per_second": "after the first step, fastest was {} with {:,.0f} examples/s",
     "peak_memory_bytes": "smallest was {} with {:,.0f} MiB at its peak",
 }
+_PROBLEMS: dict[str, tuple[State, str]] = {
+    "different_example_counts": (
+        "bad",
+        "the runs have predictions for different numbers of examples, so these are not resampled",
+    ),
+    "score_not_reproduced": (
+        "bad",
+        "the recorded {metric} of {run} is {recorded:.4g}, but its predictions.jsonl gives {recomputed:.4g}",
+    ),
+    "attention_map_failed": ("unknown", "the attention of {run} could not be drawn: {error}"),
+    "control_failed": ("unknown", "the control of {run} failed: {error}"),
+    "lockstep_failed": ("unknown", "the lock-step with {attention} attention failed: {error}"),
+    "lockstep_outdated": (
+        "unknown",
+        "the data or the checkpoint changed since the runs, so a lock-step would say nothing about them; repeat the "
+        "runs to have one",
+    ),
+}
+_PairRow = TypeVar("_PairRow", ProbeDifference, BatchDifference, OptimizationDifference)
+
+
+VERDICT_STATES: dict[VerdictCode, State] = {"equivalent": "good", "constant": "good", "different": "bad"}
 
 
 @dataclass(frozen=True)
@@ -216,7 +259,7 @@ def _control_evidence(control: ControlComparison) -> list[str]:
     if first is None or not shares:
         return [f"{equal}."]
     text = (
-        f"{equal}, and over all steps they differ {_spread(shares, '.2g')} times as much as those of two PyTorch "
+        f"{equal}, and over all steps they differ {spread(shares, '.2g')} times as much as those of two PyTorch "
         "trainings whose first weights differ by one rounding, which is within the bound."
     )
     agreed = [pair.agree for pair in within if pair.agree is not None]
@@ -224,7 +267,7 @@ def _control_evidence(control: ControlComparison) -> list[str]:
         return [text]
     return [
         text,
-        f"Predictions agree in {_spread(agreed, '.1%')} of the rows, those of the two PyTorch trainings in "
+        f"Predictions agree in {spread(agreed, '.1%')} of the rows, those of the two PyTorch trainings in "
         f"{control.agree:.1%}.",
     ]
 
@@ -236,11 +279,6 @@ def _until(step: int | None, num_steps: int | None = None) -> str:
     return f"until step {step}"
 
 
-def _spread(numbers: list[float], form: str) -> str:
-    low, high = format(min(numbers), form), format(max(numbers), form)
-    return low if low == high else f"{low} to {high}"
-
-
 def _is_explained_by_rounding(results: Results) -> bool:
     """Whether each pair has the same batches and starts and ends no further apart than the control's trainings."""
     control = results.sameness.control
@@ -250,5 +288,286 @@ def _is_explained_by_rounding(results: Results) -> bool:
     return all((pair.first, pair.second) in within for pair in results.comparisons)
 
 
+@dataclass(frozen=True)
+class VerdictParts:
+    """What is claimed, why, and under which condition."""
+
+    claim: str
+    reason: str
+    caveat: str = ""
+
+
+def verdict(pair: PairComparison, metric: str) -> Statement:
+    """What can be claimed about a metric of two variants, without a capital and a full stop."""
+    comparison = pair.metrics[metric]
+    parts = verdict_parts(comparison)
+    is_equivalent = comparison.verdict.code == "equivalent"
+    text = f"{parts.claim} ({parts.reason})" if is_equivalent else f"{parts.claim}: {parts.reason}"
+    return Statement(state=verdict_state(comparison), sentence=text + parts.caveat)
+
+
+def verdict_state(comparison: MetricComparison) -> State:
+    """Whether the metric is equivalent, different or neither."""
+    return VERDICT_STATES.get(comparison.verdict.code, "unknown")
+
+
+def verdict_parts(comparison: MetricComparison) -> VerdictParts:
+    """What is claimed, why, and under which condition."""
+    code, margin, seeds = comparison.verdict.code, comparison.margin, comparison.seeds
+    tested, over_seeds = comparison.equivalence, f"over {count(seeds.n, 'seed')}"
+    ninety = f"90% interval {difference_interval(tested.low, tested.high, margin)}"
+    if code == "constant":
+        return VerdictParts("the same", "it describes the data, and no model changes it")
+    if code == "equivalent":
+        claim = f"equivalent within {margin_text(margin)} {over_seeds}"
+        return VerdictParts(claim, _identical(comparison) or ninety, _caveat(comparison))
+    if code == "different":
+        size = difference_text(abs(seeds.mean_difference or 0.0), margin, signed=False) + unit_after(margin)
+        interval = f"95% interval {difference_interval(seeds.low, seeds.high, margin)} {over_seeds}"
+        return VerdictParts("different", f"{comparison.verdict.higher} is higher by {size} ({interval})")
+    if code == "inconclusive":
+        claim = f"not shown to be equivalent within {margin_text(margin)} {over_seeds}"
+        return VerdictParts(claim, f"{ninety}{unit_after(margin)}, {_what_is_shown(comparison)}")
+    return VerdictParts("not shown to be equivalent", _what_is_missing(comparison))
+
+
+def _what_is_missing(comparison: MetricComparison) -> str:
+    """Why nothing can be claimed."""
+    code, num_seeds = comparison.verdict.code, comparison.seeds.n
+    if code == "undefined":
+        undefined = comparison.verdict.undefined_seeds
+        return f"undefined in {undefined} of {count(num_seeds + undefined, 'seed')}"
+    if code == "no_shared_seed":
+        return "no seed was completed by both"
+    if code == "no_margin":
+        return "the margin is relative to a mean of zero"
+    verb = "is" if num_seeds == 1 else "are"
+    shown = _identical(comparison) or f"difference {_difference_over_examples(comparison)}"
+    return f"{count(num_seeds, 'seed')} {verb} too few ({shown})"
+
+
+def _what_is_shown(comparison: MetricComparison) -> str:
+    """The margin within which equivalence is shown, and how many seeds the recipe's margin would need."""
+    margin, tested = comparison.margin, comparison.equivalence
+    widest = difference_text(max(abs(tested.low or 0.0), abs(tested.high or 0.0)), margin, signed=False)
+    shown = f"which shows equivalence within {widest}{unit_after(margin)}"
+    if tested.seeds_needed is None:
+        return shown
+    return f"{shown}; within {margin_text(margin)} it takes about {count(tested.seeds_needed, 'seed')}"
+
+
+def _identical(comparison: MetricComparison) -> str | None:
+    texts = {"predictions": "the predictions are the same", "scores": "no difference in any seed"}
+    return texts.get(comparison.verdict.identical or "")
+
+
+def _caveat(comparison: MetricComparison) -> str:
+    examples = comparison.bootstrap
+    if examples is None or not comparison.verdict.depends_on_examples:
+        return ""
+    return f"; on other examples it could be {difference_interval(examples.low, examples.high, comparison.margin)}"
+
+
+def _difference_over_examples(comparison: MetricComparison) -> str:
+    margin, examples = comparison.margin, comparison.bootstrap
+    text = difference_text(comparison.seeds.mean_difference or 0.0, margin) + unit_after(margin)
+    if examples is None:
+        return text
+    return f"{text}, 95% interval over examples {difference_interval(examples.low, examples.high, margin)}"
+
+
+def faults(results: Results) -> list[str]:
+    """What in the records shows that the experiments are not the same, whatever the scores."""
+    return [
+        *_recipe_faults(results.recipe_differences),
+        *_probe_faults(results),
+        *_batch_faults(results),
+        *_rate_faults(results),
+        *_lockstep_faults(results),
+        *(_further_apart(results) if _has_enough_controls(results) else []),
+    ]
+
+
+def _recipe_faults(differences: list[RecipeDifference]) -> list[str]:
+    faults = []
+    for difference in differences:
+        runs_by_value = defaultdict(list)
+        for run, value in difference.values.items():
+            runs_by_value[json.dumps(value, ensure_ascii=False)].append(run)
+        values = "; ".join(f"{value} in {join_names(runs, MAX_NAMED)}" for value, runs in runs_by_value.items())
+        faults.append(f"the setting {difference.key} differs: {values}")
+    return faults
+
+
+def _probe_faults(results: Results) -> list[str]:
+    faults = []
+    far = [row for row in results.sameness.probe if not row.within_tolerance]
+    for (first, second), rows in _by_pair(far).items():
+        if all(row.same_shape for row in rows):
+            size = f"differ by up to {largest(row.max_difference for row in rows)}"
+        else:
+            size = "have other shapes"
+        seeds = f"seed {', '.join(str(row.seed) for row in rows)}"
+        faults.append(
+            f"the start of {first} and {second} is not the same function: the logits before training {size} "
+            f"(tolerance {rows[0].tolerance:.0e}, {seeds})"
+        )
+    return faults
+
+
+def _batch_faults(results: Results) -> list[str]:
+    faults = []
+    for (first, second), rows in _by_pair(row for row in results.sameness.batches if not row.same).items():
+        seeds = ", ".join(f"seed {row.seed}{_since(row.first_different_step)}" for row in rows)
+        text = f"the batches of {first} and {second} are not the same: {seeds}"
+        for row in rows:
+            for variant, other in ((first, row.first_order_of_seed), (second, row.second_order_of_seed)):
+                if other is not None:
+                    text += f"; the batches of {variant} seed {row.seed} are those of seed {other}"
+        faults.append(text)
+    return faults
+
+
+def _since(step: int | None) -> str:
+    return ", of equal sizes but other rows" if step is None else f" from step {step} on"
+
+
+def _rate_faults(results: Results) -> list[str]:
+    different = [
+        row
+        for row in results.sameness.optimization
+        if row.learning_rate_max_difference is None or row.learning_rate_max_difference > 1e-12
+    ]
+    return [
+        f"the learning rates of {first} and {second} differ by up to "
+        f"{largest(row.learning_rate_max_difference for row in rows)}"
+        for (first, second), rows in _by_pair(different).items()
+    ]
+
+
+def _lockstep_faults(results: Results) -> list[str]:
+    faults = []
+    for result in (result for result in results.sameness.lockstep if not result.same):
+        over = [
+            f"{name.replace('_', ' ')} {largest([difference])} (allowed {result.bounds[name]:.0e})"
+            for name, difference in result.differences.items()
+            if difference is None or not difference <= result.bounds[name]
+        ]
+        faults.append(
+            f"in lock-step with {result.attention} attention PyTorch and TensorFlow differ: {', '.join(over)}"
+        )
+    return faults
+
+
+def _further_apart(results: Results) -> list[str]:
+    """The pairs of variants that are further apart than rounding explains."""
+    control = results.sameness.control
+    return [
+        f"the losses of {pair.first} and {pair.second} are {factor(pair.share)} times as far apart as those of two "
+        "PyTorch trainings whose first weights differ by one rounding"
+        for pair in (control.pairs if control else [])
+        if not pair.within and pair.share is not None
+    ]
+
+
+def _has_enough_controls(results: Results) -> bool:
+    """Whether there are enough controls: with few, rounding may by chance begin to grow late in all of them."""
+    return results.sameness.control is not None and len(results.sameness.control.seeds) >= MIN_SEEDS
+
+
+def failures(runs: list[RunSummary]) -> list[str]:
+    """The runs that failed."""
+    return [f"the run {run.label} failed; the end of its log is below" for run in runs if not run.completed]
+
+
+def problem_statement(problem: Problem) -> Statement:
+    """What the comparison itself could not do, or found contradicted."""
+    state, text = _PROBLEMS[problem.code]
+    return Statement(state=state, sentence=text.format(**problem.model_dump()))
+
+
+def doubts(results: Results) -> list[str]:
+    """What is not a fault, but keeps a careful reader from being sure."""
+    doubts = [] if _has_enough_controls(results) else _further_apart(results)
+    low, high = USUAL_GRAD_NORM_RATIO
+    for row in results.sameness.optimization:
+        ratio = row.grad_norm_median_ratio
+        if ratio is not None and not low <= ratio <= high:
+            names = f"{row.first} and {row.second} in seed {row.seed}"
+            doubts.append(f"the gradient norms of {names} have a ratio of {ratio:.2f}, far from 1")
+    for run in results.runs:
+        undefined = [name for name, value in run.metrics.items() if value is None]
+        if undefined:
+            doubts.append(f"undefined in {run.label}: {', '.join(undefined)}; the run may have diverged")
+    resumed = [run.label for run in results.runs if run.train and run.train.resumed_at]
+    if resumed:
+        doubts.append(f"these runs were resumed, which changes their speed and first step: {', '.join(resumed)}")
+    by_size = any(row.basis == "sizes" for row in results.sameness.batches)
+    if by_size and not results.sameness.batch_sizes_vary:
+        doubts.append(
+            "all steps have about the same size, and not all runs recorded their rows, so the order of the data is not "
+            "shown to be the same"
+        )
+    return doubts
+
+
+def machine_doubts(results: Results) -> list[str]:
+    """What keeps a careful reader from comparing speeds."""
+    doubts = []
+    if len(results.machines) > 1:
+        names = "; ".join(f"{machine.processor}, {machine.cores} cores" for machine in results.machines)
+        doubts.append(f"the runs were made on different machines, so their speeds cannot be compared: {names}")
+    for machine in results.machines:
+        mixed = [f"{name} {' and '.join(several)}" for name, several in machine.versions.items() if len(several) > 1]
+        if mixed:
+            doubts.append(f"versions differ between the runs: {', '.join(mixed)}")
+    threads = {_threads(run) for run in results.runs if run.completed}
+    if len(threads) > 1:
+        doubts.append(f"the runs had different numbers of threads ({', '.join(sorted(threads))}), which changes speed")
+    return doubts
+
+
+def _threads(run: RunSummary) -> str:
+    """Runs of earlier versions recorded "default" for TensorFlow's own choice, which was one for each core."""
+    environment = run.environment
+    assert environment is not None, "completed runs have one"
+    return str(environment.cores) if environment.threads == "default" else environment.threads
+
+
 def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _by_pair(rows: Iterable[_PairRow]) -> dict[tuple[str, str], list[_PairRow]]:
+    groups: dict[tuple[str, str], list[_PairRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.first, row.second].append(row)
+    return groups
+
+
+def sameness_lead(results: Results) -> str:
+    """Why the report shows more than scores, and what was compared."""
+    if not results.comparisons:
+        return "There are no two variants to compare."
+    steps = ", and the steps themselves one by one" if results.sameness.lockstep else ""
+    return (
+        "Scores alone cannot tell: two different trainings can score alike. So the start and the batches of every step "
+        f"were compared{steps}."
+    )
+
+
+def limits(results: Results) -> dict[str, str]:
+    """What a reader must not conclude from the report, by subject."""
+    seeds = max((len(variant.seeds) for variant in results.variants), default=0)
+    few = "; with so few, intervals are wide and “not settled” is the honest answer to much" if seeds < 5 else ""
+    found = {
+        "Seeds": f"{count(seeds, 'seed')} a variant{few}.",
+        "Dropout": "If a recipe leaves dropout to the frameworks, each draws from its own generator. Runs of one seed "
+        "then share start and batches, but not these draws, so their scores may differ as much as those of two seeds.",
+        "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
+        "Not settled": "If equivalence could not be shown, a difference has not been shown either.",
+        "Machine": "Speed and memory hold for this machine, these versions and this size of model.",
+    }
+    if len(results.machines) > 1:
+        found["Machine"] = "The runs come from different machines, so their speed and memory cannot be compared."
+    return found

@@ -25,8 +25,7 @@ from pipeline.reporting.formatting import (
     small,
     value,
 )
-from pipeline.reporting.sentences import WORDS, Finding, finding
-from pipeline.reporting.verdicts import verdict
+from pipeline.reporting.sentences import WORDS, Finding, finding, verdict
 from pipeline.utils.text import count
 
 Cell = str | Finding

@@ -14,8 +14,8 @@ from pipeline.comparison.results import (
     SeedDifference,
     Verdict,
 )
-from pipeline.reporting.sentences import answers, notices, ranking_sentence, write_headline
-from pipeline.reporting.verdicts import margin_text, verdict
+from pipeline.reporting.formatting import margin_text
+from pipeline.reporting.sentences import answers, notices, ranking_sentence, verdict, write_headline
 from tests.helpers.comparison_example import example
 
 MINUS = "\N{MINUS SIGN}"
