@@ -38,6 +38,7 @@ ANY_TYPE = {
 # Where code may name a model family: what is known of families is there. Any other file needs a reason.
 FILES_OF_FAMILIES = ("pipeline/pytorch/swap.py", "pipeline/tensorflow/swap.py")
 NAMES_FAMILY = {
+    "pipeline/data/token_stream.py": "BertNormalizer and others are classes of the tokenizers library for any model",
     "pipeline/tensorflow/model.py": "TFUntiedGPT2LMHeadModel, since the library ignores an output matrix of its own",
 }
 
