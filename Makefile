@@ -53,14 +53,20 @@ VERBOSE = $(if $(DEBUG),--debug)
 help:  ## show this list
 	@awk -F ':|  ## | \\| ' '/^[a-z-]+:.*  ## / {printf "%-16s%-52s%s\n", $$1, $$3, $$4}' $(MAKEFILE_LIST)
 
+# Runs a shell script while no other make does. The system's lock on pyproject.toml ends with the processes that have it.
+ALONE := import fcntl, os, sys; lock = os.open("pyproject.toml", os.O_RDONLY); os.set_inheritable(lock, True); \
+  fcntl.flock(lock, fcntl.LOCK_EX); os.execvp("sh", ["sh", "-ec", sys.argv[1]])
+
 # A half-finished install leaves no stamp, so the next verb starts it again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
 	@echo "Installing into $(VENV), once; this takes a minute or two."
-	@test -x "$(VENV)/bin/python" || "$$PYTHON" -m venv "$(VENV)"
-	@"$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[all,dev]'
-	@touch $@
+	@"$$PYTHON" -c '$(ALONE)' ' \
+	  if test "$@" -nt pyproject.toml && test "$@" -nt constraints.txt; then exit; fi; \
+	  test -x "$(VENV)/bin/python" || "$$PYTHON" -m venv "$(VENV)"; \
+	  "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[all,dev]"; \
+	  touch "$@"'
 
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1
 	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) --processes "$$PROCESSES" --restarts "$$RESTARTS" $(if $(CHANGE_PROCESSES),--change-processes) $(CODE) "$$@" $(VERBOSE)

@@ -6,14 +6,25 @@ What is run elsewhere, and what cannot be run, is in RUN_ELSEWHERE with the plac
 import importlib
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
 from pipeline.cli.main import execute
 from pipeline.recipe.loading import load_shipped
+from pipeline.training.kill_test import KillTestReport, Segment
 from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
-from tests.benchmarks import attention_step_time, bench, busy, data_size, gpu_check
+from tests.benchmarks import (
+    attention_step_time,
+    bench,
+    busy,
+    damage_counts,
+    data_size,
+    gpu_check,
+    kill_matrix,
+    memory_series,
+)
 from tests.helpers import documented_data, pages
 from tests.helpers.run_writer import write_run
 
@@ -175,6 +186,36 @@ def test_the_measurement_of_large_data_runs(capsys):
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["64", "check"], ["64", "train"]]
 
 
+@pytest.mark.parametrize(("identical", "ended", "last"), [(True, 0, "yes |"), (False, 1, "not model weights |")])
+def test_a_configuration_whose_killed_run_differs_is_named(capsys, monkeypatch, identical, ended, last):
+    assert ".venv/bin/python -m tests.benchmarks.kill_matrix --frameworks torch tensorflow" in COMMANDS
+    segments = [Segment(last_step=5, killed_in="training"), Segment(resumed_at=4)]
+    report = KillTestReport("a title", 1, segments, {"model weights": identical, "predictions": True})
+    monkeypatch.setattr(kill_matrix, "kill_test", lambda *arguments, **options: report)
+    assert kill_matrix.main(["--frameworks", "torch", "--only", "bf16"]) == ended
+    assert capsys.readouterr().out.splitlines()[2] == f"| bf16 | torch | 1 of 1 | training 5 | 4 | {last}"
+
+
+@pytest.mark.slow
+def test_no_damage_passes_or_is_uncaught(capsys, monkeypatch):
+    assert ".venv/bin/python -m tests.benchmarks.damage_counts --flips 6000" in COMMANDS
+    monkeypatch.setattr(
+        datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE
+    )  # it has one of its own
+    assert damage_counts.main(["--frameworks", "torch", "--flips", "40", "--commands", "3"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["40", "40", "40", "3"]
+
+
+@pytest.mark.slow
+def test_the_measurement_of_memory_runs(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.memory_series --steps 2000 --lines 100000" in COMMANDS
+    memory_series.main(["--frameworks", "torch", "--steps", "50", "--lines", "70"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["| torch, 50 steps", "| torch, 70 lines"]
+    assert all(float(row[1]) > 100 for row in rows)
+
+
 @pytest.mark.slow
 def test_the_measurement_beside_busy_processes_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.busy --busy 0 2" in COMMANDS
@@ -214,6 +255,6 @@ def test_every_command_is_run_here_or_elsewhere():
     modules = {
         command
         for command in COMMANDS
-        if command.endswith((".pretrain", "attention_step_time torch", "100000", "--busy 0 2"))
+        if command.endswith((".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000"))
     }
     assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)

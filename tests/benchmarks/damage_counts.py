@@ -1,8 +1,8 @@
 """Flips bits of tokenized data, training checkpoints and model files, one at a time, and counts what is made of them.
 
-    python -m tests.benchmarks.damage_counts [--flips 6000] [--commands 24] [--seed 0]
+    python -m tests.benchmarks.damage_counts [--frameworks torch tensorflow] [--flips 6000] [--commands 24] [--seed 0]
 
-Tiny runs are trained, one in each framework; every file of each kind gets its share of the flips. A flip is *seen* if
+A tiny run is trained in each framework; every file of each kind gets its share of the flips. A flip is *seen* if
 what reads the files says so in the way that is meant for damage: a tokenized split is made anew, a training checkpoint
 is skipped, a model is refused. It is *harmless* if what is read is what was written, as with another white space in
 JSON. It *passes* if something else is read in silence, and any other error is *uncaught*. So many of the flips in model
@@ -21,7 +21,6 @@ from pathlib import Path
 import datasets
 
 from pipeline import finetune
-from pipeline.backend import FRAMEWORKS
 from pipeline.cli.main import execute
 from pipeline.runs.model_files import MODEL_CARD, refuse_altered
 from pipeline.tasks.tokenized_cache import cache_folder, read_entry
@@ -107,22 +106,25 @@ def model_files(recipe, framework, folder, number, num_commands, seed):
     return count_flips(model, number, seed, verdict), count_flips(model, num_commands, seed + 1, command_verdict)
 
 
-def main():
+def main(words=None):
     """Print a row for each kind of file and framework."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--frameworks", nargs="+", default=["torch", "tensorflow"])
     parser.add_argument("--flips", type=int, default=6000)
     parser.add_argument("--commands", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     configure_process()
     with tempfile.TemporaryDirectory() as temporary:
         datasets.config.HF_DATASETS_CACHE = Path(temporary) / "cache"
-        counts = list(all_counts(Path(temporary), arguments.flips, arguments.commands, arguments.seed))
+        counts = list(
+            all_counts(Path(temporary), arguments.frameworks, arguments.flips, arguments.commands, arguments.seed)
+        )
     wrong = sum(number for found in counts for kind, number in found.items() if kind not in ("seen", "harmless"))
     return 1 if wrong else 0
 
 
-def all_counts(folder, number, num_commands, seed):
+def all_counts(folder, frameworks, number, num_commands, seed):
     """The counts of each kind of file, each printed as a row of a table."""
 
     def shown(what, counts):
@@ -133,7 +135,7 @@ def all_counts(folder, number, num_commands, seed):
     recipe = changed_checkpoint(recipe_of("causal rows", folder), folder / "gpt2", SMALL)
     recipe = recipe.override({"weights": "random"})
     yield shown("tokenized splits", tokenized_splits(recipe, number, seed))
-    for framework in FRAMEWORKS:
+    for framework in frameworks:
         own = folder / framework
         own.mkdir()
         yield shown(f"training checkpoint, {framework}", training_checkpoints(recipe, framework, own, number, seed))

@@ -69,13 +69,13 @@ def run(name, framework, seed, folder):
     return kill_test(recipe, framework, attention=attention, seed=seed, kills=kills)
 
 
-def main():
+def main(words=None):
     """Run the matrix and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frameworks", nargs="+", default=["torch", "tensorflow"])
     parser.add_argument("--only", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS), metavar="NAME")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     configure_process()
     print("| configuration | framework | kills | fell in, after step | resumed after | equal to the bit |")
     print("|" + "---|" * 6)

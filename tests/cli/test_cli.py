@@ -233,10 +233,21 @@ def test_the_command_that_is_shown_gives_what_was_given(given):
 
 def test_a_run_of_one_step_whose_learning_rate_is_0_says_so(tmp_path, capsys):
     rows = ["--set", "data.limit.train=32", "--set", "data.limit.validation=8", "--set", "train.epochs=1"]
-    assert execute(["finetune", "sentiment_bert", *rows, "--out", str(tmp_path / "r")]) == 0
+    how = ["--attention", "handwritten", "--out", str(tmp_path / "r")]
+    assert execute(["finetune", "sentiment_bert", *rows, *how]) == 0
     shown = capsys.readouterr().out
     assert "learning rate 0, so nothing was trained; set train.warmup_ratio=0" in shown
-    assert "Next: make finetune RECIPE=sentiment_bert FRAMEWORK=tensorflow SET=" in shown and "r-tensorflow" in shown
+    following = "Next: make finetune RECIPE=sentiment_bert FRAMEWORK=tensorflow ATTENTION=handwritten SET="
+    assert following in shown and "r-tensorflow" in shown
+
+
+def test_check_ends_with_the_command_that_was_checked(capsys):
+    rows = ["--set", "data.limit.train=32", "--set", "data.limit.validation=8"]
+    assert execute(["check", "sentiment_bert", "--attention", "handwritten", *rows]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "sentiment_bert is ready: make finetune RECIPE=sentiment_bert FRAMEWORK=torch ATTENTION=handwritten "
+        "SET='data.limit.train=32 data.limit.validation=8'"
+    )
 
 
 @pytest.mark.parametrize(

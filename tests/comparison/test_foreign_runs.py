@@ -60,6 +60,15 @@ def test_a_score_that_is_not_finite_is_named(tmp_path):
         read_run(run)
 
 
+def test_a_score_that_is_too_large_for_a_number_is_named(run):
+    """1e999 is JSON, and is read as infinity."""
+    record = json.loads((run / "metrics.json").read_text())
+    text = json.dumps(record | {"metrics": {"accuracy": "SCORE"}}).replace('"SCORE"', "1e999")
+    (run / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=r"metrics.json: metrics.accuracy is inf, but must be finite"):
+        read_run(run)
+
+
 def test_a_history_that_is_cut_off_is_named(run):
     lines = (run / "history.jsonl").read_text().splitlines(keepends=True)
     (run / "history.jsonl").write_text("".join(lines[:-1]))
@@ -69,7 +78,9 @@ def test_a_history_that_is_cut_off_is_named(run):
         read_run(run)
 
 
-@pytest.mark.parametrize("logits", [np.array(["a"]), np.zeros((3, 2), np.float32), np.float32(1)])
+@pytest.mark.parametrize(
+    "logits", [np.array(["a"]), np.zeros((3, 2), np.float32), np.float32(1), np.zeros((8, 2), int)]
+)
 def test_a_probe_of_another_form_is_named(run, logits):
     before = np.zeros((8, 2), np.float32)
     np.savez(run / "probe.npz", logits_before=before, logits_after=logits)
