@@ -71,6 +71,10 @@ class Metric(evaluate.Metric, ABC):
             features=self.inputs.features(),
         )
 
+    def _build_data_dir(self) -> str:
+        # What is kept in memory needs no folder; the library makes one in the home, which may be read-only.
+        return "" if self.keep_in_memory else super()._build_data_dir()
+
     @abstractmethod
     def _compute(self, **columns: object) -> dict[str, float]: ...
 

@@ -128,6 +128,14 @@ def test_a_metric_has_the_value_worked_out_by_hand_in_one_call_or_several(name, 
         assert list(values)[0] == name and all(type(value) is float for value in values.values())
 
 
+def test_a_home_that_cannot_be_written_stops_no_metric(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("a file where the folder should be")
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "home" / "cache"))
+    (accuracy,) = load_metrics(("accuracy",)).values()
+    assert accuracy.compute(predictions=[0, 1], references=[1, 1]) == {"accuracy": 0.5}
+    assert len(load_metrics(metric_names())) == len(metric_names())
+
+
 def test_a_metric_forgets_its_examples_once_it_is_computed():
     metric = load_metrics(("accuracy",))["accuracy"]
     for expected in (1.0, 0.0):
