@@ -46,8 +46,8 @@ def _lines_of_file(source: str, encoding: str | None) -> Iterator[str]:
 def prediction_writer(out: Path | None, overwrite: bool = False) -> Iterator[Callable[[Mapping[str, object]], None]]:
     """Writes JSON lines to standard output as they come, or to a file that appears when all are there.
 
-    A device or a pipe is written into as the lines come. Raises UserError if the file cannot be written, and if it is
-    there already, unless `overwrite`.
+    A device or a pipe is written into as the lines come. Raises UserError if the file cannot be written, and if it
+    already exists, unless `overwrite`.
     """
     if out is None:
         yield lambda prediction: write_prediction(sys.stdout, prediction)
@@ -58,13 +58,13 @@ def prediction_writer(out: Path | None, overwrite: bool = False) -> Iterator[Cal
 
 
 def refuse_output(out: Path, overwrite: bool) -> None:
-    """Raise UserError if a file cannot be written, or is there already and may not be replaced."""
+    """Raise UserError if a file cannot be written, or already exists and may not be replaced."""
     target = out.resolve()
     writes_into = out.exists() and not out.is_file()
     if out.is_dir() or not os.access(target if writes_into else target.parent, os.W_OK):
         raise UserError(f"--out {out} cannot be written; name a file in a folder that is there")
     if out.is_file() and not overwrite:
-        raise UserError(f"--out {out} is there already; name another file, or replace it", arguments=("overwrite",))
+        raise UserError(f"--out {out} already exists; name another file, or replace it", arguments=("overwrite",))
 
 
 def write_prediction(file: IO[str], prediction: Mapping[str, object]) -> None:

@@ -92,7 +92,7 @@ def test_a_file_that_is_there_is_replaced_only_if_that_is_asked_for(tmp_path, pr
     out.write_text("years of work")
     for path in (out, link):
         code, _, error = predict(b"a film", "--out", str(path))
-        assert code == 2 and "is there already" in error and "OVERWRITE=1" in error
+        assert code == 2 and "already exists" in error and "OVERWRITE=1" in error
         assert out.read_text() == "years of work"
     assert predict(b"a film", "--out", str(link), "--overwrite") == (0, [], "")
     assert link.is_symlink() and json.loads(out.read_text()) == {"line": "a film"}
