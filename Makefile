@@ -26,7 +26,7 @@ ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
 # Which of those that have a default here were given.
-GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS PROCESSES,$(if $(filter file,$(origin $(name))),,$(name)))
+GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS PROCESSES RESTARTS,$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN RUNS TEXT \
@@ -44,6 +44,7 @@ TO = $(if $(OUT),--out "$$OUT")
 REPLACE = $(if $(OVERWRITE),--overwrite)
 CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pickle)
 OWN_FRAMEWORK = $(if $(filter FRAMEWORK,$(GIVEN)),--framework "$$FRAMEWORK")
+RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
@@ -69,7 +70,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  touch "$@"'
 
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1
-	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) --processes "$$PROCESSES" --restarts "$$RESTARTS" $(if $(CHANGE_PROCESSES),--change-processes) $(CODE) "$$@" $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(CODE) "$$@" $(VERBOSE)
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
 	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)
@@ -90,10 +91,10 @@ clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later run
 	@$(PIPELINE) clean-cache $(VERBOSE)
 
 kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 PROCESSES=1 ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" --processes "$$PROCESSES" --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" $(RANKS) --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES") --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(RANKS) --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
 predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict "$$RUN" $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)

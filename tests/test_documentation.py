@@ -133,6 +133,11 @@ HOSTILE = "x'; touch made; ' \"$(touch made)\" `touch made` $HOME $(shell touch 
             "{} --frameworks torch~tensorflow --attentions stock~handwritten --seeds {} --control on",
         ),
         ("check", "RECIPE FRAMEWORK", "{} --framework {} --attention stock"),
+        (
+            "finetune",
+            "RECIPE PROCESSES RESTARTS",
+            "{} --framework torch --attention stock --seed 0 --processes {} --restarts {}",
+        ),
         ("kill-test", "RECIPE KILLS", "{} --framework torch --kills {} --attention stock --seed 0"),
         ("lockstep", "STEPS DROPOUT", "sentiment_bert --steps {} --dropout {} --attention stock --seed 0"),
         ("predict", "RUN TEXT INPUT FRAMEWORK OUT", "{} --text {} --input {} --framework {} --out {}"),
