@@ -23,6 +23,26 @@ def test_loss_and_gradients_of_packed_rows_are_those_of_the_padded_batch(framewo
             assert relative(packed[name], gradient) <= 1e-5, name
 
 
+@pytest.mark.parametrize("head", ["bert pairs", "bert masked", "bert tokens", "bert spans"])
+def test_the_last_layer_of_bert_computes_only_the_tokens_that_the_head_reads(framework, head, monkeypatch):
+    learner, (_, packed) = learner_of(framework, head), HEADS[head][4]()
+    intermediate = learner.model.bert.encoder.layer[-1].intermediate
+    method = "forward" if framework == "torch" else "call"
+    compute, computed = getattr(intermediate, method), []
+
+    def watched(hidden_states):
+        computed.append(int(np.prod(hidden_states.shape[:-1])))
+        return compute(hidden_states)
+
+    monkeypatch.setattr(intermediate, method, watched)
+    loss_and_gradients(framework, learner, packed)
+    read = {"bert pairs": "pooled_positions", "bert masked": "loss_weights"}.get(head, "input_ids")
+    counts = packed[read] > 0 if head == "bert masked" else np.ones_like(packed[read])
+    assert computed == [counts.sum()] and (
+        head in ("bert tokens", "bert spans") or counts.sum() < packed["input_ids"].size
+    )
+
+
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
 @pytest.mark.parametrize("head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5"])
 @pytest.mark.slow
