@@ -137,7 +137,10 @@ def _in_tensorflow(auto_class: str, config: PretrainedConfig) -> str:
     """How TensorFlow loads the model, which the library's plain `from_pretrained` does not."""
     if auto_class == "AutoModelForCausalLM" and not config.tie_word_embeddings:
         return "TensorFlow's class of the library ignores the output matrix of this model, which is not its input's.\n"
-    return f"""In TensorFlow, with transformers 4 and tf-keras, `from_pt=True` is needed, and PyTorch beside it:
+    # They iterate over a file that safetensors opened, which none of its versions (0.2 to 0.8) allows.
+    return f"""In TensorFlow, which needs transformers 4 and tf-keras, the plain `from_pretrained` of transformers 4.55 to 4.57 stops
+with "'builtins.safe_open' object is not iterable", whatever the version of safetensors. `from_pt=True` avoids that, and
+needs PyTorch beside TensorFlow:
 
 ```python
 from transformers import TF{auto_class}

@@ -76,6 +76,15 @@ def test_the_code_of_the_card_loads_the_model_in_both_frameworks(kind, framework
         np.testing.assert_allclose(other, outputs[0], atol=1e-4)
 
 
+@pytest.mark.slow
+def test_tensorflow_needs_what_the_card_says_because_the_plain_call_fails():
+    """If this fails, a new version of the libraries has mended the call, and the card can be shorter."""
+    folder, card = load_recipe("sentiment_bert").checkpoint, card_of(load_recipe("sentiment_bert"), {})
+    with pytest.raises(TypeError) as failure:
+        transformers.TFAutoModelForMaskedLM.from_pretrained(folder)
+    assert str(failure.value) in card and f"to {transformers.__version__.rpartition('.')[0]} stops" in card
+
+
 def some_inputs(config):
     ids = np.random.default_rng(0).integers(5, 50, (2, 7))
     return {"input_ids": ids} | ({"decoder_input_ids": ids[:, :3]} if config.is_encoder_decoder else {})

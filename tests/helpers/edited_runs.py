@@ -1,0 +1,110 @@
+"""Runs as people leave them who edit their files by hand: one change at a random place, of any file that is read."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save_file
+
+VALUES = [
+    None, -1, 0, 1, 2, 7, 10**30, 1.5, float("inf"), float("nan"), "", "a" * 300, "stock", "\ud800", "\x1b[31m", [], [None], [1, 2], {},
+    {"a": 1}, {"0": "x"}, True, False,
+]  # fmt: skip
+RECORDS = ("metrics.json", "environment.json", "history.jsonl", "predictions.jsonl")
+# Text that stands where JSON or YAML should.
+TEXTS = ["", "null", "7", "[]", "{", '"', "[" * 100_000, "a: [", "\x00", "é\n", "<<<<<<< HEAD\n"]
+# Bytes that are no text, or no file of weights.
+CONTENTS = [b"", b"\xff\xfe\x00", b"PK\x03\x04", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", bytes(range(256)) * 4]
+
+
+def edited(run, rng, files=RECORDS):
+    """Change one of the run's files at a random place, as by hand; returns what was done."""
+    file = run / rng.choice([name for name in files if (run / name).is_file()])
+    if file.name.endswith(".safetensors"):
+        return f"{file.name}: {_edit_weights(file, rng)}"
+    if rng.random() < 0.15:
+        return f"{file.name}: {_edit_file(file, rng)}"
+    if file.name.endswith((".json", ".jsonl", ".yaml")):
+        return f"{file.name}: {_edit_content(file, rng)}"
+    return f"{file.name}: {_edit_text(file, rng)}"
+
+
+def _edit_content(file, rng):
+    """Another value, or none, at a random key of the file's JSON or YAML, in one of its lines if it has many."""
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines() if file.suffix == ".jsonl" else [text]
+    number = rng.randrange(len(lines))
+    content = yaml.safe_load(lines[number]) if file.suffix == ".yaml" else json.loads(lines[number])
+    place, path = content, []
+    while isinstance(place, dict | list) and place:
+        key = rng.choice(sorted(place)) if isinstance(place, dict) else rng.randrange(min(len(place), 40))
+        path.append(key)
+        if not isinstance(place[key], dict | list) or not place[key] or rng.random() < 0.3:
+            break
+        place = place[key]
+    value = rng.choice([*VALUES, "delete", "rename", "add"])
+    if not path:
+        content = value
+    elif value == "delete":
+        del place[path[-1]]
+    elif isinstance(place, dict) and value in ("rename", "add"):
+        place["x"] = place.pop(path[-1]) if value == "rename" else place[path[-1]]
+    else:
+        place[path[-1]] = value
+    lines[number] = yaml.safe_dump(content) if file.suffix == ".yaml" else json.dumps(content)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return f"line {number + 1}: {'.'.join(map(str, path))} = {value!r}"[:200]
+
+
+def _edit_file(file, rng):
+    """No file, another kind of file, or other content altogether."""
+    way = rng.choice(["delete", "folder", "dangling", "loop", "text", "bytes", "cut"])
+    content = file.read_bytes()
+    file.unlink()
+    if way == "folder":
+        file.mkdir()
+    elif way in ("dangling", "loop"):
+        os.symlink("nowhere" if way == "dangling" else file.name, file)
+    elif way == "text":
+        file.write_text(rng.choice(TEXTS), encoding="utf-8")
+    elif way == "bytes":
+        file.write_bytes(rng.choice(CONTENTS))
+    elif way == "cut":
+        file.write_bytes(content[: rng.randrange(len(content) + 1)])
+    return way
+
+
+def _edit_text(file, rng):
+    """A line of a plain file left out, repeated, or in other words."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    number, way = rng.randrange(len(lines)), rng.choice(["delete", "repeat", *TEXTS])
+    lines[number : number + 1] = {"delete": [], "repeat": [lines[number]] * 2}.get(way, [way])
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return f"line {number + 1}: {way!r}"[:200]
+
+
+def _edit_weights(file, rng):
+    """A tensor left out, cut, of another type or name, not finite; or another file altogether."""
+    way = rng.choice(
+        ["delete", "cut", "integers", "float16", "rename", "nan", "empty", "scalar", "add", "no format", "file"]
+    )
+    if way == "file":
+        return _edit_file(file, rng)
+    weights = load_file(file)
+    name = rng.choice(sorted(weights))
+    value = weights.pop(name)
+    changes = {
+        "cut": {name: value[:1].copy()}, "integers": {name: value.astype("i4")}, "float16": {name: value.astype("f2")},
+        "rename": {f"x.{name}": value}, "nan": {name: np.full_like(value, np.nan)}, "empty": {name: value[:0].copy()},
+        "scalar": {name: np.float32(1).reshape(())}, "add": {name: value, "x": value}, "no format": {name: value},
+    }  # fmt: skip
+    save_file(weights | changes.get(way, {}), file, metadata=None if way == "no format" else {"format": "pt"})
+    return f"{way} {name}"
+
+
+def copied(run, folder):
+    """A copy of a run's directory that may be edited."""
+    shutil.copytree(run, folder)
+    return folder
