@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -22,8 +24,10 @@ from pipeline.models.safetensors_files import read_safetensors, write_safetensor
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
-from pipeline.utils.text import one_line
+from pipeline.utils.text import one_line, shorten
 
+# What a setting of a configuration must be if the library's own is of this type; a bool is an int, so it is first.
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -38,6 +42,8 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
             f'recipe {recipe.name}: checkpoint {recipe.checkpoint} is of type "{config.model_type}"; '
             f"supported are: {', '.join(FAMILIES)}"
         )
+    if problems := list(_value_problems(config)):
+        raise UserError(f"recipe {recipe.name}: config.json of checkpoint {recipe.checkpoint}: {'; '.join(problems)}")
     if recipe.train.dropout is not None:
         for key in family_of(config).dropout_keys:
             setattr(config, key, recipe.train.dropout)
@@ -47,6 +53,22 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
     config.output_attentions, config.output_hidden_states = False, False
     vars(config).pop("auto_map", None)  # names code in the checkpoint, which a saved model must not refer to
     return config
+
+
+def _value_problems(config: PretrainedConfig) -> Iterator[str]:
+    """Settings of the architecture that are of another kind than the library's own, with which a model fails late."""
+    own = type(config)()
+    for name in inspect.signature(type(config).__init__).parameters:
+        default, value = getattr(own, name, None), getattr(config, name, None)
+        kind = next((kind for kind in _KINDS if isinstance(default, kind)), None)
+        if kind is not None and value is not None and not _is_of(kind, value):
+            yield f"{name} is {one_line(shorten(repr(value), 60))}, but must be {_KINDS[kind]}"
+
+
+def _is_of(kind: type, value: object) -> bool:
+    if isinstance(value, bool) or kind in (bool, str):
+        return isinstance(value, kind) and (kind is bool) == isinstance(value, bool)
+    return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:

@@ -138,8 +138,8 @@ def _in_tensorflow(auto_class: str, config: PretrainedConfig) -> str:
     if auto_class == "AutoModelForCausalLM" and not config.tie_word_embeddings:
         return "TensorFlow's class of the library ignores the output matrix of this model, which is not its input's.\n"
     # They iterate over a file that safetensors opened, which none of its versions (0.2 to 0.8) allows.
-    return f"""In TensorFlow, which needs transformers 4 and tf-keras, the plain `from_pretrained` of transformers 4.55 to 4.57 stops
-with "'builtins.safe_open' object is not iterable", whatever the version of safetensors. `from_pt=True` avoids that, and
+    return f"""In TensorFlow, with tf-keras, the plain `from_pretrained` of transformers 4.55 to 4.57 stops with
+"'builtins.safe_open' object is not iterable", whatever the version of safetensors. `from_pt=True` avoids that, and
 needs PyTorch beside TensorFlow:
 
 ```python

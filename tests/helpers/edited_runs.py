@@ -9,7 +9,8 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 VALUES = [
-    None, -1, 0, 1, 2, 7, 10**30, 1.5, float("inf"), float("nan"), "", "a" * 300, "stock", "\ud800", "\x1b[31m", [], [None], [1, 2], {},
+    None, -1, 0, 1,
+    2, 7, 10**30, 1.5, float("inf"), float("nan"), "", "a" * 300, "x", "\ud800", "\x1b[31m", [], [None], [1, 2], {},
     {"a": 1}, {"0": "x"}, True, False,
 ]  # fmt: skip
 RECORDS = ("metrics.json", "environment.json", "history.jsonl", "predictions.jsonl")
@@ -98,7 +99,7 @@ def _edit_weights(file, rng):
     changes = {
         "cut": {name: value[:1].copy()}, "integers": {name: value.astype("i4")}, "float16": {name: value.astype("f2")},
         "rename": {f"x.{name}": value}, "nan": {name: np.full_like(value, np.nan)}, "empty": {name: value[:0].copy()},
-        "scalar": {name: np.float32(1).reshape(())}, "add": {name: value, "x": value}, "no format": {name: value},
+        "scalar": {name: np.array(1, "f4")}, "add": {name: value, "x": value}, "no format": {name: value},
     }  # fmt: skip
     save_file(weights | changes.get(way, {}), file, metadata=None if way == "no format" else {"format": "pt"})
     return f"{way} {name}"
