@@ -13,6 +13,7 @@ from pipeline.reporting import svg
 from pipeline.reporting.formatting import measured, score, small
 from pipeline.reporting.plots import Style, bands, dots, heat_map, legend, new_figure, scientific, steps_axis, styles
 from pipeline.reporting.tables import COST_TITLES, pair_name
+from pipeline.utils.drawing import plain_texts
 from pipeline.utils.text import shorten, visible
 
 MAX_TOKENS = 40  # of an attention map; the labels of more would not be legible
@@ -37,13 +38,13 @@ class Picture:
 
     def save_png(self, folder: Path) -> None:
         """Write <folder>/<name>.png on white."""
-        with svg.plain_text(), svg.any_script():
+        with plain_texts():
             self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor="white")
 
 
 def pictures(results: Results) -> list[Picture]:
     """Every figure that the results have data for, in the order of the report."""
-    with svg.plain_text():
+    with plain_texts():
         drawn = [*_scores(results), *_equivalence(results), *_lockstep(results), *_curves(results)]
         return [*drawn, *_evaluations(results), *_costs(results), *_attention(results)]
 

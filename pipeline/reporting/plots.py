@@ -95,7 +95,7 @@ def _row_label(axis: Axes, y: int, name: str) -> None:
     lines = visible(name).replace(f" {MINUS} ", f" {MINUS}\n").split("\n")
     for line, offset in zip(lines, (0,) if len(lines) == 1 else (5.5, -5.5), strict=False):
         axis.annotate(
-            shorten(_plain(line), 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
+            shorten(line, 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
             ha="right", va="center", color=svg.INK, fontsize=10,
         )  # fmt: skip
 
@@ -110,8 +110,8 @@ def heat_map(axis: Axes, weights: list[list[float]], brightest: float, tokens: l
         axis.set_yticks([])
         return
     size = 9 if len(tokens) <= 20 else 6
-    axis.set_xticks(range(len(tokens)), map(_plain, tokens), rotation=90, fontsize=size)
-    axis.set_yticks(range(len(tokens)), map(_plain, tokens), fontsize=size)
+    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(tokens)), tokens, fontsize=size)
     bar = axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.7, pad=0.02)
     bar.set_label("attention weight", color=svg.INK, size=10)
     bar.ax.tick_params(colors=svg.INK, labelsize=9, width=0.8, length=3)
@@ -140,8 +140,3 @@ def legend(figure: Figure) -> None:
 
 def _gaps(values: Iterable[float | None]) -> list[float]:
     return [math.nan if number is None else number for number in values]
-
-
-def _plain(text: str) -> str:
-    """Text in which a dollar sign begins no formula."""
-    return visible(text).replace("$", r"\$")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
-import warnings
-from collections.abc import Iterator
 from html import escape
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from pipeline.utils.drawing import plain_texts
 from pipeline.utils.text import visible
 
 INK, LINE, GOOD = "#1b1f24", "#8a949e", "#17693a"
@@ -28,8 +26,7 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with (
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "svg.image_inline": True}),
-        plain_text(),
-        any_script(),
+        plain_texts(),
     ):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     drawn = buffer.getvalue()
@@ -48,19 +45,6 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
         f'<title id="{name}-title">{escape(visible(title))}</title>'
         f'<desc id="{name}-desc">{escape(visible(description))}</desc>\n{body}\n</svg>'
     )
-
-
-def plain_text() -> contextlib.AbstractContextManager[None]:
-    """A dollar sign in a name is one, and begins no formula of matplotlib."""
-    return matplotlib.rc_context({"text.parse_math": False})
-
-
-@contextlib.contextmanager
-def any_script() -> Iterator[None]:
-    """No warning for letters that matplotlib's own font lacks: an SVG is set in the reader's font, a PNG has a box."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
 
 
 def _for_the_page(tag: str, name: str) -> str:

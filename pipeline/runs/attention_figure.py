@@ -7,17 +7,28 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.runs.attention_maps import AttentionMaps
+from pipeline.utils.drawing import plain_texts
 from pipeline.utils.files import atomic_write
+from pipeline.utils.text import shorten, visible
 
 # Inches: a heat map's least side, what each token adds, and the room for labels.
 LEAST_SIDE, SIDE_PER_TOKEN, LABEL_SIDE = 2.2, 0.16, 0.8
+# Tokens that are drawn, and characters of each; a figure of more could not be read, nor drawn in reasonable time.
+MAX_TOKENS, MAX_CHARACTERS = 100, 16
+# Pixels per inch, and on the longer side.
+DPI, MAX_PIXELS = 120, 12_000
 
 
 def draw_attention_maps(maps: AttentionMaps, path: Path, title: str = "") -> None:
-    """Write a PNG with one heat map for each layer and head, queries down, keys across, labeled with the tokens."""
-    import matplotlib
+    """Write a PNG with one heat map for each layer and head, queries down, keys across, labeled with the tokens.
 
-    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign is one, and begins no formula
+    Of a long text, the first MAX_TOKENS tokens are drawn, and the title says so.
+    """
+    num_tokens = len(maps.tokens)
+    if num_tokens > MAX_TOKENS:
+        maps = AttentionMaps(maps.weights[:, :, :MAX_TOKENS, :MAX_TOKENS], maps.tokens[:MAX_TOKENS])
+        title = f"{title}: the first {MAX_TOKENS} of {num_tokens} tokens"
+    with plain_texts():
         _draw(maps, path, title)
 
 
@@ -29,15 +40,15 @@ def _draw(maps: AttentionMaps, path: Path, title: str) -> None:
     side = max(LEAST_SIDE, SIDE_PER_TOKEN * num_tokens + LABEL_SIDE)
     figure = Figure(figsize=(side * num_heads + 0.6, side * num_layers + LABEL_SIDE), layout="constrained")
     axes: list[Axes] = list(figure.subplots(num_layers, num_heads, squeeze=False, sharex=True, sharey=True).flat)
-    images = []
+    images, tokens = [], [shorten(visible(token), MAX_CHARACTERS) for token in maps.tokens]
     for axis, (layer, head) in zip(axes, np.ndindex(num_layers, num_heads), strict=True):
         images.append(axis.imshow(maps.weights[layer, head], cmap="viridis", vmin=0, vmax=1))
         axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-        axis.set_xticks(range(num_tokens), maps.tokens, rotation=90, fontsize=6)
-        axis.set_yticks(range(num_tokens), maps.tokens, fontsize=6)
+        axis.set_xticks(range(num_tokens), tokens, rotation=90, fontsize=6)
+        axis.set_yticks(range(num_tokens), tokens, fontsize=6)
     figure.colorbar(images[0], ax=axes, shrink=0.6, label="attention weight")
     figure.supxlabel("attended to (keys)", fontsize=9)
     figure.supylabel("attending (queries)", fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shorten(visible(title), 100), fontsize=10)
     with atomic_write(path, binary=True) as file:
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=min(DPI, MAX_PIXELS / max(figure.get_size_inches())), format="png")

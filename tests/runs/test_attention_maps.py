@@ -58,6 +58,30 @@ def test_dollar_signs_in_a_text_are_no_formula(tmp_path):
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_any_text_is_drawn_as_one_and_a_long_one_in_part(tmp_path):
+    """Without a warning, which would be an error here: for letters that the font lacks, or labels that are too long."""
+    tokens = [
+        "<script>",
+        "]]>",
+        "&#x3c;",
+        "a\x00\x1b[31m\x07",
+        "\u202eevil",
+        "\n",
+        "",
+        "a" * 5000,
+        "漢",
+        "\U0001f600",
+        "\\",
+        "_",
+    ]
+    tokens = (tokens * 20)[:201]
+    maps = AttentionMaps(np.full((1, 1, 201, 201), 1 / 201), tokens)
+    draw_attention_maps(maps, tmp_path / "maps.png", title="\x1b[31m]]>" + "漢" * 500)
+    content = (tmp_path / "maps.png").read_bytes()
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))  # of the header of a PNG
+    assert content.startswith(b"\x89PNG") and 1000 < max(width, height) <= 12_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
