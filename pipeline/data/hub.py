@@ -7,12 +7,14 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import huggingface_hub
 import transformers
 from datasets import config as datasets_config
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from pipeline.recipe.schema import Recipe
 
@@ -63,6 +65,8 @@ def persistently(load: Callable[[], Loaded]) -> Loaded:
 
 def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
     """One sentence: why `repository`, which the recipe names in `key`, cannot be loaded, and what to do."""
+    if problem := _cache_problem(key, repository):
+        return f"{key}: {repository} cannot be loaded: {problem}"
     chain = _chain(error)
     kinds = _kinds(error)
     texts = " ".join(str(link) for link in chain)
@@ -92,7 +96,63 @@ def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
             f"{key}: there is no {repository} on the Hub, and no such local folder; if it is private, give a token "
             "with `hf auth login` or HF_TOKEN=..."
         )
-    return f"{key}: {repository} cannot be read: {' '.join(str(error).split())[:300]}"
+    return f"{key}: {repository} cannot be read: {' '.join(str(error).split())[:300]}{anew(key, repository)}"
+
+
+def anew(key: str, repository: str) -> str:
+    """What to do about a damaged copy in the Hub's cache, as the end of a sentence; nothing if there is no copy."""
+    folder = _cached_folder(key, repository)
+    return f"; if its copy is damaged, delete {folder}, and it is downloaded anew" if folder.exists() else ""
+
+
+def _cached_folder(key: str, repository: str) -> Path:
+    """Where the Hub's cache keeps what the recipe names in `key`."""
+    kind = "dataset" if key.startswith("data") else "model"
+    return Path(huggingface_hub.constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type=kind))
+
+
+def _cache_problem(key: str, repository: str) -> str | None:
+    """What is wrong with the folders of the Hub's cache, or with the copy in it, which the libraries do not say."""
+    caches = [huggingface_hub.constants.HF_HUB_CACHE]
+    caches += [str(datasets_config.HF_DATASETS_CACHE)] if key.startswith("data") else []
+    for cache in caches:
+        if problem := _folder_problem(Path(cache)):
+            return f"{problem}; correct that, or name another folder with the environment variable HF_HOME"
+    folder = _cached_folder(key, repository)
+    if os.path.lexists(folder) and (problem := _copy_problem(folder)):
+        return f"{problem}; delete {folder}, and it is downloaded anew"
+    return None
+
+
+def _copy_problem(folder: Path) -> str | None:
+    """What is wrong with the copy of a repository: `refs`, and `snapshots` of links to files that were downloaded."""
+    for path in (folder, *(folder / "refs", folder / "snapshots"), *sorted(folder.glob("snapshots/*"))):
+        if os.path.lexists(path) and (problem := _folder_problem(path)):
+            return problem
+    for path in sorted(folder.glob("snapshots/*/**/*")):
+        if not path.exists():
+            return f"{path} is a link to a file that is gone"
+        if not _may(path, os.R_OK):
+            return f"this user may not read {path}"
+    return None
+
+
+def _folder_problem(folder: Path) -> str | None:
+    """Why a folder cannot be used, or cannot be made if it is missing."""
+    for path in (*reversed(folder.parents), folder):
+        if path.is_symlink() and not path.exists():
+            return f"{path} is a link to {os.readlink(path)}, which does not exist"
+        if not path.exists():
+            return None if _may(path.parent, os.W_OK) else f"this user may not make the folder {path}"
+        if not path.is_dir():
+            return f"{path} is a file, but must be a folder"
+        if not _may(path, os.X_OK):
+            return f"this user may not enter the folder {path}"
+    return None if _may(folder, os.R_OK) else f"this user may not read the folder {folder}"
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _kinds(error: BaseException) -> set[str]:

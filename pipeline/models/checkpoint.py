@@ -17,8 +17,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file
 
 from pipeline.backend import Architecture
-from pipeline.data.hub import explain_hub_error, persistently
+from pipeline.data.hub import anew, explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
+from pipeline.models.generation import SPECIAL_IDS
 from pipeline.models.initialization import Weights
 from pipeline.models.safetensors_files import read_safetensors, write_safetensors
 from pipeline.recipe.schema import Recipe
@@ -28,6 +29,8 @@ from pipeline.utils.text import one_line, shorten
 
 # What a setting of a configuration must be if the library's own is of this type; a bool is an int, so it is first.
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+# More layers would be built one after the other until memory is full.
+_NUMBERS_OF_LAYERS, _MOST_LAYERS = ("num_hidden_layers", "num_decoder_layers"), 1_000
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -63,6 +66,13 @@ def _value_problems(config: PretrainedConfig) -> Iterator[str]:
         kind = next((kind for kind in _KINDS if isinstance(default, kind)), None)
         if kind is not None and value is not None and not _is_of(kind, value):
             yield f"{name} is {one_line(shorten(repr(value), 60))}, but must be {_KINDS[kind]}"
+    for name in _NUMBERS_OF_LAYERS:
+        if isinstance(value := getattr(config, name, None), int) and value > _MOST_LAYERS:
+            yield f"{name} is {shorten(str(value), 60)}, but at most {_MOST_LAYERS:,} layers are built"
+    for name in SPECIAL_IDS:
+        value = getattr(config, name, None)
+        if value is not None and not (_is_of(int, value) and -1 <= value < 2**31):
+            yield f"{name} is {one_line(shorten(repr(value), 60))}, but must be the number of one token"
 
 
 def _is_of(kind: type, value: object) -> bool:
@@ -161,7 +171,8 @@ def read_weights(recipe: Recipe, read_pickle: Callable[[str], Weights] | None = 
             is_pickle = not str(file).endswith(".safetensors")
             weights |= read_pickle(file) if read_pickle is not None and is_pickle else read_safetensors(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{where}: {Path(file).name} cannot be read: {one_line(error)}") from error
+            remedy = "" if os.path.isdir(recipe.checkpoint) else anew("checkpoint", recipe.checkpoint)
+            raise UserError(f"{where}: {Path(file).name} cannot be read: {one_line(error)}{remedy}") from error
     # Checkpoints of 2018 call LayerNorm's weights gamma and beta, as the paper does.
     renamed = {re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", k)): v for k, v in weights.items()}
     return {name: np.asarray(value, dtype=np.float32) for name, value in renamed.items()}

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, PretrainedConfig
 from pipeline.backend import GenerationSettings
 
 # The token ids in a model's config that generation depends on.
-_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 def generation_config(config: PretrainedConfig, settings: GenerationSettings) -> GenerationConfig:
@@ -15,5 +15,5 @@ def generation_config(config: PretrainedConfig, settings: GenerationSettings) ->
 
     Of the model's `config` only the special tokens count.
     """
-    special = {key: getattr(config, key) for key in _SPECIAL_IDS if getattr(config, key, None) is not None}
+    special = {key: getattr(config, key) for key in SPECIAL_IDS if getattr(config, key, None) is not None}
     return GenerationConfig(**settings, **special, do_sample=False)

@@ -14,6 +14,7 @@ from pipeline.models.initialization import complete_weights, draw
 from pipeline.recipe.loading import load_recipe
 from pipeline.utils.errors import UserError
 from tests.helpers.classifiers import CONFIGS, built
+from tests.helpers.tiny_models import config
 
 
 @pytest.fixture
@@ -124,3 +125,39 @@ def test_fresh_weights_have_their_familys_deviation():
         0.05, rel=0.05
     )
     assert (draw("ln_1.weight", (7,), gpt2, 0) == 1).all() and (draw("ln_1.bias", (7,), gpt2, 0) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value", "message"),
+    [
+        ("bert", "layer_norm_eps", {}, "layer_norm_eps is {}, but must be a number"),
+        ("bert", "hidden_act", {"a": 1}, "hidden_act is {'a': 1}, but must be a text"),
+        ("bert", "num_hidden_layers", "2", "num_hidden_layers is '2', but must be a whole number"),
+        ("bert", "hidden_size", True, "hidden_size is True, but must be a whole number"),
+        ("gpt2", "layer_norm_epsilon", float("nan"), "layer_norm_epsilon is nan, but must be a number"),
+        ("gpt2", "scale_attn_weights", "yes", "scale_attn_weights is 'yes', but must be true or false"),
+        ("t5", "eos_token_id", 10**30, f"eos_token_id is {10**30}, but must be the number of one token"),
+        (
+            "t5",
+            "decoder_start_token_id",
+            [0, 1],
+            "decoder_start_token_id is [0, 1], but must be the number of one token",
+        ),
+        ("bert", "num_hidden_layers", 10**9, "num_hidden_layers is 1000000000, but at most 1,000 layers are built"),
+        ("gpt2", "n_layer", 1001, "num_hidden_layers is 1001, but at most 1,000 layers are built"),
+        ("t5", "num_decoder_layers", 10**9, "num_decoder_layers is 1000000000, but at most 1,000 layers are built"),
+        ("t5", "d_kv", 7.5, "d_kv is 7.5, but must be a whole number"),
+    ],
+)
+def test_a_setting_of_another_kind_than_the_librarys_is_named(family, key, value, message, tmp_path):
+    content = config(family).to_dict() | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        load_config(load_recipe("sentiment_bert", {"checkpoint": str(tmp_path)}))
+    assert str(refused.value).endswith(f"config.json of checkpoint {tmp_path}: {message}")
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_setting_that_is_null_or_a_whole_number_for_a_number_is_the_librarys_business(family, saved):
+    key = {"bert": "layer_norm_eps", "gpt2": "layer_norm_epsilon"}[family]
+    assert getattr(load_config(saved({}, family, **{key: 1, "use_cache": None})), key) == 1
