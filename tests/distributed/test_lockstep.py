@@ -21,6 +21,7 @@ def test_two_processes_are_in_lock_step_with_one_in_both_frameworks(tmp_path):
         ("torch 2", "tensorflow 2"),
     ]  # fmt: skip
     assert report.same, report.as_text()
-    assert all(0 < pair.differences["parameters"] < 1e-3 for pair in report.pairs.values())
+    # In one process PyTorch is 1.1e-3 from itself here, from a start that is one rounding off or in two micro-batches.
+    assert all(0 < pair.differences["parameters"] < 3e-3 for pair in report.pairs.values())
     assert report.as_text().splitlines()[0].endswith("same dropout masks")
     assert report.as_text().endswith("\nthe same experiment")
