@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
 from pipeline.reporting.formatting import date, value
-from pipeline.reporting.sentences import Finding, limits, sameness_lead
+from pipeline.reporting.sentences import AGREEMENT, NO_LOG, REPRODUCING, Finding, attention_lead, limits, sameness_lead
 from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, shorten
 
@@ -69,7 +69,7 @@ def sections(results: Results) -> list[Section]:
         Section(
             "reproduce",
             "How to reproduce it",
-            "The same command on the same kind of machine with the same versions gives the same scores; speeds vary.",
+            REPRODUCING,
             code=[shlex.join(results.command)],
             points={
                 "Data": f"{value(results.data.source)}, fingerprint {value(results.data.fingerprint)}",
@@ -116,7 +116,7 @@ def examples(results: Results) -> list[Example]:
 def failures(results: Results) -> list[Log]:
     """Failed runs with the end of their logs."""
     return [
-        Log(f"{run.variant}, seed {run.seed}", run.path, run.log_tail or "There is no log.")
+        Log(f"{run.variant}, seed {run.seed}", run.path, run.log_tail or NO_LOG)
         for run in results.runs
         if not run.completed
     ]
@@ -155,7 +155,7 @@ def _agreement(results: Results) -> Section | None:
     table, disagreeing = tables.agreement(results), examples(results)
     if not table and not disagreeing:
         return None
-    lead = "Two variants can score alike and still be right on different examples." if table else ""
+    lead = AGREEMENT if table else ""
     return Section("agreement", "Do they predict the same?", lead, tables=[table], examples=disagreeing)
 
 
@@ -163,7 +163,7 @@ def _attention(results: Results) -> Section | None:
     maps = results.attention_maps
     if not maps:
         return None
-    lead = f"The attention weights after training for one text: “{shorten(maps[0].text, MAX_TEXT)}”"
+    lead = attention_lead(shorten(maps[0].text, MAX_TEXT))
     return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
 
 

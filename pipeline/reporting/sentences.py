@@ -545,6 +545,16 @@ def _by_pair(rows: Iterable[_PairRow]) -> dict[tuple[str, str], list[_PairRow]]:
     return groups
 
 
+REPRODUCING = "The same command on the same kind of machine with the same versions gives the same scores; speeds vary."
+AGREEMENT = "Two variants can score alike and still be right on different examples."
+NO_LOG = "There is no log."
+
+
+def attention_lead(text: str) -> str:
+    """What the attention maps show."""
+    return f"The attention weights after training for one text: “{text}”"
+
+
 def sameness_lead(results: Results) -> str:
     """Why the report shows more than scores, and what was compared."""
     if not results.comparisons:
