@@ -26,7 +26,8 @@ ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
 # Which of those that have a default here were given.
-GIVEN := $(foreach name,FRAMEWORK REPEATS ROWS PROCESSES RESTARTS,$(if $(filter file,$(origin $(name))),,$(name)))
+WITH_OWN_DEFAULTS := FRAMEWORK REPEATS ROWS PROCESSES RESTARTS
+GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN RUNS TEXT \
@@ -107,7 +108,7 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 
 test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones
-	@"$(VENV)/bin/python" -m pytest $(if $(QUICK),-m 'not slow')
+	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest $(if $(QUICK),-m 'not slow')
 
 lint: $(VENV)/.installed  ## check style, imports and types
 	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"

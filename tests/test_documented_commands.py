@@ -37,6 +37,7 @@ RUN_ELSEWHERE = {
     ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",
     "make finetune PROCESSES=2": "tests/training/test_processes.py",
     "make finetune PROCESSES=2 FRAMEWORK=tensorflow RESTARTS=3": "tests/training/test_processes.py",
+    ".venv/bin/python -m tests.benchmarks.packed_gradients": "takes minutes; test_packed.py compares these gradients",
     "make bench": "takes minutes; `make bench QUICK=1` is run",
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{

@@ -90,8 +90,8 @@ def _refuse_missing_processes(environment: Mapping[str, str]) -> None:
     """
     if "WORLD_SIZE" not in environment and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= set(environment):
         raise UserError(
-            "accelerate launch was asked for several processes and has started one, as it does with --cpu. Leave out "
-            "--cpu and give --multi_gpu, which starts them on processors, too; or use torchrun"
+            "accelerate launch was asked for several processes and has started one, as it does with its option cpu. "
+            "Leave that out and give its option multi_gpu, which starts them on processors, too; or use torchrun"
         )
 
 

@@ -58,8 +58,8 @@ def plant(monkeypatch, framework, fault):
     learner = train.Learner
 
     def with_settings(**changes):
-        def make(model, settings, learning_rates, loss):
-            return learner(model, settings.model_copy(update=changes), learning_rates, loss)
+        def make(model, settings, learning_rates, loss, group=None):
+            return learner(model, settings.model_copy(update=changes), learning_rates, loss, group)
 
         monkeypatch.setattr(package, "Learner", make)
 
@@ -76,7 +76,7 @@ def plant(monkeypatch, framework, fault):
         monkeypatch.setattr(
             package,
             "Learner",
-            lambda model, settings, rates, loss: learner(model, settings, np.append(rates[1:], 0.0), loss),
+            lambda model, settings, rates, *more: learner(model, settings, np.append(rates[1:], 0.0), *more),
         )
     elif fault == "accumulation averaged wrongly":
         # Each micro-batch by its own mean, then the mean of those: wrong where the parts differ in weight.

@@ -44,6 +44,7 @@ def bytes_alive(framework):
 
         # Other subclasses, which compiling leaves behind, have no memory of their own.
         tensors = [value for value in gc.get_objects() if type(value) in (torch.Tensor, torch.nn.Parameter)]
+        tensors = [tensor for tensor in tensors if torch._C._has_storage(tensor)]
         return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
     import tensorflow as tf
 

@@ -172,7 +172,7 @@ def test_saving_an_earlier_step_again_drops_the_later_ones(checkpoints):
 
 def test_state_json_is_what_the_first_version_wrote(checkpoints):
     written = json.loads((checkpoints.folder / "step-00000004" / "state.json").read_text())
-    assert json.dumps(written) == json.dumps(OLD_STATE | {"step": 4})
+    assert json.dumps(written) == json.dumps(OLD_STATE | {"step": 4, "processes": 1})
     state = checkpoints.newest()[0].state.training_state()
     assert (state.steps_done, state.epochs_done, state.micro_batches) == (1, 1, 2)
     assert state.best.rows == [{"index": 0, "score": 0.25}] and np.isnan(state.evaluations[0].metrics["loss"])

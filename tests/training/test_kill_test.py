@@ -17,7 +17,7 @@ def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_pat
     report = kill_test(recipe, framework, num_kills=1, seed=2)
     assert report.passed, report.as_text()
     killed, resumed = report.segments
-    assert killed.killed_in == "training" and resumed.resumed_at >= 1
+    assert killed.killed_in in ("training", "saving") and resumed.resumed_at >= 1
     assert "killed 1 times: identical to the bit" in report.as_text()
 
 
