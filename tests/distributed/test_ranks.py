@@ -64,5 +64,5 @@ def test_the_one_process_that_accelerate_starts_in_place_of_several_is_refused()
     """What `accelerate launch` 1.15 sets with --cpu: for two processes, and for one."""
     environment = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
     assert Ranks.from_environment(environment) == Ranks()
-    with pytest.raises(UserError, match=r"asked for several processes and has started one.* give --multi_gpu"):
+    with pytest.raises(UserError, match=r"asked for several processes and has started one.* give its option multi_gpu"):
         Ranks.from_environment(environment | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
