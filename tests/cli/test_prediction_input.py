@@ -79,6 +79,7 @@ def test_a_file_that_cannot_be_read_is_one_message(data, arguments, message, pre
     assert code == 2 and message in error and "bug" not in error
 
 
+@pytest.mark.slow
 def test_the_encoding_of_a_text_would_be_ignored_and_is_refused(tmp_path):
     run = write_run(tmp_path / "run")
     command = [sys.executable, "-m", "pipeline", "predict", str(run), "--text", "a", "--set", "data.encoding=utf-8"]

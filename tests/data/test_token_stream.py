@@ -26,6 +26,7 @@ def texts():
     return ["good" if i % 5 == 1 else f"{found[i % 1000]} {i} é" for i in range(MANY)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_pair", [False, True])
 def test_tokens_and_truncation_are_the_tokenizers_own(tokenizer, is_pair):
     first, second = texts(), texts()

@@ -66,6 +66,7 @@ def fail_alone(send, victim, error, others_compute, clock):
         channel.all(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others_compute", [False, True])
 @pytest.mark.parametrize("victim", [0, 2])
 def test_an_error_of_one_rank_is_that_of_all(victim, others_compute, tmp_path):
@@ -77,6 +78,7 @@ def test_an_error_of_one_rank_is_that_of_all(victim, others_compute, tmp_path):
     assert (f"rank {victim}" in str(error.value)) == (victim > 0)
 
 
+@pytest.mark.slow
 def test_a_fault_of_one_rank_is_named_with_its_rank(tmp_path):
     with pytest.raises(Exception, match="rank 1.*KeyError: 'missing'"):
         in_ranks(fail_alone, 1, KeyError("missing"), False, tmp_path / "failed")
@@ -121,6 +123,7 @@ def come_twice(send):
         channel.all(None)
 
 
+@pytest.mark.slow
 def test_a_rank_that_comes_twice_is_refused():
     with pytest.raises(UserError, match="rank 1 of 3 came to rank 0 of 3, but there is one already"):
         in_ranks(come_twice, size=3)

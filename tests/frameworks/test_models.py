@@ -66,6 +66,7 @@ def test_a_freeze_pattern_without_match_is_refused(framework):
         backend.freeze(model, ["*"])
 
 
+@pytest.mark.slow
 def test_a_model_of_either_framework_loads_in_the_other(framework, small, tmp_path):
     experiment, backend = prepare(small), load_backend(framework)
     model = start(experiment, backend, seed=2).model

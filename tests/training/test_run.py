@@ -20,6 +20,7 @@ from tests.helpers.interruption import read_lines, sha256
 FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
     run = finetune(small, framework=framework, seed=3, out=tmp_path / "run")
     assert {entry.name for entry in run.path.iterdir()} == FILES
