@@ -21,7 +21,6 @@ def test_the_decoder_reads_the_labels_shifted_and_padding_has_no_weight(tmp_path
     assert inputs["input_ids"].shape[1] == batch.widths[0] != batch.widths[1]
 
 
-@pytest.mark.slow
 def test_generation_follows_the_recipe_and_not_the_checkpoint(framework, tmp_path):
     """The library fills a setting that equals its own default from the checkpoint's config."""
     experiment = prepare(recipe_of("sequence-to-sequence", tmp_path))

@@ -25,7 +25,6 @@ class Reader(TrainingCallback):
         self.seen.append(read_lines(live))
 
 
-@pytest.mark.slow
 def test_each_step_can_be_read_as_soon_as_it_is_over(framework, tmp_path):
     reader = Reader(tmp_path)
     run = finetune(recipe_of("single-label", tmp_path), framework, out=tmp_path / "run", callback=reader)
