@@ -147,14 +147,6 @@ def test_an_error_of_all_ranks_comes_once():
     assert str(refused.value) == "no rows"
 
 
-def test_a_request_to_stop_reaches_the_first_rank_which_has_time_to_save(impatient):
-    events = []
-    launch = Launch(save_when_asked, (), 2, "", events.append)
-    with pytest.raises(Stopped, match="^stopped; the training checkpoint is saved$"):
-        launch.run(lambda: "ready" in events)
-    assert events == ["ready", "asked"]
-
-
 @pytest.mark.parametrize("how", ["hangs", "is killed"])
 def test_what_another_rank_does_at_the_end_does_not_matter_once_the_first_one_has_its_result(how, impatient):
     assert launched(finish_first, how)[0] == "result"
