@@ -64,9 +64,12 @@ def fail_together(send, message):
 def save_when_asked(send):
     """Rank 0 saves for a while after it was asked to stop, when the other rank has stopped already."""
     if rank_of_this_process() == 0:
-        signal.signal(signal.SIGTERM, lambda number, frame: send("asked"))
+        asked = []
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
         send("ready")
-        signal.pause()
+        # Not signal.pause: the signal may come before it, and no other one would.
+        assert wait_until(lambda: asked)
+        send("asked")
         time.sleep(0.5)
         raise Stopped("stopped; the training checkpoint is saved")
     raise Stopped("stopped; the training checkpoint is saved")
@@ -145,6 +148,14 @@ def test_an_error_of_all_ranks_comes_once():
     with pytest.raises(UserError) as refused:
         launched(fail_together, "no rows")
     assert str(refused.value) == "no rows"
+
+
+def test_a_request_to_stop_reaches_the_first_rank_which_has_time_to_save(impatient):
+    events = []
+    launch = Launch(save_when_asked, (), 2, "", events.append)
+    with pytest.raises(Stopped, match="^stopped; the training checkpoint is saved$"):
+        launch.run(lambda: "ready" in events)
+    assert events == ["ready", "asked"]
 
 
 @pytest.mark.parametrize("how", ["hangs", "is killed"])
