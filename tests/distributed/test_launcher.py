@@ -117,6 +117,7 @@ def test_ranks_that_do_not_end_by_themselves_are_ended_within_ten_seconds():
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSEGV), (0, KeyError("x"))]
 )

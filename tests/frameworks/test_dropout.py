@@ -257,6 +257,7 @@ def training_logits(driver, family, attention, **settings):
     return tf.function(forward, autograph=False)(values).numpy(), masks.site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_dropout_of_every_model_has_the_same_mask_in_both_frameworks_and_attentions(family):
     """One dropout with another mask would change the logits by a tenth."""
@@ -328,6 +329,7 @@ def test_random_numbers_of_another_source_are_refused_by_name(framework):
         training_logits(driver, "bert", attention)
 
 
+@pytest.mark.slow
 def test_a_learner_refuses_them_in_its_first_step_and_leaves_them_alone_if_asked_to(framework):
     attention = OwnDropout if framework == "torch" else own_dropout()
     batches = [[with_targets(batch())]]

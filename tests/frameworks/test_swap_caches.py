@@ -120,6 +120,7 @@ def test_a_filled_cache_takes_several_tokens_at_once(implementation):
     assert relative(after.numpy(), full.numpy()) <= 1e-5
 
 
+@pytest.mark.slow
 @CACHED
 def test_a_static_cache_compiles_without_a_graph_break(family):
     model = Torch.build(family, implementation="eager")

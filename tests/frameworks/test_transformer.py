@@ -292,6 +292,7 @@ def test_the_transformer_writes_the_same_tokens_in_tensorflow(num_beams):
     )
 
 
+@pytest.mark.slow
 @both
 def test_a_trained_transformer_is_saved_as_a_stock_marian_checkpoint(side, tmp_path):
     batch = inputs("marian")
