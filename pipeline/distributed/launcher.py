@@ -20,7 +20,8 @@ from multiprocessing import connection
 from typing import Generic, TypeVar
 
 from pipeline.distributed.ranks import LAUNCHED
-from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
+from pipeline.utils.cores import usable_cores
+from pipeline.utils.environment import THREAD_VARIABLES
 from pipeline.utils.errors import PipelineError, RunFailure, Stopped, UserError
 from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all
 

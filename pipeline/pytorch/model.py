@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers.modeling_utils import no_init_weights
 
 from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
+from pipeline.utils.cores import short_openmp_waits, while_cores_are_missing
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
 
@@ -141,11 +143,18 @@ def preserved_generators() -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Compute with this many threads in the block; results depend on it in the last digits. None changes nothing."""
+    """Compute with this many threads in the block; results depend on it in the last digits. None changes nothing.
+
+    While other processes use cores that several threads need, those that wait for each other sleep at once.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    threads = number or before
+    torch.set_num_threads(threads)
+    libraries = Path(torch.__file__).parent / "lib"
+    watched = while_cores_are_missing(threads, lambda: short_openmp_waits(libraries))
     try:
-        yield
+        with watched if threads > 1 else contextlib.nullcontext():
+            yield
     finally:
         torch.set_num_threads(before)
 

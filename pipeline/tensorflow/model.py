@@ -31,7 +31,7 @@ from transformers.modeling_tf_pytorch_utils import (
 
 from pipeline.data.batches import Features
 from pipeline.models.optimization import matching
-from pipeline.utils.environment import usable_cores
+from pipeline.utils.cores import usable_cores
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
 

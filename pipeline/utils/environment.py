@@ -9,26 +9,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import math
 import os
 import random
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy
 
+from pipeline.utils.cores import free_cores, usable_cores
+
 # How many threads PyTorch, and TensorFlow inside and between its operations, compute with.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-# How long PyTorch's threads try again and again before they sleep. By default it is 300,000 times, in which a thread
-# whose partner waits for a core keeps that core busy; with 10,000 a run alone is as fast, beside others twice as fast.
-WAITING = {"GOMP_SPINCOUNT": "10000"}
-WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# How long the load of the cores is watched before the number of threads is chosen.
-WATCH_SECONDS = 0.1
 DEFAULTS = {
     "TF_USE_LEGACY_KERAS": "1",  # transformers' TensorFlow classes are Keras 2
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -71,8 +64,6 @@ def configure_process(framework: str | None = None) -> str | None:
         os.environ["USE_TF"] = "1" if framework == "tensorflow" else "0"
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     _keep_freed_memory()
-    if not any(os.environ.get(name) for name in WAIT_VARIABLES):
-        os.environ.update(WAITING)
     return _choose_threads()
 
 
@@ -93,68 +84,6 @@ def _choose_threads() -> str | None:
         f"computing with {threads} of {cores} possible threads, since other processes use the rest of the processor; "
         f"{THREAD_VARIABLES[0]}={cores} in the environment chooses all of them"
     )
-
-
-def usable_cores(root: Path = Path("/")) -> int:
-    """The cores that this process may use, which can be fewer than the machine has.
-
-    A container's limit of processor time counts as so many cores, rounded up. `root` is where /proc and /sys are.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *map(math.ceil, _processor_limits(root))]))
-
-
-def _processor_limits(root: Path) -> Iterator[float]:
-    """The limits of processor time that hold for this process, in cores, from version 1 or 2 of Linux' cgroups."""
-    groups, mount = root / "proc/self/cgroup", root / "sys/fs/cgroup"
-    for line in groups.read_text().splitlines() if groups.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for place in (mount, mount / "cpu", mount / controllers) if controllers else (mount,):
-            group = place / path.lstrip("/")
-            # Inside a container the path can be that of the host, which is not there; the container's own is the root.
-            for folder in (group, *group.parents):
-                if folder.is_relative_to(place):
-                    yield from _limit_of(folder)
-
-
-def _limit_of(folder: Path) -> Iterator[float]:
-    """The limit of one cgroup, if it has one: microseconds in each period."""
-    try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-    except (OSError, ValueError):
-        return
-    if quota != "max" and int(quota) > 0:
-        yield int(quota) / int(period)
-
-
-def free_cores(statistics: Path = Path("/proc/stat")) -> float:
-    """How many of the cores that this process may use were idle while it slept; all of them if that is unknown."""
-    if not statistics.exists() or not hasattr(os, "sched_getaffinity"):
-        return float(usable_cores())
-    before = _idle_and_total(statistics)
-    time.sleep(WATCH_SECONDS)
-    after = _idle_and_total(statistics)
-    return sum(
-        (after[core][0] - idle) / (after[core][1] - total) if after[core][1] > total else 1.0
-        for core, (idle, total) in before.items()
-    )
-
-
-def _idle_and_total(statistics: Path) -> dict[int, tuple[int, int]]:
-    """For each core of this process the time that it was idle and all of its time, in the kernel's units."""
-    found = {}
-    for line in statistics.read_text().splitlines():
-        name, *times = line.split()
-        if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in os.sched_getaffinity(0):
-            # In order: user, nice, system, idle, waiting for disks, two kinds of interrupts, taken by the host.
-            spent = [int(value) for value in times[:8]]
-            found[int(name[3:])] = (spent[3] + spent[4], sum(spent))
-    return found
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Generic, Self, TypeVar, cast
 
-from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
+from pipeline.utils.cores import usable_cores
+from pipeline.utils.environment import THREAD_VARIABLES
 from pipeline.utils.errors import RunFailure
 from pipeline.utils.files import is_alive
 

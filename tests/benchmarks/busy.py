@@ -21,7 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.utils.environment import THREAD_VARIABLES, WAIT_VARIABLES, usable_cores
+from pipeline.utils.cores import WAIT_VARIABLES, usable_cores
+from pipeline.utils.environment import THREAD_VARIABLES
 from tests.benchmarks.contestants import ours
 
 WARMUP_STEPS = 10
@@ -29,9 +30,8 @@ CORES = usable_cores()
 # Variables of the environment for each way; "chosen" is what a command does that is given none.
 WAYS = {
     "chosen": {},
+    "later": {"OMP_NUM_THREADS": str(CORES)},  # as if the others had begun after the number of threads was chosen
     "all": {"OMP_NUM_THREADS": str(CORES), "GOMP_SPINCOUNT": "300000"},  # as libraries do it when left alone
-    "bounded": {"OMP_NUM_THREADS": str(CORES), "GOMP_SPINCOUNT": "10000"},
-    "short": {"OMP_NUM_THREADS": str(CORES), "GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_NUM_THREADS": str(CORES), "OMP_WAIT_POLICY": "PASSIVE"},
     "one": {"OMP_NUM_THREADS": "1"},
 }
@@ -62,7 +62,7 @@ class Watch:
 def measure(framework, folder, steps):
     """Print threads and seconds of a training in this process."""
     watch = Watch(steps)
-    workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
+    workload = json.loads((folder / "workload.json").read_text(encoding="utf-8")) | {"epochs": steps + WARMUP_STEPS}
     with contextlib.suppress(Enough):
         ours(workload, folder, folder / f"run-{os.getpid()}", 0, watch, "fp32", framework, "stock")
     print(json.dumps({"threads": os.environ["OMP_NUM_THREADS"], "seconds": watch.seconds}))
@@ -117,7 +117,7 @@ def main(words=None):
     parser.add_argument("--frameworks", nargs="+", default=["torch", "tensorflow"])
     parser.add_argument("--workloads", nargs="+", default=["classification", "causal", "seq2seq"])
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 2, 6])
-    parser.add_argument("--ways", nargs="+", default=["chosen", "all", "one", "passive"], choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=["chosen", "later", "all", "one", "passive"], choices=WAYS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args(words)

@@ -21,7 +21,8 @@ from pipeline.comparison import lockstep
 from pipeline.recipe.loading import load_recipe
 from pipeline.training.kill_test import kill_test
 from pipeline.utils import processes
-from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
+from pipeline.utils.cores import usable_cores
+from pipeline.utils.environment import THREAD_VARIABLES
 from tests.benchmarks import bench
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")

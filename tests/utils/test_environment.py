@@ -3,24 +3,19 @@
 import logging
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
 import pytest
 
 from pipeline.utils import environment as settings
+from pipeline.utils.cores import WAIT_VARIABLES
 from pipeline.utils.environment import (
     DEFAULTS,
     THREAD_VARIABLES,
-    WAIT_VARIABLES,
-    WAITING,
     configure_process,
-    free_cores,
     legacy_keras,
     preserved_random_state,
-    usable_cores,
     without_native_noise,
 )
 
@@ -85,80 +80,15 @@ def test_only_known_chatter_of_native_code_is_held_back(capfd):
     assert capfd.readouterr().err == "an error of the user's\n"
 
 
-def test_usable_cores_are_those_of_the_process():
-    if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("the system does not bind processes to cores")
-    core = min(os.sched_getaffinity(0))
-    program = f"import os; os.sched_setaffinity(0, [{core}]); from pipeline.utils.environment import usable_cores; "
-    out = subprocess.run(
-        [sys.executable, "-c", program + "print(usable_cores())"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert out == "1\n" and usable_cores() >= 1
-
-
-@pytest.fixture
-def many_cores(monkeypatch):
-    """A machine whose 64 cores this process may all use."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-
-
-def write(root, **files):
-    for path, content in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(content)
-
-
-CGROUPS = {
-    "version 2, the container's own root": ("0::/\n", {"sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
-    "version 2, nested": (
-        "0::/a/b\n", {"sys/fs/cgroup/a/cpu.max": "150000 100000\n", "sys/fs/cgroup/a/b/cpu.max": "max 100000\n"}, 2,
-    ),
-    "version 2, without a limit": ("0::/\n", {"sys/fs/cgroup/cpu.max": "max 100000\n"}, 64),
-    "version 2, more than the machine has": ("0::/\n", {"sys/fs/cgroup/cpu.max": "9900000 100000\n"}, 64),
-    "a tenth of a core": ("0::/\n", {"sys/fs/cgroup/cpu.max": "10000 100000\n"}, 1),
-    "version 1, under the path of the host": (
-        "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n",
-        {f"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_{name}_us": n for name, n in (("quota", "300000"), ("period", "100000"))},
-        3,
-    ),
-    "version 1, without a limit": (
-        "3:cpu:/\n", {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 64,
-    ),
-    "files that cannot be understood": ("0::/\n", {"sys/fs/cgroup/cpu.max": "much\n"}, 64),
-    "no cgroups": ("", {}, 64),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CGROUPS)
-def test_a_containers_limit_of_processor_time_counts_as_cores(name, tmp_path, many_cores):
-    groups, files, expected = CGROUPS[name]
-    write(tmp_path, **{"proc/self/cgroup": groups, **files})
-    assert usable_cores(tmp_path) == expected
-
-
-def test_free_cores_are_what_the_others_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2})
-    statistics = tmp_path / "stat"
-    # user, nice, system, idle, waiting, ...; of core 2 a quarter is idle, and core 1 is not ours
-    before = "cpu 1 2 3\ncpu0 100 0 0 100 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0\ncpu2 10 0 5 20 0 1 2 0\nintr 5\n"
-    after = "cpu 1 2 3\ncpu0 100 0 0 180 20 0 0 0 0 0\ncpu1 50 0 0 0 0 0 0 0\ncpu2 40 0 5 30 5 1 2 15\nintr 6\n"
-    statistics.write_text(before)
-    monkeypatch.setattr(settings.time, "sleep", lambda _: statistics.write_text(after))
-    assert free_cores(statistics) == pytest.approx(1 + 15 / 60)
-    assert free_cores(tmp_path / "absent") == 2
-
-
 @pytest.mark.parametrize(("free", "threads"), [(64.0, 64), (40.4, 40), (0.2, 1)])
-def test_a_process_has_a_thread_for_each_core_that_is_free_and_says_if_that_is_not_all(
-    free, threads, environment, many_cores
-):
+def test_a_process_has_a_thread_for_each_core_that_is_free_and_says_if_that_is_not_all(free, threads, environment):
     environment.setattr(settings, "free_cores", lambda: free)
     environment.setattr(settings, "usable_cores", lambda: 64)
     note = configure_process()
     assert [os.environ[name] for name in THREAD_VARIABLES] == [str(threads)] * 3
     assert (note is None) == (threads == 64)
     assert note is None or f"computing with {threads} of 64 possible threads" in note
-    assert {name: os.environ.get(name) for name in WAIT_VARIABLES} == dict.fromkeys(WAIT_VARIABLES) | WAITING
+    assert {name: os.environ.get(name) for name in WAIT_VARIABLES} == dict.fromkeys(WAIT_VARIABLES)
 
 
 def test_numbers_of_threads_and_ways_to_wait_of_the_user_are_left_alone(environment):
