@@ -20,16 +20,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Self, TypeVar, cast
 
 from pipeline.distributed.connection import Connection
+from pipeline.distributed.failures import LostRank, SilentRank, described, told
 from pipeline.distributed.ranks import Ranks
-from pipeline.utils.errors import PipelineError, ProofError, RunFailure, Stopped, UserError
+from pipeline.utils.errors import PipelineError, UserError
 from pipeline.utils.text import escape_controls, one_line
 
 # How long ranks wait for each other at the start: machines of a cluster can be minutes apart.
 JOIN_SECONDS = 600.0
 # How long a rank has to end by itself after another one failed; a call into a library cannot be interrupted.
 END_SECONDS = 5.0
+# How often a rank gives a sign of life, and how long it may give none: reading a large file can take it many seconds.
+BEAT_SECONDS, MOST_SILENT_SECONDS, TURN_SECONDS = 5.0, 60.0, 1.0
 # How long an error that may be the consequence of another rank's is held back until that one is known.
 CAUSE_SECONDS = 3.0
+# The sign of life.
+_BEAT = "here"
 Value = TypeVar("Value")
 
 
@@ -135,21 +140,22 @@ class Channel:
         if not is_own:  # a connection of the framework that broke, or a fault of this rank
             self._failed.wait(CAUSE_SECONDS)
         if self.failure is None or (is_own and self.is_first):
-            self.failure = self.ranks.rank, _described(error)
+            self.failure = self.ranks.rank, described(error)
             self._failed.set()
             for line in self._watched.values():
                 line.send(self.failure)
             if self.is_first:
                 return error
         rank, cause = self.failure
-        return _told(cause, rank, is_told=not self._tells(rank))
+        return told(cause, rank, is_told=not self._tells(rank))
 
     def _tells(self, rank: int) -> bool:
         """Whether this rank is the one that tells of a failure of `rank`."""
-        is_lost = self.failure is not None and isinstance(self.failure[1], LostRank)
-        if is_lost and self.ranks.is_launched:
+        assert self.failure is not None
+        is_lost, is_silent = (isinstance(self.failure[1], kind) for kind in (LostRank, SilentRank))
+        if is_lost and self.ranks.is_launched:  # the launcher sees it end, and says how
             return False
-        return self.ranks.rank == (1 if is_lost and rank == 0 else 0)
+        return self.ranks.rank == (1 if (is_lost or is_silent) and rank == 0 else 0)
 
     def _note(self, rank: int, error: PipelineError) -> None:
         if self.failure is None:
@@ -158,21 +164,27 @@ class Channel:
 
     def _watch(self) -> None:
         """Wait for the failure of a rank, pass it on, and see to it that this rank ends, too."""
-        watched = dict(self._watched)
+        watched, silent = dict(self._watched), dict.fromkeys(self._watched, 0.0)
+        beat_at = turn_at = float("-inf")
         while self.failure is None and watched and not self._over.is_set():
+            now = time.monotonic()
+            # A long turn is one in which this process was halted, perhaps all of them, as a container can be.
+            seconds, turn_at = min(now - turn_at, 2 * TURN_SECONDS), now
+            if now >= beat_at + BEAT_SECONDS:
+                beat_at = now
+                for line in watched.values():
+                    line.send(_BEAT)
             try:
-                ready, _, _ = select.select(list(watched.values()), [], [], 1.0)
+                ready, _, _ = select.select(list(watched.values()), [], [], TURN_SECONDS)
             except (OSError, ValueError):  # this rank is done and has closed them
                 return
-            for rank, line in [(rank, line) for rank, line in watched.items() if line in ready]:
-                try:
-                    message = cast("tuple[int, PipelineError] | None", line.receive())
-                except (OSError, EOFError, pickle.UnpicklingError):
-                    message = rank, LostRank(rank)
-                if message is None or self._over.is_set():
-                    del watched[rank]
-                else:
-                    self._note(*message)
+            for rank, line in list(watched.items()):
+                silent[rank] += seconds
+                if line in ready:
+                    silent[rank] = 0.0
+                    self._hear(rank, line, watched)
+                elif silent[rank] > MOST_SILENT_SECONDS:
+                    self._note(rank, SilentRank(rank, silent[rank]))
         if self.failure is None:
             return
         for line in self._watched.values():
@@ -180,12 +192,23 @@ class Channel:
         if not self._over.wait(END_SECONDS):
             self._end()
 
+    def _hear(self, rank: int, line: Connection, watched: dict[int, Connection]) -> None:
+        """Take a message of a rank, which is no longer watched once it is done."""
+        try:
+            message = cast("tuple[int, PipelineError] | str | None", line.receive())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            message = rank, LostRank(rank)
+        if message is None or self._over.is_set():
+            del watched[rank]
+        elif message != _BEAT:
+            self._note(*cast("tuple[int, PipelineError]", message))
+
     def _end(self) -> None:
         """End this process, whose main thread is in a call that does not return."""
         assert self.failure is not None
         rank, error = self.failure
-        if self._tells(rank):
-            print(escape_controls(str(_told(error, rank, is_told=False))), file=sys.stderr, flush=True)
+        if self._tells(rank) or self.ranks.is_launched:  # the launcher shows what the first rank that ends has printed
+            print(escape_controls(str(told(error, rank, is_told=False))), file=sys.stderr, flush=True)
         os._exit(2 if isinstance(error, UserError) else 1)
 
     # --- connections
@@ -261,36 +284,6 @@ class Channel:
             return cast(Value, line.receive())
         except (OSError, EOFError) as error:
             raise PeerFailed from error
-
-
-class LostRank(RunFailure):
-    """A rank ended without a word: it was killed, or its machine is gone."""
-
-    def __init__(self, rank: int):
-        super().__init__(
-            f"rank {rank} ended without a message: it was killed, or its machine is gone. The training checkpoints are "
-            "kept; resume=True continues from the newest",
-            arguments=("resume",),
-        )
-
-
-def _described(error: BaseException) -> PipelineError:
-    """An error as the other ranks are told of it."""
-    if isinstance(error, PipelineError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        return Stopped("stopped; nothing was written")
-    return RunFailure(f"{type(error).__name__}: {one_line(error)}")
-
-
-def _told(error: PipelineError, rank: int, is_told: bool) -> PipelineError:
-    """The error of another rank, with its number."""
-    kinds = (UserError, ProofError, Stopped, RunFailure)
-    kind = next(each for each in kinds if isinstance(error, each))
-    place = "" if isinstance(error, LostRank) else f"rank {rank}: "
-    told = kind(f"{place}{error}", arguments=error.arguments)
-    told.is_told = is_told
-    return told
 
 
 def _differences(facts: list[dict[str, str]]) -> list[str]:

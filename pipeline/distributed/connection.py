@@ -19,7 +19,7 @@ _MAKERS = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.numeric": ("_frombuffer",),
     "pathlib": ("PosixPath",),
-    "pipeline.distributed.channel": ("LostRank",),
+    "pipeline.distributed.failures": ("LostRank", "SilentRank"),
     "pipeline.utils.errors": ("_restored", "UserError", "ProofError", "RunFailure", "Stopped"),
 }
 

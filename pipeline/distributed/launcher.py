@@ -129,8 +129,10 @@ class Launch(Generic[Result]):
         if isinstance(error, ProcessError):  # its output has the traceback
             last = str(error).splitlines()[-1]
             return RankDied(f"{name} failed, so the other ranks were ended, too: {last}")
-        if str(error) != str(self.failures.get(0)) and not (isinstance(error, PipelineError) and error.is_told):
+        assert isinstance(error, PipelineError)
+        if str(error) != str(self.failures.get(0)) and not error.is_told:
             error.args = (f"{name}: {error}",)
+        error.is_told = False  # the rank that was to tell of it may have been ended before it could
         return error
 
 

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from pipeline.distributed import channel as channel_module
 from pipeline.distributed.channel import Channel
 from pipeline.distributed.connection import Connection
-from pipeline.distributed.launcher import RankDied
+from pipeline.distributed.launcher import Launch, RankDied
 from pipeline.distributed.ranks import Ranks
 from pipeline.utils.errors import RunFailure, UserError
 from tests.helpers.ranks import in_ranks
@@ -75,6 +76,7 @@ def test_an_error_of_one_rank_is_that_of_all(victim, others_compute, tmp_path):
         in_ranks(fail_alone, victim, failure, others_compute, clock, size=3)
     assert time.time() - clock.stat().st_mtime < 10
     assert str(error.value).endswith("the file is missing") and error.value.arguments == ("out",)
+    assert not error.value.is_told
     assert (f"rank {victim}" in str(error.value)) == (victim > 0)
 
 
@@ -115,6 +117,49 @@ def test_without_our_launcher_a_survivor_tells_which_rank_is_gone(tmp_path):
         in_ranks(lose, tmp_path)
     said = (tmp_path / "said").read_text(encoding="utf-8")
     assert said.startswith("False rank 0 ended without a message: it was killed, or its machine is gone.")
+
+
+def halt(send, victim, others_compute):
+    """One rank is halted; the others wait for it, or are in a call that does not return."""
+    channel_module.BEAT_SECONDS, channel_module.MOST_SILENT_SECONDS, channel_module.TURN_SECONDS = 0.2, 2.0, 0.2
+    channel_module.END_SECONDS = 0.5
+    with joined() as channel:
+        channel.all(None)
+        if channel.ranks.rank == victim:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if others_compute:
+            time.sleep(60)
+        channel.all(None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others_compute", [False, True])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_halted_ends_all_after_its_silence(victim, others_compute):
+    message = f"rank {victim} has given no sign of life for 2 s: its process is halted"
+    with pytest.raises(RunFailure, match=message) as error:
+        in_ranks(halt, victim, others_compute, size=3)
+    assert not error.value.is_told
+
+
+def go_on(send):
+    """The ranks compute for longer than they may be silent."""
+    channel_module.BEAT_SECONDS, channel_module.MOST_SILENT_SECONDS, channel_module.TURN_SECONDS = 0.2, 1.0, 0.2
+    with joined() as channel:
+        send(channel.all(os.getpid()))
+        time.sleep(4.0)
+        return channel.all(channel.ranks.rank)
+
+
+@pytest.mark.slow
+def test_ranks_that_compute_for_long_or_are_halted_all_together_are_not_taken_for_lost():
+    def halt_all(pids):
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(1.5)
+
+    assert Launch(go_on, (), 2, "", halt_all).run(lambda: False) == [0, 1]
 
 
 def come_twice(send):
