@@ -52,12 +52,13 @@ def shorten(text: str, length: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun, which takes an s unless there is one of it.
+    """A number with its noun, which is in the plural unless there is one of it.
 
-    >>> count(1, "seed"), count(3000, "seed")
-    ('1 seed', '3,000 seeds')
+    >>> count(1, "seed"), count(3000, "seed"), count(2, "process")
+    ('1 seed', '3,000 seeds', '2 processes')
     """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}" + ("" if number == 1 else plural)
 
 
 def join_names(names: Sequence[str], most: int) -> str:

@@ -1,16 +1,20 @@
 """A run in several processes that it starts itself: followed, stopped, restarted and refused like any other."""
 
 import os
+import resource
 import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from pipeline import RunFailure, Stopped, UserError, finetune
+from pipeline.models.safetensors_files import read_safetensors
 from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.signals import StopRequest
-from tests.helpers.interruption import assert_same_outcome
+from tests.helpers.interruption import Kill, Killed, assert_same_outcome
 from tests.utils.test_processes import has_ended
 
 
@@ -47,6 +51,26 @@ def kill(rank):
     return lambda pids: os.kill(pids[rank], signal.SIGKILL)
 
 
+def fill_the_disk(pids):
+    """The first rank can write no file any more: as on a full disk, but seen by it alone."""
+    resource.prlimit(pids[0], resource.RLIMIT_FSIZE, (1, 1))
+
+
+# What is wrong with the recipe or done after step 7, and what the message says.
+FAULTS = {
+    "diverges": (
+        {"train.learning_rate": 1e30},
+        lambda pids: None,
+        r"^the (loss|gradient norm) of step \d is (nan|inf), so",
+    ),
+    "full disk": (
+        {},
+        fill_the_disk,
+        "cannot be written: .*File too large.* training checkpoint|File too large.*newest",
+    ),
+}
+
+
 @pytest.mark.slow
 def test_a_killed_rank_ends_all_and_a_restart_gives_the_same_bits(framework, tiny, tmp_path):
     """The second run replaces the first one, which stays until the second is complete."""
@@ -76,6 +100,52 @@ def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(rank
         f"checkpoint {saved}"
     )
     assert failure.value.arguments == ("resume",) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_message(
+    framework, fault, tiny, tmp_path, capfd
+):
+    changes, action, message = FAULTS[fault]
+    recipe = tiny.override({"train.epochs": 100, "train.save_every": 5, **changes})
+    following = Following(7, action)
+    with pytest.raises(RunFailure, match=message) as failure:
+        finetune(recipe, framework, out=tmp_path / "run", processes=2, callback=following)
+    assert "rank 1" not in str(failure.value)
+    assert following.acted_at is None or time.monotonic() - following.acted_at < 10
+    assert following.nothing_is_left() and capfd.readouterr().err == ""
+    newest, skipped = TrainingCheckpoints(tmp_path / "run.checkpoints", 2).newest()
+    assert not skipped and (newest is None) == (fault == "diverges")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(
+    before, after, framework, tiny, tmp_path
+):
+    recipe, out = tiny.override({"train.dropout": 0.1}), tmp_path / "run"
+    whole = finetune(recipe, framework, out=tmp_path / "whole")
+    interruption = Kill("step", 2) if before == 1 else Following(2, kill(1))
+    with pytest.raises((RunFailure, Killed)):
+        finetune(recipe, framework, out=out, processes=before, callback=interruption)
+    counts = {1: "1 process", 2: "2 processes"}
+    message = f"^{counts[before]} trained this run until .* and now there {'is' if after == 1 else 'are'} {after}"
+    with pytest.raises(UserError, match=message):
+        finetune(recipe, framework, out=out, processes=after, resume=True)
+    run = finetune(recipe, framework, out=out, processes=after, resume=True, change_processes=True)
+    assert run.record.train.resumed_at in ([1], [2]) and run.record.train.processes == after
+    steps = [[(each.loss, each.grad_norm) for each in one.directory.history()] for one in (whole, run)]
+    assert np.array(steps[1]) == pytest.approx(np.array(steps[0]), rel=1e-4)
+    ours, theirs = (read_safetensors(one.directory.weights_file) for one in (whole, run))
+    assert max(np.abs(weight - theirs[name]).max() for name, weight in ours.items()) < 1e-4
+
+
+def test_masks_that_each_process_would_draw_for_itself_are_refused(tiny, tmp_path):
+    recipe = tiny.override({"train.dropout_masks": "framework", "train.dropout": 0.1})
+    with pytest.raises(UserError, match="train.dropout_masks is framework, so each of the 2 processes would draw"):
+        finetune(recipe, out=tmp_path / "run", processes=2)
+    assert not list(tmp_path.glob("*run*"))
 
 
 @pytest.mark.slow
