@@ -20,6 +20,15 @@ RUNS ?=
 TEXT ?=
 INPUT ?=
 DATA ?=
+PORT ?= 8000
+HOST ?= 127.0.0.1
+# Some shells set HOST to the name of the machine, under which others reach it.
+ifeq ($(origin HOST),environment)
+  HOST = 127.0.0.1
+endif
+BATCH ?= 32
+QUEUE ?= 1024
+DEADLINE ?= 30
 REPEATS ?= 3
 ROWS ?= 8192
 ONLY ?=
@@ -31,7 +40,7 @@ GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name)
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN RUNS TEXT \
-  INPUT DATA REPEATS ROWS ONLY CONTESTANTS
+  INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
@@ -49,7 +58,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict attention-maps bundled test lint bench gpu-check
+.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -102,6 +111,9 @@ predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT=
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
 	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)
+
+serve: $(VENV)/.installed  ## serve a finished run over HTTP | RUN=runs/... PORT=8000 HOST=127.0.0.1 FRAMEWORK= BATCH=32 QUEUE=1024 DEADLINE=30 SET=
+	@$(SETTINGS) $(PIPELINE) serve "$$RUN" --port "$$PORT" --host "$$HOST" --batch "$$BATCH" --queue "$$QUEUE" --deadline "$$DEADLINE" $(OWN_FRAMEWORK) "$$@" $(VERBOSE)
 
 bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpoints
 	@for set in sentiment dates stories; do \

@@ -57,6 +57,10 @@ class GenerationSettings(TypedDict):
     length_penalty: float
 
 
+# Is called with the next token of each text, [B], as soon as it is written; what it raises ends the writing.
+OnToken = Callable[[NDArray], None]
+
+
 class Model(Protocol):
     """A transformers model of either framework; only the framework's package knows more of it."""
 
@@ -84,8 +88,8 @@ class Predictor(Protocol):
         """
         ...
 
-    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray:
-        """Token ids [B, T] that the model writes."""
+    def generate(self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None) -> NDArray:
+        """Token ids [B, T] that the model writes; `on_token`, which needs num_beams=1, gets each as it is written."""
         ...
 
 

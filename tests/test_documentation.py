@@ -143,6 +143,11 @@ HOSTILE = "x'; touch made; ' \"$(touch made)\" `touch made` $HOME $(shell touch 
         ("predict", "RUN TEXT INPUT FRAMEWORK OUT", "{} --text {} --input {} --framework {} --out {}"),
         ("attention-maps", "RUN TEXT FRAMEWORK OUT", "{} --text {} --framework {} --out {}"),
         ("index", "OUT", "{}"),
+        (
+            "serve",
+            "RUN PORT BATCH QUEUE DEADLINE",
+            "{} --port {} --host 127.0.0.1 --batch {} --queue {} --deadline {}",
+        ),
     ],
 )
 def test_a_value_that_is_given_to_make_is_a_text_and_runs_nothing(verb, before, after):

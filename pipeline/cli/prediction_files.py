@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_write, json_safe
-from pipeline.utils.text import escape_controls
+from pipeline.utils.files import atomic_write, json_line
 
 
 @contextlib.contextmanager
@@ -69,5 +67,5 @@ def refuse_output(out: Path, overwrite: bool) -> None:
 
 def write_prediction(file: IO[str], prediction: Mapping[str, object]) -> None:
     """Write one prediction as a JSON line that cannot change a terminal."""
-    file.write(escape_controls(json.dumps(json_safe(prediction), ensure_ascii=False)) + "\n")
+    file.write(json_line(prediction) + "\n")
     file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.backend import GenerationSettings
+from pipeline.backend import GenerationSettings, OnToken
 from pipeline.models.decoding import beam_search, greedy
 from pipeline.models.generation import generation_config
 from pipeline.pytorch.transformer import HIDDEN, Cache, Transformer, padding_bias
 
 
-def generate(model: Any, inputs: dict[str, Tensor], settings: GenerationSettings) -> Tensor:
-    """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it."""
+def generate(
+    model: Any, inputs: dict[str, Tensor], settings: GenerationSettings, on_token: OnToken | None = None
+) -> Tensor:
+    """Token ids [B, T] that the model writes, greedily or by beam search, as the library does it.
+
+    `on_token` is as in `pipeline.backend.Predictor.generate`.
+    """
     # use_model_defaults: else settings that equal the library's own defaults are replaced by the checkpoint's.
     options = {"generation_config": generation_config(model.config, settings), "use_model_defaults": False}
+    if on_token is not None:
+
+        def put(tokens: Tensor) -> None:
+            if tokens.ndim == 1:  # the prompt, which the library puts first, has two dimensions
+                on_token(tokens.numpy())
+
+        options["streamer"] = SimpleNamespace(put=put, end=lambda: None)
     return model.generate(**inputs, **options)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from pipeline.backend import GenerationSettings, StepReport
+from pipeline.backend import GenerationSettings, OnToken, StepReport
 from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
@@ -62,11 +62,13 @@ class Predictor:
         return filled(targets, losses.cpu().numpy()), filled(targets, logits.argmax(dim=-1).int().cpu().numpy())
 
     @torch.inference_mode()
-    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
+    def generate(
+        self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None
+    ) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
         self.model.eval()
         with self.autocast():
-            return generate(self.model, self.tensors(inputs), settings).int().cpu().numpy()
+            return generate(self.model, self.tensors(inputs), settings, on_token).int().cpu().numpy()
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits in evaluation mode."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.backend import Backend, Model, Predictor, load_backend
@@ -40,6 +42,19 @@ class TrainedModel:
     model: Model
     task: Task
     tokenizer: PreTrainedTokenizerFast
+
+    def predictor(self) -> Predictor:
+        """A predictor of the model; the caller's random generators continue where they were."""
+        with preserved_random_state(), self.backend.preserved_generators():  # it may make layers
+            return self.backend.Predictor(self.model)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The prediction for a row, and the model's logits or tokens for it; None if the row was read in several parts."""
+
+    prediction: Prediction
+    output: NDArray | None
 
 
 @preserved_random_state()
@@ -119,24 +134,24 @@ def _predict(
 
     If one of them is wrong, those with it are predicted one by one: it costs no prediction but its own.
     """
-    with preserved_random_state(), trained.backend.preserved_generators():  # it may make layers
-        predictor = trained.backend.Predictor(trained.model)
+    predictor = trained.predictor()
     index = 0
     for chunk in _chunks(rows, chunk_rows):
         try:
-            predictions = list(_predict_chunk(trained.task, predictor, chunk, index))
+            answers = list(answer_rows(trained.task, predictor, chunk, index))
         except UserError:
-            predictions = _one_by_one(trained.task, predictor, chunk, index, on_bad)
-        yield from predictions
+            answers = _one_by_one(trained.task, predictor, chunk, index, on_bad)
+        for answer in answers:
+            yield answer.prediction
         index += len(chunk)
 
 
 def _one_by_one(
     task: Task, predictor: Predictor, chunk: list[tuple[str, Row]], index: int, on_bad: OnBad | None
-) -> Iterator[Prediction]:
+) -> Iterator[Answer]:
     for i, row in enumerate(chunk):
         try:
-            yield from _predict_chunk(task, predictor, [row], index + i)
+            yield from answer_rows(task, predictor, [row], index + i)
         except UserError as error:
             if on_bad is None:
                 raise
@@ -160,24 +175,32 @@ def _chunks(rows: Iterable[tuple[str, Row]], size: int) -> Iterator[list[tuple[s
         yield chunk
 
 
-def _predict_chunk(task: Task, predictor: Predictor, chunk: list[tuple[str, Row]], index: int) -> Iterator[Prediction]:
-    """Predictions for a few rows, the first of which has the number `index`, counted from 0."""
-    places = [place for place, _ in chunk]
-    fields = [_fields(task, row, place) for place, row in chunk]
+def answer_rows(task: Task, predictor: Predictor, rows: Sequence[tuple[str, Row]], index: int = 0) -> Iterator[Answer]:
+    """Answers to a few rows, given with their places, the first of which has the number `index`, counted from 0.
+
+    Raises UserError naming the place of a row that is wrong.
+    """
+    places = [place for place, _ in rows]
+    fields = [fields_of(task, row, place) for place, row in rows]
     examples = _encode(task, fields, places)
-    outputs: list[object] = [None] * len(examples.lengths)
+    decoded: list[object] = [None] * len(examples.lengths)
+    outputs: list[NDArray | None] = [None] * len(rows)
     for batch in batches.evaluation_batches(examples.lengths, task.recipe.train.batch_size):
         output = task.outputs(predictor, task.inputs(examples, batch), None)
-        for row, decoded in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
-            outputs[row] = decoded
-    truncated = [False] * len(chunk) if examples.truncated is None else examples.truncated
-    predictions = task.format_predictions(examples, outputs)
-    for number, (given, prediction, is_truncated) in enumerate(zip(fields, predictions, truncated, strict=True), index):
-        yield {"index": number} | given | prediction | ({"truncated": True} if is_truncated else {})
+        for row, each in zip(batch.rows, task.decode_batch(output, examples, batch.rows), strict=True):
+            decoded[row] = each
+        if isinstance(output, np.ndarray) and len(decoded) == len(rows):
+            for row, each in zip(batch.rows, output, strict=True):
+                outputs[row] = each
+    truncated = [False] * len(rows) if examples.truncated is None else examples.truncated
+    predictions = task.format_predictions(examples, decoded)
+    for i, (given, prediction, is_truncated) in enumerate(zip(fields, predictions, truncated, strict=True)):
+        line = {"index": index + i} | given | prediction | ({"truncated": True} if is_truncated else {})
+        yield Answer(line, outputs[i])
 
 
-def _fields(task: Task, row: Row, place: str) -> dict[str, object]:
-    """The task's fields of a row. Raises UserError."""
+def fields_of(task: Task, row: Row, place: str) -> dict[str, object]:
+    """The task's fields of a row. Raises UserError naming the row's place and the field that is wrong."""
     fields = task.prediction_row(_parsed(row, place) if isinstance(row, Line) else row, place)
     for name, value in fields.items():
         if isinstance(value, str) and len(value) > MOST_CHARACTERS:

@@ -95,6 +95,8 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     prediction_fields: tuple[str, ...] = ("text",)
     # Fields that a prediction carries over from its row as text, if the row has them.
     carried_fields: tuple[str, ...] = ()
+    # The part of a prediction that the model writes token by token, if there is one.
+    written_field: str | None = None
     # Whether a truncated text can still be predicted for, from its beginning.
     reads_beginnings = True
     # What the learner minimizes: cross_entropy, binary_cross_entropy or squared_error.
@@ -206,6 +208,10 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     @abstractmethod
     def decode_batch(self, output: Output, examples: ExamplesT, rows: NDArray) -> list[AnswerT]:
         """The prediction for each row of a batch without targets; `format_predictions` reads them."""
+
+    def text_of(self, ids: NDArray) -> str:
+        """The text of the tokens that a model has written."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def format_predictions(self, examples: ExamplesT, decoded: list[AnswerT]) -> Iterator[Prediction]:
         """One prediction for each row asked about, in order, as `predict` returns it."""

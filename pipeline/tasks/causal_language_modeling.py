@@ -50,6 +50,7 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
     options: CausalLanguageModelingOptions
     has_prediction_per_row = False
     reads_beginnings = False
+    written_field: str = "continuation"
     required = ("text",)
     optional = ("floor",)
 
@@ -154,10 +155,13 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
             scored.append(ScoredExample(line, columns, loss, len(labels)))
         return scored
 
+    def text_of(self, ids: NDArray) -> str:
+        """The text of tokens, with spaces as the tokenizer's config has them."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def decode_batch(self, output: list[NDArray], examples: TokenStreams, rows: NDArray) -> list[Prediction]:
         """The continuation of each text."""
-        continuations = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in output)
-        return [{"continuation": text} for text in continuations]
+        return [{self.written_field: self.text_of(ids)} for ids in output]
 
     def prediction_changes(self, config: PretrainedConfig) -> dict[str, object]:
         """Each text is an example of its own, and leaves room for its continuation. Raises UserError."""

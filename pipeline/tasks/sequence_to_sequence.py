@@ -39,6 +39,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
     options: SequenceToSequenceOptions
     required = ("source", "target")
     prediction_fields = ("source",)
+    written_field: str = "target"
 
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sources and targets without text."""
@@ -132,8 +133,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
 
     def decode_batch(self, output: NDArray, examples: TextPairs, rows: NDArray) -> list[Prediction]:
         """Each generated text."""
-        texts = self.tokenizer.batch_decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [{"target": text} for text in texts]
+        return [{self.written_field: self.text_of(ids)} for ids in output]
 
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of the decoder are real: the first, and those that read a token of the target."""

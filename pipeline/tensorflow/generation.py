@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
-from pipeline.backend import GenerationSettings
+from pipeline.backend import GenerationSettings, OnToken
 from pipeline.data.batches import Features
 from pipeline.models.decoding import beam_search, greedy
 from pipeline.models.generation import generation_config
@@ -33,8 +33,11 @@ class GreedyGeneration:
     def __init__(self, model: TFPreTrainedModel, traced: Callable[[Callable, Any], Callable]):
         self.model, self.traced = model, traced
 
-    def __call__(self, inputs: Features, max_new_tokens: int) -> NDArray[np.int32]:
-        """Token ids [B, T], the prompt of a decoder included; padding after the end-of-sequence token."""
+    def __call__(self, inputs: Features, max_new_tokens: int, on_token: OnToken | None = None) -> NDArray[np.int32]:
+        """Token ids [B, T], the prompt of a decoder included; padding after the end-of-sequence token.
+
+        `on_token` is as in `pipeline.backend.Predictor.generate`.
+        """
         config, padding = self.model.config, cast(int, self.model.config.pad_token_id)
         batch, rows = dict(inputs), len(inputs["input_ids"])
         if config.is_encoder_decoder:
@@ -46,6 +49,8 @@ class GreedyGeneration:
             likeliest: NDArray[np.int32] = state.pop("token").numpy()
             token = np.asarray(np.where(is_done, padding, likeliest), np.int32)
             written.append(token[:, None])
+            if on_token is not None:
+                on_token(token)
             is_done |= token == config.eos_token_id
             if is_done.all() or step == max_new_tokens - 1:
                 break

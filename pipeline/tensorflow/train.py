@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
-from pipeline.backend import GenerationSettings, StepReport
+from pipeline.backend import GenerationSettings, OnToken, StepReport
 from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
 from pipeline.recipe.schema import Train
@@ -57,10 +57,13 @@ class Predictor:
         losses, likeliest = self.traced(self.losses_and_likeliest, batch)(self.tensors(batch))
         return filled(targets, losses.numpy()), filled(targets, likeliest.numpy())
 
-    def generate(self, inputs: Features, settings: GenerationSettings) -> NDArray[np.int32]:
+    def generate(
+        self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None
+    ) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
         if settings["num_beams"] == 1 and self.optimize:
-            return self.greedy(inputs, settings["max_new_tokens"])
+            return self.greedy(inputs, settings["max_new_tokens"], on_token)
+        assert on_token is None, "the library's generate tells of no token before the last"
         return generate(self.model, self.tensors(inputs), settings).numpy()
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

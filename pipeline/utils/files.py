@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import short_digest
-from pipeline.utils.text import one_line
+from pipeline.utils.text import escape_controls, one_line
 
 # A JSON object, such as a line of predictions.jsonl.
 JsonObject = dict[str, JsonValue]
@@ -44,6 +44,11 @@ def json_safe(value: object) -> object:
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_line(content: Mapping[str, object]) -> str:
+    """One JSON object on one line that cannot change a terminal; see `escape_controls`."""
+    return escape_controls(json.dumps(json_safe(content), ensure_ascii=False))
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -16,6 +16,7 @@ PAGES = [
     "pipeline/README.md",
     "pipeline/comparison/README.md",
     "pipeline/distributed/README.md",
+    "pipeline/deploy/README.md",
     "tests/benchmarks/README.md",
     "recipes/bundled/sentiment/README.md",
     "recipes/bundled/dates/README.md",

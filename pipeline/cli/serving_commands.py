@@ -1,0 +1,81 @@
+"""The command that serves a finished run over HTTP. It configures the process, then imports."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import app, tell
+from pipeline.cli.options import Debug, OwnFramework, RunFolder, Settings
+from pipeline.recipe.overrides import parse_overrides
+from pipeline.utils.environment import configure_process
+from pipeline.utils.errors import UserError
+
+# The environment variable with the token that requests must have.
+TOKEN = "TOKEN"
+
+
+@app.command()
+def serve(
+    run: RunFolder,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; by default only this machine's own.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.")] = 8000,
+    framework: OwnFramework = None,
+    batch: Annotated[int, typer.Option(min=1, help="The most rows that the model answers together.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="The most rows that wait; more are refused with 503.")] = 1024,
+    deadline: Annotated[
+        float, typer.Option(min=0.001, help="Seconds after which a request is refused with 504.")
+    ] = 30.0,
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a finished run over HTTP: POST /predict, the Open Inference Protocol v2, and a page to try it.
+
+    If the environment variable TOKEN is set, requests must carry it as their bearer token. SIGTERM and Ctrl-C end the
+    server once it has answered what it has taken.
+    """
+    token = _token()
+    _refuse_without_packages()
+    from pipeline.runs.directory import load_run
+
+    finished = load_run(run)
+    chosen = framework or finished.record.framework
+    tell(configure_process(chosen))
+    from pipeline.deploy.served_model import ServedModel
+    from pipeline.deploy.server import listening_socket
+    from pipeline.deploy.server import serve as serve_model
+    from pipeline.deploy.server_app import is_local_name
+    from pipeline.deploy.server_requests import Limits
+    from pipeline.runs.prediction import open_run
+
+    limits = Limits(batch_rows=batch, waiting_rows=queue, deadline_seconds=deadline)
+    with listening_socket(host, port) as listener:
+        if token is None and not is_local_name(listener.getsockname()[0]):
+            tell(f"warning: {host} can be reached from other machines, and no {TOKEN} protects the model")
+        trained = open_run(finished, chosen, parse_overrides(settings or ()))
+        name, platform = finished.record.recipe, f"twinstep_{chosen}"
+        model = ServedModel(trained.task, trained.predictor(), name, platform)
+        model.warm_up()
+        serve_model(model, listener, limits, token, lambda url: _show(model.description.name, url))
+
+
+def _show(name: str, url: str) -> None:
+    print(f"serving {name} at {url}", flush=True)
+
+
+def _token() -> str | None:
+    """The token that requests must have, if there is one. Raises UserError for an empty one, which protects nothing."""
+    token = os.environ.get(TOKEN)
+    if token is not None and not token.strip():
+        raise UserError(f"the environment variable {TOKEN} is set, but empty; give it a value, or unset it")
+    return token and token.strip()
+
+
+def _refuse_without_packages() -> None:
+    if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"serving needs {missing[0]}, which is not installed; pip install '.[serve]'")

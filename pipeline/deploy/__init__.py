@@ -1,0 +1,1 @@
+"""Where a run is used: served over HTTP."""
