@@ -1,15 +1,28 @@
 """One, two, three processes are one experiment, in either framework: with real processes on this machine."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from pipeline import finetune, load_run
 from pipeline.comparison.lockstep import compare_traces
 from pipeline.comparison.traces import record
+from pipeline.distributed.launcher import rank_environments
 from pipeline.models.safetensors_files import read_safetensors
+from pipeline.utils.errors import RunFailure
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines, sha256
-from tests.helpers.rank_training import FAULTS, traces, train, train_short_of_memory
+from tests.helpers.rank_training import (
+    FAULTS,
+    traces,
+    train,
+    train_drifting,
+    train_short_of_memory,
+    train_told_by_tf_config,
+)
 from tests.helpers.ranks import in_ranks
 
 pytestmark = pytest.mark.slow
@@ -80,6 +93,44 @@ def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(framework, tmp
     assert (whole.record.train.gradient_accumulation, short.record.train.gradient_accumulation) == (1, 2)
     losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(framework, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, num_rows=32, changes={"train.epochs": 3})
+    with pytest.raises(RunFailure, match="^after epoch 1 the weights of rank 1 are not those of rank 0"):
+        in_ranks(train_drifting, framework, recipe, tmp_path / "run", framework=framework)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, num_rows=40)
+    in_ranks(train_told_by_tf_config, framework, recipe, tmp_path / "two", framework=framework)
+    assert_same_training(finetune(recipe, framework, out=tmp_path / "one"), load_run(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_torchrun_starts_the_ranks_of_either_framework(framework, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, num_rows=40)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    words = ["--nproc-per-node", "2", "--master-port", rank_environments(2)[0]["MASTER_PORT"], "-m", "pipeline"]
+    words += ["finetune", str(tmp_path / "recipe.yaml"), "--framework", framework, "--out", str(tmp_path / "two")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch 1/1") == 1
+    assert_same_training(finetune(recipe, framework, out=tmp_path / "one"), load_run(tmp_path / "two"))
+
+
+def assert_same_training(one, two):
+    """Two runs took the same steps, but for rounding; the second one in two processes."""
+    assert (one.record.train.processes, two.record.train.processes) == (1, 2)
+    steps = [[(step.loss, step.grad_norm) for step in run.directory.history()] for run in (one, two)]
+    assert np.array(steps[1]) == pytest.approx(np.array(steps[0]), rel=1e-4)
+    assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -1,7 +1,9 @@
-"""What ranks do in tests of training: runs, a stop, a lack of memory, and traces with planted faults."""
+"""What ranks do in tests of training: runs, a stop, a lack of memory, drift, and traces with planted faults."""
 
 import dataclasses
 import functools
+import json
+import os
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from pipeline import finetune
 from pipeline.backend import load_backend
 from pipeline.comparison import traces as traces_module
 from pipeline.comparison.traces import record_in_ranks
-from pipeline.distributed.ranks import Ranks
+from pipeline.distributed.ranks import LAUNCHED, Ranks
 from pipeline.training.signals import StopRequest
 from pipeline.utils.errors import Stopped
 
@@ -44,6 +46,26 @@ def train(send, framework, recipes, folder):
     except Stopped as error:
         (folder / "message").write_text(str(error), encoding="utf-8")
     finetune(recipe, framework, out=stopped, resume=True)
+
+
+def train_told_by_tf_config(send, framework, recipe, out):
+    """A run whose ranks nothing but TF_CONFIG describes."""
+    ranks, port = Ranks.from_environment(), int(os.environ["MASTER_PORT"])
+    names = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", LAUNCHED)
+    for name in names:
+        del os.environ[name]
+    hosts = [f"127.0.0.1:{port + 5 * rank}" for rank in range(ranks.size)]
+    task = {"type": "worker", "index": ranks.rank}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": task})
+    finetune(recipe, framework, out=out)
+
+
+def train_drifting(send, framework, recipe, out):
+    """A run in which the last rank moves its weights by other gradients than the first one."""
+    if not Ranks.from_environment().is_first:
+        group = load_backend(framework).Group
+        group.sum = SUMS[framework, "mean for sum"](group.sum)
+    finetune(recipe, framework, out=out)
 
 
 def train_short_of_memory(send, framework, recipe, out):
