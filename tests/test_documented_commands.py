@@ -24,7 +24,9 @@ from tests.benchmarks import (
     gpu_check,
     kill_matrix,
     memory_series,
+    rank_faults,
 )
+from tests.benchmarks import processes as processes_benchmark
 from tests.helpers import documented_data, pages
 from tests.helpers.run_writer import write_run
 
@@ -196,6 +198,25 @@ def test_a_configuration_whose_killed_run_differs_is_named(capsys, monkeypatch, 
     monkeypatch.setattr(kill_matrix, "kill_test", lambda *arguments, **options: report)
     assert kill_matrix.main(["--frameworks", "torch", "--only", "bf16"]) == ended
     assert capsys.readouterr().out.splitlines()[2] == f"| bf16 | torch | 1 of 1 | training 5 | 4 | {last}"
+
+
+@pytest.mark.slow
+def test_a_fault_of_two_processes_is_measured_and_the_run_resumed(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.rank_faults --resume" in COMMANDS
+    assert rank_faults.main(["--frameworks", "torch", "--only", "SIGKILL of rank 1", "--resume"]) == 0
+    _, _, row = capsys.readouterr().out.splitlines()
+    assert row.startswith("| SIGKILL of rank 1 | torch | ") and " | 1 | " in row and "saved" in row
+    assert "| yes | rank 1 of 2 was ended by signal 9 (SIGKILL), so the other ranks were ended, too." in row
+
+
+@pytest.mark.slow
+def test_the_measurement_of_several_processes_runs(capsys):
+    assert ".venv/bin/python -m tests.benchmarks.processes --repeats 3" in COMMANDS
+    few = [word for limit in ("data.limit.train=192", "data.limit.validation=16") for word in ("--set", limit)]
+    processes_benchmark.main([*few, "--frameworks", "torch", "--processes", "1", "2", "--repeats", "1"])
+    _, *rows, shares = capsys.readouterr().out.splitlines()
+    assert [row.split()[:2] for row in rows] == [["torch", "1"], ["torch", "2"]]
+    assert "% of a step in torch" in shares
 
 
 @pytest.mark.slow

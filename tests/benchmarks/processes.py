@@ -62,15 +62,15 @@ def sum_seconds(send: Callable[[object], None], num_values: int) -> float:
     return statistics.median(seconds)
 
 
-def main() -> None:
-    """The command."""
+def main(words: list[str] | None = None) -> None:
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", default="sentiment_bert")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--frameworks", nargs="+", default=["torch", "tensorflow"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     configure_process()
     recipe = load_recipe(arguments.recipe, arguments.settings)
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
