@@ -16,6 +16,9 @@ RESTARTS ?= 0
 SET ?=
 OUT ?=
 RUN ?=
+EXPORT ?=
+FORMAT ?= onnx
+QUANTIZE ?=
 RUNS ?=
 TEXT ?=
 INPUT ?=
@@ -39,7 +42,7 @@ WITH_OWN_DEFAULTS := FRAMEWORK REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
@@ -49,6 +52,7 @@ VENV := .venv
 PIPELINE := "$(VENV)/bin/python" -m pipeline
 # The words of SET and of RUNS become the arguments "$$@" of the shell.
 SETTINGS = set -f; set --; for each in $$SET; do set -- "$$@" --set "$$each"; done;
+ASKED = $(if $(EXPORT),"$$EXPORT","$$RUN")
 RUN_FOLDERS = set -f; set -- $$RUNS;
 TO = $(if $(OUT),--out "$$OUT")
 REPLACE = $(if $(OVERWRITE),--overwrite)
@@ -58,7 +62,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict export attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -106,8 +110,11 @@ kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare
 lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= SEED= SET=
 	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(RANKS) --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
 
-predict: $(VENV)/.installed  ## predict with a finished run | RUN=runs/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
-	@$(SETTINGS) $(PIPELINE) predict "$$RUN" $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
+predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=runs/... or EXPORT=exports/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
+	@$(SETTINGS) $(PIPELINE) predict $(ASKED) $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
+
+export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert" QUANTIZE=int8 OUT= OVERWRITE=1
+	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
 	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)

@@ -12,7 +12,8 @@ import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, cast
 
 from numpy.typing import NDArray
 
@@ -55,6 +56,16 @@ class GenerationSettings(TypedDict):
     max_new_tokens: int
     num_beams: int
     length_penalty: float
+
+
+class WrittenGraph(NamedTuple):
+    """A model that was written as a graph: NumPy's type of its inputs, its outputs, its size with weights in fp32."""
+
+    input_type: str
+    output_names: tuple[str, ...]
+    full_bytes: int
+    # If it keeps keys and values in an array [2 * layers, B, heads, P, width]: the first, third and last size.
+    past: tuple[int, ...] = ()
 
 
 # Is called with the next token of each text, [B], as soon as it is written; what it raises ends the writing.
@@ -223,6 +234,22 @@ class Backend(Protocol):
 
     def attention_calls(self, model: Model) -> list[int]:
         """How often each swapped site was called."""
+        ...
+
+    def write_graph(
+        self, model: Model, format: str, path: Path, input_names: Sequence[str], quantize: bool = False
+    ) -> WrittenGraph:
+        """Write the stock model in one of the framework's export formats, with int8 weights if `quantize`.
+
+        `input_names` are those of its batches; number of rows and length stay open.
+        """
+        ...
+
+    def write_writer(self, model: Model, path: Path, settings: GenerationSettings) -> WrittenGraph:
+        """Write a stock model that writes texts in the framework's format for these: ONNX, or a SavedModel.
+
+        Number of rows and length stay open.
+        """
         ...
 
     def preserved_generators(self) -> AbstractContextManager[None]:

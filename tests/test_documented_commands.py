@@ -4,6 +4,7 @@ What is run elsewhere, and what cannot be run, is in RUN_ELSEWHERE with the plac
 """
 
 import importlib
+import re
 from pathlib import Path
 
 import datasets
@@ -41,6 +42,7 @@ RUN_ELSEWHERE = {
     "make finetune PROCESSES=2": "tests/training/test_processes.py",
     "make finetune PROCESSES=2 FRAMEWORK=tensorflow RESTARTS=3": "tests/training/test_processes.py",
     ".venv/bin/python -m tests.benchmarks.packed_gradients": "takes minutes; test_packed.py compares these gradients",
+    **{command: "tests/deploy/test_export.py" for command in COMMANDS if re.search("make export|EXPORT=", command)},
     "make bench": "takes minutes; `make bench QUICK=1` is run",
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{

@@ -28,6 +28,12 @@ ORDER = (
     {"pipeline"},  # pipeline/__init__.py and __main__.py
 )
 MOST_FILES = 14
+# Folders that may have more, with the reason.
+LARGER = {
+    "pipeline/deploy": (15, "exports, and the server that answers from them, whose parts are a file each"),
+    "pipeline/pytorch": (15, "export.py is for deployment alone; merged into another file it would be read by all"),
+    "pipeline/tensorflow": (15, "the same files as PyTorch"),
+}
 HOME = {"torch": "pytorch", "accelerate": "pytorch", "tensorflow": "tensorflow", "tf_keras": "tensorflow"}
 # Files that import a module by a name made at run time, with the reason.
 DYNAMIC = {
@@ -35,6 +41,7 @@ DYNAMIC = {
     "pipeline/backend.py": "a framework is loaded by its name",
     "pipeline/tasks/base.py": "a task is loaded by its name in the recipe",
     "pipeline/metrics/specs.py": "a metric is loaded by its name in the recipe",
+    "pipeline/deploy/runtimes.py": "a runtime is loaded by the format's name, in a process that has no other framework",
     "pipeline/models/attention.py": "an attention class of the user's own is loaded by module:Class",
     "pipeline/recipe/loading.py": "a recipe's Python file is executed",
 }
@@ -130,8 +137,9 @@ def test_every_folder_has_its_place_in_the_order():
 
 def test_no_folder_has_more_files_than_a_reader_can_survey():
     folders = {path.parent for path in MODULES.values()}
-    crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len(list(f.glob("*.py")))) > MOST_FILES}
-    assert crowded == {}
+    sizes = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    crowded = {name: size for name, size in sizes.items() if size > MOST_FILES}
+    assert crowded == {name: size for name, (size, _) in LARGER.items()}
 
 
 def test_each_framework_is_imported_in_its_own_folder_only():

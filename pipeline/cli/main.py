@@ -11,7 +11,13 @@ import traceback
 import typer
 
 # Importing these files adds their commands to the parser.
-from pipeline.cli import comparison_commands, prediction_commands, serving_commands, training_commands  # noqa: F401
+from pipeline.cli import (  # noqa: F401
+    comparison_commands,
+    deployment_commands,
+    prediction_commands,
+    serving_commands,
+    training_commands,
+)
 from pipeline.cli.app import app
 from pipeline.cli.explanations import explain
 from pipeline.utils.errors import PipelineError, UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +18,13 @@ from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import count, escape_controls
 
+if TYPE_CHECKING:
+    from pipeline.runs.prediction import Opened
+
 
 @app.command()
 def predict(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run, or an export's folder.")],
     text: Annotated[str | None, typer.Option(help="One text, or one JSON object.")] = None,
     source: Annotated[str | None, typer.Option("--input", help="A file of JSON or text lines; - for stdin.")] = None,
     framework: OwnFramework = None,
@@ -33,29 +36,53 @@ def predict(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Predict with a finished run: a JSON line for each text."""
+    """Predict with a finished run or an export: a JSON line for each text."""
     if (text is None) == (source is None):
         raise UserError("predict needs either --text or --input (with make: TEXT= or INPUT=)")
-    from pipeline.runs.directory import load_run
+    changes, is_file = parse_overrides(settings or ()), text is None and source != "-"
+    opened, encoding = _opened(run, framework, changes, is_file, out, overwrite)
+    from pipeline.runs.prediction import predict_lines
 
-    finished = load_run(run)
-    chosen = framework or finished.record.framework
-    if out is not None:
-        refuse_output(out, overwrite)
-    configure_process(chosen)
-    from pipeline.runs.prediction import open_run, predict_lines
-
-    changes = parse_overrides(settings or ())
-    is_file = text is None and source != "-"
-    encoding = _encoding(changes, finished.directory.recipe()) if is_file else None
-    trained = open_run(finished, chosen, changes)
     bad: list[UserError] = []
     with input_lines(text, source, encoding) as lines, prediction_writer(out, overwrite) as write:
-        for prediction in predict_lines(trained, lines, bad.append if skip_bad else None):
+        for prediction in predict_lines(opened, lines, bad.append if skip_bad else None):
             write(prediction)
     if bad:
         first = escape_controls(f"{count(len(bad), 'line')} left out; the first: {bad[0]}")
         print(first, file=sys.stderr)
+
+
+def _opened(
+    folder: Path,
+    framework: str | None,
+    changes: dict[str, object],
+    is_file: bool,
+    out: Path | None,
+    overwrite: bool,
+) -> tuple[Opened, str | None]:
+    """A run or an export, opened, and the encoding of its input if that is a file. Raises UserError."""
+    from pipeline.deploy.manifest import is_export
+    from pipeline.runs.directory import load_run
+
+    if is_export(folder):
+        if framework is not None:
+            raise UserError(f"{folder} is an export, which has a runtime of its own; leave the framework out")
+        if out is not None:
+            refuse_output(out, overwrite)
+        configure_process()
+        from pipeline.deploy.answering import open_export, recipe_of
+
+        encoding = _encoding(changes, recipe_of(folder)) if is_file else None
+        return open_export(folder, changes), encoding
+    finished = load_run(folder)
+    chosen = framework or finished.record.framework
+    if out is not None:
+        refuse_output(out, overwrite)
+    configure_process(chosen)
+    from pipeline.runs.prediction import open_run
+
+    encoding = _encoding(changes, finished.directory.recipe()) if is_file else None
+    return open_run(finished, chosen, changes), encoding
 
 
 def _encoding(changes: dict[str, object], recipe: Recipe) -> str | None:

@@ -1,1 +1,1 @@
-"""Where a run is used: served over HTTP."""
+"""Where a run is used: exported for other runtimes, proved there, and served over HTTP."""

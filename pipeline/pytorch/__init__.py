@@ -1,5 +1,6 @@
 """PyTorch: the names of `pipeline.backend.Backend`."""
 
+from pipeline.pytorch.export import write_graph, write_writer
 from pipeline.pytorch.group import Group
 from pipeline.pytorch.model import (
     architecture,
@@ -38,4 +39,6 @@ __all__ = [
     "threads",
     "versions",
     "weight_shapes",
+    "write_graph",
+    "write_writer",
 ]

@@ -6,16 +6,19 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from pipeline.backend import Backend, Model, Predictor, load_backend
 from pipeline.data import batches
 from pipeline.models import checkpoint
 from pipeline.models.building import build_model
+from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, load_run
 from pipeline.runs.model_files import refuse_altered
 from pipeline.tasks.base import Examples, Prediction, Task, load_task
@@ -32,6 +35,19 @@ OnBad = Callable[[UserError], None]
 # Of a text: a model reads some thousand of them, and the tokenizer would take minutes for a whole library.
 MOST_CHARACTERS = 1_000_000
 _CHANGEABLE = ("data.max_length", "train.batch_size")
+
+
+class Opened(Protocol):
+    """What predicts for rows: a run's model in a framework, or an export in its runtime."""
+
+    @property
+    def task(self) -> Task:
+        """The task, with the labels of the model."""
+        ...
+
+    def predictor(self) -> Predictor:
+        """What answers batches."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,22 +77,30 @@ class Answer:
 def open_run(run: Run, framework: str | None = None, changes: Mapping[str, object] | None = None) -> TrainedModel:
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
     refuse_altered(run.directory.model_folder, run.record.model_files, thorough=True)
-    checkpoint_path = str(run.directory.model_folder.resolve())
-    recipe = run.directory.recipe().override({"checkpoint": checkpoint_path, "weights": "pretrained"})
+    recipe = prediction_recipe(run.directory.recipe(), run.directory.model_folder, changes)
+    config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
+    backend = load_backend(framework or run.record.framework)
+    with backend.preserved_generators():
+        model = build_model(backend, recipe, load_task(recipe).auto_class, config, seed=0)
+    return TrainedModel(backend, model, prediction_task(recipe, config, tokenizer), tokenizer)
+
+
+def prediction_recipe(recipe: Recipe, model_folder: Path, changes: Mapping[str, object] | None = None) -> Recipe:
+    """The recipe with which a model of this folder predicts in fp32; `changes` override it. Raises UserError."""
+    recipe = recipe.override({"checkpoint": str(model_folder.resolve()), "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
         raise UserError(
             f"{idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*",
             arguments=("overrides",),
         )
-    recipe = recipe.override({"train.precision": "fp32", **(changes or {})})
-    config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
-    task = load_task(recipe)
-    backend = load_backend(framework or run.record.framework)
-    with backend.preserved_generators():
-        model = build_model(backend, recipe, task.auto_class, config, seed=0)
-    task = load_task(recipe.override(task.prediction_changes(config)))
+    return recipe.override({"train.precision": "fp32", **(changes or {})})
+
+
+def prediction_task(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Task:
+    """The task of a recipe as it predicts for rows, with the labels of a trained model's configuration."""
+    task = load_task(recipe.override(load_task(recipe).prediction_changes(config)))
     task.setup(config, tokenizer)
-    return TrainedModel(backend, model, task, tokenizer)
+    return task
 
 
 def predict(run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | None = None) -> Iterator[Prediction]:
@@ -95,13 +119,13 @@ def predict(run: Run | str | os.PathLike, rows: Iterable[Row], framework: str | 
 
 
 def predict_rows(
-    trained: TrainedModel, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS, on_bad: OnBad | None = None
+    trained: Opened, rows: Iterable[Row], chunk_rows: int = CHUNK_ROWS, on_bad: OnBad | None = None
 ) -> Iterator[Prediction]:
-    """Predictions of an opened run; see `predict`. A row that is wrong is left out if `on_bad` is there to be told."""
+    """Predictions of an opened run or export; see `predict`. A wrong row is left out if `on_bad` can be told."""
     return _predict(trained, ((f"row {number}", row) for number, row in enumerate(rows, start=1)), chunk_rows, on_bad)
 
 
-def predict_lines(trained: TrainedModel, lines: Iterable[str], on_bad: OnBad | None = None) -> Iterator[Prediction]:
+def predict_lines(trained: Opened, lines: Iterable[str], on_bad: OnBad | None = None) -> Iterator[Prediction]:
     """Predictions for lines, each a JSON object or, if the task needs one text, that text; blank lines are skipped.
 
     Lines that a person types are predicted one by one. Raises UserError naming a line that is wrong, after the
@@ -128,7 +152,7 @@ class Line(str):
 
 
 def _predict(
-    trained: TrainedModel, rows: Iterable[tuple[str, Row]], chunk_rows: int, on_bad: OnBad | None
+    trained: Opened, rows: Iterable[tuple[str, Row]], chunk_rows: int, on_bad: OnBad | None
 ) -> Iterator[Prediction]:
     """Predictions for rows with their places, a few at a time.
 

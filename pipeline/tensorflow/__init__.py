@@ -3,6 +3,7 @@
 from pipeline.utils.environment import legacy_keras
 
 with legacy_keras():  # transformers' TensorFlow classes are Keras 2
+    from pipeline.tensorflow.export import write_graph, write_writer
     from pipeline.tensorflow.group import Group
     from pipeline.tensorflow.model import (
         architecture,
@@ -41,4 +42,6 @@ __all__ = [
     "threads",
     "versions",
     "weight_shapes",
+    "write_graph",
+    "write_writer",
 ]

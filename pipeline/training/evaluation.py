@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
-from pipeline.backend import Learner
+from pipeline.backend import Predictor
 from pipeline.data.batches import evaluation_batches
 from pipeline.distributed.channel import Channel
 from pipeline.metrics.scoring import compute_metrics
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     experiment: Experiment,
-    learner: Learner,
+    learner: Predictor,
     scorers: Mapping[str, EvaluationModule],
     split: str,
     epoch: int,

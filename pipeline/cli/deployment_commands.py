@@ -1,0 +1,59 @@
+"""Commands that take a finished run to where it is used: export. Each configures the process, then imports."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import app, tell
+from pipeline.cli.options import Debug, RunFolder
+from pipeline.utils.environment import configure_process
+from pipeline.utils.text import escape_controls
+
+
+class Weights(StrEnum):
+    """What the weights of an export can be turned into."""
+
+    int8 = "int8"
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    formats: Annotated[
+        str, typer.Option("--format", help="pt2, onnx, savedmodel, litert; several, separated by spaces.")
+    ] = "onnx",
+    quantize: Annotated[Weights | None, typer.Option(help="Turn the weights into 8-bit integers.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the exports' folders go; by default exports/.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace exports that are there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a finished run for other runtimes, and prove that they answer as it does."""
+    tell(configure_process())
+    from pipeline.deploy.export import export_run
+
+    exports = export_run(
+        run,
+        formats.split(),
+        quantize=None if quantize is None else "int8",
+        out=out,
+        overwrite=overwrite,
+        on_event=_progress,
+    )
+    for each in exports:
+        proof, manifest = each.manifest.proof, each.manifest
+        assert proof is not None, "a finished export has been proved"
+        size = f"{manifest.model_bytes / 2**20:.2f} MB"
+        if manifest.quantization:
+            size += f" ({manifest.model_bytes / manifest.full_bytes:.0%} of fp32)"
+        kind = f"{manifest.format}{f' {manifest.quantization}' if manifest.quantization else ''}"
+        print(f"{kind:<16}{size}, largest difference {proof.largest_difference:.1e}, agreement {proof.agreement:.2%}")
+        print(f"{'':<16}{proof.rows} validation rows in {proof.runtime}: {escape_controls(str(each.path))}")
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr)

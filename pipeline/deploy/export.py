@@ -1,0 +1,203 @@
+"""Exports a finished run: converts it, proves it in the real runtime, and keeps a folder that is whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+from pipeline.backend import WrittenGraph
+from pipeline.deploy.manifest import (
+    FORMATS,
+    README,
+    RECIPE,
+    Format,
+    Manifest,
+    Quantization,
+    TensorRecord,
+    format_problem,
+    is_export,
+    records_of,
+    verified_manifest,
+    write_manifest,
+)
+from pipeline.deploy.proof import Reference, answer_of_run, measure, refuse_unproved, validation_of
+from pipeline.deploy.readme import readme
+from pipeline.models.families import family_of
+from pipeline.recipe.schema import Recipe
+from pipeline.runs.directory import Run, load_run
+from pipeline.runs.machine import package_versions
+from pipeline.runs.model_files import refuse_altered
+from pipeline.runs.prediction import open_run
+from pipeline.tasks.base import token_id
+from pipeline.training.experiment import Experiment
+from pipeline.utils.errors import ProofError, UserError
+from pipeline.utils.files import staged_folder
+from pipeline.utils.hashing import sha256_of_file
+from pipeline.utils.processes import ProcessError, call
+from pipeline.utils.text import one_line
+
+# What an export keeps of a run's model: all that reads texts and names classes.
+_KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# What a task's model answers for each row: a text needs more than one pass through the model.
+_WRITES_TEXT = ("causal-language-modeling", "sequence-to-sequence")
+
+
+@dataclass(frozen=True)
+class FinishedExport:
+    """An export's folder and its manifest, with what was measured."""
+
+    path: Path
+    manifest: Manifest
+
+
+def export_run(
+    run: Run | str | os.PathLike[str],
+    formats: str | Sequence[str] = "onnx",
+    *,
+    quantize: Quantization | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> list[FinishedExport]:
+    """Convert a finished run into formats, and prove each in its own runtime; returns the exports in that order.
+
+    `formats` are of pt2, onnx, savedmodel and litert; a run of either framework has them all. Each has a folder in
+    `out`, by default exports/<recipe>/<run>, with "-int8" behind its name if `quantize` is "int8". The runtime answers
+    every validation row in a fresh process, and is compared with the run's own model; an export that does not agree is
+    not kept. `on_event` is told what is being done. Raises UserError, and ProofError with what was measured.
+
+    >>> (export,) = export_run("runs/sentiment_bert/torch-stock-seed0", "onnx")  # doctest: +SKIP
+    >>> export.manifest.proof.largest_difference  # doctest: +SKIP
+    2.7e-06
+    """
+    run, names = run if isinstance(run, Run) else load_run(run), [formats] if isinstance(formats, str) else [*formats]
+    recipe = run.directory.recipe()
+    if problems := list(_problems(recipe, names, quantize)):
+        raise UserError("\n".join(f"recipe {recipe.name}: {text}" for text in problems))
+    refuse_altered(run.directory.model_folder, run.record.model_files, thorough=True)
+    place = Path(out) if out is not None else Path("exports") / recipe.name / run.path.resolve().name
+    suffix = f"-{quantize}" if quantize else ""
+    folders = {name: place / f"{name}{suffix}" for name in dict.fromkeys(names)}
+    for folder in folders.values():
+        _refuse_taken(folder, overwrite)
+    on_event(f"asking {run.record.label} for its answers to the validation split")
+    experiment = validation_of(run)
+    reference = call(answer_of_run, str(run.path), framework=run.record.framework)
+    exports = []
+    for name, folder in folders.items():
+        on_event(f"{FORMATS[name].title}: converting, then asking {FORMATS[name].runtime}")
+        exports.append(_export(run, cast(Format, name), quantize, folder, experiment, reference))
+    return exports
+
+
+def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> Iterator[str]:
+    """Why a run of this recipe cannot be exported."""
+    if not formats:
+        yield f"no format is named; there are {', '.join(FORMATS)}"
+    for name in formats:
+        if problem := format_problem(name):
+            yield problem
+            continue
+        facts = FORMATS[name]
+        if quantize is not None and quantize not in facts.quantizations:
+            able = ", ".join(key for key, each in FORMATS.items() if quantize in each.quantizations)
+            yield f'{name} has no weights of type "{quantize}"; {able or "no format"} can have them'
+        if recipe.task in _WRITES_TEXT:
+            yield f"{recipe.task} writes texts, which no export to {name} does yet"
+        for package in {facts.framework, facts.runtime}:
+            if find_spec(package) is None:
+                yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
+
+
+def _refuse_taken(folder: Path, overwrite: bool) -> None:
+    """Raise UserError if a folder may not be written."""
+    if not folder.exists():
+        return
+    if not is_export(folder):
+        raise UserError(f"{folder} holds something that is not an export; choose another folder", arguments=("out",))
+    if not overwrite:
+        raise UserError(
+            f"{folder} holds an export already; choose another folder, or replace it", arguments=("out", "overwrite")
+        )
+
+
+def _export(
+    run: Run, format: Format, quantize: Quantization | None, folder: Path, experiment: Experiment, reference: Reference
+) -> FinishedExport:
+    """One export, in a folder that appears when it is proved."""
+    facts, task = FORMATS[format], experiment.task
+    with staged_folder(folder) as staging:
+        for name in _KEPT:
+            if (source := run.directory.model_folder / name).exists():
+                shutil.copyfile(source, staging / name)
+        shutil.copyfile(run.directory.recipe_file, staging / RECIPE)
+        file = facts.file.format(name=experiment.recipe.name)
+        inputs = tuple(experiment.probe())
+        try:
+            graph, architecture = call(
+                write_run,
+                str(run.path),
+                format,
+                staging / file,
+                inputs,
+                quantize is not None,
+                framework=facts.framework,
+            )
+        except ProcessError as error:
+            last = one_line(str(error).strip().splitlines()[-1])
+            raise ProofError(
+                f"{run.record.label} cannot be converted into {facts.title}: the converter says: {last}"
+            ) from error
+        manifest = Manifest(
+            format=format,
+            quantization=quantize,
+            file=file,
+            task=experiment.recipe.task,
+            architecture=architecture,
+            labels=list(task.labels),
+            inputs={name: TensorRecord(dtype=graph.input_type, axes=["batch", "length"]) for name in inputs},
+            outputs={name: TensorRecord(dtype="float32", axes=_axes(reference, name)) for name in graph.output_names},
+            max_length=experiment.recipe.data.max_length,
+            most_positions=family_of(experiment.config).max_positions(experiment.config),
+            pad_token_id=token_id(experiment.tokenizer, "pad"),
+            run=run.record.identity,
+            run_folder=str(run.path),
+            model_sha256=sha256_of_file(run.directory.weights_file),
+            versions=package_versions(),
+            full_bytes=graph.full_bytes,
+            files=records_of(staging),
+        )
+        write_manifest(staging, manifest)
+        proof = measure(staging, experiment, reference)
+        refuse_unproved(manifest, proof, experiment.metric_names[0])
+        manifest = manifest.model_copy(update={"proof": proof})
+        write_manifest(staging, manifest)
+        pairs = "text_pair" in experiment.recipe.data.columns
+        text = readme(manifest, proof, pairs, chooses_one="class" in task.outcomes)
+        (staging / README).write_text(text, encoding="utf-8")
+        verified_manifest(staging)
+    return FinishedExport(folder, manifest)
+
+
+def _axes(reference: Reference, output: str) -> list[str | int]:
+    """The axes of an output, by what the run's model answers."""
+    logits = reference.calls[-1].logits
+    assert logits is not None, "the last batches are asked for logits"
+    if output != "logits":
+        return ["batch", "length"]
+    return ["batch", *(["length"] if logits.ndim == 3 else []), logits.shape[-1]]
+
+
+def write_run(
+    path: str, format: str, file: Path, input_names: tuple[str, ...], quantize: bool
+) -> tuple[WrittenGraph, str]:
+    """Write a run's model as a graph, in this process, which has the format's framework; also returns its class."""
+    trained = open_run(load_run(path), FORMATS[format].framework)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
+    return graph, trained.backend.architecture(trained.model)

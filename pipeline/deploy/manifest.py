@@ -1,0 +1,202 @@
+"""The contract of an export's folder: its formats, the names of its files, and the manifest that describes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.runs.record import FileRecord, Record, RunIdentity, parse_record
+from pipeline.utils.errors import UserError, did_you_mean
+from pipeline.utils.files import reason
+from pipeline.utils.hashing import file_fault, sha256_of_file
+
+MANIFEST, RECIPE, TOKENIZER, README = "manifest.json", "recipe.yaml", "tokenizer.json", "README.md"
+# The version of this contract; a folder of a later one is refused.
+VERSION = 1
+Format = Literal["pt2", "onnx", "savedmodel", "litert"]
+Quantization = Literal["int8"]
+
+
+@dataclass(frozen=True)
+class FormatFacts:
+    """What is known of a format.
+
+    title: its name for people.
+    framework: the one that converts into it.
+    runtime: the package that runs it, and `extra` what installs that.
+    file: the model in an export's folder; "{name}" is the recipe's name.
+    absent: the modules that cannot be imported while it is proved.
+    quantizations: what its weights can be turned into.
+    """
+
+    title: str
+    framework: str
+    runtime: str
+    extra: str
+    file: str
+    absent: tuple[str, ...]
+    quantizations: tuple[Quantization, ...] = ()
+
+
+FORMATS: dict[str, FormatFacts] = {
+    "pt2": FormatFacts(
+        "torch.export", "torch", "torch", "torch", "model.pt2", ("transformers", "tensorflow", "tf_keras")
+    ),
+    "onnx": FormatFacts(
+        "ONNX", "torch", "onnxruntime", "onnx", "model.onnx", ("transformers", "torch", "tensorflow", "tf_keras"),
+        ("int8",),
+    ),
+    "savedmodel": FormatFacts(
+        "SavedModel", "tensorflow", "tensorflow", "tensorflow", "{name}/1", ("transformers", "torch", "tf_keras")
+    ),
+    "litert": FormatFacts(
+        "LiteRT", "tensorflow", "ai_edge_litert", "litert", "model.tflite",
+        ("transformers", "torch", "tensorflow", "tf_keras"), ("int8",),
+    ),
+}  # fmt: skip
+
+
+class TensorRecord(Record):
+    """An input or output of the model."""
+
+    dtype: str
+    """NumPy's name of its type."""
+    axes: list[str | int]
+    """Its axes: "batch" and "length" may be of any size, a number is the size of one that is fixed."""
+
+
+class ProofRecord(Record):
+    """What was measured when the runtime answered for the run's validation split."""
+
+    rows: int = Field(ge=1)
+    """Validation rows that the runtime answered; all of the split."""
+    shapes: list[list[int]]
+    """Further batches that it answered, [rows, length]."""
+    largest_difference: float = Field(ge=0)
+    """Of a logit from the run's own."""
+    agreement: float = Field(ge=0, le=1)
+    """The share of predictions that are those of the run."""
+    metrics: dict[str, float | None]
+    """The validation scores of the export."""
+    run_metrics: dict[str, float | None]
+    """The validation scores of the run's model, in its own framework on the same machine."""
+    absent: list[str]
+    """Modules that the runtime's process could not import."""
+    runtime: str
+    """The runtime and its version."""
+
+
+class Manifest(Record):
+    """The content of manifest.json."""
+
+    version: int = VERSION
+    """Of this contract."""
+    format: Format
+    """pt2, onnx, savedmodel or litert."""
+    quantization: Quantization | None = None
+    """int8 if the weights are 8-bit integers."""
+    file: str
+    """The model: a file, or the folder of a SavedModel."""
+    task: str
+    """The recipe's task."""
+    architecture: str
+    """The stock class, such as BertForSequenceClassification."""
+    labels: list[str] = Field(default_factory=list)
+    """The classes in the order of the logits; empty for a task without classes."""
+    inputs: dict[str, TensorRecord]
+    """What the model reads, by name."""
+    outputs: dict[str, TensorRecord]
+    """What it answers, by name."""
+    max_length: int = Field(ge=1)
+    """The tokens that a text is cut to."""
+    most_positions: int | None = None
+    """The longest input that the model takes; null without a limit."""
+    pad_token_id: int
+    """What rows are padded with, with attention_mask 0."""
+    run: RunIdentity
+    """The run that it came from."""
+    run_folder: str
+    """Where that run lay."""
+    model_sha256: str
+    """The SHA-256 of that run's weights."""
+    versions: dict[str, str]
+    """Versions of the packages that made the export."""
+    full_bytes: int = Field(ge=0)
+    """The size of the model with weights in fp32."""
+    files: dict[str, FileRecord] = Field(default_factory=dict)
+    """Every file of the folder but this one and its README, by its path."""
+    proof: ProofRecord | None = None
+    """What was measured in the runtime; an export without it is unfinished."""
+
+    @property
+    def facts(self) -> FormatFacts:
+        """What is known of its format."""
+        return FORMATS[self.format]
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of the model."""
+        return sum(record.bytes for name, record in self.files.items() if Path(name).is_relative_to(self.file))
+
+
+def format_problem(name: str) -> str | None:
+    """What is wrong with the name of a format."""
+    if name in FORMATS:
+        return None
+    return f'format is "{name}", but must be one of {", ".join(FORMATS)}.{did_you_mean(name, FORMATS)}'
+
+
+def records_of(folder: Path) -> dict[str, FileRecord]:
+    """Size and SHA-256 of each file of an export by its path, without its manifest and README. Raises OSError."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    named = {str(file.relative_to(folder)): file for file in files}
+    return {
+        name: FileRecord(bytes=file.stat().st_size, sha256=sha256_of_file(file))
+        for name, file in named.items()
+        if name not in (MANIFEST, README)
+    }
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an export. Raises UserError if there is none, or if it is of a later version."""
+    file = folder / MANIFEST
+    try:
+        manifest = parse_record(Manifest, file.read_text(encoding="utf-8"), str(file))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not an export: it has no {MANIFEST}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not an export: {error}") from error
+    if manifest.version > VERSION:
+        raise UserError(f"{file} is of version {manifest.version}, but this program reads up to {VERSION}; update it")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def verified_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished export whose files are all as they were written. Raises UserError."""
+    manifest = read_manifest(folder)
+    if manifest.proof is None:
+        raise UserError(f"{folder} is an unfinished export: nothing was measured in its runtime; export the run again")
+    for name, expected in manifest.files.items():
+        file = folder / name
+        try:
+            fault = file_fault(file, expected.bytes, expected.sha256) if file.is_file() else "is missing"
+        except OSError as error:
+            fault = f"cannot be read: {reason(error)}"
+        if fault:
+            raise UserError(f"{file} {fault}; restore it, or export the run again")
+    return manifest
