@@ -62,7 +62,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list clean-cache kill-test lockstep predict export attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune compare report index check list schema clean-cache kill-test lockstep predict export attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -100,6 +100,9 @@ check: $(VENV)/.installed  ## validate everything, and try the largest batch | R
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
+
+schema: $(VENV)/.installed  ## print the JSON Schema of recipes for editors | OUT=file OVERWRITE=1
+	@$(PIPELINE) schema $(TO) $(REPLACE) $(VERBOSE)
 
 clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later runs
 	@$(PIPELINE) clean-cache $(VERBOSE)

@@ -1,4 +1,4 @@
-"""Commands that train, or get ready to: finetune, check, list, clean-cache, kill-test.
+"""Commands that train, or get ready to: finetune, check, list, schema, clean-cache, kill-test.
 
 Each configures the process, then imports.
 """
@@ -12,10 +12,23 @@ import typer
 
 from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.explanations import finetune_command
-from pipeline.cli.options import Attention, Debug, Framework, HubCode, Pickle, Processes, RecipeName, Seed, Settings
+from pipeline.cli.options import (
+    Attention,
+    Debug,
+    Framework,
+    HubCode,
+    Overwrite,
+    Pickle,
+    Processes,
+    RecipeName,
+    Seed,
+    Settings,
+)
+from pipeline.cli.prediction_files import refuse_output
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write
 from pipeline.utils.text import count, escape_controls
 
 
@@ -100,6 +113,24 @@ def list_recipes(debug: Debug = False) -> None:
         source = "bundled" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
         print(escape_controls(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="A file to write; by default standard output.")] = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of recipes, with which editors complete keys and mark mistakes."""
+    from pipeline.recipe.json_schema import schema_text
+
+    if out is None:
+        print(schema_text(), end="")
+        return
+    refuse_output(out, overwrite)
+    with atomic_write(out) as file:
+        file.write(schema_text())
+    print(escape_controls(str(out)))
 
 
 @app.command("clean-cache")

@@ -44,33 +44,57 @@ class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
     epochs: int = Field(default=3, ge=1, le=10_000)
+    """Passes over the training rows."""
     # More examples would share keys of dropout; see models/dropout.py.
     batch_size: int = Field(default=32, ge=1, le=65_536)
+    """Examples of one optimizer step."""
     learning_rate: float = Field(default=2e-5, gt=0)
+    """Highest learning rate."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW, on matrices and embeddings; not on biases or LayerNorm."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW."""
     warmup_ratio: float = Field(default=0.06, ge=0, le=1)
+    """Share of the steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """`linear`, `cosine` or `constant` after the warm-up."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Clip gradients to this global norm; `null` does not clip."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """`fp32` or `bf16`."""
     gradient_accumulation: int = Field(default=1, ge=1, le=10_000)
+    """Number of micro-batches into which each step is split, to save memory; must divide `batch_size`."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Sets every dropout rate of the model; by default those of the checkpoint."""
     dropout_masks: Literal["shared", "framework"] = "shared"
+    """`shared`: both frameworks drop the same values, since each mask is computed from seed, step, example and
+    position; `framework`: each framework draws its own.
+    """
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Not for regression, multi-label classification and question answering."""
     class_weights: (
         Literal["balanced"]
         | Annotated[tuple[Annotated[float, Field(gt=0)], ...], LIST]
         | dict[str, Annotated[float, Field(gt=0)]]
         | None
     ) = None
+    """`balanced`, a list, or a mapping from label to weight; single-label classification."""
     freeze: Names = ()
+    """Shell-style patterns of weight names that are not trained, such as `bert.embeddings.*`."""
     keep: Literal["last", "best"] = "last"
+    """`best` saves the weights of the best epoch."""
     keep_metric: str | None = None
+    """Metric (or `loss`) that chooses the best epoch; by default the first metric."""
     early_stopping: int | None = Field(default=None, ge=1)
+    """Stop after this number of epochs without improvement."""
     save_every: int | None = Field(default=None, ge=1)
+    """Write a training checkpoint every N steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
+    """Number of training checkpoints to keep."""
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -112,22 +136,35 @@ class Recipe(StrictModel):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    """Letters, digits, `.`, `_`, `-`; names the folder of its runs."""
     task: str
+    """One of the tasks."""
     checkpoint: PathText = Field(min_length=1)
+    """A Hub id, or a local folder with a config, a tokenizer and safetensors weights."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    # Whether each weight begins one rounding off, up or down at random: how far such a start takes a training says how
-    # much two trainings differ by rounding alone.
+    """`random` draws new weights from the seed and uses only config and tokenizer of the checkpoint."""
+    # How far such a start takes a training says how much two trainings differ by rounding alone.
     perturb_weights: bool = False
-    # Whether a head that was trained for classes of other names is the start, and not a new one.
+    """Move each weight of the start to the next fp32 number, up or down at random, but leave zeros: the control of a
+    comparison.
+    """
     keep_head: bool = False
+    """Start from the checkpoint's own head although its classes have other names; otherwise such a head is drawn anew.
+    """
     data: Data
+    """Where the examples come from and how columns become the task's fields."""
     train: Train = Train()
+    """The optimization, the same in both frameworks."""
     metrics: Names = ()
-    # How far apart two variants may score and still be called equivalent: 0.01 is one point of 100; for a metric
-    # without a scale, such as perplexity, it is a share of its value. Comparisons read it, runs do not.
+    """Names of metrics; the defaults of the task if empty."""
+    # Comparisons read it, runs do not.
     margin: float = Field(default=0.01, gt=0, lt=1)
+    """Difference up to which a comparison calls two scores equivalent: 0.01 is one point of a metric from 0 to 1 (or 0
+    to 100), and 1% of a metric without such a range.
+    """
     # The options of the task: `task` says of which class, which no annotation can.
     options: object = Field(default=None, validate_default=True)
+    """Settings of the task."""
 
     @field_validator("task")
     @classmethod

@@ -10,9 +10,14 @@ from pipeline.utils.errors import did_you_mean
 
 
 class StrictModel(BaseModel):
-    """A group of a recipe's keys: frozen, and strict about names and types."""
+    """A group of a recipe's keys: frozen, and strict about names and types.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    The text below a key describes it: in the JSON Schema of recipes, and word for word in recipes/README.md.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Options(StrictModel):

@@ -25,16 +25,24 @@ class SequenceClassificationOptions(Options):
     problem_type: Literal["single_label_classification", "regression", "multi_label_classification"] = (
         "single_label_classification"
     )
+    """`single_label_classification`, `multi_label_classification` (`label` is a list of labels, or with `data.labels`
+    of a 0 or 1 for each), or `regression` (`label` is a number).
+    """
 
 
 class QuestionAnsweringOptions(Options):
     """How contexts are cut into windows, and how answers are chosen from them."""
 
-    stride: int = Field(default=64, ge=0, description="tokens that two windows of a context share")
-    n_best: int = Field(default=20, ge=1, le=1_000, description="starts and ends that are combined in each window")
+    stride: int = Field(default=64, ge=0)
+    """Tokens that two windows of a long context share."""
+    n_best: int = Field(default=20, ge=1, le=1_000)
+    """Starts and ends that are combined in each window."""
     max_answer_tokens: int = Field(default=30, ge=1, le=10_000)
-    unanswerable: bool = Field(default=False, description="whether a question may have no answer, as in SQuAD 2")
-    null_threshold: float = Field(default=0.0, description="how much more the empty answer must score to be chosen")
+    """Longest answer."""
+    unanswerable: bool = False
+    """Whether questions may have no answer, as in SQuAD 2."""
+    null_threshold: float = 0.0
+    """How much higher the empty answer must score to be chosen."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> QuestionAnsweringOptions:
@@ -44,12 +52,10 @@ class QuestionAnsweringOptions(Options):
 
 
 class _LanguageModelingOptions(Options):
-    packing: Literal["blocks", "rows"] = Field(
-        default="blocks", description="fill blocks from end to end, or one text a row"
-    )
-    separator: Literal["eos", "none"] | None = Field(
-        default=None, description="between the texts of a block; by default eos"
-    )
+    packing: Literal["blocks", "rows"] = "blocks"
+    """`blocks` fills rows of `max_length` tokens with consecutive texts; `rows` has one text in each row."""
+    separator: Literal["eos", "none"] | None = None
+    """Between the texts of a block: `eos` (the default) or `none`."""
 
     @model_validator(mode="after")
     def _texts_meet_in_blocks_only(self) -> _LanguageModelingOptions:
@@ -60,8 +66,11 @@ class _LanguageModelingOptions(Options):
 
 class _GenerationOptions(Options):
     max_new_tokens: int = Field(default=64, ge=1, le=10_000)
+    """Longest generated text."""
     num_beams: int = Field(default=1, ge=1, le=100)
+    """1 is greedy search."""
     length_penalty: float = 1.0
+    """With beams; above 1 prefers longer texts."""
 
     @model_validator(mode="after")
     def _beams_have_a_penalty(self) -> _GenerationOptions:
@@ -82,21 +91,27 @@ class MaskedLanguageModelingOptions(_LanguageModelingOptions):
     """How texts become rows, and which tokens are hidden."""
 
     masking_probability: float = Field(default=0.15, gt=0, lt=1)
+    """Share of tokens to predict."""
     whole_word: bool = False
-    top_k: int = Field(default=5, ge=1, le=1_000, description="candidates that a prediction gives for each mask")
+    """Mask whole words."""
+    top_k: int = Field(default=5, ge=1, le=1_000)
+    """Tokens that a prediction gives for each mask."""
 
 
 class CausalLanguageModelingOptions(_LanguageModelingOptions, _GenerationOptions):
     """How texts become rows, and how a prediction continues a text."""
 
     max_new_tokens: int = Field(default=40, ge=1, le=10_000)
+    """Longest continuation in a prediction."""
 
 
 class SequenceToSequenceOptions(_GenerationOptions):
     """What stands before each source, how long targets may be, and how they are generated."""
 
     prefix: str = ""
+    """Text before each source, such as `summarize: `."""
     max_target_length: int = Field(default=64, ge=2, le=100_000)
+    """Longest target in tokens."""
 
 
 register_task("sequence-classification", SequenceClassificationOptions, also_called=("text-classification",))
