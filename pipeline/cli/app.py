@@ -5,15 +5,31 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Fine-tune one recipe in PyTorch or TensorFlow, provably the same experiment.",
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"twinstep {version('twinstep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What can be given without a command."""
 
 
 def add_former_name(former: str, name: str, command: Callable[..., None]) -> None:

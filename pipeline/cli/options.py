@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.backend import FRAMEWORKS, framework_problem
+from pipeline.recipe.loading import recipe_names
 from pipeline.utils.errors import UserError
 
 
@@ -29,7 +30,10 @@ class Switch(StrEnum):
     off = "off"
 
 
-RecipeName = Annotated[str, typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.", autocompletion=recipe_names),
+]
 RunFolder = Annotated[Path, typer.Argument(help="The directory of a finished run.")]
 Framework = Annotated[str, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework that trains.")]
 OwnFramework = Annotated[

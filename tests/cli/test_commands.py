@@ -193,3 +193,18 @@ def test_only_the_command_line_speaks_of_options_and_make():
         if of_the_command_line.search(text) and not re.fullmatch(r"--[a-z-]+", text)
     ]
     assert messages == []
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.M)
+    assert execute(["--version"]) == 0
+    assert capsys.readouterr().out == f"twinstep {stated[1]}\n"
+
+
+def test_shells_complete_the_names_of_recipes():
+    words = {"_TWINSTEP_COMPLETE": "complete_bash", "COMP_WORDS": "twinstep finetune dates", "COMP_CWORD": "2"}
+    program = "import sys; sys.argv = ['twinstep']; from pipeline.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=os.environ | words, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["dates_t5"], done.stderr
