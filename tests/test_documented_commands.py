@@ -35,6 +35,7 @@ COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
 BUNDLED = ("sentiment_bert", "dates_t5", "stories_gpt2")
 RUN_ELSEWHERE = {
     "make list": "tests/test_documentation.py",
+    "make schema OUT=recipe.schema.json": "tests/recipe/test_json_schema.py",
     "make serve RUN=runs/sentiment_bert/torch-stock-seed0": "tests/deploy/test_server.py; it runs until it is stopped",
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
     "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
