@@ -11,6 +11,7 @@ from typing import Protocol
 
 import datasets
 import numpy as np
+from datasets.table import InMemoryTable
 from numpy.typing import NDArray
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
@@ -247,7 +248,7 @@ def _is_unicode(text: str) -> bool:
 def _encode(task: Task, fields: list[dict[str, object]], places: list[str]) -> Examples:
     """Rows as token ids. Raises UserError naming a row that cannot be read, or not be read in full if it must be."""
     try:
-        examples = task.encode(datasets.Dataset.from_list(fields))
+        examples = task.encode(_dataset(fields))
     except UserError as error:
         where = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}, counted among these"
         raise UserError(f"{where}: {error}") from error
@@ -258,6 +259,12 @@ def _encode(task: Task, fields: list[dict[str, object]], places: list[str]) -> E
         place, most = places[int(examples.truncated.argmax())], task.recipe.data.max_length
         raise UserError(f"{place} is longer than the {most} tokens that leave room for what follows")
     return examples
+
+
+def _dataset(rows: list[dict[str, object]]) -> datasets.Dataset:
+    """Rows as the library has them, but without the fingerprint that it would take milliseconds to compute."""
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    return datasets.Dataset(InMemoryTable.from_pydict(columns), fingerprint="rows to predict")
 
 
 def _parsed(line: str, place: str) -> Row:
