@@ -122,8 +122,8 @@ export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
 	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)
 
-serve: $(VENV)/.installed  ## serve a finished run over HTTP | RUN=runs/... PORT=8000 HOST=127.0.0.1 FRAMEWORK= BATCH=32 QUEUE=1024 DEADLINE=30 SET=
-	@$(SETTINGS) $(PIPELINE) serve "$$RUN" --port "$$PORT" --host "$$HOST" --batch "$$BATCH" --queue "$$QUEUE" --deadline "$$DEADLINE" $(OWN_FRAMEWORK) "$$@" $(VERBOSE)
+serve: $(VENV)/.installed  ## serve a finished run or an export over HTTP | RUN=runs/... or EXPORT=exports/... PORT=8000 HOST=127.0.0.1 FRAMEWORK= BATCH=32 QUEUE=1024 DEADLINE=30 SET=
+	@$(SETTINGS) $(PIPELINE) serve $(ASKED) --port "$$PORT" --host "$$HOST" --batch "$$BATCH" --queue "$$QUEUE" --deadline "$$DEADLINE" $(OWN_FRAMEWORK) "$$@" $(VERBOSE)
 
 bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpoints
 	@for set in sentiment dates stories; do \

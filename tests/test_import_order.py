@@ -30,7 +30,6 @@ ORDER = (
 MOST_FILES = 14
 # Folders that may have more, with the reason.
 LARGER = {
-    "pipeline/deploy": (15, "exports, and the server that answers from them, whose parts are a file each"),
     "pipeline/pytorch": (15, "export.py is for deployment alone; merged into another file it would be read by all"),
     "pipeline/tensorflow": (15, "the same files as PyTorch"),
 }

@@ -1,18 +1,24 @@
-"""The command that serves a finished run over HTTP. It configures the process, then imports."""
+"""The command that serves a finished run or an export over HTTP. It configures the process, then imports."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.app import app, tell
-from pipeline.cli.options import Debug, OwnFramework, RunFolder, Settings
+from pipeline.cli.options import Debug, OwnFramework, Settings
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.deploy.serving.served_model import ServedModel
+    from pipeline.runs.prediction import Opened
 
 # The environment variable with the token that requests must have.
 TOKEN = "TOKEN"
@@ -20,7 +26,7 @@ TOKEN = "TOKEN"
 
 @app.command()
 def serve(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run, or an export's folder.")],
     host: Annotated[
         str, typer.Option(help="The address to listen on; by default only this machine's own.")
     ] = "127.0.0.1",
@@ -34,34 +40,53 @@ def serve(
     settings: Settings = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a finished run over HTTP: POST /predict, the Open Inference Protocol v2, and a page to try it.
+    """Serve a finished run or an export over HTTP: POST /predict, the Open Inference Protocol v2, and a page to try it.
 
     If the environment variable TOKEN is set, requests must carry it as their bearer token. SIGTERM and Ctrl-C end the
     server once it has answered what it has taken.
     """
     token = _token()
     _refuse_without_packages()
-    from pipeline.runs.directory import load_run
-
-    finished = load_run(run)
-    chosen = framework or finished.record.framework
-    tell(configure_process(chosen))
-    from pipeline.deploy.served_model import ServedModel
-    from pipeline.deploy.server import listening_socket
-    from pipeline.deploy.server import serve as serve_model
-    from pipeline.deploy.server_app import is_local_name
-    from pipeline.deploy.server_requests import Limits
-    from pipeline.runs.prediction import open_run
+    opening = _opening(run, framework, parse_overrides(settings or ()))
+    from pipeline.deploy.serving.app import is_local_name
+    from pipeline.deploy.serving.requests import Limits
+    from pipeline.deploy.serving.server import listening_socket
+    from pipeline.deploy.serving.server import serve as serve_model
 
     limits = Limits(batch_rows=batch, waiting_rows=queue, deadline_seconds=deadline)
     with listening_socket(host, port) as listener:
         if token is None and not is_local_name(listener.getsockname()[0]):
             tell(f"warning: {host} can be reached from other machines, and no {TOKEN} protects the model")
-        trained = open_run(finished, chosen, parse_overrides(settings or ()))
-        name, platform = finished.record.recipe, f"twinstep_{chosen}"
-        model = ServedModel(trained.task, trained.predictor(), name, platform)
+        model = opening()
         model.warm_up()
         serve_model(model, listener, limits, token, lambda url: _show(model.description.name, url))
+
+
+def _opening(folder: Path, framework: str | None, changes: dict[str, object]) -> Callable[[], ServedModel]:
+    """What opens a run or an export to serve it; the process is configured for it. Raises UserError."""
+    from pipeline.deploy.manifest import is_export, read_manifest
+    from pipeline.runs.directory import load_run
+
+    if is_export(folder):
+        if framework is not None:
+            raise UserError(f"{folder} is an export, which has a runtime of its own; leave the framework out")
+        format_name = read_manifest(folder).format
+        tell(configure_process())
+        from pipeline.deploy.answering import open_export
+
+        return lambda: _served(open_export(folder, changes), format_name)
+    finished = load_run(folder)
+    chosen = framework or finished.record.framework
+    tell(configure_process(chosen))
+    from pipeline.runs.prediction import open_run
+
+    return lambda: _served(open_run(finished, chosen, changes), chosen)
+
+
+def _served(opened: Opened, kind: str) -> ServedModel:
+    from pipeline.deploy.serving.served_model import ServedModel
+
+    return ServedModel(opened.task, opened.predictor(), opened.task.recipe.name, f"twinstep_{kind}")
 
 
 def _show(name: str, url: str) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.deploy.batcher import Batcher, Job, QueueFull
+from pipeline.deploy.serving.batcher import Batcher, Job, QueueFull
 
 
 class Model:

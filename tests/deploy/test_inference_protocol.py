@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import UserError
-from pipeline.deploy.inference_protocol import read_request, text_array, write_response
+from pipeline.deploy.serving.inference_protocol import read_request, text_array, write_response
 
 
 def message(**tensor):

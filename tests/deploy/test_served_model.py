@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.backend import load_backend
-from pipeline.deploy.served_model import ServedModel
+from pipeline.deploy.serving.served_model import ServedModel
 from pipeline.runs.prediction import TrainedModel, predict_rows
 from pipeline.tasks.base import load_task
 from pipeline.training.experiment import start

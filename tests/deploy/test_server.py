@@ -192,7 +192,7 @@ def test_what_cannot_be_served_is_refused_in_one_message(run, tmp_path, capsys, 
 
 
 def test_who_can_be_reached_from_other_machines_without_a_token_is_warned(run, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.deploy.server.serve", lambda *arguments: None)
+    monkeypatch.setattr("pipeline.deploy.serving.server.serve", lambda *arguments: None)
     for host, token, is_warned in (("0.0.0.0", None, True), ("0.0.0.0", "secret", False), ("127.0.0.1", None, False)):
         monkeypatch.setenv("TOKEN", token) if token else monkeypatch.delenv("TOKEN", raising=False)
         assert execute(["serve", str(run.path), "--host", host, "--port", "0"]) == 0

@@ -20,6 +20,27 @@ FLAGS = [
     "--hide-scrollbars", "--remote-debugging-pipe",
 ]  # fmt: skip
 
+# The texts of a page that are hard to read. WCAG 2.2: relative luminance, and a ratio of 4.5, also in figures.
+CONTRAST = """
+(() => {
+  const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3]) return c; } return [255, 255, 255]; };
+  const poor = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    const svg = e.ownerSVGElement;
+    if (svg && e.tagName !== 'text' && e.tagName !== 'tspan') continue;
+    const style = getComputedStyle(e), a = light(rgb(svg ? style.fill : style.color)), b = light(ground(e));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push([e.textContent.slice(0, 40), ratio]);
+  }
+  return poor;
+})()
+"""
+
 
 def program(name: str) -> str:
     """The path of a Debian program; without it the test is skipped, but not where everything must be tested."""
@@ -55,18 +76,18 @@ class Page:
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
-    def open(self, path: Path, width: int, height: int, dark: bool = False) -> None:
-        """Show a file in a window of this size and wait until it is loaded."""
+    def open(self, page: Path | str, width: int, height: int, dark: bool = False) -> None:
+        """Show a file or a URL in a window of this size and wait until it is loaded."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        own = page if isinstance(page, str) else page.resolve().as_uri()
+        self.call("Page.navigate", url=own)
         while "Page.loadEventFired" not in self.events:
             self._next()
-        own = path.resolve().as_uri()
         self.requests = [url for url in self.requests if url != own]
 
     def evaluate(self, expression: str) -> Any:

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
-from pipeline.deploy.inference_protocol import text_array
-from pipeline.deploy.served_model import Description
+from pipeline.deploy.serving.inference_protocol import text_array
+from pipeline.deploy.serving.served_model import Description
 from pipeline.runs.prediction import Answer
 from pipeline.utils.errors import UserError
 
@@ -24,7 +24,7 @@ def expected(text):
 
 
 class StubModel:
-    """See `pipeline.deploy.served_model.ServedModel`; `calls` has the texts of each batch, `gate` holds all answers."""
+    """In place of a `ServedModel`; `calls` has the texts of each batch, and `gate` can hold all answers back."""
 
     description = Description(
         name="stub", task="sequence-classification", platform="stub", labels=("no", "yes"), fields=("text",),
@@ -83,8 +83,8 @@ class StubModel:
 
 
 def main():
-    from pipeline.deploy.server import listening_socket, serve
-    from pipeline.deploy.server_requests import Limits
+    from pipeline.deploy.serving.requests import Limits
+    from pipeline.deploy.serving.server import listening_socket, serve
 
     with listening_socket("127.0.0.1", 0) as listener:
         serve(StubModel(), listener, Limits(**json.loads(sys.argv[1])), on_ready=lambda url: print(url, flush=True))

@@ -16,7 +16,7 @@ from pipeline.reporting.index import write_index
 from pipeline.reporting.sentences import with_headline
 from pipeline.reporting.writer import html, markdown, write_report
 from pipeline.utils.text import shorten, visible, visible_lines
-from tests.helpers.browser import browser, program
+from tests.helpers.browser import CONTRAST, browser, program
 from tests.helpers.comparison_example import example
 
 HOSTILE = (
@@ -134,28 +134,6 @@ def test_all_text_has_contrast(page, folder, scheme):
     page.open(folder / "report.html", 1280, 800, dark=scheme == "dark")
     poor = page.evaluate(CONTRAST)
     assert poor == []
-
-
-# WCAG 2.2: relative luminance and the ratio of 4.5 for text, of the page and of the figures' letters.
-CONTRAST = """
-(() => {
-  const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const ground = e => { for (; e; e = e.parentElement) {
-    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3]) return c; } return [255, 255, 255]; };
-  const poor = [];
-  for (const e of document.querySelectorAll('body *')) {
-    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
-    const svg = e.ownerSVGElement;
-    if (svg && e.tagName !== 'text' && e.tagName !== 'tspan') continue;
-    const style = getComputedStyle(e), a = light(rgb(svg ? style.fill : style.color)), b = light(ground(e));
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) poor.push([e.textContent.slice(0, 40), ratio]);
-  }
-  return poor;
-})()
-"""
 
 
 def test_figures_have_words_and_no_labels_collide(page, folder):

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pipeline.deploy.served_model import ServedModel
-from pipeline.deploy.server_app import ServerApp, is_local_name
-from pipeline.deploy.server_requests import Limits
+from pipeline.deploy.serving.app import ServerApp, is_local_name
+from pipeline.deploy.serving.requests import Limits
+from pipeline.deploy.serving.served_model import ServedModel
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason
 

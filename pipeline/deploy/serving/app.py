@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
-import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import TypeVar
@@ -23,12 +21,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from pipeline.deploy import inference_protocol as protocol
-from pipeline.deploy.batcher import Batcher, Job, QueueFull
-from pipeline.deploy.served_model import Description, Outputs, ServedModel, Spec
-from pipeline.deploy.server_metrics import CONTENT_TYPE, Metrics, RequestLog
-from pipeline.deploy.server_page import PAGE_POLICY, page
-from pipeline.deploy.server_requests import (
+from pipeline.deploy.serving import inference_protocol as protocol
+from pipeline.deploy.serving.batcher import Batcher, Job, QueueFull
+from pipeline.deploy.serving.metrics import CONTENT_TYPE, Metrics, RequestLog
+from pipeline.deploy.serving.page import PAGE_POLICY, page
+from pipeline.deploy.serving.requests import (
+    CLIENT_GONE,
+    UNEXPECTED,
     AskedRows,
     Limits,
     Refusal,
@@ -38,6 +37,8 @@ from pipeline.deploy.server_requests import (
     rows_of_tensors,
     tokens_of_tensors,
 )
+from pipeline.deploy.serving.served_model import Description, Outputs, ServedModel, Spec
+from pipeline.deploy.serving.streams import TextStream
 from pipeline.runs.prediction import Answer
 from pipeline.tasks.base import Prediction
 from pipeline.utils.errors import UserError
@@ -48,8 +49,6 @@ RowT = TypeVar("RowT")
 AnswerT = TypeVar("AnswerT")
 # A model is served in one version.
 VERSION = "1"
-# The status that is logged of a request whose client has gone before the answer.
-CLIENT_GONE = 499
 # What anybody may ask for: whether the server works, and the page, which asks for the token.
 _OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 
@@ -110,7 +109,7 @@ class ServerApp:
             respond = self.starlette if refusal is None else _response_of(refusal)
             await respond(scope, receive, send_and_note)
         except Exception:  # the client has its answer by now, and is told nothing of this
-            self.log.error(_endpoint(scope), traceback.format_exc())
+            self._log_error(_endpoint(scope))
         finally:
             seconds, client = time.perf_counter() - begin, (scope.get("client") or ("",))[0]
             self.metrics.count(_endpoint(scope), status, seconds)
@@ -127,6 +126,10 @@ class ServerApp:
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token.encode()):
                 return Refusal(401, "the request needs the server's bearer token", {"WWW-Authenticate": "Bearer"})
         return None
+
+    def _log_error(self, endpoint: str) -> None:
+        """Log the exception that is handled."""
+        self.log.error(endpoint, traceback.format_exc())
 
     # What the endpoints share
 
@@ -157,13 +160,10 @@ class ServerApp:
                 return answers.result()
             if gone.done():
                 raise Refusal(CLIENT_GONE, "the client has gone")
-            raise self._too_late()
+            raise self.limits.too_late()
         finally:
             gone.cancel()
             answers.cancel()
-
-    def _too_late(self) -> Refusal:
-        return Refusal(504, f"there was no answer within {self.limits.deadline_seconds:g} seconds")
 
     # predict
 
@@ -185,47 +185,9 @@ class ServerApp:
             raise UserError("stream=1 needs a model that writes a text without beams (options.num_beams=1)")
         if len(rows) > 1:
             raise UserError(f"stream=1 needs one row, but {len(rows)} were sent")
-        loop, pieces, is_over = asyncio.get_running_loop(), asyncio.Queue[str | None](), threading.Event()
-
-        def on_text(piece: str) -> None:
-            if is_over.is_set():
-                raise _StreamEnded
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        waiting = self._submitted(rows, lambda rows: [self.model.stream(rows[0], on_text)])
-        answers = asyncio.wrap_future(waiting)
-        answers.add_done_callback(lambda _: pieces.put_nowait(None))
-        try:
-            first = await asyncio.wait_for(pieces.get(), deadline - loop.time())
-        except TimeoutError:
-            is_over.set()
-            answers.cancel()
-            raise self._too_late() from None
-        if first is None:
-            answers.result()  # raises what is wrong with the row
-        events = self._events(first, pieces, answers, is_over, deadline)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    async def _events(
-        self, piece: str | None, pieces: asyncio.Queue[str | None], answers: asyncio.Future[Sequence[Prediction]],
-        is_over: threading.Event, deadline: float,
-    ) -> AsyncIterator[str]:  # fmt: skip
-        """The events of a stream from its first piece on; whatever ends it, the model stops writing."""
-        loop = asyncio.get_running_loop()
-        try:
-            while piece is not None:
-                if piece:
-                    yield _event("text", json.dumps({"text": piece}))
-                piece = await asyncio.wait_for(pieces.get(), deadline - loop.time())
-            yield _event("prediction", json_line(answers.result()[0]))
-        except TimeoutError:
-            yield _event("error", json.dumps({"error": self._too_late().message}))
-        except Exception:
-            self.log.error("predict", traceback.format_exc())
-            yield _event("error", json.dumps({"error": _UNEXPECTED}))
-        finally:
-            is_over.set()
-            answers.cancel()
+        stream = TextStream(self.model, self.limits, deadline, lambda: self._log_error("predict"))
+        await stream.begin(self._submitted(rows, stream.write))
+        return StreamingResponse(stream.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     # The Open Inference Protocol
 
@@ -303,13 +265,6 @@ class ServerApp:
         return Response(self.page, media_type="text/html", headers=headers)
 
 
-class _StreamEnded(Exception):
-    """Ends the writing of a text that nobody waits for any more."""
-
-
-_UNEXPECTED = "the server failed to answer; its log says why"
-
-
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     told = {404: "there is nothing at this path", 405: "this path does not take this method"}
@@ -331,7 +286,7 @@ def _on_disconnect(request: Request, error: Exception) -> Response:
 
 
 def _on_error(request: Request, error: Exception) -> Response:
-    return _response_of(Refusal(500, _UNEXPECTED))
+    return _response_of(Refusal(500, UNEXPECTED))
 
 
 def _response_of(refusal: Refusal) -> Response:
@@ -383,11 +338,6 @@ def _predictions(asked: AskedRows, predictions: list[Prediction]) -> Response:
     if asked.form == "list":
         return Response(f"[{', '.join(lines)}]\n", media_type="application/json")
     return Response("".join(f"{line}\n" for line in lines), media_type="application/x-ndjson")
-
-
-def _event(name: str, data: str) -> str:
-    """A server-sent event; its data has no line breaks."""
-    return f"event: {name}\ndata: {data}\n\n"
 
 
 def _metadata(model: Description) -> dict[str, object]:

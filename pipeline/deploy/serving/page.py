@@ -7,7 +7,7 @@ import hashlib
 
 from markupsafe import Markup
 
-from pipeline.deploy.served_model import Description
+from pipeline.deploy.serving.served_model import Description
 from pipeline.reporting.writer import environment
 
 _SCRIPT = Markup(environment("html").get_template("try_model.js").render())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.backend import GenerationSettings, OnToken, Predictor
 from pipeline.data.batches import Features
-from pipeline.deploy.inference_protocol import text_array
+from pipeline.deploy.serving.inference_protocol import text_array
 from pipeline.models.families import family_of
 from pipeline.runs.prediction import Answer, Row, answer_rows, fields_of
 from pipeline.tasks.base import Prediction, Task, token_id

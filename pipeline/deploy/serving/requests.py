@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from pipeline.deploy.inference_protocol import Tensor
-from pipeline.deploy.served_model import Description, Tokens
+from pipeline.deploy.serving.inference_protocol import Tensor
+from pipeline.deploy.serving.served_model import Description, Tokens
 from pipeline.runs.prediction import Line, Row
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import join_names, one_line
 
 # What is too large is still read, up to this factor, so that its sender gets the answer and not a broken connection.
 _DISCARDED = 16
+# The status that is logged of a request whose client has gone before the answer.
+CLIENT_GONE = 499
+# All that a client is told of an error of the server's own.
+UNEXPECTED = "the server failed to answer; its log says why"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Limits:
     deadline_seconds: float = 30.0
     drain_seconds: float = 1.0
     connections: int = 512
+
+    def too_late(self) -> Refusal:
+        """What a request without an answer at its deadline is told."""
+        return Refusal(504, f"there was no answer within {self.deadline_seconds:g} seconds")
 
 
 class Refusal(Exception):

@@ -9,9 +9,9 @@ import time
 import httpx
 import pytest
 
-from pipeline.deploy.server_app import ServerApp
-from pipeline.deploy.server_metrics import RequestLog
-from pipeline.deploy.server_requests import Limits
+from pipeline.deploy.serving.app import ServerApp
+from pipeline.deploy.serving.metrics import RequestLog
+from pipeline.deploy.serving.requests import Limits
 from tests.helpers.served_stub import StubModel, expected
 
 INFER = "/v2/models/stub/infer"
