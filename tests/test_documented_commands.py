@@ -106,7 +106,7 @@ def small(words):
     words = [FEW_STEPS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     name = words[1]
     settings = LIMITS if name in BUNDLED else ["train.epochs=1"]
-    if name.endswith("_t5"):
+    if name.endswith(("_t5", "_marian")):
         settings = [*settings, *SHORT_ANSWERS]
     return [*words, *(part for setting in settings for part in ("--set", setting))]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import datasets
 import numpy as np
@@ -64,11 +64,18 @@ def encodings(
 
 
 def tokenized(
-    tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int, is_target: bool = False
 ) -> tuple[dict[str, Ragged], NDArray[np.bool_]]:
-    """Texts as the tokenizer's inputs of a model without the mask, and which of them were truncated, [N]."""
-    by_words = WordTokens.of(tokenizer, max_length)
-    chunks = _read_encodings(tokenizer, texts, max_length) if by_words is None else by_words.chunks(texts)
+    """Texts as the tokenizer's inputs of a model without the mask, and which of them were truncated, [N].
+
+    `is_target` says that they are to be written, not read: a tokenizer can have other tokens for these.
+    """
+    if not tokenizer.is_fast:
+        chunks = _read_slowly(tokenizer, texts, max_length, is_target)
+    elif (by_words := WordTokens.of(tokenizer, max_length)) is not None:
+        chunks = by_words.chunks(texts)
+    else:
+        chunks = _read_encodings(tokenizer, texts, max_length)
     ids, types = GrowingArray(np.min_scalar_type(len(tokenizer))), GrowingArray(np.uint8)
     offsets, truncated, num_tokens = GrowingArray(np.int64), GrowingArray(np.bool_), 0
     offsets.append(np.zeros(1))
@@ -118,6 +125,20 @@ def _read_encodings(
             np.fromiter(map(len, rows), np.int64, len(rows)),
             np.fromiter((bool(encoding.overflowing) for encoding in chunk), np.bool_, len(chunk)),
         )
+
+
+def _read_slowly(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterable[Text], max_length: int, is_target: bool
+) -> Iterator[_TokenChunk]:
+    """The tokens of texts, some at a time, with a tokenizer that is written in Python; it takes no pairs."""
+    id_type, texts = np.min_scalar_type(len(tokenizer)), iter(texts)
+    while chunk := cast(list[str], list(islice(texts, CHUNK_TEXTS))):
+        how = {"truncation": True, "max_length": max_length, "return_overflowing_tokens": True}
+        found = dict(tokenizer(text_target=chunk, **how) if is_target else tokenizer(text=chunk, **how))
+        rows, cut_off = (cast(list[list[int]], found[key]) for key in ("input_ids", "overflowing_tokens"))
+        ids = np.fromiter(chain.from_iterable(rows), id_type)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        yield _TokenChunk(ids, np.zeros(len(ids), np.uint8), lengths, np.array([bool(tokens) for tokens in cut_off]))
 
 
 class WordTokens:

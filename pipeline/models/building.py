@@ -10,6 +10,7 @@ from pipeline.data.batches import Features
 from pipeline.models.attention import STOCK
 from pipeline.models.attention_check import Proof, swap_with_proof
 from pipeline.models.checkpoint import load_config, read_weights
+from pipeline.models.families import family_of
 from pipeline.models.initialization import (
     complete_weights,
     off_by_one_rounding,
@@ -117,7 +118,7 @@ def build_for_training(
     model, weights = _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
     if recipe.perturb_weights:
         backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
-    backend.freeze(model, recipe.train.freeze)
+    backend.freeze(model, (*family_of(config).constant_weights, *recipe.train.freeze))
     if attention != STOCK and precision == "fp32":
         proof = swap_with_proof(backend, model, attention, probe)
     elif attention != STOCK:

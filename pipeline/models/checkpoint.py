@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipeline.models.generation import SPECIAL_IDS
 from pipeline.models.initialization import Weights
 from pipeline.models.safetensors_files import read_safetensors, write_safetensors
 from pipeline.recipe.schema import Recipe
+from pipeline.tasks.options import SequenceToSequenceOptions
 from pipeline.utils.errors import UserError
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.text import one_line, shorten
@@ -30,7 +32,10 @@ from pipeline.utils.text import one_line, shorten
 # What a setting of a configuration must be if the library's own is of this type; a bool is an int, so it is first.
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 # More layers would be built one after the other until memory is full.
-_NUMBERS_OF_LAYERS, _MOST_LAYERS = ("num_hidden_layers", "num_decoder_layers"), 1_000
+_NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+_MOST_LAYERS = 1_000
+# Tokenizers without a fast version, which the task of their models does not need.
+_SLOW_TOKENIZERS = ("MarianTokenizer",)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -69,6 +74,12 @@ def _value_problems(config: PretrainedConfig) -> Iterator[str]:
     for name in _NUMBERS_OF_LAYERS:
         if isinstance(value := getattr(config, name, None), int) and value > _MOST_LAYERS:
             yield f"{name} is {shorten(str(value), 60)}, but at most {_MOST_LAYERS:,} layers are built"
+    for name, value in family_of(config).requires.items():
+        if getattr(config, name) != value:
+            yield (
+                f"{name} is {one_line(shorten(repr(getattr(config, name)), 60))}, but must be {value!r}: otherwise the "
+                "library's PyTorch and TensorFlow compute different models"
+            )
     for name in SPECIAL_IDS:
         value = getattr(config, name, None)
         if value is not None and not (_is_of(int, value) and -1 <= value < 2**31):
@@ -82,12 +93,12 @@ def _is_of(kind: type, value: object) -> bool:
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The checkpoint's fast tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
+    """The checkpoint's tokenizer, fast if it has a fast version; one without a pad token (GPT-2) pads with its end."""
     try:
         tokenizer = persistently(lambda: _read_tokenizer(recipe.checkpoint))
     except Exception as error:  # as in load_config
         raise UserError(f"recipe {recipe.name}: tokenizer: {_explain(error, recipe.checkpoint)}") from error
-    if not tokenizer.is_fast:
+    if not tokenizer.is_fast and type(tokenizer).__name__ not in _SLOW_TOKENIZERS:
         raise UserError(f"recipe {recipe.name}: checkpoint {recipe.checkpoint} has no fast tokenizer (tokenizer.json)")
     tokenizer.init_kwargs.pop("auto_map", None)
     if tokenizer.pad_token is None:
@@ -107,7 +118,10 @@ def _read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
         renamed = {"extra_special_tokens": {}, "additional_special_tokens": texts}
     if saved.get("tokenizer_class") == "TokenizersBackend":
         return PreTrainedTokenizerFast.from_pretrained(checkpoint, **renamed)
-    return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
+    with warnings.catch_warnings():
+        # That of Marian works without it; the documentation says what it would change.
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
+        return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
 
 
 def fit_problems(
@@ -126,16 +140,27 @@ def fit_problems(
             f"checkpoint {recipe.checkpoint} is a {config.model_type}; {recipe.task} needs one of: "
             f"{', '.join(families_of(architectures))}"
         )
-    positions = family_of(config).max_positions(config)
-    multiple = recipe.data.pad_to_multiple_of
-    width = -(-recipe.data.max_length // multiple) * multiple
-    if positions is not None and width > positions:
-        rounded = f", rounded up to {width} by data.pad_to_multiple_of" if width != recipe.data.max_length else ""
-        problems.append(
-            f"data.max_length is {recipe.data.max_length}{rounded}, but the checkpoint has {positions} positions; "
-            f"set data.max_length={positions // multiple * multiple} or less"
-        )
+    problems += _length_problems(recipe, config)
     return problems + [f"checkpoint {recipe.checkpoint}: {text}" for text in _token_problems(config, tokenizer)]
+
+
+def _length_problems(recipe: Recipe, config: PretrainedConfig) -> Iterator[str]:
+    """The lengths in tokens of a recipe that are over the positions of the model."""
+    positions, multiple = family_of(config).max_positions(config), recipe.data.pad_to_multiple_of
+    lengths = {"data.max_length": recipe.data.max_length}
+    if config.is_encoder_decoder and isinstance(recipe.options, SequenceToSequenceOptions):
+        lengths |= {
+            "options.max_target_length": recipe.options.max_target_length,
+            "options.max_new_tokens": recipe.options.max_new_tokens,
+        }
+    for name, length in lengths.items():
+        width = length if name == "options.max_new_tokens" else -(-length // multiple) * multiple
+        if positions is not None and width > positions:
+            rounded = f", rounded up to {width} by data.pad_to_multiple_of" if width != length else ""
+            yield (
+                f"{name} is {length}{rounded}, but the checkpoint has {positions} positions; "
+                f"set {name}={positions // multiple * multiple} or less"
+            )
 
 
 def _token_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""All that the pipeline knows about BERT, GPT-2 and T5; another family needs an entry here and in the two swaps.
+"""All that the pipeline knows of BERT, GPT-2, T5 and Marian; another family needs an entry here and in the two swaps.
 
 The swaps (`pytorch/swap.py` and `tensorflow/swap.py`) know how a family's modules are called; no other file does.
 Weight names are those of Hugging Face's PyTorch models, which are the names in a checkpoint.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.models.transformer import sinusoids
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -44,6 +47,9 @@ class Family:
     num_attentions: Callable[[PretrainedConfig], int]
     optional_weights: re.Pattern = _NONE
     unread_weights: re.Pattern = _NONE
+    # Weights that are never trained, by shell-style patterns of their names, with what makes one of a shape where a
+    # checkpoint lacks it.
+    constant_weights: Mapping[str, Callable[[tuple[int, ...]], NDArray[np.float32]]] = field(default_factory=dict)
     # Whether a head that reads one vector for each text reads its last token, rather than its first.
     pools_last_token: bool = False
     # Whether the output matrix belongs to the body, so that it may only be missing where it is tied.
@@ -51,6 +57,12 @@ class Family:
     # The embedding matrix whose row for padding starts at 0.
     padded_embedding: str | None = None
     max_positions: Callable[[PretrainedConfig], int | None] = lambda config: config.max_position_embeddings
+    # Settings of the config without which the library's PyTorch and TensorFlow compute different models.
+    requires: Mapping[str, object] = field(default_factory=dict)
+    # Whether the stock TensorFlow model cannot be traced for texts of any length, but its layers can.
+    traced_by_layers: bool = False
+    # Whether the token for padding may be in a text that a model writes.
+    writes_padding: bool = True
     # Settings of the config without which the attention cannot be swapped.
     swap_requires: Mapping[str, object] = field(default_factory=dict)
     tied_outputs: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +79,15 @@ class Family:
 
     def is_required(self, name: str) -> bool:
         """Whether a checkpoint must have this weight of the model."""
-        return name.startswith(self.body_prefix) and not self.optional_weights.search(name)
+        is_optional = self.optional_weights.search(name) or any(
+            fnmatchcase(name, each) for each in self.constant_weights
+        )
+        return name.startswith(self.body_prefix) and not is_optional
+
+    def constant_weight(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """The value of a weight that is never trained; None for other weights."""
+        made = (make(shape) for pattern, make in self.constant_weights.items() if fnmatchcase(name, pattern))
+        return next(made, None)
 
     def weights_with_effect(self, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """The weights that the loss depends on; of a vector in part, that part.
@@ -104,6 +124,10 @@ def _t5_attentions(config: PretrainedConfig) -> int:
 
 def _bert_without_key_bias(name: str, value: NDArray) -> NDArray:
     return value[:0] if name.endswith("key.bias") else value
+
+
+def _marian_without_key_bias(name: str, value: NDArray) -> NDArray:
+    return value[:0] if name.endswith("k_proj.bias") else value
 
 
 def _gpt2_without_key_bias(name: str, value: NDArray) -> NDArray:
@@ -180,7 +204,38 @@ _T5 = Family(
     tied_outputs={"T5ForConditionalGeneration": "decoder_hidden_states"},
     tied_output_scale=lambda config: config.d_model**-0.5,
 )
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (_BERT, _GPT2, _T5)}
+_MARIAN = Family(
+    model_type="marian",
+    title="Marian encoders and decoders",
+    architecture="encoder-decoder",
+    dropout_keys=("dropout", "attention_dropout", "activation_dropout"),
+    body_prefix="",  # every weight of Marian is pretrained
+    initial_deviation=lambda name, config: config.init_std,  # 0.02, as in the library
+    num_attentions=lambda config: config.encoder_layers + 2 * config.decoder_layers,
+    # The embeddings under the names of both stacks.
+    unread_weights=re.compile(r"^model\.(encoder|decoder)\.embed_tokens\.weight$"),
+    # TensorFlow would train the positions, PyTorch does not; only the conversion of a model sets the bias.
+    constant_weights={
+        "*.embed_positions.weight": lambda shape: sinusoids(*shape),
+        "final_logits_bias": lambda shape: np.zeros(shape, np.float32),
+    },
+    output_in_body=True,
+    padded_embedding="model.shared.weight",
+    # TensorFlow ignores the first two. Which layers the others leave out is drawn by each framework for itself.
+    requires={
+        "share_encoder_decoder_embeddings": True,
+        "tie_word_embeddings": True,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+    },
+    # The stock decoder asks for the length of the text while it is traced.
+    traced_by_layers=True,
+    # A text begins with padding, and its authors' checkpoints never trained the score of padding.
+    writes_padding=False,
+    tied_outputs={"MarianMTModel": "decoder_hidden_states"},
+    without_key_bias=_marian_without_key_bias,
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (_BERT, _GPT2, _T5, _MARIAN)}
 
 
 def family_of(config: PretrainedConfig) -> Family:

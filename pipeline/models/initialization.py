@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # The random key of the directions in which weights are perturbed, beside the seed and the weight's name.
 _PERTURBATION = 1
 # Output matrices that are the embeddings where a config ties them, with those embeddings.
-_TIED = {"lm_head.weight": ("shared.weight", "transformer.wte.weight")}
+_TIED = {"lm_head.weight": ("shared.weight", "model.shared.weight", "transformer.wte.weight")}
 
 # How many faults of a checkpoint are named; the others are counted.
 _MOST_FAULTS = 5
@@ -77,13 +77,16 @@ def random_weights(expected: Shapes, config: PretrainedConfig, seed: int) -> Wei
 def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int) -> NDArray[np.float32]:
     """A fresh weight by its family's rule, a function of (name, seed) alone, whatever else is drawn.
 
-    Biases are 0, LayerNorm scales 1, matrices normal with the family's standard deviation.
+    Biases are 0, LayerNorm scales 1, matrices normal with the family's standard deviation; weights that are never
+    trained have the family's values.
     """
+    family = family_of(config)
+    if (constant := family.constant_weight(name, shape)) is not None:
+        return constant
     if name.endswith("bias"):
         return np.zeros(shape, np.float32)
     if len(shape) == 1:
         return np.ones(shape, np.float32)
-    family = family_of(config)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     weight = rng.normal(0.0, family.initial_deviation(name, config), shape).astype(np.float32)
     is_padded = family.padded_embedding is not None and name.endswith(family.padded_embedding)

@@ -214,6 +214,8 @@ class FunctionDropout(TorchFunctionMode):
             if module.training:
                 self.__exit__(None, None, None)
 
+        # For who computes the module's parts one by one. A lambda, so that a copy of the module uses the same masks.
+        vars(module)["dropout_function"] = lambda *args, **kwargs: self.dropout(*args, **kwargs)
         module.register_forward_pre_hook(enter)
         module.register_forward_hook(leave, always_call=True)
 
@@ -226,11 +228,12 @@ def parts(module: nn.Module) -> set[int]:
 def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
     """Make every dropout of the model take its masks from `masks`, in place.
 
-    Each `nn.Dropout` is replaced, and within an attention the functions of PyTorch that apply dropout are, too.
-    Subclasses of `nn.Dropout` are not replaced; see `refuse_other_draws`.
+    Each `nn.Dropout` is replaced. Within an attention the functions of PyTorch that apply dropout are, too, and within
+    other modules whose `dropout` is a rate. Subclasses of `nn.Dropout` are not replaced; see `refuse_other_draws`.
     """
-    decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
-    crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
+    decoder = parts(model.get_decoder()) if model.config.is_encoder_decoder else set()
+    slots = attentions(model)
+    crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
     read = {id(part) for part in parts_of_tokens_read(model)}
     places = {
         module: Place.of(name, id(module) in decoder, id(module) in crossing, is_read=id(module) in read)
@@ -240,8 +243,10 @@ def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
         for name, child in parent._modules.items():
             if type(child) is nn.Dropout:
                 parent._modules[name] = SharedDropout(child.p, masks, place).train(child.training)
-    for attention, _ in attentions(model):
-        FunctionDropout(masks, places[attention]).wrap(attention)
+    attending = {slot.attention for slot in slots}
+    for module, place in places.items():
+        if module in attending or isinstance(getattr(module, "dropout", None), int | float):
+            FunctionDropout(masks, place).wrap(module)
 
 
 @contextlib.contextmanager
@@ -254,7 +259,13 @@ def refuse_other_draws(model: PreTrainedModel) -> Iterator[None]:
 
     def leave(module: nn.Module, *_: Any) -> None:
         before = states.pop()
-        if any(not torch.equal(generator.get_state(), old) for generator, old in zip(generators, before, strict=True)):
+        if getattr(module, "layerdrop", None) == 0:
+            # The library draws a number for each layer, and leaves out none. It is as if nothing had been drawn.
+            for generator, old in zip(generators, before, strict=True):
+                generator.set_state(old)
+        elif any(
+            not torch.equal(generator.get_state(), old) for generator, old in zip(generators, before, strict=True)
+        ):
             raise UserError(other_draws(f"{names[module]} ({type(module).__name__})"))
 
     names = {module: name for name, module in model.named_modules()}

@@ -42,6 +42,10 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     model.tie_weights()  # else output and input embeddings stay separate, since initialization was skipped
+    for module in model.modules():
+        # Else the embedding of padding, which can be the first token of a text, would be trained in TensorFlow only.
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
     return model
 
 

@@ -75,7 +75,8 @@ def language_model_logits(model: Any, hidden_BTD: Tensor) -> Tensor:
     scale = family_of(model.config).tied_output_scale(model.config)
     if model.config.tie_word_embeddings and scale != 1:
         hidden_BTD = hidden_BTD * scale
-    return model.lm_head(hidden_BTD)
+    logits_BTV = model.lm_head(hidden_BTD)
+    return logits_BTV.add_(model.final_logits_bias) if hasattr(model, "final_logits_bias") else logits_BTV
 
 
 def span_logits(logits_RL2: Tensor, segment_ids_RL: Tensor, most_examples: int) -> Tensor:

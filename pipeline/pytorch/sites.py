@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 
 from pipeline.models.attention import new_attention
 from pipeline.utils.errors import UserError
@@ -113,6 +113,20 @@ class Site(nn.Module):
         if cache is None:
             return None
         return lambda k_BHTK, v_BHTK: cache.update(k_BHTK, v_BHTK, self.layer_idx, {"cache_position": cache_position})
+
+    def half_of_cache(self, cache: Cache | None, is_cross: bool) -> tuple[Cache | None, Past | None]:
+        """Of an encoder-decoder's cache the half for this attention, and keys and values of the source that are in it.
+
+        Marks those of the source as there, since the call that asks puts them in.
+        """
+        if not isinstance(cache, EncoderDecoderCache):
+            return cache, None
+        if not is_cross:
+            return cache.self_attention_cache, None
+        is_filled = cache.is_updated.get(self.layer_idx)
+        cache.is_updated[self.layer_idx] = True
+        half: Any = cache.cross_attention_cache
+        return half, (half.layers[self.layer_idx].keys, half.layers[self.layer_idx].values) if is_filled else None
 
     def num_keys(self, cache: Cache | None, new_BTD: Tensor) -> int:
         """How many keys S the queries will meet once the keys of `new_BTD` are in the cache."""

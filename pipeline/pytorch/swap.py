@@ -1,4 +1,4 @@
-"""The modules of BERT, GPT-2 and T5 in transformers 4.57: another attention put in and taken out, packed rows computed.
+"""The modules of each model family in transformers 4.57: another attention put in and taken out, packed rows computed.
 
 The only file of this folder that knows how those models call their modules; `_FAMILIES` at its end lists what it knows.
 A *site* is one place where a model attends: a module with the stock call signature that holds an attention with the
@@ -12,15 +12,17 @@ afterwards to the stock module again. `pipeline/tensorflow/swap.py` has the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, EncoderDecoderCache, PreTrainedModel
+from torch.nn import functional
+from transformers import Cache, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertAttention, BertSdpaSelfAttention, BertSelfAttention
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
+from transformers.models.marian.modeling_marian import MarianAttention, MarianDecoderLayer, MarianEncoderLayer
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerCrossAttention, T5LayerSelfAttention
 from transformers.pytorch_utils import Conv1D
 
@@ -43,7 +45,7 @@ from pipeline.utils.errors import UserError
 
 
 def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten") -> int:
-    """Replace every attention of a stock BERT, GPT-2 or T5 model, whatever its head; returns how many.
+    """Replace every attention of a stock BERT, GPT-2, T5 or Marian model, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype, device, frozenness and the train or eval mode
@@ -59,9 +61,9 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     slots = _slots(model)
     if not slots:
-        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
+        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2, T5 or Marian inside")
     refuse_shared(model, slots)
-    stock_types = tuple(stock_type for slot in _SLOTS.values() for stock_type in slot[1].stock_types)
+    stock_types = tuple(stock_type for _, _, site, _ in _SLOTS for stock_type in site.stock_types)
     refuse_own_classes(model, slots, stock_types)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -98,9 +100,9 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
     return [site.calls for site in swapped_sites(model)]
 
 
-def attentions(model: PreTrainedModel) -> list[tuple[nn.Module, bool]]:
-    """Every module of the model that attends, stock or swapped, and whether it is a cross-attention."""
-    return [(slot.attention, slot.is_cross) for slot in _slots(model)]
+def attentions(model: PreTrainedModel) -> list[Slot]:
+    """Every place where the model attends, by a stock or a swapped module, in the model's order."""
+    return _slots(model)
 
 
 def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
@@ -230,9 +232,7 @@ class GPT2Site(Site):
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments("GPT-2", head_mask=head_mask, encoder_hidden_states=encoder_hidden_states)
-        cache = past_key_values
-        if isinstance(cache, EncoderDecoderCache):
-            cache = cache.self_attention_cache
+        cache, _ = self.half_of_cache(past_key_values, is_cross=False)
         bias_BHTS = _causal_bias(attention_mask, hidden_states, self.num_keys(cache, hidden_states))
         past = self.past_of(cache, cache_position)
         output_BTD, weights_BHTS = self.attend(hidden_states, None, bias_BHTS, past, output_attentions)
@@ -282,20 +282,11 @@ class T5Site(Site):
         """The library's outputs: hidden states [B, T, D], the position bias, and attention weights on request."""
         refuse_arguments("T5", layer_head_mask=layer_head_mask)
         is_cross = key_value_states is not None
-        cache, is_filled = past_key_values, False
-        if isinstance(past_key_values, EncoderDecoderCache):
-            own, other = past_key_values.self_attention_cache, past_key_values.cross_attention_cache
-            cache = other if is_cross else own
-            is_filled = is_cross and past_key_values.is_updated.get(self.layer_idx)
-            if is_cross:
-                past_key_values.is_updated[self.layer_idx] = True
+        cache, filled = self.half_of_cache(past_key_values, is_cross)
         if position_bias is None:  # The first layer makes it and hands it to the others.
             num_keys = key_value_states.shape[1] if is_cross else self.num_keys(cache, hidden_states)
             position_bias = self.position_bias(mask, hidden_states.shape[1], num_keys, cache_position)
-        if is_filled and cache is not None:
-            past = (cache.layers[self.layer_idx].keys, cache.layers[self.layer_idx].values)
-        else:
-            past = self.past_of(cache, None if is_cross else cache_position)
+        past = filled or self.past_of(cache, None if is_cross else cache_position)
         output_BTD, weights_BHTS = self.attend(hidden_states, key_value_states, position_bias, past, output_attentions)
         return (output_BTD, position_bias, weights_BHTS) if output_attentions else (output_BTD, position_bias)
 
@@ -312,8 +303,48 @@ class T5Site(Site):
         return bias_1HTS if mask is None else bias_1HTS + mask
 
 
+class MarianSite(Site):
+    """Replaces MarianAttention: of the encoder, of the decoder, or from the decoder to the source."""
+
+    stock_types = (MarianAttention,)
+    kept = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __init__(self, stock: Any, attention_type: type):
+        arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, use_bias=stock.q_proj.bias is not None)
+        super().__init__(stock, attention_type, **arguments, dropout=stock.dropout)
+        self.is_causal = stock.is_causal
+
+    def take_weights(self, parent: Any) -> None:
+        for name, stock_name in zip(("query", "key", "value", "out"), self.kept, strict=True):
+            put(self.attention, name, getattr(self.stock, stock_name))
+
+    def give_weights_back(self, parent: Any) -> None:
+        for name, stock_name in zip(("query", "key", "value", "out"), self.kept, strict=True):
+            put(self.stock, stock_name, getattr(self.attention, name))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        layer_head_mask: Tensor | None = None,
+        output_attentions: bool | None = False,
+        cache_position: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
+        refuse_arguments("Marian", layer_head_mask=layer_head_mask)
+        is_cross, bias_BHTS = key_value_states is not None, attention_mask
+        cache, filled = self.half_of_cache(past_key_values, is_cross)
+        if self.is_causal:
+            bias_BHTS = _causal_bias(attention_mask, hidden_states, self.num_keys(cache, hidden_states))
+        past = filled or self.past_of(cache, None if is_cross else cache_position)
+        return self.attend(hidden_states, key_value_states, bias_BHTS, past, output_attentions)
+
+
 def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: int) -> Tensor:
-    """The additive bias [B or 1, 1, T, S] of the mask that GPT-2 passes: boolean, additive, or None."""
+    """The additive bias [B or 1, 1, T, S] of the mask that a decoder passes: boolean, additive, or None."""
     num_queries = hidden_BTD.shape[1]
     if mask is None:
         # The model leaves out a mask that a fused kernel would make by itself.
@@ -383,6 +414,31 @@ def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | Non
     return chosen(decoded.last_hidden_state, read_N)
 
 
+def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
+    """What Marian's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
+    sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    bias_R1SS = bias_of(same_example(sources_RS, sources_RS))
+    # Hides later tokens too, since a mask of pairs replaces the causal one.
+    bias_R1TT = bias_of(same_example(targets_RT, targets_RT).tril())
+    bias_R1TS = bias_of(same_example(targets_RT, sources_RS))
+    encoded = marian_embeddings(encoder, inputs["input_ids"], inputs["position_ids"])
+    for layer in encoder.layers:
+        encoded = layer(encoded, bias_R1SS, layer_head_mask=None)[0]
+    decoded = marian_embeddings(decoder, inputs["decoder_input_ids"], inputs["decoder_position_ids"])
+    for layer in decoder.layers:
+        decoded = layer(decoded, bias_R1TT, encoded, bias_R1TS, use_cache=False)[0]
+    return chosen(decoded, read_N)
+
+
+def marian_embeddings(stack: Any, ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
+    """What the layers of an encoder or decoder read, [R, L, D]."""
+    embedded_RLD = stack.embed_tokens(ids_RL) * stack.embed_scale + stack.embed_positions.weight[positions_RL]
+    # The dropout function of the stack itself, which shared masks replace.
+    dropout = getattr(stack, "dropout_function", functional.dropout)
+    return dropout(embedded_RLD, stack.dropout, stack.training)
+
+
 def bert_head(model: Any, hidden_BTD: Tensor) -> Tensor:
     """The logits of a head on BERT, [B, T, classes]."""
     pooler = model.bert.pooler
@@ -392,7 +448,7 @@ def bert_head(model: Any, hidden_BTD: Tensor) -> Tensor:
 
 
 def decoder_head(model: Any, hidden_BTD: Tensor) -> Tensor:
-    """The logits of a head on GPT-2 or T5, [B, T, classes]."""
+    """The logits of a head on GPT-2, T5 or Marian, [B, T, classes]."""
     return language_model_logits(model, hidden_BTD) if hasattr(model, "lm_head") else plain_head(model, hidden_BTD)
 
 
@@ -416,12 +472,12 @@ def copy_to_marian(transformer: Transformer, model: PreTrainedModel) -> None:
 class FamilyModules:
     """How the modules of one family are called.
 
-    `slots` maps the class around each attention to the attribute that holds it, the site that replaces it, and whether
+    `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
     it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
     reads.
     """
 
-    slots: Mapping[type, tuple[str, type[Site], bool]]
+    slots: tuple[tuple[type, str, type[Site], bool], ...]
     packed_hidden_states: Callable[[Any, dict[str, Tensor], Tensor | None], Tensor]
     head: Callable[[Any, Tensor], Tensor]
     body_parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
@@ -430,26 +486,35 @@ class FamilyModules:
 # By the `model_type` of the configuration.
 _FAMILIES = {
     "bert": FamilyModules(
-        {BertAttention: ("self", BertSite, False)}, bert_hidden_states, bert_head, bert_parts_of_tokens_read
+        ((BertAttention, "self", BertSite, False),), bert_hidden_states, bert_head, bert_parts_of_tokens_read
     ),
-    "gpt2": FamilyModules({GPT2Block: ("attn", GPT2Site, False)}, gpt2_hidden_states, decoder_head),
+    "gpt2": FamilyModules(((GPT2Block, "attn", GPT2Site, False),), gpt2_hidden_states, decoder_head),
     "t5": FamilyModules(
-        {
-            T5LayerSelfAttention: ("SelfAttention", T5Site, False),
-            T5LayerCrossAttention: ("EncDecAttention", T5Site, True),
-        },
+        (
+            (T5LayerSelfAttention, "SelfAttention", T5Site, False),
+            (T5LayerCrossAttention, "EncDecAttention", T5Site, True),
+        ),
         t5_hidden_states,
         decoder_head,
     ),
+    "marian": FamilyModules(
+        (
+            (MarianEncoderLayer, "self_attn", MarianSite, False),
+            (MarianDecoderLayer, "self_attn", MarianSite, False),
+            (MarianDecoderLayer, "encoder_attn", MarianSite, True),
+        ),
+        marian_hidden_states,
+        decoder_head,
+    ),
 }
-_SLOTS = {parent_type: slot for family in _FAMILIES.values() for parent_type, slot in family.slots.items()}
+_SLOTS = tuple(slot for family in _FAMILIES.values() for slot in family.slots)
 
 
 def _slots(model: PreTrainedModel) -> list[Slot]:
     """Every place where a supported model attends, in the model's order."""
     return [
-        Slot(module, *slot)
+        Slot(module, name, site, is_cross)
         for module in model.modules()
-        for parent_type, slot in _SLOTS.items()
+        for parent_type, name, site, is_cross in _SLOTS
         if isinstance(module, parent_type)
     ]

@@ -30,7 +30,7 @@ ATTENTION_MAPS = "attention.png"
 MODEL_CONTENTS = frozenset({
     "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "spiece.model", "tokenizer.model", "chat_template.jinja",
+    "spiece.model", "source.spm", "target.spm", "tokenizer.model", "chat_template.jinja",
 })  # fmt: skip
 
 

@@ -66,7 +66,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
     def _with_targets(self, examples: TextPairs, rows: datasets.Dataset) -> TextPairs:
         """Add the targets and their tokens."""
         texts = cast(Iterable[str], values_of(rows, "target"))
-        features, truncated = tokenized(self.tokenizer, texts, self.options.max_target_length)
+        features, truncated = tokenized(self.tokenizer, texts, self.options.max_target_length, is_target=True)
         labels = features["input_ids"]
         return replace(
             examples,
@@ -80,7 +80,8 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
     def inputs(self, examples: TextPairs, batch: Batch) -> Features:
         """Source tokens [R, S] and their mask; if there are targets, the decoder's inputs [R, T] too.
 
-        In packed rows `segment_ids` and `decoder_segment_ids` say which tokens are of the same example.
+        In packed rows `segment_ids` and `decoder_segment_ids` say which tokens are of the same example, `position_ids`
+        and `decoder_position_ids` count the tokens of each.
         """
         layout = batch.layout(examples.lengths)
         source, *targets = layout.streams
@@ -90,7 +91,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
         if layout.packing is None:
             features["attention_mask"] = source.is_real.astype(np.int32)
         else:
-            features["segment_ids"] = source.segments
+            features |= {"segment_ids": source.segments, "position_ids": source.positions}
         for target in targets:
             # The decoder reads the start token, then all labels except the last.
             labels = known(examples.labels).laid_out(batch.rows, target, token_id(self.tokenizer, "pad"))
@@ -98,7 +99,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
             shifted[target.is_real & (target.positions == 0)] = self.config.decoder_start_token_id
             features["decoder_input_ids"] = shifted
             if layout.packing is not None:
-                features["decoder_segment_ids"] = target.segments
+                features |= {"decoder_segment_ids": target.segments, "decoder_position_ids": target.positions}
         return features
 
     def targets(self, examples: TextPairs, batch: Batch) -> Features:

@@ -14,9 +14,11 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -150,10 +152,22 @@ def cache_key(task: Task, content: str) -> str:
 
 def tokenizer_rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     """A tokenizer's own definition, without the truncation and padding that its last call set."""
-    rules: dict[str, object] = json.loads(tokenizer.backend_tokenizer.to_str())
-    rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    if tokenizer.is_fast:
+        rules: dict[str, object] = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules = {key: value for key, value in rules.items() if key not in ("truncation", "padding")}
+    else:
+        rules = _files_of_tokenizer(tokenizer)
     settings = ("truncation_side", "model_input_names", "special_tokens_map", "all_special_ids", "split_special_tokens")
     return rules | {key: getattr(tokenizer, key, None) for key in settings}
+
+
+def _files_of_tokenizer(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+    """The digests of the files that define a tokenizer written in Python, and what else it depends on."""
+    with tempfile.TemporaryDirectory() as folder:
+        rules: dict[str, object] = {Path(file).name: sha256_of_file(file) for file in tokenizer.save_vocabulary(folder)}
+    rules |= {key: tokenizer.init_kwargs.get(key) for key in ("source_lang", "target_lang", "sp_model_kwargs")}
+    # If it is installed, it normalizes the punctuation of texts.
+    return rules | {"sacremoses": importlib.util.find_spec("sacremoses") is not None}
 
 
 @cache

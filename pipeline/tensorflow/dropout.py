@@ -117,17 +117,26 @@ class DropoutMasks:
 
 
 class SharedDropout(layers.Layer):
-    """Replaces a `Dropout` of Keras: its masks are those of PyTorch."""
+    """Replaces a `Dropout` of Keras: its masks are those of PyTorch.
 
-    def __init__(self, rate: float, masks: DropoutMasks, place: Place, **kwargs: Any):
+    With `num_heads` its inputs are attention weights whose rows and heads are one dimension, [R * H, T, S].
+    """
+
+    def __init__(self, rate: float, masks: DropoutMasks, place: Place, num_heads: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.rate, self.place = rate, place
+        self.rate, self.place, self.num_heads = rate, place, num_heads
         # In a closure, so that Keras does not track the masks.
         self.drop = lambda x: masks.drop(x, rate, place)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Each value times 0 or 1 / (1 - rate); in evaluation mode the values."""
-        return self.drop(inputs) if training else inputs
+        if not training:
+            return inputs
+        if self.num_heads is None:
+            return self.drop(inputs)
+        shape = tf.shape(inputs)
+        weights_RHTS = tf.reshape(inputs, [-1, self.num_heads, shape[1], shape[2]])
+        return tf.reshape(self.drop(weights_RHTS), shape)
 
 
 def parts(layer: layers.Layer) -> set[int]:
@@ -140,15 +149,18 @@ def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
 
     Each `Dropout` of Keras is replaced. Subclasses are not; see `refuse_other_draws`.
     """
-    decoder = parts(model.decoder) if model.config.is_encoder_decoder else set()
-    crossing = {part for attention, is_cross in attentions(model) if is_cross for part in parts(attention)}
+    body: Any = getattr(model, "model", model)
+    decoder = parts(body.decoder) if model.config.is_encoder_decoder else set()
+    slots = attentions(model)
+    crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
+    merged = {id(slot.attention): slot.attention.num_heads for slot in slots if slot.has_merged_heads}
     read = {id(part) for part in parts_of_tokens_read(model)}
     for parent in (model, *model.submodules):
         place = Place.of(parent.name, id(parent) in decoder, id(parent) in crossing, is_read=id(parent) in read)
         for name, child in list(vars(parent).items()):
             if type(child) is layers.Dropout:
-                shared = SharedDropout(child.rate, masks, place, name=child.name, dtype=child._dtype_policy)
-                setattr(parent, name, shared)
+                how = {"num_heads": merged.get(id(parent)), "name": child.name, "dtype": child._dtype_policy}
+                setattr(parent, name, SharedDropout(child.rate, masks, place, **how))
 
 
 @contextlib.contextmanager

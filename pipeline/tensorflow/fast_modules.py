@@ -29,9 +29,10 @@ def prepare_modules(model: tf_keras.Model) -> None:
 def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:
     """The model's logits in fp32, as in `head_logits`; padding can be neither start nor end of a span.
 
-    Those of a packed batch, which has `segment_ids`, are as in `packed_logits`.
+    Those of a packed batch, which has `segment_ids`, are as in `packed_logits`, and so are those of a family whose
+    stock model cannot be traced for texts of any length.
     """
-    if "segment_ids" in inputs:
+    if "segment_ids" in inputs or family_of(model.config).traced_by_layers:
         return packed_logits(model, inputs, training)
     key = family_of(model.config).tied_outputs.get(type(model).__name__.removeprefix("TF"))
     if key is not None and model.config.tie_word_embeddings:

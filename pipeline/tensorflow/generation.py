@@ -14,6 +14,7 @@ from transformers import TFPreTrainedModel
 from pipeline.backend import GenerationSettings, OnToken
 from pipeline.data.batches import Features
 from pipeline.models.decoding import beam_search, greedy
+from pipeline.models.families import family_of
 from pipeline.models.generation import generation_config
 from pipeline.tensorflow.transformer import HIDDEN, Cache, Transformer, padding_bias
 
@@ -60,6 +61,8 @@ class GreedyGeneration:
 
     def first_step(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """The first token, and the state that later steps continue from."""
+        if "decoder_input_ids" in batch:  # some decoders can only be traced for a known number of tokens
+            batch = batch | {"decoder_input_ids": tf.ensure_shape(batch["decoder_input_ids"], [None, 1])}
         outputs = self.model(batch, use_cache=True, training=False)
         state = {"token": self.likeliest(outputs), "past": outputs.past_key_values, "mask": batch["attention_mask"]}
         if self.model.config.is_encoder_decoder:
@@ -68,7 +71,7 @@ class GreedyGeneration:
 
     def next_step(self, state: dict[str, Any]) -> dict[str, Any]:
         """The token after `input_ids`, and the state that later steps continue from."""
-        token, mask, past = state["input_ids"], state["mask"], state["past"]
+        token, mask, past = tf.ensure_shape(state["input_ids"], [None, 1]), state["mask"], state["past"]
         if self.model.config.is_encoder_decoder:
             inputs = {"input_ids": None, "decoder_input_ids": token, "encoder_outputs": (state["encoded"],)}
         else:
@@ -79,10 +82,13 @@ class GreedyGeneration:
         encoded = {key: state[key] for key in ("encoded",) if key in state}
         return encoded | {"token": self.likeliest(outputs), "past": outputs.past_key_values, "mask": mask}
 
-    @staticmethod
-    def likeliest(outputs: Any) -> Tensor:
-        """The token with the largest logit at the last position, [B]."""
-        return tf.argmax(outputs.logits[:, -1], axis=-1, output_type=tf.int32)
+    def likeliest(self, outputs: Any) -> Tensor:
+        """The token with the largest logit at the last position, [B], of those that the model may write."""
+        logits_BV, config = outputs.logits[:, -1], self.model.config
+        if not family_of(config).writes_padding:
+            is_padding_V = tf.range(tf.shape(logits_BV)[1]) == config.pad_token_id
+            logits_BV = tf.where(is_padding_V, logits_BV.dtype.min, logits_BV)
+        return tf.argmax(logits_BV, axis=-1, output_type=tf.int32)
 
 
 def write_texts(

@@ -60,6 +60,10 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             else:
                 model = getattr(transformers, f"TF{auto_class}").from_config(config)
             model.build_in_name_scope()
+        for layer in model.submodules:
+            # A tensor in fp32 can only scale fp32.
+            if isinstance(scale := getattr(layer, "embed_scale", None), Tensor):
+                layer.embed_scale = float(scale)
     except Exception as error:  # the library raises what a setting of the config happens to break
         raise UserError(
             f'{auto_class} of type "{config.model_type}" cannot be built in TensorFlow from this config.json: '

@@ -86,7 +86,8 @@ def language_model_logits(model: tf_keras.Model, hidden_BTD: Tensor) -> Tensor:
     batch, length, width = tf.unstack(tf.shape(hidden_BTD))
     hidden_ND = tf.reshape(hidden_BTD, (batch * length, width))
     logits_NV = tf.matmul(hidden_ND, tf.cast(embeddings_VD, hidden_BTD.dtype), transpose_b=True)
-    return tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0]))
+    logits_BTV = tf.reshape(logits_NV, (batch, length, embeddings_VD.shape[0]))
+    return model.bias_layer(logits_BTV) if hasattr(model, "bias_layer") else logits_BTV
 
 
 def span_logits(logits_RL2: Tensor, segment_ids_RL: Tensor, most_examples: Tensor) -> Tensor:

@@ -41,6 +41,11 @@ class Slot(NamedTuple):
         """The attention that is there now, stock or swapped."""
         return getattr(self.parent, self.name)
 
+    @property
+    def has_merged_heads(self) -> bool:
+        """Whether the attention is a stock one that drops weights [B * H, T, S]."""
+        return self.site.merges_heads and type(self.attention) in self.site.stock_types
+
     def __str__(self) -> str:
         return f"{type(self.parent).__name__}.{self.name}"
 
@@ -54,6 +59,8 @@ class Site(layers.Layer):
 
     # The class of the library that a site can replace.
     stock_types: tuple[type, ...] = ()
+    # Whether it has the attention weights of all rows and heads in one dimension.
+    merges_heads = False
 
     def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__(name=stock.name, dtype=stock._dtype_policy)

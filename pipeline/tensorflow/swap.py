@@ -1,4 +1,4 @@
-"""The layers of BERT, GPT-2 and T5 in transformers 4.57: another attention put in and taken out, packed rows computed.
+"""The layers of each model family in transformers 4.57: another attention put in and taken out, packed rows computed.
 
 The only file of this folder that knows how those models call their layers; `_FAMILIES` at its end lists what it knows.
 A *site* is one place where a model attends: a layer with the stock call signature that holds an attention with the
@@ -12,7 +12,7 @@ afterwards to the stock layer again. `pipeline/pytorch/swap.py` has the same def
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from tf_keras import initializers, layers
 from transformers import TFPreTrainedModel
 from transformers.models.bert.modeling_tf_bert import TFBertAttention, TFBertSelfAttention
 from transformers.models.gpt2.modeling_tf_gpt2 import TFAttention, TFBlock
+from transformers.models.marian.modeling_tf_marian import TFMarianAttention, TFMarianDecoderLayer, TFMarianEncoderLayer
 from transformers.models.t5.modeling_tf_t5 import TFT5Attention, TFT5LayerCrossAttention, TFT5LayerSelfAttention
 
 from pipeline.models.attention import attention_class, refuse_arguments, refuse_unsupported
@@ -46,7 +47,7 @@ from pipeline.utils.errors import UserError
 
 
 def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritten") -> int:
-    """Replace every attention of a stock BERT, GPT-2 or T5 model, whatever its head; returns how many.
+    """Replace every attention of a stock BERT, GPT-2, T5 or Marian model, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. Weights, their dtype policy and trainability are carried over. Build
@@ -62,9 +63,9 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
         model.build_in_name_scope()
     slots = _slots(model)
     if not slots:
-        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2 or T5 inside")
+        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2, T5 or Marian inside")
     refuse_shared(model, slots)
-    stock_types = tuple(stock_type for slot in _SLOTS.values() for stock_type in slot[1].stock_types)
+    stock_types = tuple(stock_type for _, _, site, _ in _SLOTS for stock_type in site.stock_types)
     refuse_own_classes(model, slots, stock_types)
     # New layers take seeds from the process's generators: the random state stays as it was.
     with preserved_generators():
@@ -101,9 +102,9 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
     return [site.calls for site in swapped_sites(model)]
 
 
-def attentions(model: TFPreTrainedModel) -> list[tuple[layers.Layer, bool]]:
-    """Every layer of the model that attends, stock or swapped, and whether it is a cross-attention."""
-    return [(slot.attention, slot.is_cross) for slot in _slots(model)]
+def attentions(model: TFPreTrainedModel) -> list[Slot]:
+    """Every place where the model attends, by a stock or a swapped layer, in the model's order."""
+    return _slots(model)
 
 
 def packed_hidden_states(
@@ -303,6 +304,43 @@ class T5Site(Site):
         return bias_1HTS if mask is None else tf.cast(bias_1HTS, mask.dtype) + mask
 
 
+class MarianSite(Site):
+    """Replaces TFMarianAttention: of the encoder, of the decoder, or from the decoder to the source."""
+
+    stock_types = (TFMarianAttention,)
+    merges_heads = True
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def __init__(self, stock: Any, attention_type: type):
+        arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, use_bias=stock.q_proj.use_bias)
+        super().__init__(stock, attention_type, **arguments, dropout=stock.dropout.rate)
+        self.is_decoder = stock.is_decoder
+
+    def take_weights(self, parent: Any) -> None:
+        for name, stock_name in zip(("query", "key", "value", "out"), self.projections, strict=True):
+            put(self.attention, name, getattr(self.stock, stock_name))
+
+    def give_weights_back(self, parent: Any) -> None:
+        for name, stock_name in zip(("query", "key", "value", "out"), self.projections, strict=True):
+            put(self.stock, stock_name, getattr(self.attention, name))
+
+    def call(
+        self,
+        hidden_states: Tensor,
+        key_value_states: Tensor | None = None,
+        past_key_value: Past | None = None,
+        attention_mask: Tensor | None = None,
+        layer_head_mask: Tensor | None = None,
+        training: bool | None = False,
+    ) -> tuple[Tensor, Tensor | None, Past | None]:
+        """The library's outputs: hidden states [B, T, D], attention weights [B, H, T, S], and a decoder's cache."""
+        refuse_arguments("Marian", layer_head_mask=layer_head_mask)
+        output_BTD, weights_BHTS, present = self.attend(
+            hidden_states, key_value_states, attention_mask, past_key_value, output_attentions=True, training=training
+        )
+        return output_BTD, weights_BHTS, present if self.is_decoder else None
+
+
 def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor) -> Tensor:
     """The additive bias [B or 1, 1, T, S] of causality and, if given, of the padding mask [B, 1, 1, S]."""
     num_queries = tf.shape(hidden_BTD)[1]
@@ -390,6 +428,40 @@ def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training:
     return chosen(decoded.last_hidden_state, read_N)
 
 
+def marian_hidden_states(
+    model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
+) -> Tensor:
+    """What Marian's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example.
+
+    A padded batch has one example in each row: its sources are real or padding, and its targets end with padding.
+    """
+    source_ids, target_ids = inputs["input_ids"], inputs["decoder_input_ids"]
+    sources_RS = inputs["segment_ids"] if "segment_ids" in inputs else inputs["attention_mask"]
+    targets_RT = inputs.get("decoder_segment_ids", tf.ones_like(target_ids))
+    positions_RS = inputs["position_ids"] if "position_ids" in inputs else tf.range(tf.shape(source_ids)[1])[None]
+    is_packed = "decoder_position_ids" in inputs
+    positions_RT = inputs["decoder_position_ids"] if is_packed else tf.range(tf.shape(target_ids)[1])[None]
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    encoded = marian_embeddings(encoder, source_ids, positions_RS, training)
+    bias_R1SS = bias_of(same_example(sources_RS, sources_RS), encoded.dtype)
+    # Hides later tokens too, since a mask of pairs replaces the causal one.
+    bias_R1TT = bias_of(tf.linalg.band_part(same_example(targets_RT, targets_RT), -1, 0), encoded.dtype)
+    bias_R1TS = bias_of(same_example(targets_RT, sources_RS), encoded.dtype)
+    for layer in encoder.layers:
+        encoded = layer(encoded, bias_R1SS, layer_head_mask=None, training=training)[0]
+    decoded = marian_embeddings(decoder, target_ids, positions_RT, training)
+    for layer in decoder.layers:
+        decoded = layer(decoded, bias_R1TT, encoded, bias_R1TS, training=training)[0]
+    return chosen(decoded, read_N)
+
+
+def marian_embeddings(stack: Any, ids_RL: Tensor, positions_RL: Tensor, training: bool) -> Tensor:
+    """What the layers of an encoder or decoder read, [R, L, D]."""
+    embedded_RLD = stack.embed_tokens(ids_RL) * stack.embed_scale
+    positions_RLD = tf.gather(stack.embed_positions.weight, positions_RL)
+    return stack.dropout(embedded_RLD + tf.cast(positions_RLD, embedded_RLD.dtype), training=training)
+
+
 def bert_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
     """The logits of a head on BERT, [B, T, classes]."""
     pooler = model.bert.pooler
@@ -402,7 +474,7 @@ def bert_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tens
 
 
 def decoder_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
-    """The logits of a head on GPT-2 or T5, [B, T, classes]."""
+    """The logits of a head on GPT-2, T5 or Marian, [B, T, classes]."""
     if hasattr(model, "lm_head") or type(model).__name__.removeprefix("TF") in family_of(model.config).tied_outputs:
         return language_model_logits(model, hidden_BTD)
     return plain_head(model, hidden_BTD, training)
@@ -428,12 +500,12 @@ def copy_to_marian(transformer: Transformer, model: TFPreTrainedModel) -> None:
 class FamilyModules:
     """How the layers of one family are called.
 
-    `slots` maps the class around each attention to the attribute that holds it, the site that replaces it, and whether
+    `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
     it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
     reads.
     """
 
-    slots: Mapping[type, tuple[str, type[Site], bool]]
+    slots: tuple[tuple[type, str, type[Site], bool], ...]
     packed_hidden_states: Callable[[tf_keras.Model, dict[str, Tensor], bool, Tensor | None], Tensor]
     head: Callable[[tf_keras.Model, Tensor, bool], Tensor]
     body_parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
@@ -442,26 +514,38 @@ class FamilyModules:
 # By the `model_type` of the configuration.
 _FAMILIES = {
     "bert": FamilyModules(
-        {TFBertAttention: ("self_attention", BertSite, False)}, bert_hidden_states, bert_head, bert_parts_of_tokens_read
+        ((TFBertAttention, "self_attention", BertSite, False),),
+        bert_hidden_states,
+        bert_head,
+        bert_parts_of_tokens_read,
     ),
-    "gpt2": FamilyModules({TFBlock: ("attn", GPT2Site, False)}, gpt2_hidden_states, decoder_head),
+    "gpt2": FamilyModules(((TFBlock, "attn", GPT2Site, False),), gpt2_hidden_states, decoder_head),
     "t5": FamilyModules(
-        {
-            TFT5LayerSelfAttention: ("SelfAttention", T5Site, False),
-            TFT5LayerCrossAttention: ("EncDecAttention", T5Site, True),
-        },
+        (
+            (TFT5LayerSelfAttention, "SelfAttention", T5Site, False),
+            (TFT5LayerCrossAttention, "EncDecAttention", T5Site, True),
+        ),
         t5_hidden_states,
         decoder_head,
     ),
+    "marian": FamilyModules(
+        (
+            (TFMarianEncoderLayer, "self_attn", MarianSite, False),
+            (TFMarianDecoderLayer, "self_attn", MarianSite, False),
+            (TFMarianDecoderLayer, "encoder_attn", MarianSite, True),
+        ),
+        marian_hidden_states,
+        decoder_head,
+    ),
 }
-_SLOTS = {parent_type: slot for family in _FAMILIES.values() for parent_type, slot in family.slots.items()}
+_SLOTS = tuple(slot for family in _FAMILIES.values() for slot in family.slots)
 
 
 def _slots(model: TFPreTrainedModel) -> list[Slot]:
     """Every place where a supported model attends, in the model's order."""
     return [
-        Slot(layer, *slot)
+        Slot(layer, name, site, is_cross)
         for layer in model._flatten_layers()
-        for parent_type, slot in _SLOTS.items()
+        for parent_type, name, site, is_cross in _SLOTS
         if isinstance(layer, parent_type)
     ]

@@ -20,8 +20,12 @@ SHARED = Train(dropout_masks="shared")
 ENCODER = Place.of("encoder", is_decoder=False, is_cross_attention=False, is_read=False)
 CROSS = Place.of("decoder", is_decoder=True, is_cross_attention=True, is_read=False)
 HEAD = Place.of("", is_decoder=False, is_cross_attention=False, is_read=True)
-# The dropouts of a tiny model: after the embeddings, four a layer, before the head; T5's decoder has six a layer.
-SITES = {"bert": 1 + 3 * 2 + 1, "gpt2": 1 + 3 * 2, "t5": (1 + 4 * 2 + 1) + (1 + 6 * 2 + 1)}
+# The dropouts of a tiny model: after the embeddings, three or four a layer and six in a decoder that reads a source,
+# before the head.
+SITES = {
+    "bert": 1 + 3 * 2 + 1, "gpt2": 1 + 3 * 2, "t5": (1 + 4 * 2 + 1) + (1 + 6 * 2 + 1),
+    "marian": (1 + 4 * 2) + (1 + 6 * 3),
+}  # fmt: skip
 
 
 def keys_of(rows, tokens, seed=3, step=5):

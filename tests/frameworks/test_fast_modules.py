@@ -143,7 +143,7 @@ def bf16_gradients(model, batch):
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(**batch).logits.float()
     logits.square().sum().backward()
-    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
     model.zero_grad()
     return logits.detach(), gradients
 

@@ -44,7 +44,9 @@ def test_the_last_layer_of_bert_computes_only_the_tokens_that_the_head_reads(fra
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5"])
+@pytest.mark.parametrize(
+    "head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5", "marian"]
+)
 @pytest.mark.slow
 def test_with_shared_dropout_masks_they_are_those_of_the_padded_batch_too(framework, head, attention):
     learner = learner_of(framework, head, attention, dropout=0.3, dropout_masks="shared")
@@ -88,7 +90,7 @@ def with_more_padding(batch, positions, slots):
     return out
 
 
-@pytest.mark.parametrize("head", ["bert masked", "gpt2 causal"])
+@pytest.mark.parametrize("head", ["bert masked", "gpt2 causal", "marian"])
 def test_a_packed_row_may_be_wider_than_the_models_longest_text(framework, head):
     padded, packed = HEADS[head][4]()
     most = learner_of(framework, head).model.config.max_position_embeddings
@@ -116,7 +118,7 @@ def test_padding_of_targets_beside_sources_without_padding_does_not_matter(frame
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["bert regression", "bert spans", "bert masked", "gpt2 causal", "t5"])
+@pytest.mark.parametrize("head", ["bert regression", "bert spans", "bert masked", "gpt2 causal", "t5", "marian"])
 def test_training_on_packed_rows_is_training_on_padded_batches(framework, head):
     padded, packed = HEADS[head][4]()
     wider, more_rows = with_more_padding(packed, 3, 2), {key: np.roll(rows, 1, axis=0) for key, rows in packed.items()}
@@ -131,7 +133,7 @@ def test_training_on_packed_rows_is_training_on_padded_batches(framework, head):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["bert spans", "gpt2 causal", "t5"])
+@pytest.mark.parametrize("head", ["bert spans", "gpt2 causal", "t5", "marian"])
 def test_more_micro_batches_than_packed_rows_change_nothing(framework, head):
     _, packed = HEADS[head][4]()
     expected, actual = (

@@ -1,4 +1,4 @@
-"""A swapped BERT, GPT-2 or T5 computes what the stock model computes: logits, gradients, tokens, maps."""
+"""A swapped model of each family computes what the stock model computes: logits, gradients, tokens, maps."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_swapped_model_gives_the_stock_logits(framework, family, padding):
     assert relative(*stock_and_swapped_outputs(framework, family, padding)) <= 1e-6
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "marian"])
 @pytest.mark.parametrize("padding", ["left", "right", "none"])
 def test_swapped_model_gives_the_logits_of_stock_eager_attention(family, padding):
     assert relative(*stock_and_swapped_outputs(Torch, family, padding, implementation="eager")) <= 1e-6
@@ -83,14 +83,14 @@ def test_swapped_model_gives_the_stock_gradients(framework, family):
     assert relative(swapped, stock) <= 1e-5
     total = np.sqrt(sum(np.square(gradient).sum() for gradient in stock.values()))
     for name, gradient in stock.items():
-        # The softmax does not see what all keys share, so the gradient of BERT's key bias is rounding alone.
+        # The softmax does not see what all keys share, so the gradient of a key bias is rounding alone.
         if np.linalg.norm(gradient) > 1e-6 * total:
             assert relative(swapped[name], gradient) <= 1e-5, name
 
 
 @pytest.mark.slow
 @both
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 @pytest.mark.parametrize(
     "strategy",
     [dict(do_sample=False), dict(do_sample=False, num_beams=4), dict(do_sample=True)],
@@ -109,7 +109,7 @@ def test_swapped_model_generates_the_stock_tokens(framework, family, strategy):
     np.testing.assert_array_equal(framework.generate(model, batch, max_new_tokens=length, **strategy), stock)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 def test_generation_with_a_static_cache_is_generation_without_a_cache(family):
     model, batch = Torch.build(family, eos_token_id=None), inputs(family, "left")
     batch.pop("decoder_input_ids", None)
@@ -133,8 +133,8 @@ def test_rows_that_are_all_padding_stay_finite(framework, family):
 def test_attention_maps_are_the_stock_ones(framework, family):
     def maps(model):
         outputs = model(**framework.tensors(batch), output_attentions=True)
-        t5 = ("encoder_attentions", "decoder_attentions", "cross_attentions")
-        names = t5 if family == "t5" else ("attentions",)
+        three = ("encoder_attentions", "decoder_attentions", "cross_attentions")
+        names = three if model.config.is_encoder_decoder else ("attentions",)
         return [framework.numpy(weights) for name in names for weights in outputs[name]]
 
     model = framework.build(family, implementation="eager")

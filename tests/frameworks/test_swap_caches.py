@@ -1,4 +1,4 @@
-"""A swapped GPT-2 or T5 uses every cache of the library as the stock model does (PyTorch)."""
+"""A swapped GPT-2, T5 or Marian uses every cache of the library as the stock model does (PyTorch)."""
 
 import copy
 
@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, QuantizedLayer
 from tests.helpers.framework_drivers import Torch
 from tests.helpers.tiny_models import BATCH, TARGET, VOCABULARY, inputs, relative
 
-CACHED = pytest.mark.parametrize("family", ["gpt2", "t5"])
+CACHED = pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 STATIC_LENGTH = 19
 
 
@@ -25,12 +25,17 @@ class RoundedLayer(QuantizedLayer):
         return q_tensor.float() / 8
 
 
+def own_layers(model):
+    """How many layers of the model attend to what was written before."""
+    return model.config.decoder_layers if model.config.model_type == "marian" else 2
+
+
 def new_cache(kind, model):
     """An empty cache of a kind, in the form that the model's family wants."""
     own = {
         "dynamic": lambda: DynamicCache(config=model.config),
         "static": lambda: StaticCache(model.config, max_cache_len=STATIC_LENGTH),
-        "quantized": lambda: Cache(layers=[RoundedLayer(residual_length=4) for _ in range(2)]),
+        "quantized": lambda: Cache(layers=[RoundedLayer(residual_length=4) for _ in range(own_layers(model))]),
     }[kind]()
     if not model.config.is_encoder_decoder:
         return own
@@ -50,7 +55,7 @@ def decode(model, cache, positions, encoded):
 def outputs_of_calls(model, kind, calls, between=lambda cache: None):
     """Logits and self-attentions of several calls with one cache, each call given by its positions."""
     cache, results = new_cache(kind, model), []
-    encoded = torch.tensor(np.random.default_rng(5).normal(size=(BATCH, TARGET, 13)).astype("f4"))
+    encoded = torch.tensor(np.random.default_rng(5).normal(size=(BATCH, TARGET, model.config.hidden_size)).astype("f4"))
     for positions in calls:
         outputs = decode(model, cache, positions, encoded)
         attentions = outputs.get("decoder_attentions") or outputs.attentions

@@ -104,14 +104,15 @@ def test_what_the_module_does_not_implement_is_refused_by_name(framework, family
     with pytest.raises(UserError) as refusal:
         framework.swap().swap_attention(model)
     assert message in str(refusal.value)
-    assert "Supported: BERT encoders, GPT-2 decoders, T5 encoders and decoders" in str(refusal.value)
+    supported = "BERT encoders, GPT-2 decoders, T5 encoders and decoders, Marian encoders and decoders"
+    assert f"Supported: {supported}" in str(refusal.value)
     assert list(framework.state(model)) == before
 
 
 def test_a_supported_config_has_no_reason_against_it():
-    assert [unsupported(config(family)) for family in FAMILIES] == [[], [], []]
+    assert [unsupported(config(family)) for family in FAMILIES] == [[]] * len(FAMILIES)
     reasons = unsupported(transformers.RobertaConfig())
-    assert reasons == ['model_type is "roberta", not one of: bert, gpt2, t5']
+    assert reasons == ['model_type is "roberta", not one of: bert, gpt2, t5, marian']
 
 
 @both
@@ -140,6 +141,7 @@ def test_a_head_mask_is_refused_at_the_call():
         model, batch = Torch.build(family), inputs(family)
         Torch.swap().swap_attention(model)
         names = ("head_mask", "decoder_head_mask") if family == "t5" else ("head_mask",)
-        masks = {name: torch.ones(2, 3) for name in names}
+        heads = model.config.num_attention_heads
+        masks = {name: torch.ones(2, heads) for name in names}
         with pytest.raises(UserError, match="head_mask"):
             model(**Torch.tensors(batch), **masks)

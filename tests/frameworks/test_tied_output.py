@@ -33,7 +33,7 @@ def the_librarys(model, batch):
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 def test_logits_and_gradients_are_the_librarys(family, attention):
     model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
     if attention == "handwritten":
@@ -65,7 +65,7 @@ def test_in_bf16_they_are_the_librarys_too(family):
         assert np.linalg.norm(gradients[name] - gradient) < 5e-2 * np.linalg.norm(gradient) + 5e-3 * norm, name
 
 
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 def test_in_training_dropout_is_drawn(family):
     with layer_defaults("float32"):
         model, batch = TensorFlow.build(family, dropout=0.3), TensorFlow.tensors(inputs(family))
@@ -89,7 +89,7 @@ def test_models_with_a_head_of_their_own_keep_it():
         assert np.array_equal(ours(model, batch), the_librarys(model, batch))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
 def test_no_gradient_is_as_large_as_the_matrix_for_each_row(family):
     model, batch = TensorFlow.build(family), TensorFlow.tensors(inputs(family))
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
+from tests.helpers.marian_checkpoint import write_marian
+
 BUNDLED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
 # Hub id: the bundled checkpoint whose tokenizer it has, and what its configuration needs more.
 CHECKPOINTS = {
@@ -76,6 +78,7 @@ def write_checkpoints(folder):
         build = AutoModelForMaskedLM if config.model_type == "bert" else AutoModelForPreTraining
         build.from_config(config).save_pretrained(folder / name)
         AutoTokenizer.from_pretrained(BUNDLED / bundled).save_pretrained(folder / name)
+    write_marian(folder / "Helsinki-NLP" / "opus-mt-en-fr", TEXTS, TEXTS, max_position_embeddings=512)
 
 
 def write_data_of_the_hub(folder):
@@ -145,4 +148,8 @@ _LOCAL = {
         "wnut17train.conll", "emerging.dev.conll",
     ),
 }  # fmt: skip
-_LOCAL |= {"sst2_gpt2": _LOCAL["sst2_bert"], "wikitext2_gpt2": _LOCAL["wikitext2_bert_mlm"]}
+_LOCAL |= {
+    "sst2_gpt2": _LOCAL["sst2_bert"],
+    "wikitext2_gpt2": _LOCAL["wikitext2_bert_mlm"],
+    "opus_en_fr_marian": _LOCAL["opus_books_t5"],
+}

@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import prepare
+from tests.helpers.marian_checkpoint import marian_of_dates
 
 CHECKPOINTS = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
 
@@ -37,7 +38,7 @@ def rows_of(kind, count, seed):
         return [_tagged(text.rstrip(".!?").split(), rng) for text in texts]
     if kind == "question-answering":
         return [_question(texts[i], texts[-i - 1], rng, i) for i in range(count)]
-    if kind == "sequence-to-sequence":
+    if kind in ("sequence-to-sequence", "translation"):
         path = RECIPES / "bundled" / "dates" / ("train.jsonl" if seed == 0 else "validation.jsonl")
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
     if kind.startswith("causal"):
@@ -82,8 +83,14 @@ KINDS = {
     "causal blocks": ("causal-language-modeling", "gpt2", {}),
     "causal rows": ("causal-language-modeling", "gpt2", {"packing": "rows", "max_new_tokens": 5}),
     "sequence-to-sequence": ("sequence-to-sequence", "t5", {"max_target_length": 16, "max_new_tokens": 14}),
+    # As the one before, with a tokenizer that has other tokens for targets.
+    "translation": ("sequence-to-sequence", "marian", {"max_target_length": 16, "max_new_tokens": 14}),
 }
-METRICS = {"gpt2 single-label": ("accuracy",), "sequence-to-sequence": ("exact_match", "chrf", "perplexity")}
+METRICS = {
+    "gpt2 single-label": ("accuracy",),
+    "sequence-to-sequence": ("exact_match", "chrf", "perplexity"),
+    "translation": ("exact_match", "chrf", "perplexity"),
+}
 
 
 def recipe_of(kind, folder, rows=None, validation=None, num_rows=48, changes=None):
@@ -99,7 +106,7 @@ def recipe_of(kind, folder, rows=None, validation=None, num_rows=48, changes=Non
     recipe = Recipe(
         name="tiny",
         task=task,
-        checkpoint=str(RECIPES / "bundled" / CHECKPOINTS[family]),
+        checkpoint=str(marian_of_dates() if family == "marian" else RECIPES / "bundled" / CHECKPOINTS[family]),
         data={
             "path": "jsonl",
             "files": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation")},

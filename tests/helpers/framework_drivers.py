@@ -40,8 +40,7 @@ class Torch:
         model = model_class._from_config(settings, attn_implementation=implementation).eval()
         model.tie_weights()
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-        if family == "marian":
-            shapes["final_logits_bias"] = tuple(model.final_logits_bias.shape)
+        shapes |= {name: tuple(x.shape) for name, x in model.named_buffers() if name == "final_logits_bias"}
         state = random_state(shapes)
         model.load_state_dict({name: torch.tensor(value) for name, value in state.items()}, strict=False)
         return model
@@ -176,8 +175,7 @@ class TensorFlow:
 
         twin = Torch.build(family, head, **overrides)
         state = Torch.state(twin)
-        if family == "marian":
-            state["final_logits_bias"] = twin.final_logits_bias.numpy()
+        state |= {name: x.numpy() for name, x in twin.named_buffers() if name == "final_logits_bias"}
         model = getattr(transformers, f"TF{PREFIX[family]}{head or USUAL_HEAD[family]}")(
             config(family, dropout, **of_head(head), **overrides)
         )

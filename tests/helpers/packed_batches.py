@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline.backend import load_backend
+from pipeline.models.families import family_of
 from pipeline.recipe.schema import Train
 from tests.helpers.tiny_models import VOCABULARY, config, random_state
 
@@ -10,6 +11,7 @@ from tests.helpers.tiny_models import VOCABULARY, config, random_state
 LENGTHS, TARGET_LENGTHS = (7, 3, 5, 2, 4, 11), (3, 5, 2, 4, 1, 2)
 ROWS = ((3, 0), (4, 2, 1), (5,))
 WIDTH, TARGET_WIDTH, MOST_EXAMPLES = 13, 11, 3
+ENCODER_DECODERS = ("t5", "marian")
 COUNT, CLASSES = len(LENGTHS), 3
 
 
@@ -63,14 +65,16 @@ def inputs_of(family):
     ids, mask = tokens(), [np.ones(length, np.int32) for length in LENGTHS]
     padded = {"input_ids": as_padded(ids), "attention_mask": as_padded(mask)}
     packed = {"input_ids": as_packed(ids, WIDTH), "segment_ids": as_packed(slot_numbers(), WIDTH)}
-    if family == "t5":
+    positions = [np.arange(length, dtype=np.int32) for length in LENGTHS]
+    packed["position_ids"] = as_packed(positions, WIDTH)
+    if family in ENCODER_DECODERS:
         targets = tokens(TARGET_LENGTHS, seed=2)
         padded["decoder_input_ids"] = as_padded(targets)
         packed["decoder_input_ids"] = as_packed(targets, TARGET_WIDTH)
         packed["decoder_segment_ids"] = as_packed(slot_numbers(TARGET_LENGTHS), TARGET_WIDTH)
+        positions = [np.arange(length, dtype=np.int32) for length in TARGET_LENGTHS]
+        packed["decoder_position_ids"] = as_packed(positions, TARGET_WIDTH)
         return padded, packed
-    positions = [np.arange(length, dtype=np.int32) for length in LENGTHS]
-    packed["position_ids"] = as_packed(positions, WIDTH)
     if family == "bert":
         second = [(position > 1).astype(np.int32) for position in positions]
         padded["token_type_ids"], packed["token_type_ids"] = as_padded(second), as_packed(second, WIDTH)
@@ -91,7 +95,7 @@ def with_example_targets(family, labels):
 def with_token_targets(family, high, share=1.0):
     """(padded, packed) for a head that reads every token, a `share` of which have weights."""
     padded, packed = inputs_of(family)
-    lengths, width = (TARGET_LENGTHS, TARGET_WIDTH) if family == "t5" else (LENGTHS, WIDTH)
+    lengths, width = (TARGET_LENGTHS, TARGET_WIDTH) if family in ENCODER_DECODERS else (LENGTHS, WIDTH)
     labels, rng = tokens(lengths, seed=4, low=0, high=high), np.random.default_rng(5)
     weights = [((rng.random(n) < share) * rng.uniform(0.5, 2, n) / sum(lengths)).astype(np.float32) for n in lengths]
     padded |= {"labels": as_padded(labels), "loss_weights": as_padded(weights)}
@@ -151,6 +155,9 @@ HEADS = {
         "t5", "AutoModelForSeq2SeqLM", {"tie_word_embeddings": False}, "cross_entropy",
         lambda: with_token_targets("t5", VOCABULARY),
     ),
+    "marian": (
+        "marian", "AutoModelForSeq2SeqLM", {}, "cross_entropy", lambda: with_token_targets("marian", VOCABULARY),
+    ),
 }  # fmt: skip
 
 
@@ -158,7 +165,7 @@ def with_dropout_keys(head):
     """(padded, packed) batches of a head with a random key for each token, from which its dropout masks are drawn."""
     padded, packed = HEADS[head][4]()
     streams = {"dropout_keys": (LENGTHS, WIDTH)}
-    if HEADS[head][0] == "t5":
+    if HEADS[head][0] in ENCODER_DECODERS:
         streams["decoder_dropout_keys"] = (TARGET_LENGTHS, TARGET_WIDTH)
     for seed, (name, (lengths, width)) in enumerate(streams.items(), start=7):
         keys = tokens(lengths, seed, low=-(2**31), high=2**31)
@@ -172,6 +179,8 @@ def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train
     backend = load_backend(framework)
     train = Train(**train)
     model = backend.build_model(auto_class, config(family, dropout, **settings), train.precision, 0)
+    constant = family_of(model.config).constant_weights
+    backend.freeze(model, constant)
     backend.set_weights(model, random_state(backend.weight_shapes(model)))
     if attention == "handwritten":
         backend.swap_attention(model)

@@ -1,19 +1,21 @@
-"""Configs, inputs and random weights of tiny BERT, GPT-2 and T5 models, the same in either framework.
+"""Configs, inputs and random weights of tiny models of each family, the same in either framework.
 
 Dimensions are distinct primes, or products of them, so that a swapped pair of axes cannot pass unseen:
-vocabulary 97, heads 3, head width 7, feed-forward 23, T5 width 13, batch 2, source 11, target 5.
+vocabulary 97, heads 3, head width 7, feed-forward 23, T5 width 13, Marian 2 heads and width 14, batch 2, source 11,
+target 5.
 """
 
 import numpy as np
 import transformers
 
-FAMILIES = ("bert", "gpt2", "t5")
+FAMILIES = ("bert", "gpt2", "t5", "marian")
 # The library's heads on these bodies, by the end of the class's name; TensorFlow lacks some.
 _TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 HEADS = {
     "bert": ("Model", "ForMaskedLM", *_TASKS),
     "gpt2": ("Model", "LMHeadModel", *_TASKS),
     "t5": ("Model", "EncoderModel", "ForConditionalGeneration", *_TASKS),
+    "marian": ("Model", "MTModel"),
 }
 USUAL_HEAD = {
     "bert": "ForSequenceClassification",
@@ -24,7 +26,7 @@ USUAL_HEAD = {
 PREFIX = {"bert": "Bert", "gpt2": "GPT2", "t5": "T5", "marian": "Marian"}
 BATCH, SOURCE, TARGET, VOCABULARY = 2, 11, 5, 97
 # How many places of such a model attend.
-SITES = {"bert": 2, "gpt2": 2, "t5": 2 + 2 * 2}
+SITES = {"bert": 2, "gpt2": 2, "t5": 2 + 2 * 2, "marian": 2 + 2 * 3}
 
 
 def config(family, dropout=0.0, **overrides):

@@ -15,6 +15,7 @@ from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.task_table import TASKS
 from pipeline.tasks.base import task_class
+from tests.helpers import tiny_models
 
 # The heads of each family: those of the tasks that it serves.
 HEADS = {
@@ -22,10 +23,12 @@ HEADS = {
     for model_type, family in FAMILIES.items()
 }
 BUNDLED = {"bert": "sentiment/bert", "gpt2": "stories/gpt2", "t5": "dates/t5"}
-families = pytest.mark.parametrize("model_type", BUNDLED)
+families = pytest.mark.parametrize("model_type", FAMILIES)
 
 
 def config_of(model_type):
+    if model_type not in BUNDLED:
+        return tiny_models.config(model_type)
     return AutoConfig.from_pretrained(RECIPES / "bundled" / BUNDLED[model_type])
 
 
@@ -42,21 +45,22 @@ def test_every_head_of_a_family_can_be_built_in_both_frameworks(model_type, fram
 def test_every_dropout_rate_of_the_librarys_config_is_known(model_type):
     settings = inspect.signature(type(config_of(model_type)).__init__).parameters
     rates = {name for name in settings if "drop" in name}
-    assert rates == set(FAMILIES[model_type].dropout_keys)
+    family = FAMILIES[model_type]
+    assert rates == {*family.dropout_keys, *(name for name in family.requires if "drop" in name)}
 
 
 @families
 def test_the_attention_sites_are_counted_as_the_models_modules(model_type):
     config = config_of(model_type)
     model = load_backend("torch").build_model(HEADS[model_type][0], config, "fp32", 0)
-    names = {"bert": "BertAttention", "gpt2": "GPT2Attention", "t5": "T5Attention"}
+    names = {"bert": "BertAttention", "gpt2": "GPT2Attention", "t5": "T5Attention", "marian": "MarianAttention"}
     sites = sum(type(module).__name__ == names[model_type] for module in model.modules())
     assert FAMILIES[model_type].num_attentions(config) == sites
 
 
 def test_a_task_is_served_by_the_families_of_its_architectures():
     assert families_of(task_class("sequence-classification").architectures) == ("bert", "gpt2")
-    assert families_of(task_class("sequence-to-sequence").architectures) == ("t5",)
+    assert families_of(task_class("sequence-to-sequence").architectures) == ("t5", "marian")
     assert families_of(()) == ()
 
 

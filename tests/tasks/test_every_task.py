@@ -35,7 +35,7 @@ ENDS = [
     ("torch", "token-classification"), ("tensorflow", "token-classification"), ("torch", "question-answering"),
     ("tensorflow", "question-answering"), ("torch", "masked words"), ("tensorflow", "masked blocks"),
     ("torch", "causal rows"), ("tensorflow", "causal rows"), ("torch", "sequence-to-sequence"),
-    ("tensorflow", "sequence-to-sequence"),
+    ("tensorflow", "sequence-to-sequence"), ("torch", "translation"), ("tensorflow", "translation"),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from pipeline.utils.processes import call
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_at, read_lines
 
-FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence"}
+FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence", "marian": "translation"}
 # Everything that a resumed run must bring back: dropout, accumulation, best weights, patience. Three steps an epoch.
 CHANGES = {
     "train.epochs": 2, "train.dropout": 0.1, "train.keep": "best", "train.keep_metric": "loss",
