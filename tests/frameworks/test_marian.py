@@ -59,7 +59,9 @@ def test_both_frameworks_write_the_same_tokens_and_never_padding(num_beams):
         settings = dict(max_new_tokens=23, num_beams=num_beams, length_penalty=1.0)
         written.append(backend.Predictor(model).generate(sources(), settings))
     texts = [[[token for token in row[1:].tolist() if token != PADDING] for row in each] for each in written]
-    assert texts[0] == texts[1]
+    # At the length limit PyTorch compares unfinished beams with finished ones, and TensorFlow drops them.
+    compared = [pair for pair in zip(*texts, strict=True) if num_beams == 1 or pair[0][-1] == 0]
+    assert len(compared) >= 4 and all(one == two for one, two in compared)
     assert len({token for text in texts[0] for token in text}) > 3
     # Padding comes only after the end of a text, token 0.
     assert all((row[1:][np.cumsum(row[1:] == 0) == 0] != PADDING).all() for row in written[0])
