@@ -116,7 +116,7 @@ lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare
 predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=runs/... or EXPORT=exports/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict $(ASKED) $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
 
-export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert" QUANTIZE=int8 OUT= OVERWRITE=1
+export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
 	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.backend import GenerationSettings, OnToken
 from pipeline.data.batches import Features
+from pipeline.deploy.exported_model import ExportedModel, load_model
 from pipeline.deploy.manifest import RECIPE, Manifest, read_manifest, verified_manifest
-from pipeline.deploy.runtimes import Arrays, ExportedModel, load_model
+from pipeline.deploy.runtimes import Arrays
 from pipeline.models import checkpoint
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.recipe.loading import load_resolved
@@ -26,12 +27,14 @@ from pipeline.runs.prediction import prediction_recipe, prediction_task
 from pipeline.tasks.base import Task
 from pipeline.tasks.numerics import log_softmax
 
+Write = Callable[[Features, GenerationSettings, OnToken | None], NDArray[np.int32]]
+
 
 class ExportPredictor:
-    """A `pipeline.backend.Predictor` that asks a runtime: `run` takes a batch and returns the model's outputs."""
+    """A `pipeline.backend.Predictor` that asks a runtime: `run` for the model's outputs, `write` for texts."""
 
-    def __init__(self, run: Callable[[Features], Arrays]):
-        self.run = run
+    def __init__(self, run: Callable[[Features], Arrays], write: Write):
+        self.run, self.write = run, write
 
     def logits(self, inputs: Features) -> NDArray[np.float32]:
         """The logits of one batch; padding can be neither start nor end of a span."""
@@ -54,8 +57,8 @@ class ExportPredictor:
     def generate(
         self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None
     ) -> NDArray[np.int32]:
-        """Token ids that the model writes; no export has such a model yet."""
-        raise NotImplementedError("no export writes text")
+        """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
+        return self.write(inputs, settings, on_token)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Export:
 
     def predictor(self) -> ExportPredictor:
         """What answers batches."""
-        return ExportPredictor(self.model.run)
+        return ExportPredictor(self.model.run, self.model.generate)
 
 
 def open_export(folder: str | os.PathLike[str], changes: Mapping[str, object] | None = None) -> Export:

@@ -10,15 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from pipeline.backend import WrittenGraph
+from transformers import PretrainedConfig
+
+from pipeline.backend import GenerationSettings, WrittenGraph
 from pipeline.deploy.manifest import (
     FORMATS,
     README,
     RECIPE,
     Format,
+    FormatFacts,
     Manifest,
     Quantization,
     TensorRecord,
+    WritingRecord,
     format_problem,
     is_export,
     records_of,
@@ -34,6 +38,7 @@ from pipeline.runs.machine import package_versions
 from pipeline.runs.model_files import refuse_altered
 from pipeline.runs.prediction import open_run
 from pipeline.tasks.base import token_id
+from pipeline.tasks.options import GenerationOptions
 from pipeline.training.experiment import Experiment
 from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import staged_folder
@@ -43,8 +48,6 @@ from pipeline.utils.text import one_line
 
 # What an export keeps of a run's model: all that reads texts and names classes.
 _KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-# What a task's model answers for each row: a text needs more than one pass through the model.
-_WRITES_TEXT = ("causal-language-modeling", "sequence-to-sequence")
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,11 @@ def export_run(
 ) -> list[FinishedExport]:
     """Convert a finished run into formats, and prove each in its own runtime; returns the exports in that order.
 
-    `formats` are of pt2, onnx, savedmodel and litert; a run of either framework has them all. Each has a folder in
-    `out`, by default exports/<recipe>/<run>, with "-int8" behind its name if `quantize` is "int8". The runtime answers
-    every validation row in a fresh process, and is compared with the run's own model; an export that does not agree is
-    not kept. `on_event` is told what is being done. Raises UserError, and ProofError with what was measured.
+    `formats` are of pt2, onnx, savedmodel, litert and torchscript, and a run of either framework has them all. Each has
+    a folder in `out`, by default exports/<recipe>/<run>, with "-int8" behind its name if `quantize` is "int8". The
+    runtime answers every validation row in a fresh process, and is compared with the run's own model; an export that
+    does not agree is not kept. `on_event` is told what is being done. Raises UserError, and ProofError with what was
+    measured.
 
     >>> (export,) = export_run("runs/sentiment_bert/torch-stock-seed0", "onnx")  # doctest: +SKIP
     >>> export.manifest.proof.largest_difference  # doctest: +SKIP
@@ -107,11 +111,33 @@ def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> I
         if quantize is not None and quantize not in facts.quantizations:
             able = ", ".join(key for key, each in FORMATS.items() if quantize in each.quantizations)
             yield f'{name} has no weights of type "{quantize}"; {able or "no format"} can have them'
-        if recipe.task in _WRITES_TEXT:
-            yield f"{recipe.task} writes texts, which no export to {name} does yet"
+        if (settings := writing_settings(recipe)) is not None:
+            yield from _writing_problems(recipe, facts, settings, quantize)
         for package in {facts.framework, facts.runtime}:
             if find_spec(package) is None:
                 yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
+
+
+def _writing_problems(
+    recipe: Recipe, facts: FormatFacts, settings: GenerationSettings, quantize: str | None
+) -> Iterator[str]:
+    """Why a model that writes texts cannot be exported to a format."""
+    able = ", ".join(name for name, each in FORMATS.items() if each.writer_file is not None)
+    if facts.writer_file is None:
+        yield f"{recipe.task} writes texts, which a model in {facts.title} cannot; export it to one of: {able}"
+    elif facts.most_beams is not None and settings["num_beams"] > facts.most_beams:
+        yield (
+            f"options.num_beams is {settings['num_beams']}, but {facts.title} cannot search with beams; export "
+            "to onnx, or train with options.num_beams=1"
+        )
+    elif quantize in facts.quantizations:
+        yield f"{recipe.task} writes texts, which models with {quantize} weights cannot; leave quantize out"
+
+
+def writing_settings(recipe: Recipe) -> GenerationSettings | None:
+    """How the model of a recipe writes texts; None if it does not."""
+    options = recipe.options
+    return options.generation_settings() if isinstance(options, GenerationOptions) else None
 
 
 def _refuse_taken(folder: Path, overwrite: bool) -> None:
@@ -130,74 +156,94 @@ def _export(
     run: Run, format: Format, quantize: Quantization | None, folder: Path, experiment: Experiment, reference: Reference
 ) -> FinishedExport:
     """One export, in a folder that appears when it is proved."""
-    facts, task = FORMATS[format], experiment.task
     with staged_folder(folder) as staging:
         for name in _KEPT:
             if (source := run.directory.model_folder / name).exists():
                 shutil.copyfile(source, staging / name)
         shutil.copyfile(run.directory.recipe_file, staging / RECIPE)
-        file = facts.file.format(name=experiment.recipe.name)
-        inputs = tuple(experiment.probe())
-        try:
-            graph, architecture = call(
-                write_run,
-                str(run.path),
-                format,
-                staging / file,
-                inputs,
-                quantize is not None,
-                framework=facts.framework,
-            )
-        except ProcessError as error:
-            last = one_line(str(error).strip().splitlines()[-1])
-            raise ProofError(
-                f"{run.record.label} cannot be converted into {facts.title}: the converter says: {last}"
-            ) from error
-        manifest = Manifest(
-            format=format,
-            quantization=quantize,
-            file=file,
-            task=experiment.recipe.task,
-            architecture=architecture,
-            labels=list(task.labels),
-            inputs={name: TensorRecord(dtype=graph.input_type, axes=["batch", "length"]) for name in inputs},
-            outputs={name: TensorRecord(dtype="float32", axes=_axes(reference, name)) for name in graph.output_names},
-            max_length=experiment.recipe.data.max_length,
-            most_positions=family_of(experiment.config).max_positions(experiment.config),
-            pad_token_id=token_id(experiment.tokenizer, "pad"),
-            run=run.record.identity,
-            run_folder=str(run.path),
-            model_sha256=sha256_of_file(run.directory.weights_file),
-            versions=package_versions(),
-            full_bytes=graph.full_bytes,
-            files=records_of(staging),
-        )
+        manifest = _converted(run, format, quantize, staging, experiment, reference)
         write_manifest(staging, manifest)
         proof = measure(staging, experiment, reference)
         refuse_unproved(manifest, proof, experiment.metric_names[0])
         manifest = manifest.model_copy(update={"proof": proof})
         write_manifest(staging, manifest)
-        pairs = "text_pair" in experiment.recipe.data.columns
-        text = readme(manifest, proof, pairs, chooses_one="class" in task.outcomes)
-        (staging / README).write_text(text, encoding="utf-8")
+        pairs, chooses_one = "text_pair" in experiment.recipe.data.columns, "class" in experiment.task.outcomes
+        (staging / README).write_text(readme(manifest, proof, pairs, chooses_one), encoding="utf-8")
         verified_manifest(staging)
     return FinishedExport(folder, manifest)
 
 
+def _converted(
+    run: Run, format: Format, quantize: Quantization | None, staging: Path, experiment: Experiment, reference: Reference
+) -> Manifest:
+    """Write a run's model into an export's folder, in a process of the format's framework; returns what it is.
+
+    Raises ProofError if the model cannot be converted.
+    """
+    facts, recipe, settings = FORMATS[format], experiment.recipe, writing_settings(experiment.recipe)
+    file = (facts.file if settings is None else facts.writer_file or "").format(name=recipe.name)
+    inputs, place = tuple(experiment.probe()), (str(run.path), format, staging / file)
+    try:
+        graph, architecture = call(write_run, *place, inputs, quantize is not None, settings, framework=facts.framework)
+    except ProcessError as error:
+        last = one_line(str(error).strip().splitlines()[-1])
+        raise ProofError(f"{run.record.label} cannot be converted into {facts.title}; the converter: {last}") from error
+    return Manifest(
+        format=format,
+        quantization=quantize,
+        file=file,
+        task=recipe.task,
+        architecture=architecture,
+        labels=list(experiment.task.labels),
+        inputs={name: TensorRecord(dtype=graph.input_type, axes=["batch", "length"]) for name in inputs},
+        outputs={name: TensorRecord(dtype="float32", axes=_axes(reference, name)) for name in graph.output_names},
+        max_length=recipe.data.max_length,
+        most_positions=family_of(experiment.config).max_positions(experiment.config),
+        pad_token_id=token_id(experiment.tokenizer, "pad"),
+        run=run.record.identity,
+        run_folder=str(run.path),
+        model_sha256=sha256_of_file(run.directory.weights_file),
+        versions=package_versions(),
+        full_bytes=graph.full_bytes,
+        writing=None if settings is None else _writing(experiment.config, settings, graph.past),
+        files=records_of(staging),
+    )
+
+
+def _writing(config: PretrainedConfig, settings: GenerationSettings, past: tuple[int, ...]) -> WritingRecord:
+    """How the model writes: the special tokens of its configuration, and the recipe's settings."""
+    start, end = config.decoder_start_token_id, config.eos_token_id
+    assert end is None or isinstance(end, int), "the checkpoint's configuration was checked"
+    return WritingRecord(
+        reads_sources=bool(config.is_encoder_decoder),
+        start_id=-1 if start is None else start,
+        end_id=-1 if end is None else end,
+        past=list(past),
+        **settings,
+    )
+
+
 def _axes(reference: Reference, output: str) -> list[str | int]:
     """The axes of an output, by what the run's model answers."""
-    logits = reference.calls[-1].logits
-    assert logits is not None, "the last batches are asked for logits"
+    logits = next(call.logits for call in reversed(reference.calls) if call.logits is not None)
     if output != "logits":
         return ["batch", "length"]
     return ["batch", *(["length"] if logits.ndim == 3 else []), logits.shape[-1]]
 
 
 def write_run(
-    path: str, format: str, file: Path, input_names: tuple[str, ...], quantize: bool
+    path: str,
+    format: str,
+    file: Path,
+    input_names: tuple[str, ...],
+    quantize: bool,
+    settings: GenerationSettings | None,
 ) -> tuple[WrittenGraph, str]:
     """Write a run's model as a graph, in this process, which has the format's framework; also returns its class."""
     trained = open_run(load_run(path), FORMATS[format].framework)
     file.parent.mkdir(parents=True, exist_ok=True)
-    graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
+    if settings is None:
+        graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
+    else:
+        graph = trained.backend.write_writer(trained.model, file, settings)
     return graph, trained.backend.architecture(trained.model)

@@ -17,7 +17,7 @@ from pipeline.utils.hashing import file_fault, sha256_of_file
 MANIFEST, RECIPE, TOKENIZER, README = "manifest.json", "recipe.yaml", "tokenizer.json", "README.md"
 # The version of this contract; a folder of a later one is refused.
 VERSION = 1
-Format = Literal["pt2", "onnx", "savedmodel", "litert"]
+Format = Literal["pt2", "onnx", "savedmodel", "litert", "torchscript"]
 Quantization = Literal["int8"]
 
 
@@ -31,6 +31,8 @@ class FormatFacts:
     file: the model in an export's folder; "{name}" is the recipe's name.
     absent: the modules that cannot be imported while it is proved.
     quantizations: what its weights can be turned into.
+    writer_file: the model in a folder if it writes texts; None if such a model cannot be exported.
+    most_beams: how many beams it can search with, if there is a limit.
     """
 
     title: str
@@ -40,6 +42,8 @@ class FormatFacts:
     file: str
     absent: tuple[str, ...]
     quantizations: tuple[Quantization, ...] = ()
+    writer_file: str | None = None
+    most_beams: int | None = None
 
 
 FORMATS: dict[str, FormatFacts] = {
@@ -48,14 +52,18 @@ FORMATS: dict[str, FormatFacts] = {
     ),
     "onnx": FormatFacts(
         "ONNX", "torch", "onnxruntime", "onnx", "model.onnx", ("transformers", "torch", "tensorflow", "tf_keras"),
-        ("int8",),
+        ("int8",), writer_file="model",
     ),
     "savedmodel": FormatFacts(
-        "SavedModel", "tensorflow", "tensorflow", "tensorflow", "{name}/1", ("transformers", "torch", "tf_keras")
+        "SavedModel", "tensorflow", "tensorflow", "tensorflow", "{name}/1", ("transformers", "torch", "tf_keras"),
+        writer_file="{name}/1", most_beams=1,
     ),
     "litert": FormatFacts(
         "LiteRT", "tensorflow", "ai_edge_litert", "litert", "model.tflite",
         ("transformers", "torch", "tensorflow", "tf_keras"), ("int8",),
+    ),
+    "torchscript": FormatFacts(
+        "TorchScript (legacy)", "torch", "torch", "torch", "model.pt", ("transformers", "tensorflow", "tf_keras")
     ),
 }  # fmt: skip
 
@@ -67,6 +75,25 @@ class TensorRecord(Record):
     """NumPy's name of its type."""
     axes: list[str | int]
     """Its axes: "batch" and "length" may be of any size, a number is the size of one that is fixed."""
+
+
+class WritingRecord(Record):
+    """How a model writes texts."""
+
+    reads_sources: bool
+    """Whether it writes from a source, rather than to continue a text."""
+    start_id: int
+    """The token that a text written from a source begins with."""
+    end_id: int
+    """The token after which nothing is written but padding."""
+    past: list[int] = Field(default_factory=list)
+    """Of the array of keys and values [2 * layers, B, heads, P, width]: the first, third and last size."""
+    max_new_tokens: int
+    """The most tokens that the run's recipe has written."""
+    num_beams: int
+    """The beams of the run's recipe; 1 is greedy."""
+    length_penalty: float
+    """The recipe's penalty by which beams are compared."""
 
 
 class ProofRecord(Record):
@@ -96,7 +123,7 @@ class Manifest(Record):
     version: int = VERSION
     """Of this contract."""
     format: Format
-    """pt2, onnx, savedmodel or litert."""
+    """pt2, onnx, savedmodel, litert or torchscript."""
     quantization: Quantization | None = None
     """int8 if the weights are 8-bit integers."""
     file: str
@@ -129,6 +156,8 @@ class Manifest(Record):
     """The size of the model with weights in fp32."""
     files: dict[str, FileRecord] = Field(default_factory=dict)
     """Every file of the folder but this one and its README, by its path."""
+    writing: WritingRecord | None = None
+    """How it writes texts; null if it does not."""
     proof: ProofRecord | None = None
     """What was measured in the runtime; an export without it is unfinished."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pipeline.backend import GenerationSettings, OnToken, Predictor
 from pipeline.data.batches import Features
 from pipeline.deploy.answering import ExportPredictor
+from pipeline.deploy.exported_model import answer_all
 from pipeline.deploy.manifest import Manifest, ProofRecord, read_manifest
-from pipeline.deploy.runtimes import Arrays, answer_all
+from pipeline.deploy.runtimes import Arrays
 from pipeline.distributed.channel import Channel
 from pipeline.distributed.ranks import Ranks
 from pipeline.metrics.scoring import load_metrics
@@ -28,6 +29,7 @@ from pipeline.runs.directory import Run, load_run
 from pipeline.runs.prediction import open_run, prediction_recipe
 from pipeline.runs.record import Metrics
 from pipeline.tasks.base import token_id
+from pipeline.tasks.options import CausalLanguageModelingOptions
 from pipeline.training.evaluation import evaluate
 from pipeline.training.experiment import Experiment, prepare
 from pipeline.training.state import Evaluation
@@ -40,13 +42,17 @@ TOLERANCE = 1e-4
 MOST_POINTS, LEAST_AGREEMENT, MOST_SIZE = 0.5, 0.99, 0.45
 # Numbers agree if they differ by less than this share of the range of the run's predictions.
 NEAR = 0.01
+# The length of the longest further batch.
+MOST_PROBED = 512
 
 
 @dataclass(frozen=True)
 class Call:
-    """A batch that the run's model was asked about, and its logits, or the losses and likeliest tokens of targets."""
+    """A batch that the run's model was asked about, and its logits, losses and likeliest tokens of targets, or text."""
 
     inputs: Features
+    settings: GenerationSettings | None = None
+    ids: NDArray | None = None
     logits: NDArray | None = None
     losses: NDArray | None = None
     likeliest: NDArray | None = None
@@ -80,16 +86,20 @@ class Recorder:
 
     def generate(self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None) -> NDArray:
         """The predictor's texts."""
-        return self.predictor.generate(inputs, settings, on_token)
+        ids = self.predictor.generate(inputs, settings, on_token)
+        self.calls.append(Call(inputs, settings, ids))
+        return ids
 
 
 class Comparison(ExportPredictor):
     """A predictor that asks an export's runtime what a run's model was asked, and keeps how their answers differ."""
 
-    def __init__(self, child: Child[str], calls: list[Call]):
-        super().__init__(self.next_answer)
-        self.child, self.calls = child, iter(calls)
+    def __init__(self, child: Child[str], calls: list[Call], endings: Collection[int]):
+        """`endings` are the ids with which texts are filled up."""
+        super().__init__(self.next_answer, lambda inputs, settings, on_token: self.next_answer(inputs)["ids"])
+        self.child, self.calls, self.endings = child, iter(calls), endings
         self.largest_difference = 0.0
+        self.num_texts = self.num_equal_texts = 0
         self.num_tokens = self.num_agreeing_tokens = 0
 
     def next_answer(self, inputs: Features) -> Arrays:
@@ -119,6 +129,16 @@ class Comparison(ExportPredictor):
         self.num_agreeing_tokens += int((likeliest == call.likeliest)[is_counted].sum())
         return losses, likeliest
 
+    def generate(
+        self, inputs: Features, settings: GenerationSettings, on_token: OnToken | None = None
+    ) -> NDArray[np.int32]:
+        """The export's texts for the next batch."""
+        call, ids = next(self.calls), super().generate(inputs, settings)
+        assert call.ids is not None
+        self.num_texts += len(ids)
+        self.num_equal_texts += sum(_is_same_text(*pair, self.endings) for pair in zip(ids, call.ids, strict=True))
+        return ids
+
     def note(self, differences: NDArray) -> None:
         """Keep the largest of some differences; what is no number is infinitely large."""
         largest = float(np.abs(differences).max(initial=0.0))
@@ -145,12 +165,14 @@ def answer_of_run(path: str) -> Reference:
     evaluation = _evaluated(experiment, recorder)
     for inputs in further_batches(experiment):
         recorder.logits(inputs)
+    for inputs, settings in prompts(experiment):
+        recorder.generate(inputs, settings)
     return Reference(recorder.calls, evaluation)
 
 
 def further_batches(experiment: Experiment) -> Iterator[Features]:
     """Batches of other shapes, of tokens of the validation split: 1 x 1, 1 x 2, odd, full length, and much padding."""
-    longest = experiment.recipe.data.max_length
+    longest = min(experiment.recipe.data.max_length, MOST_PROBED)
     probe = experiment.probe()
     tokens = probe["input_ids"][probe["attention_mask"] > 0]
     for rows, length in ((1, 1), (1, 2), (3, 5), (2, longest)):
@@ -159,11 +181,23 @@ def further_batches(experiment: Experiment) -> Iterator[Features]:
     yield _batch(experiment, probe, np.resize(tokens, (5, longest)).astype(np.int32), np.array([1, 2, 3, longest, 7]))
 
 
+def prompts(experiment: Experiment) -> Iterator[tuple[Features, GenerationSettings]]:
+    """The beginnings of validation rows, one by one, which a decoder continues; none for other models."""
+    options = experiment.task.options
+    if isinstance(options, CausalLanguageModelingOptions):
+        probe = experiment.probe()
+        for row, mask in zip(probe["input_ids"], probe["attention_mask"], strict=True):
+            prompt = row[mask > 0][None, : max(1, int(mask.sum()) // 2)]
+            yield {"input_ids": prompt, "attention_mask": np.ones_like(prompt)}, options.generation_settings()
+
+
 def _batch(experiment: Experiment, probe: Features, ids: NDArray, lengths: NDArray) -> Features:
     """A batch of these tokens, of which each row keeps some and has padding behind them."""
     mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int32)
     pad = token_id(experiment.tokenizer, "pad")
     others = {name: np.zeros_like(ids) for name in probe if name not in ("input_ids", "attention_mask")}
+    if "decoder_input_ids" in others:  # a decoder that reads what its encoder does
+        others["decoder_input_ids"] = ids
     return {"input_ids": np.where(mask > 0, ids, np.int32(pad)), **others, "attention_mask": mask}
 
 
@@ -172,19 +206,25 @@ def measure(folder: Path, experiment: Experiment, reference: Reference) -> Proof
     manifest = read_manifest(folder)
     task = copy.copy(experiment.task)
     task.labels = tuple(manifest.labels)  # as whoever uses the export reads them
+    asked = [(call.inputs, call.settings) for call in reference.calls]
+    endings = () if manifest.writing is None else (manifest.writing.end_id, manifest.pad_token_id)
     try:
-        with Child(answer_all, folder, [call.inputs for call in reference.calls], sends_events=True) as child:
-            comparison = Comparison(child, reference.calls)
+        with Child(answer_all, folder, asked, sends_events=True) as child:
+            comparison = Comparison(child, reference.calls, endings)
             evaluation = _evaluated(replace(experiment, task=task), comparison)
             further = list(further_batches(experiment))
             for inputs in further:
                 comparison.logits(inputs)
+            for inputs, settings in prompts(experiment):
+                comparison.generate(inputs, settings)
             runtime = child.result()
     except ProcessError as error:
         raise ProofError(f"the export to {manifest.facts.title} cannot be run: {error}") from error
     agreement = _agreement(task.labels_whole_examples, reference.evaluation, evaluation, manifest.quantization)
     if comparison.num_tokens:
         agreement = comparison.num_agreeing_tokens / comparison.num_tokens
+    if comparison.num_texts:
+        agreement = min(agreement, comparison.num_equal_texts / comparison.num_texts)
     return ProofRecord(
         rows=len(evaluation.rows),
         shapes=[list(inputs["input_ids"].shape) for inputs in further],
@@ -269,6 +309,12 @@ def _evaluated(experiment: Experiment, predictor: Predictor) -> Evaluation:
         experiment, predictor, load_metrics(experiment.metric_names), "validation", 1,
         experiment.recipe.train.batch_size, Channel(Ranks()), lambda: None,
     )  # fmt: skip
+
+
+def _is_same_text(ours: NDArray, theirs: NDArray, endings: Collection[int]) -> bool:
+    """Whether token ids are the same but for those behind the text: the library ends some with padding, some not."""
+    first, second = (ids[: np.flatnonzero(~np.isin(ids, [*endings])).max(initial=-1) + 1] for ids in (ours, theirs))
+    return np.array_equal(first, second)
 
 
 def _of_tokens(values: NDArray, mask: NDArray) -> NDArray:

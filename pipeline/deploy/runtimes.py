@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.deploy.manifest import Manifest, read_manifest
+from pipeline.deploy.manifest import Manifest
 from pipeline.utils.environment import THREAD_VARIABLES, usable_cores
 from pipeline.utils.errors import UserError
 
 Arrays = dict[str, NDArray]
+
+
+class Tensor(Protocol):
+    """What PyTorch answers."""
+
+    def numpy(self) -> NDArray:
+        """Its value."""
+        ...
 
 
 class Runtime(Protocol):
@@ -56,14 +60,26 @@ class ExportedProgram:
 
     def __init__(self, path: Path, manifest: Manifest):
         self.torch = _runtime(manifest)
-        self.program = self.torch.export.load(str(path)).module()
+        self.program = self.load(path)
         self.names = list(manifest.outputs)
+
+    def load(self, path: Path) -> Callable[..., Sequence[Tensor]]:
+        """The program."""
+        return self.torch.export.load(str(path)).module()
 
     def run(self, inputs: Mapping[str, NDArray]) -> Arrays:
         """The outputs for a batch, by name."""
         with self.torch.inference_mode():
             outputs = self.program(**{name: self.torch.from_numpy(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in zip(self.names, outputs, strict=True)}
+
+
+class TorchScript(ExportedProgram):
+    """A traced model in PyTorch, which calls this way of exporting deprecated."""
+
+    def load(self, path: Path) -> Callable[..., Sequence[Tensor]]:
+        """The traced model."""
+        return self.torch.jit.load(str(path))
 
 
 class SavedModel:
@@ -104,66 +120,6 @@ class LiteRtModel:
             self.interpreter.set_tensor(index, inputs[name])
         self.interpreter.invoke()
         return {name: self.interpreter.get_tensor(index).copy() for name, index in self.outputs.items()}
-
-
-_CLASSES: dict[str, Callable[[Path, Manifest], Runtime]] = {
-    "pt2": ExportedProgram,
-    "onnx": OnnxModel,
-    "savedmodel": SavedModel,
-    "litert": LiteRtModel,
-}
-
-
-class ExportedModel:
-    """The model of an export's folder in its runtime; inputs may have any integer type."""
-
-    def __init__(self, folder: Path, manifest: Manifest):
-        self.manifest = manifest
-        self.runtime = _CLASSES[manifest.format](folder / manifest.file, manifest)
-
-    def run(self, inputs: Mapping[str, NDArray]) -> Arrays:
-        """The outputs for a batch, by name, float32; `inputs` are [B, T], and more than the model reads are ignored."""
-        tensors = self.manifest.inputs
-        return self.runtime.run({name: np.ascontiguousarray(inputs[name], tensors[name].dtype) for name in tensors})
-
-
-def load_model(folder: Path, manifest: Manifest | None = None) -> ExportedModel:
-    """The model of an export's folder in its runtime. Raises UserError if the runtime is not installed."""
-    return ExportedModel(folder, manifest or read_manifest(folder))
-
-
-class Without(MetaPathFinder):
-    """Finds modules as the finders of this process do, but for some that then do not exist."""
-
-    def __init__(self, names: Sequence[str]):
-        self.names, self.finders = set(names), list(sys.meta_path)
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Where a module is; None for one that is left out, or in such a one."""
-        if name.partition(".")[0] in self.names:
-            return None
-        found = (finder.find_spec(name, path, target) for finder in self.finders)
-        return next((spec for spec in found if spec is not None), None)
-
-
-def answer_all(send: Callable[[Arrays], None], folder: Path, batches: Sequence[Mapping[str, NDArray]]) -> str:
-    """Send the model's outputs for each batch in order; returns the runtime's name and version.
-
-    It is meant for a fresh process, in which the modules that the manifest names as absent cannot be imported.
-    """
-    manifest = read_manifest(folder)
-    absent = manifest.facts.absent
-    if imported := [name for name in absent if name in sys.modules]:
-        raise AssertionError(f"{', '.join(imported)} had been imported before the proof began")
-    runtime = runtime_version(manifest)  # which is found by the finders that are now replaced
-    sys.meta_path[:] = [Without(absent)]
-    model = load_model(folder, manifest)
-    for batch in batches:
-        send(model.run(batch))
-    assert not [name for name in absent if name in sys.modules]
-    return runtime
 
 
 def runtime_version(manifest: Manifest) -> str:

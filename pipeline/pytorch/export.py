@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +106,14 @@ def write_graph(
     `input_names` are those of its batches. With `quantize` the weights are written as 8-bit integers.
     """
     model.eval()
+    inputs = {name: torch.ones(TRACED_ROWS, TRACED_LENGTH, dtype=torch.int64) for name in input_names}
+    if format == "torchscript":
+        with torch.no_grad():
+            traced = torch.jit.trace(Graph(model), example_kwarg_inputs=inputs, check_trace=False)
+        torch.jit.save(traced, path)
+        return WrittenGraph("int64", output_names(model), path.stat().st_size)
     longest = family_of(model.config).max_positions(model.config) or MOST_POSITIONS
     sizes = {0: Dim("batch", min=1, max=MOST_ROWS), 1: Dim("length", min=2, max=longest)}
-    inputs = {name: torch.ones(TRACED_ROWS, TRACED_LENGTH, dtype=torch.int64) for name in input_names}
     with torch.no_grad():
         program = torch.export.export(
             Graph(model), (), inputs, dynamic_shapes=dict.fromkeys(input_names, sizes), strict=False
@@ -130,7 +135,7 @@ def write_writer(model: PreTrainedModel, path: Path, settings: GenerationSetting
     length = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     with torch.no_grad():
         if model.config.is_encoder_decoder:
-            encoder: Any = model.get_encoder()
+            encoder = cast(Any, model).get_encoder()
             read = {"input_ids": ids, "attention_mask": ids.clone()}
             graph = torch.export.export(encoder, (), read, dynamic_shapes=dict.fromkeys(read, length), strict=False)
             convert(graph, path / "encoder.onnx", ("encoded",), quantize=False)

@@ -64,7 +64,7 @@ class _LanguageModelingOptions(Options):
         return self
 
 
-class _GenerationOptions(Options):
+class GenerationOptions(Options):
     max_new_tokens: int = Field(default=64, ge=1, le=10_000)
     """Longest generated text."""
     num_beams: int = Field(default=1, ge=1, le=100)
@@ -73,7 +73,7 @@ class _GenerationOptions(Options):
     """With beams; above 1 prefers longer texts."""
 
     @model_validator(mode="after")
-    def _beams_have_a_penalty(self) -> _GenerationOptions:
+    def _beams_have_a_penalty(self) -> GenerationOptions:
         if self.length_penalty != 1 and self.num_beams == 1:
             raise ValueError("length_penalty would be ignored with num_beams=1: it compares beams")
         return self
@@ -98,14 +98,14 @@ class MaskedLanguageModelingOptions(_LanguageModelingOptions):
     """Tokens that a prediction gives for each mask."""
 
 
-class CausalLanguageModelingOptions(_LanguageModelingOptions, _GenerationOptions):
+class CausalLanguageModelingOptions(_LanguageModelingOptions, GenerationOptions):
     """How texts become rows, and how a prediction continues a text."""
 
     max_new_tokens: int = Field(default=40, ge=1, le=10_000)
     """Longest continuation in a prediction."""
 
 
-class SequenceToSequenceOptions(_GenerationOptions):
+class SequenceToSequenceOptions(GenerationOptions):
     """What stands before each source, how long targets may be, and how they are generated."""
 
     prefix: str = ""

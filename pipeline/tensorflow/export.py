@@ -89,7 +89,8 @@ def write_writer(model: TFPreTrainedModel, path: Path, settings: GenerationSetti
     names = ("input_ids", "attention_mask", *(("decoder_input_ids",) if model.config.is_encoder_decoder else ()))
     specs = {name: spec(name=name) for name in names}
     signatures = {
-        "serving_default": tf.function(writer.write, autograph=False).get_concrete_function(
+        # The library's loop over tokens becomes one of the graph by AutoGraph.
+        "serving_default": tf.function(writer.write).get_concrete_function(
             input_ids=specs["input_ids"], attention_mask=specs["attention_mask"]
         ),
         "logits": tf.function(writer.answer, autograph=False).get_concrete_function(**specs),

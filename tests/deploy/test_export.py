@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline import ProofError, UserError, export_run, finetune, predict
+from pipeline import ProofError, UserError, export_run, finetune, load_recipe, predict
 from pipeline.backend import WrittenGraph
 from pipeline.cli.main import execute
 from pipeline.deploy.answering import open_export
@@ -178,7 +178,7 @@ def test_a_run_of_pytorch_is_exported_by_tensorflow(run, tmp_path):
     [
         (
             ["--format", "onx"],
-            'format is "onx", but must be one of pt2, onnx, savedmodel, litert. Did you mean "onnx"?',
+            'format is "onx", but must be one of pt2, onnx, savedmodel, litert, torchscript. Did you mean "onnx"?',
         ),
         (["--format", "pt2", "--quantize", "int8"], 'pt2 has no weights of type "int8"; onnx, litert can have them'),
         (["--format", ""], "no format is named"),
@@ -198,6 +198,33 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_converted(
     assert execute(["export", "run", *options]) == 2
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "format", "message"),
+    [
+        (
+            "dates_t5",
+            {"options.num_beams": 4},
+            "savedmodel",
+            "options.num_beams is 4, but SavedModel cannot search",
+        ),
+        (
+            "dates_t5",
+            {},
+            "pt2",
+            "sequence-to-sequence writes texts, which a model in torch.export cannot; export",
+        ),
+        ("stories_gpt2", {}, "litert", "causal-language-modeling writes texts, which a model in LiteRT cannot"),
+    ],
+)
+def test_a_model_that_writes_texts_is_refused_where_it_could_not(tmp_path, capsys, recipe, changes, format, message):
+    from tests.helpers.run_writer import write_run
+
+    run = write_run(tmp_path / "run")
+    (run / "recipe.yaml").write_text(load_recipe(recipe, changes).to_yaml(), encoding="utf-8")
+    assert execute(["export", str(run), "--format", format]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
