@@ -38,7 +38,7 @@ ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
 # Which of those that have a default here were given.
-WITH_OWN_DEFAULTS := FRAMEWORK REPEATS ROWS PROCESSES RESTARTS
+WITH_OWN_DEFAULTS := FRAMEWORK FORMAT REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
@@ -62,7 +62,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list schema clean-cache kill-test lockstep predict export attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune compare report index check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -118,6 +118,9 @@ predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=r
 
 export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
 	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
+
+deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert" OUT= QUICK=1
+	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
 	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)

@@ -20,6 +20,7 @@ from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 if TYPE_CHECKING:
     from pipeline.api import Comparison, check, compare, compare_runs, lockstep, report
     from pipeline.deploy.export import export_run
+    from pipeline.deploy.report.deployment import deployment_report
     from pipeline.runs.attention_maps import attention_maps
     from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
@@ -45,6 +46,7 @@ __all__ = [
     "compare",
     "compare_runs",
     "configure_process",
+    "deployment_report",
     "export_run",
     "finetune",
     "load_recipe",
@@ -64,6 +66,7 @@ _LAZY = {
     "compare": "pipeline.api",
     "compare_runs": "pipeline.api",
     "configure_process": "pipeline.utils.environment",
+    "deployment_report": "pipeline.deploy.report.deployment",
     "export_run": "pipeline.deploy.export",
     "finetune": "pipeline.training.finetune",
     "load_run": "pipeline.runs.directory",

@@ -159,6 +159,7 @@ class Backend(Protocol):
     """What a framework's package offers."""
 
     name: str
+    MODES: tuple[str, ...]
 
     def build_model(self, auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> Model:
         """A model of the Auto class with unset weights; the framework's random generators are seeded.
@@ -249,6 +250,16 @@ class Backend(Protocol):
         """Write a stock model that writes texts in the framework's format for these: ONNX, or a SavedModel.
 
         Number of rows and length stay open.
+        """
+        ...
+
+    def execution(
+        self, model: Model, mode: str, example: Features, settings: Train | None = None
+    ) -> Callable[[Features], None]:
+        """A function that computes one batch of the stock model in one of `MODES`, for measurements.
+
+        It makes a forward pass in evaluation mode, or, with `settings`, a training step, which moves the weights. A
+        graph is traced with `example`, now or at the first call; raises what the framework does if it cannot be.
         """
         ...
 

@@ -45,6 +45,7 @@ RUN_ELSEWHERE = {
     ".venv/bin/python -m tests.benchmarks.packed_gradients": "takes minutes; test_packed.py compares these gradients",
     **{command: "tests/deploy/test_export.py" for command in COMMANDS if re.search("make export|EXPORT=", command)},
     ".venv/bin/python -m tests.benchmarks.export_matrix": "takes minutes; tests/deploy/test_export.py exports a run",
+    "make deployment RUN=runs/sentiment_bert/torch-stock-seed0": "tests/deploy/test_deployment_report.py, quickly",
     "make bench": "takes minutes; `make bench QUICK=1` is run",
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{

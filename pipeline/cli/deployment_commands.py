@@ -1,4 +1,7 @@
-"""Commands that take a finished run to where it is used: export. Each configures the process, then imports."""
+"""Commands that take a finished run to where it is used: export, deployment.
+
+Each configures the process, then imports.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,29 @@ def export(
         kind = f"{manifest.format}{f' {manifest.quantization}' if manifest.quantization else ''}"
         print(f"{kind:<16}{size}, largest difference {proof.largest_difference:.1e}, agreement {proof.agreement:.2%}")
         print(f"{'':<16}{proof.rows} validation rows in {proof.runtime}: {escape_controls(str(each.path))}")
+
+
+@app.command()
+def deployment(
+    run: RunFolder,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Formats, separated by spaces; by default all that there are.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The report's folder; by default in reports/deployment.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Make few repeats, and leave out torch.compile.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a finished run in every export format, and eager execution beside graphs; write a report."""
+    tell(configure_process())
+    from pipeline.deploy.manifest import FORMATS
+    from pipeline.deploy.report.content import answers
+    from pipeline.deploy.report.deployment import deployment_report
+
+    names = list(FORMATS) if formats is None else formats.split()
+    report = deployment_report(run, names, out=out, quick=quick, on_event=_progress)
+    for question, answer in answers(report.results).items():
+        print(escape_controls(f"{question} {answer.word}. {answer.sentence}"))
+    print(f"{'report':<21}{escape_controls(str(report.path / 'report.html'))}")
 
 
 def _progress(text: str) -> None:

@@ -1,6 +1,7 @@
 """PyTorch: the names of `pipeline.backend.Backend`."""
 
 from pipeline.pytorch.export import write_graph, write_writer
+from pipeline.pytorch.graphs import MODES, execution
 from pipeline.pytorch.group import Group
 from pipeline.pytorch.model import (
     architecture,
@@ -21,6 +22,7 @@ from pipeline.pytorch.train import Learner, Predictor
 name = "torch"
 
 __all__ = [
+    "MODES",
     "Group",
     "Learner",
     "Predictor",
@@ -28,6 +30,7 @@ __all__ = [
     "attention_calls",
     "attention_weights",
     "build_model",
+    "execution",
     "freeze",
     "get_weights",
     "name",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -10,15 +12,30 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.comparison.results import Results
-from pipeline.reporting.content import facts, sections
+from pipeline.reporting.content import Section, facts, sections
 from pipeline.reporting.figures import Picture, pictures
 from pipeline.reporting.formatting import date
-from pipeline.reporting.sentences import answers, notices, with_headline, write_headline
+from pipeline.reporting.sentences import Finding, answers, notices, with_headline, write_headline
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
 
+# Reports without figures lack that folder.
 FILES = {"report.html", "report.md", "results.json", "figures"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a report says, for HTML and Markdown alike: the first screen with its answers, then sections."""
+
+    kind: str
+    heading: str
+    created: str
+    facts: str
+    answers: dict[str, Finding]
+    sections: list[Section]
+    notices: list[Finding] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -28,16 +45,22 @@ def write_report(results: Results, folder: Path) -> None:
     """
     refuse_unless_report(folder)
     results = with_headline(results)
+    write_pages(folder, content_of(results, pictures(results)), results.to_json())
+
+
+def write_pages(folder: Path, content: Content, results: Mapping[str, object]) -> None:
+    """Write the files of a report, all or nothing; an older report there is replaced. Raises UserError."""
+    refuse_unless_report(folder)
     try:
         with staged_folder(folder) as staging:
-            (staging / "figures").mkdir()
-            drawn = pictures(results)
             # The page first: its figures are then those that `html` draws, laid out once.
-            (staging / "report.html").write_text(_page(results, drawn), encoding="utf-8")
-            for picture in drawn:
+            (staging / "report.html").write_text(html_page(content), encoding="utf-8")
+            if content.pictures:
+                (staging / "figures").mkdir()
+            for picture in content.pictures:
                 picture.save_png(staging / "figures")
-            (staging / "report.md").write_text(_markdown(results, drawn), encoding="utf-8")
-            write_json(staging / "results.json", results.to_json())
+            (staging / "report.md").write_text(markdown_page(content), encoding="utf-8")
+            write_json(staging / "results.json", results)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}", arguments=("out",)) from error
 
@@ -52,7 +75,7 @@ def refuse_unless_report(folder: Path) -> None:
     strange = sorted(names - FILES)
     if not strange and (folder / "figures").is_dir():
         strange = sorted(f"figures/{f.name}" for f in (folder / "figures").iterdir() if f.suffix != ".png")
-    if strange or (names and names != FILES):
+    if strange or (names and names | {"figures"} != FILES):
         what = f" ({strange[0]})" if strange else ""
         raise UserError(
             f"{folder} holds something that is not a report{what}; choose another folder with out", arguments=("out",)
@@ -61,12 +84,38 @@ def refuse_unless_report(folder: Path) -> None:
 
 def html(results: Results) -> str:
     """The whole report as one page that needs neither network nor scripts."""
-    return _page(results, pictures(results))
+    return html_page(content_of(results, pictures(results)))
 
 
 def markdown(results: Results) -> str:
     """The report's answers and tables for a pull request."""
-    return _markdown(results, pictures(results))
+    return markdown_page(content_of(results, pictures(results)))
+
+
+def html_page(content: Content) -> str:
+    """The content of a report as one page that needs neither network nor scripts."""
+    return environment("html").get_template("report.html").render(vars(content))
+
+
+def markdown_page(content: Content) -> str:
+    """The content of a report for a pull request."""
+    text = environment("markdown").get_template("report.md").render(vars(content))
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def content_of(results: Results, drawn: list[Picture]) -> Content:
+    """What the report of a comparison says."""
+    headline = results.headline or write_headline(results)
+    return Content(
+        kind="comparison",
+        heading=results.recipe,
+        created=date(results.created),
+        facts=facts(results),
+        answers=answers(headline),
+        notices=notices(headline),
+        sections=sections(results),
+        pictures=drawn,
+    )
 
 
 @cache
@@ -89,28 +138,6 @@ def environment(escaping: str) -> Environment:
     templates.filters["raw"] = Markup
     templates.globals["css"] = Markup(loader.get_source(templates, "style.css")[0])
     return templates
-
-
-def _page(results: Results, drawn: list[Picture]) -> str:
-    return environment("html").get_template("report.html").render(**_content(results, drawn))
-
-
-def _markdown(results: Results, drawn: list[Picture]) -> str:
-    text = environment("markdown").get_template("report.md").render(**_content(results, drawn))
-    return re.sub(r"\n{3,}", "\n\n", text)
-
-
-def _content(results: Results, drawn: list[Picture]) -> dict[str, object]:
-    headline = results.headline or write_headline(results)
-    return {
-        "results": results,
-        "created": date(results.created),
-        "facts": facts(results),
-        "answers": answers(headline),
-        "notices": notices(headline),
-        "sections": sections(results),
-        "pictures": drawn,
-    }
 
 
 def _for_html(content: object) -> object:

@@ -4,6 +4,7 @@ from pipeline.utils.environment import legacy_keras
 
 with legacy_keras():  # transformers' TensorFlow classes are Keras 2
     from pipeline.tensorflow.export import write_graph, write_writer
+    from pipeline.tensorflow.graphs import MODES, execution
     from pipeline.tensorflow.group import Group
     from pipeline.tensorflow.model import (
         architecture,
@@ -24,6 +25,7 @@ with legacy_keras():  # transformers' TensorFlow classes are Keras 2
 name = "tensorflow"
 
 __all__ = [
+    "MODES",
     "Group",
     "Learner",
     "Predictor",
@@ -31,6 +33,7 @@ __all__ = [
     "attention_calls",
     "attention_weights",
     "build_model",
+    "execution",
     "freeze",
     "get_weights",
     "name",

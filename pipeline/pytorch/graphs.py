@@ -1,0 +1,84 @@
+"""Forward pass and training step of a model in PyTorch, eagerly and as graphs, to measure what these cost.
+
+`pipeline/tensorflow/graphs.py` has the same definitions in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from pipeline.data.batches import Features
+from pipeline.pytorch.model import head_logits
+from pipeline.pytorch.optimizer import AdamW, clip_gradients
+from pipeline.recipe.schema import Train
+
+# The modes of execution, eager first.
+MODES = ("eager", "torch.export", "TorchScript", "torch.compile")
+
+
+class Pass(nn.Module):
+    """One pass of a stock model over tokens [B, T]; the decoder of an encoder-decoder reads the same tokens."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The logits in fp32, as in `head_logits`."""
+        text = {"decoder_input_ids": input_ids} if self.model.config.is_encoder_decoder else {}
+        return head_logits(self.model(input_ids=input_ids, attention_mask=attention_mask, **text))
+
+
+def execution(
+    model: PreTrainedModel, mode: str, example: Features, settings: Train | None = None
+) -> Callable[[Features], None]:
+    """A function that computes one batch in a mode of execution; see `pipeline.backend.Backend`."""
+    model.train(settings is not None)
+    with torch.set_grad_enabled(settings is not None):
+        logits_of = graph(Pass(model), mode, tensors(example))
+
+    @torch.no_grad()
+    def predict(batch: Features) -> None:
+        logits_of(*tensors(batch))
+
+    return predict if settings is None else training_step(model, logits_of, settings)
+
+
+def graph(function: Pass, mode: str, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    """The function in a mode of execution; number of rows and length stay open, and are 2 or more in `example`."""
+    if mode == "torch.export":
+        sizes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+        return torch.export.export(function, example, dynamic_shapes=(sizes, sizes), strict=False).module()
+    if mode == "TorchScript":
+        # Dropout makes two passes differ, so a trace in training cannot be checked by another.
+        traced = torch.jit.trace(function, example, check_trace=False)
+        return traced if function.training else torch.jit.freeze(traced)
+    return torch.compile(function, dynamic=True) if mode == "torch.compile" else function
+
+
+def training_step(
+    model: PreTrainedModel, logits_of: Callable[..., Tensor], settings: Train
+) -> Callable[[Features], None]:
+    """A step: forward pass, cross-entropy with made-up labels, backward pass, clipping, AdamW."""
+    optimizer = AdamW(model, settings)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def train(batch: Features) -> None:
+        logits_NV = logits_of(*tensors(batch)).flatten(0, -2)
+        cross_entropy(logits_NV, torch.arange(len(logits_NV)) % logits_NV.shape[1]).backward()
+        clip_gradients(weights, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def tensors(batch: Features) -> tuple[Tensor, Tensor]:
+    """The token ids and the attention mask of a batch."""
+    return torch.from_numpy(batch["input_ids"]).long(), torch.from_numpy(batch["attention_mask"]).long()
