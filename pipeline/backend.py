@@ -255,11 +255,12 @@ class Backend(Protocol):
 
     def execution(
         self, model: Model, mode: str, example: Features, settings: Train | None = None
-    ) -> Callable[[Features], None]:
+    ) -> Callable[[Features], NDArray]:
         """A function that computes one batch of the stock model in one of `MODES`, for measurements.
 
-        It makes a forward pass in evaluation mode, or, with `settings`, a training step, which moves the weights. A
-        graph is traced with `example`, now or at the first call; raises what the framework does if it cannot be.
+        It makes a forward pass in evaluation mode and returns the logits, or, with `settings`, a training step, which
+        moves the weights, and returns the loss. A graph is traced with `example`, now or at the first call; raises
+        what the framework does if it cannot be.
         """
         ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import cross_entropy
@@ -37,15 +38,15 @@ class Pass(nn.Module):
 
 def execution(
     model: PreTrainedModel, mode: str, example: Features, settings: Train | None = None
-) -> Callable[[Features], None]:
+) -> Callable[[Features], NDArray]:
     """A function that computes one batch in a mode of execution; see `pipeline.backend.Backend`."""
     model.train(settings is not None)
     with torch.set_grad_enabled(settings is not None):
         logits_of = graph(Pass(model), mode, tensors(example))
 
     @torch.no_grad()
-    def predict(batch: Features) -> None:
-        logits_of(*tensors(batch))
+    def predict(batch: Features) -> NDArray:
+        return logits_of(*tensors(batch)).numpy()
 
     return predict if settings is None else training_step(model, logits_of, settings)
 
@@ -64,17 +65,19 @@ def graph(function: Pass, mode: str, example: tuple[Tensor, ...]) -> Callable[..
 
 def training_step(
     model: PreTrainedModel, logits_of: Callable[..., Tensor], settings: Train
-) -> Callable[[Features], None]:
-    """A step: forward pass, cross-entropy with made-up labels, backward pass, clipping, AdamW."""
+) -> Callable[[Features], NDArray]:
+    """A step: forward pass, cross-entropy with made-up labels, backward pass, clipping, AdamW; returns the loss."""
     optimizer = AdamW(model, settings)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
 
-    def train(batch: Features) -> None:
+    def train(batch: Features) -> NDArray:
         logits_NV = logits_of(*tensors(batch)).flatten(0, -2)
-        cross_entropy(logits_NV, torch.arange(len(logits_NV)) % logits_NV.shape[1]).backward()
+        loss = cross_entropy(logits_NV, torch.arange(len(logits_NV)) % logits_NV.shape[1])
+        loss.backward()
         clip_gradients(weights, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach().numpy()
 
     return train
 

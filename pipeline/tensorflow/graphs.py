@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow import Tensor
 from transformers import TFPreTrainedModel
 
@@ -38,14 +39,14 @@ class Pass:
 
 def execution(
     model: TFPreTrainedModel, mode: str, example: Features, settings: Train | None = None
-) -> Callable[[Features], None]:
+) -> Callable[[Features], NDArray]:
     """A function that computes one batch in a mode of execution; see `pipeline.backend.Backend`."""
     logits_of = Pass(model, training=settings is not None)
     function = logits_of if settings is None else training_step(model, logits_of, settings)
     computed = graph(function, mode, tensors(example))
 
-    def compute(batch: Features) -> None:
-        computed(*tensors(batch)).numpy()
+    def compute(batch: Features) -> NDArray:
+        return computed(*tensors(batch)).numpy()
 
     return compute
 

@@ -167,12 +167,15 @@ def _modes(results: DeploymentResults, work: Work) -> Table:
         if cost.work == work:
             cells = [text for each in cost.shapes for text in (_spread(each.milliseconds), _spread(each.gain))]
             first = UNDEFINED if cost.first_call_seconds is None else _number(cost.first_call_seconds)
-            row = [cost.mode, first, *(cells or [UNDEFINED] * len(shapes))]
+            checked = [small(cost.largest_difference)] if work == "inference" else []
+            row = [cost.mode, first, *checked, *(cells or [UNDEFINED] * len(shapes))]
             groups.setdefault(FRAMEWORK_NAMES[cost.framework], []).append([*row])
     title = "A forward pass" if work == "inference" else "A training step"
-    return Table(
-        title, ["Mode", "First call, s", *shapes], groups, f"Over {count(results.repeats, 'interleaved repeat')}."
-    )
+    difference = ["Largest difference"] if work == "inference" else []
+    note = f"Over {count(results.repeats, 'interleaved repeat')}."
+    if difference:
+        note += " The difference is that of a logit from eager's; what differs by more than rounding has no figures."
+    return Table(title, ["Mode", "First call, s", *difference, *shapes], groups, note)
 
 
 def _problems(results: DeploymentResults) -> Table:

@@ -7,15 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.backend import Backend, Model
+from pipeline.deploy.proof import TOLERANCE
 from pipeline.deploy.report.export_costs import Measured, call_milliseconds, measure_process
 from pipeline.deploy.report.results import ModeCost, ShapeCost, Spread, Work
 from pipeline.deploy.runtimes import Arrays
 from pipeline.recipe.schema import Train
 from pipeline.runs.directory import load_run
 from pipeline.runs.prediction import open_run
+from pipeline.utils.errors import PipelineError, ProofError
 from pipeline.utils.text import shorten
 
+Function = Callable[[Arrays], NDArray]
 # The mode that the others are compared with.
 EAGER = "eager"
 # Of an error's message.
@@ -61,39 +67,44 @@ def _costs_of_work(
     plan: Plan,
 ) -> list[ModeCost]:
     """The modes for one kind of work: each is made and called, then all are measured in turns."""
-    functions: dict[str, Callable[[Arrays], None]] = {}
-    first_calls: dict[str, float] = {}
-    problems = {mode: plan.left_out[mode] for mode in backend.MODES if mode in plan.left_out}
+    costs = {mode: ModeCost(framework=backend.name, work=work, mode=mode) for mode in backend.MODES}
+    functions: dict[str, Function] = {}
+    expected: list[NDArray] = []
     for mode in backend.MODES:
-        if mode in problems:
-            continue
         send(f"{backend.name}, {work}: {mode}")
-        started = _processor_seconds()
         try:
+            if mode in plan.left_out:
+                raise ProofError(plan.left_out[mode])
+            started = _processor_seconds()
             function = backend.execution(model, mode, batches[-1], settings)
             function(batches[-1])
-            first_calls[mode] = _processor_seconds() - started
-            for batch in batches:
-                function(batch)
+            found: dict[str, object] = {"first_call_seconds": _processor_seconds() - started}
+            outputs = [function(batch) for batch in batches]
+            expected = expected or outputs
+            if settings is None:
+                found["largest_difference"] = _difference(outputs, expected)
+            functions[mode] = function
         except Exception as error:  # a framework or a compiler raises what it likes, and the report says it
-            problems[mode] = _cause(error)
-            continue
-        functions[mode] = function
-    shapes = [_interleaved(functions, batch, plan) for batch in batches] if EAGER in functions else []
-    return [
-        ModeCost(
-            framework=backend.name,
-            work=work,
-            mode=mode,
-            problem=problems.get(mode),
-            first_call_seconds=first_calls.get(mode) if mode in functions else None,
-            shapes=[shape[mode] for shape in shapes if mode in shape],
+            found = {"problem": _cause(error)}
+        costs[mode] = costs[mode].model_copy(update=found)
+    if EAGER in functions:
+        shapes = [_interleaved(functions, batch, plan) for batch in batches]
+        for mode in functions:
+            costs[mode] = costs[mode].model_copy(update={"shapes": [shape[mode] for shape in shapes]})
+    return list(costs.values())
+
+
+def _difference(outputs: Sequence[NDArray], expected: Sequence[NDArray]) -> float:
+    """The largest difference of logits from eager's. Raises ProofError if it is more than rounding."""
+    largest = max(float(np.abs(own - eager).max()) for own, eager in zip(outputs, expected, strict=True))
+    if not largest <= TOLERANCE:
+        raise ProofError(
+            f"its logits differ from eager's by up to {largest:.2g}, but at most {TOLERANCE:g} is rounding"
         )
-        for mode in backend.MODES
-    ]
+    return largest
 
 
-def _interleaved(functions: Mapping[str, Callable[[Arrays], None]], batch: Arrays, plan: Plan) -> dict[str, ShapeCost]:
+def _interleaved(functions: Mapping[str, Function], batch: Arrays, plan: Plan) -> dict[str, ShapeCost]:
     """Each function's time on a batch; in each repeat all are measured, so that what changes meanwhile meets all."""
     times: dict[str, list[float]] = {mode: [] for mode in functions}
     for _ in range(plan.repeats):
@@ -116,4 +127,5 @@ def _processor_seconds() -> float:
 
 def _cause(error: Exception) -> str:
     """What an error says, on one line: its first lines say more than its last."""
-    return shorten(" ".join(f"{type(error).__name__}: {error}".split()), MOST_CHARACTERS)
+    name = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
+    return shorten(" ".join(f"{name}{error}".split()), MOST_CHARACTERS)

@@ -81,6 +81,8 @@ class ModeCost(Record):
     """Why there are no figures."""
     first_call_seconds: float | None = None
     """Processor time until the first call has returned, tracing and compiling included."""
+    largest_difference: float | None = None
+    """Of a logit from eager's, for inference."""
     shapes: list[ShapeCost] = Field(default_factory=list)
     """For each of the report's shapes."""
 
