@@ -110,6 +110,7 @@ def test_the_answers_are_those_of_the_figures():
 def test_nothing_measured_is_no_answer():
     nothing = results(formats=[results().formats[3]], modes=[mode("torch", "inference", "every mode", problem="gone")])
     assert [answer.state for answer in answers(nothing).values()] == ["bad", "unknown", "unknown"]
+    assert "What has no figures" in markdown_page(content_of(nothing))
 
 
 def test_what_cannot_be_done_is_a_row_with_its_cause():
@@ -145,7 +146,9 @@ def test_a_report_is_whole_and_its_figures_are_read_back(tmp_path):
     folder = tmp_path / "report"
     for _ in range(2):  # the second replaces the first
         write_pages(folder, content_of(results()), results().model_dump(mode="json"))
-    assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "results.json"}
+    assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "results.json", "figures"}
+    names = {"formats-1.png", "formats-2.png", "inference.png", "training-step.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == names
     read = DeploymentResults.model_validate_json((folder / "results.json").read_text(encoding="utf-8"))
     assert read == results()
     (folder / "mine.txt").write_text("mine", encoding="utf-8")

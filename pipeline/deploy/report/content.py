@@ -50,8 +50,8 @@ def sections(results: DeploymentResults) -> list[Section]:
     """The report's sections; those without content are left out."""
     modes = [_modes(results, work) for work in ("inference", "training step")]
     found = [
-        Section("formats", "Formats", tables=[_formats(results)]),
-        Section("modes", "Eager and graphs", tables=modes) if results.modes else None,
+        Section("formats", "Formats", tables=[_formats(results)], figures_first=True),
+        Section("modes", "Eager and graphs", tables=modes, figures_first=True) if results.modes else None,
         Section("missing", "What could not be measured", tables=[table]) if (table := _problems(results)) else None,
         Section("machine", "Machine", tables=[_machine(results)]),
         Section("method", "How it was measured", points=_METHOD),
@@ -92,7 +92,7 @@ def _least(results: DeploymentResults) -> Finding:
         best, others = _best(spreads)
         also = f"; the range of {_listed(others)} overlaps" if others else ""
         sentences.append(
-            f"For {_shape(shape)}, {best} needs the least processor time, {_number(spreads[best].median)} ms{also}."
+            f"For {shape_name(shape)}, {best} needs the least processor time, {_number(spreads[best].median)} ms{also}."
         )
     smallest = min((each for each in known if each.model_bytes is not None), key=lambda each: each.model_bytes or 0)
     memory, _ = _best({each.title: each.cost.peak_memory_bytes for each in known if each.cost is not None})
@@ -111,7 +111,7 @@ def _graphs(results: DeploymentResults) -> Finding:
             costs = [cost for cost in found if cost.framework == framework and cost.work == work]
             if len(costs) > 1:
                 where = "a training step" if work == "training step" else "inference"
-                parts.append(f"for {where} with {_shape(results.shapes[number])}, {_gain(costs, number)}")
+                parts.append(f"for {where} with {shape_name(results.shapes[number])}, {_gain(costs, number)}")
         if parts:
             sentences.append(f"{FRAMEWORK_NAMES[framework]}: {'; '.join(parts)}.")
     if not sentences:
@@ -129,7 +129,7 @@ def _gain(costs: list[ModeCost], number: int) -> str:
 
 
 def _formats(results: DeploymentResults) -> Table:
-    shapes = [f"{_shape(shape)}, ms" for shape in results.shapes]
+    shapes = [f"{shape_name(shape)}, ms" for shape in results.shapes]
     return Table(
         "Size, cost and agreement of each format",
         [
@@ -157,15 +157,15 @@ def _format_row(each: FormatCost, num_shapes: int) -> list[str | Finding]:
         return [*cells, *[UNDEFINED] * (num_shapes + 2)]
     cost, memory = each.cost, each.cost.peak_memory_bytes
     in_mib = Spread(median=memory.median / 2**20, low=memory.low / 2**20, high=memory.high / 2**20)
-    return [*cells, *map(_spread, (cost.first_answer_seconds, *cost.milliseconds, in_mib))]
+    return [*cells, *map(in_words, (cost.first_answer_seconds, *cost.milliseconds, in_mib))]
 
 
 def _modes(results: DeploymentResults, work: Work) -> Table:
-    shapes = [title for shape in results.shapes for title in (f"{_shape(shape)}, ms", "times as fast as eager")]
+    shapes = [title for shape in results.shapes for title in (f"{shape_name(shape)}, ms", "times as fast as eager")]
     groups: dict[str, list[list[str | Finding]]] = {}
     for cost in results.modes:
         if cost.work == work:
-            cells = [text for each in cost.shapes for text in (_spread(each.milliseconds), _spread(each.gain))]
+            cells = [text for each in cost.shapes for text in (in_words(each.milliseconds), in_words(each.gain))]
             first = UNDEFINED if cost.first_call_seconds is None else _number(cost.first_call_seconds)
             checked = [small(cost.largest_difference)] if work == "inference" else []
             row = [cost.mode, first, *checked, *(cells or [UNDEFINED] * len(shapes))]
@@ -208,12 +208,12 @@ def _best(spreads: dict[str, Spread]) -> tuple[str, list[str]]:
     return best, [name for name, each in spreads.items() if name != best and each.low <= spreads[best].high]
 
 
-def _shape(shape: Iterable[int]) -> str:
+def shape_name(shape: Iterable[int]) -> str:
     """ "32×64" for rows and tokens."""
     return "×".join(map(str, shape))
 
 
-def _spread(spread: Spread) -> str:
+def in_words(spread: Spread) -> str:
     """ "1.23 (1.20 to 1.31)"; one number if there is no range."""
     low, high = _number(spread.low), _number(spread.high)
     return low if low == high else f"{_number(spread.median)} ({low} to {high})"

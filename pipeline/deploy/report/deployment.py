@@ -17,6 +17,7 @@ from pipeline.deploy.manifest import FORMATS, Format, Quantization, format_probl
 from pipeline.deploy.proof import validation_of
 from pipeline.deploy.report.content import FRAMEWORK_NAMES, answers, facts, sections
 from pipeline.deploy.report.export_costs import Measured, measure_export
+from pipeline.deploy.report.figures import pictures
 from pipeline.deploy.report.mode_costs import Plan, measure_run, mode_costs
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, ProcessCost, Spread
 from pipeline.deploy.runtimes import Arrays
@@ -73,7 +74,7 @@ def deployment_report(
     quick: bool = False,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> DeploymentReport:
-    """Measure what using a finished run costs, and write report.html, report.md and results.json.
+    """Measure what using a finished run costs, and write report.html, report.md, results.json and figures/*.png.
 
     Each format is exported into a temporary folder, with int8 weights, too, where it has them, and measured in its own
     runtime. Then each mode of execution of both frameworks is compared with eager execution. Whatever cannot be done
@@ -106,6 +107,7 @@ def content_of(results: DeploymentResults) -> Content:
         facts=facts(results),
         answers=answers(results),
         sections=sections(results),
+        pictures=pictures(results),
     )
 
 
