@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def graph(function: Pass, mode: str, example: tuple[Tensor, ...]) -> Callable[..
         return torch.export.export(function, example, dynamic_shapes=(sizes, sizes), strict=False).module()
     if mode == "TorchScript":
         # Dropout makes two passes differ, so a trace in training cannot be checked by another.
-        traced = torch.jit.trace(function, example, check_trace=False)
+        traced: Any = torch.jit.trace(function, example, check_trace=False)
         return traced if function.training else torch.jit.freeze(traced)
     return torch.compile(function, dynamic=True) if mode == "torch.compile" else function
 

@@ -36,7 +36,7 @@ from pipeline.utils.text import last_line, one_line
 
 # Rows and tokens of the batches: one short text, and many longer ones.
 SHAPES = ((1, 32), (32, 64))
-_ONE_THREAD = dict.fromkeys(THREAD_VARIABLES, "1")
+_ONE_THREAD: dict[str, str] = {name: "1" for name in THREAD_VARIABLES}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,9 @@ def format_costs(
     on_event: Callable[[str], None],
 ) -> list[FormatCost]:
     """The run itself and each format, each in fresh processes that take turns."""
-    wanted = [(name, quantization) for name in formats for quantization in (None, *FORMATS[name].quantizations)]
+    wanted: list[tuple[Format, Quantization | None]] = []
+    for name in formats:
+        wanted += [(cast(Format, name), quantization) for quantization in (None, *FORMATS[name].quantizations)]
     weights = run.directory.weights_file.stat().st_size
     title = f"The run, {FRAMEWORK_NAMES[run.record.framework]}"
     costs = [FormatCost(format=None, title=title, runtime=run.record.framework, model_bytes=weights, agreement=1.0)]
@@ -176,7 +178,7 @@ def format_costs(
         )
     }  # fmt: skip
     for name, quantization in wanted:
-        cost, export = _exported(run, cast(Format, name), quantization, scratch, on_event)
+        cost, export = _exported(run, name, quantization, scratch, on_event)
         costs.append(cost)
         if export is not None:
             jobs[len(costs) - 1] = lambda folder=export.path: Child(
