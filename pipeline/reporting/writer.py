@@ -20,7 +20,6 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
 
-# Reports without figures lack that folder.
 FILES = {"report.html", "report.md", "results.json", "figures"}
 
 
@@ -53,10 +52,9 @@ def write_pages(folder: Path, content: Content, results: Mapping[str, object]) -
     refuse_unless_report(folder)
     try:
         with staged_folder(folder) as staging:
+            (staging / "figures").mkdir()
             # The page first: its figures are then those that `html` draws, laid out once.
             (staging / "report.html").write_text(html_page(content), encoding="utf-8")
-            if content.pictures:
-                (staging / "figures").mkdir()
             for picture in content.pictures:
                 picture.save_png(staging / "figures")
             (staging / "report.md").write_text(markdown_page(content), encoding="utf-8")
@@ -75,7 +73,7 @@ def refuse_unless_report(folder: Path) -> None:
     strange = sorted(names - FILES)
     if not strange and (folder / "figures").is_dir():
         strange = sorted(f"figures/{f.name}" for f in (folder / "figures").iterdir() if f.suffix != ".png")
-    if strange or (names and names | {"figures"} != FILES):
+    if strange or (names and names != FILES):
         what = f" ({strange[0]})" if strange else ""
         raise UserError(
             f"{folder} holds something that is not a report{what}; choose another folder with out", arguments=("out",)
