@@ -64,7 +64,8 @@ class AdamW(tf_keras.optimizers.Optimizer):
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Tensor, tf.Variable]], **options: Any) -> Tensor:
         """One step of every variable, with the learning rate of the current step, which is looked up once for all."""
         schedules = (self.learning_rates, self.corrected_rates, self.corrected_epsilons)
-        self.current_rates = [values[self.iterations] for values in schedules]
+        # By a gather: an index into a slice must be a constant for XLA, which would compile every step anew.
+        self.current_rates = [tf.gather(values, self.iterations) for values in schedules]
         iterations = super().apply_gradients(grads_and_vars, **options)
         del self.current_rates
         return iterations
