@@ -119,7 +119,7 @@ predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=r
 export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
 	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
 
-deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert" OUT= QUICK=1
+deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
 	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.deploy.runtimes import Arrays, load_model
+from pipeline.deploy.exported_model import load_model
+from pipeline.deploy.runtimes import Arrays
 from pipeline.runs.machine import peak_memory_bytes
 
 
