@@ -36,6 +36,13 @@ BUNDLED = ("sentiment_bert", "dates_t5", "stories_gpt2")
 RUN_ELSEWHERE = {
     "make list": "tests/test_documentation.py",
     "make schema OUT=recipe.schema.json": "tests/recipe/test_json_schema.py",
+    **{
+        f".venv/bin/python -m tests.benchmarks.serving {drill}": "takes minutes; tests/deploy/test_server.py"
+        for drill in (
+            "load runs/sentiment_bert/torch-stock-seed0 --clients 1 8 32 128",
+            "soak runs/sentiment_bert/torch-stock-seed0 --seconds 600",
+        )
+    },
     "make serve RUN=runs/sentiment_bert/torch-stock-seed0": "tests/deploy/test_server.py; it runs until it is stopped",
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
     "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
