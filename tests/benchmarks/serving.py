@@ -54,7 +54,7 @@ def load(folder: Path, clients: list[int], seconds: int, batches: list[int]) -> 
     print("| rows of a batch | clients | requests/s | p50 ms | p99 ms | processor ms a request | failed |")
     print("|---|---|---|---|---|---|---|")
     for batch in batches:
-        arguments = ["pipeline", "serve", str(folder), "--port", "0", "--batch", str(batch)]
+        arguments = ["pipeline", "serve", str(folder.resolve()), "--port", "0", "--batch", str(batch)]
         with tempfile.TemporaryDirectory() as log, running(arguments, Path(log)) as server:
             for _ in range(WARM_UP):
                 httpx.post(f"{server.url}/predict", content=body).raise_for_status()
@@ -74,7 +74,7 @@ def under_load(server: ServerProcess, body: str, clients: int, seconds: int) -> 
     statuses = {int(status): int(number) for status, number in re.findall(r"\[(\d+)\]\s+(\d+) responses", said)}
     num_errors = sum(int(number) for number in re.findall(r"\[(\d+)\]\s+(?!\d+ responses)", said))
     num_answers, rate = sum(statuses.values()), float(re.search(r"Requests/sec:\s+(\S+)", said)[1])
-    median, slowest = (1000 * float(re.search(rf"{share}% in (\S+) secs", said)[1]) for share in (50, 99))
+    median, slowest = (1000 * float(re.search(rf"{share}%+ in (\S+) secs", said)[1]) for share in (50, 99))
     columns = f"{rate:,.0f} | {median:.1f} | {slowest:.1f} | {1000 * used / max(1, num_answers):.2f}"
     return columns, num_answers - statuses.get(200, 0) + num_errors
 
@@ -178,7 +178,7 @@ class Soak:
 def soak(folder: Path, clients: int, seconds: int) -> bool:
     """Print what was sent and what was wrong; returns whether nothing was."""
     lines, name = expected_lines(folder)
-    arguments = ["pipeline", "serve", str(folder), "--port", "0"]
+    arguments = ["pipeline", "serve", str(folder.resolve()), "--port", "0"]
     with tempfile.TemporaryDirectory() as log, running(arguments, Path(log)) as server:
         soaking = Soak(server, lines, name)
         threads = [threading.Thread(target=soaking.work, args=[seed]) for seed in range(clients)]

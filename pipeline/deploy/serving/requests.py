@@ -27,11 +27,11 @@ UNEXPECTED = "the server failed to answer; its log says why"
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes: of one request the bytes, the rows and the seconds, and of all the rows that wait.
+    """What the server takes: of one request the bytes and rows, and of all the rows that wait and the connections.
 
-    `batch_rows` are answered together at most. A request's body must arrive within `read_seconds`, and its answer be
-    there within `deadline_seconds`. `drain_seconds` is how long connections are kept open for the requests that are
-    already on their way when the server is asked to stop.
+    `batch_rows` are answered together at most. A request's head and its body must each arrive within `read_seconds`,
+    and its answer be there within `deadline_seconds`. `drain_seconds` is how long connections are kept open for the
+    requests that are already on their way when the server is asked to stop.
     """
 
     body_bytes: int = 2 * 2**20
