@@ -71,11 +71,13 @@ def under_load(server: ServerProcess, body: str, clients: int, seconds: int) -> 
     command = ["hey", "-z", f"{seconds}s", "-c", str(clients), "-m", "POST", "-T", "application/json", "-d", body]
     said = subprocess.run([*command, f"{server.url}/predict"], capture_output=True, text=True, check=True).stdout
     used = measured(server, "process_cpu_seconds_total") - before
-    statuses = {int(status): int(number) for status, number in re.findall(r"\[(\d+)\]\s+(\d+) responses", said)}
-    num_errors = sum(int(number) for number in re.findall(r"\[(\d+)\]\s+(?!\d+ responses)", said))
-    num_answers, rate = sum(statuses.values()), float(re.search(r"Requests/sec:\s+(\S+)", said)[1])
-    median, slowest = (1000 * float(re.search(rf"{share}%+ in (\S+) secs", said)[1]) for share in (50, 99))
-    columns = f"{rate:,.0f} | {median:.1f} | {slowest:.1f} | {1000 * used / max(1, num_answers):.2f}"
+    summary, _, errors = said.partition("Error distribution:")
+    statuses = {int(status): int(number) for status, number in re.findall(r"\[(\d+)\]\s+(\d+) responses", summary)}
+    num_errors = sum(int(number) for number in re.findall(r"^\s+\[(\d+)\]", errors, flags=re.M))
+    num_answers, rate = sum(statuses.values()), float(re.search(r"Requests/sec:\s+(\S+)", summary)[1])
+    found = {int(share): float(value) for share, value in re.findall(r"(\d+)%+ in (\S+) secs", summary)}
+    median, slowest = (f"{1000 * found[share]:.1f}" if share in found else "too few" for share in (50, 99))
+    columns = f"{rate:,.0f} | {median} | {slowest} | {1000 * used / max(1, num_answers):.2f}"
     return columns, num_answers - statuses.get(200, 0) + num_errors
 
 
