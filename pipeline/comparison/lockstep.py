@@ -254,7 +254,8 @@ def compare_processes(
 ) -> ProcessLockstepReport:
     """Take `steps` training steps with each number of processes in each framework, and compare.
 
-    One process is compared too, whether `counts` name it or not. Raises UserError for numbers that cannot be.
+    One process is compared too, whether `counts` name it or not. If the recipe shards the weights, PyTorch does, and
+    the other framework holds them whole. Raises UserError for numbers that cannot be.
     """
     counts = sorted({1, *counts})
     if not 1 <= counts[0] <= counts[-1] <= MOST_PROCESSES or len(counts) < 2:
@@ -265,18 +266,19 @@ def compare_processes(
         )
     arguments = (steps, attention, seed, dropout)
     reference, *others = FRAMEWORKS
+    whole = recipe.override({"train": {"sharding": None}})
+    recipes = {framework: recipe if framework == reference else whole for framework in FRAMEWORKS}
     alone, controls = processes.call(
         record_with_controls, recipe, reference, *arguments, range(FIRST_CONTROLS), framework=reference
     )
     traces = {(reference, 1): alone} | {
-        (framework, 1): processes.call(record, recipe, framework, *arguments, framework=framework)
+        (framework, 1): processes.call(record, recipes[framework], framework, *arguments, framework=framework)
         for framework in others
     }
     for framework in FRAMEWORKS:
         for count in counts[1:]:
-            launch = Launch(
-                record_in_ranks, (recipe, framework, *arguments), count, framework, on_event=lambda event: None
-            )
+            call = (recipes[framework], framework, *arguments)
+            launch = Launch(record_in_ranks, call, count, framework, on_event=lambda event: None)
             traces[framework, count] = launch.run(lambda: False)
     report = _report(recipe.name, steps, counts, traces, controls, bounds or Bounds())
     if report.same:

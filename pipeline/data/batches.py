@@ -44,9 +44,14 @@ def share(batch: Features, ranks: Ranks) -> Features:
     if ranks.size == 1:
         return batch
     if len(batch["labels"]) <= ranks.rank:
-        first = {key: value[:1] for key, value in batch.items()}
-        return first | {"loss_weights": np.zeros_like(first["loss_weights"])}
+        return uncounted_row(batch)
     return {key: np.ascontiguousarray(value[ranks.rank :: ranks.size]) for key, value in batch.items()}
+
+
+def uncounted_row(batch: Features) -> Features:
+    """The first row of a batch, with weights of the loss by which it counts for nothing."""
+    first = {key: value[:1] for key, value in batch.items()}
+    return first | {"loss_weights": np.zeros_like(first["loss_weights"])}
 
 
 @dataclass(frozen=True)

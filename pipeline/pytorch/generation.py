@@ -24,7 +24,9 @@ def generate(
     `on_token` is as in `pipeline.backend.Predictor.generate`.
     """
     # use_model_defaults: else settings that equal the library's own defaults are replaced by the checkpoint's.
-    options = {"generation_config": generation_config(model.config, settings), "use_model_defaults": False}
+    options: dict[str, Any] = {"generation_config": generation_config(model.config, settings)}
+    options["use_model_defaults"] = False
+    options["synced_gpus"] = False  # each of several ranks has all weights, and texts of its own
     if on_token is not None:
 
         def put(tokens: Tensor) -> None:

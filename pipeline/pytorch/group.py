@@ -1,20 +1,29 @@
-"""The sum of gradients over ranks in PyTorch, by torch.distributed.
+"""What ranks share in PyTorch: the sums of gradients, and on request the weights, by torch.distributed.
 
 `pipeline/tensorflow/group.py` has the same definitions in the same order.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import socket
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch._C._distributed_c10d import TCPStore
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.distributed.channel import Channel
+from pipeline.distributed.ranks import Ranks
+from pipeline.pytorch.swap import parts_of_tokens_read
+from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,9 @@ class Sums:
 class Group:
     """The ranks that train together; see `pipeline.backend.Group`."""
 
+    # Of the groups of this process, one for each run.
+    numbers = itertools.count()
+
     def __init__(self, channel: Channel, stop_asked: Callable[[], bool]):
         self.ranks, self.stop_asked = channel.ranks, stop_asked
         ranks = channel.ranks
@@ -36,11 +48,7 @@ class Group:
         # Else, where only TF_CONFIG says who is where, at the port after that of the channel.
         place, store = "env://" if os.environ.get("MASTER_ADDR") else f"tcp://{ranks.address}:{ranks.port + 1}", None
         if ranks.is_launched:
-            # Left to itself, PyTorch listens on all devices of the network.
-            meeting, server = (ranks.address, ranks.port - 1), None
-            if ranks.is_first:
-                server = socket.create_server(meeting, backlog=ranks.size).detach()
-            store = TCPStore(*meeting, ranks.size, ranks.is_first, master_listen_fd=server)
+            store = distributed.PrefixStore(f"group {next(Group.numbers)}", Group.meeting(ranks))
         self.is_own = not distributed.is_initialized()  # Ray makes it before the run, and ends it afterwards
         if self.is_own:
             # That a rank is gone, the channel knows sooner than a timeout.
@@ -50,10 +58,20 @@ class Group:
         # Of all gradients and three numbers more. Made once, so that no step can lack the memory for it.
         self.flat: Tensor | None = None
 
-    def reserve(self, weights: list[nn.Parameter]) -> None:
+    @staticmethod
+    @functools.cache  # what is left of a sharded model keeps it and its port
+    def meeting(ranks: Ranks) -> TCPStore:
+        """The place at which launched ranks find each other, made once."""
+        # Left to itself, PyTorch listens on all devices of the network.
+        place, server = (ranks.address, ranks.port - 1), None
+        if ranks.is_first:
+            server = socket.create_server(place, backlog=ranks.size).detach()
+        return TCPStore(*place, ranks.size, ranks.is_first, master_listen_fd=server)
+
+    def reserve(self, weights: list[nn.Parameter], device: torch.device) -> None:
         """Reserve the memory that `sum` needs for these weights."""
         num_values = sum(weight.numel() for weight in weights)
-        self.flat = torch.zeros(num_values + 3, device=weights[0].device)
+        self.flat = torch.zeros(num_values + 3, device=device)
 
     def sum(self, weights: list[nn.Parameter], loss: Tensor | None) -> Sums:
         """Replace the weights' gradients by their sums over all ranks, and sum the loss.
@@ -68,7 +86,8 @@ class Group:
             numbers[1] = 1.0
         else:
             pairs = [(p, w.grad.flatten()) for p, w in zip(parts, weights, strict=True) if w.grad is not None]
-            torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])  # pyright: ignore[reportPrivateImportUsage] -- has no public name
+            if pairs:
+                torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])  # pyright: ignore[reportPrivateImportUsage] -- has no public name
             numbers[0] = loss
         numbers[2] = float(self.stop_asked())
         distributed.all_reduce(flat)
@@ -82,3 +101,67 @@ class Group:
         """Close the connections to the other ranks."""
         if self.is_own:
             distributed.destroy_process_group()
+
+
+class ShardedModel(nn.Module):
+    """A model of each of whose weights every rank holds a part, with its gradient and its moments (FSDP2).
+
+    In a step a layer's weights are put together when the layer is about to compute, and given up afterwards; those
+    outside of layers stay for the whole step. Gradients are summed over ranks, and each rank keeps those of its parts.
+    Between `gather` and `scatter` every rank has all weights, and can use the model by itself.
+    Source: Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", stage 3.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise UserError(
+                f"train.sharding is fsdp, for which PyTorch {torch.__version__} is too old: its FSDPModule has no "
+                "reset_iter_state. Version 2.13 has it"
+            )
+        self.model = model
+        # Parts of such a layer are called by themselves.
+        read = {id(part) for part in parts_of_tokens_read(model)}
+        layers = [layer for layer in self.layers(model) if not read & {id(part) for part in layer.modules()}]
+        # In a list, since this one holds itself, as what is around all others.
+        self.shards: list[FSDPModule] = [fully_shard(module) for module in (*layers, self)]
+        for shard in self.shards:
+            shard.set_gradient_divide_factor(1.0)
+            shard.set_force_sum_reduction_for_comms(True)
+        self.parts: list[nn.Parameter] = list(model.parameters())
+        self(lambda: None)  # the first one that is called becomes the one around all others
+        self.scatter()
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        """What a function returns that computes with the model, in which the weights are put together."""
+        with warnings.catch_warnings():
+            # T5's first layer returns its position bias as a view; nothing changes it in place.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            return function()
+
+    def gather(self) -> None:
+        """Put all weights together at every rank; all ranks call it."""
+        for shard in self.shards:
+            shard.set_reshard_after_forward(False, recurse=False)
+            shard.unshard()
+
+    def scatter(self) -> None:
+        """Keep no more than the parts of this rank."""
+        for shard in self.shards:
+            shard.set_reshard_after_forward(True, recurse=False)
+        # Which also forgets in which order layers computed meanwhile: FSDP would prefetch weights in this order, and
+        # ranks predict different numbers of batches.
+        self.shards[-1].reset_iter_state()
+
+    @staticmethod
+    def layers(module: nn.Module) -> Iterator[nn.Module]:
+        """The layers of each stack of layers."""
+        for child in module.children():
+            yield from child if isinstance(child, nn.ModuleList) else ShardedModel.layers(child)
+
+    @staticmethod
+    def part(whole: Tensor, weight: Tensor) -> Tensor:
+        """This rank's part of something of the shape of a weight."""
+        if not isinstance(weight, DTensor) or not whole.ndim:
+            return whole
+        return distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None)

@@ -16,6 +16,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
@@ -73,13 +74,20 @@ def set_weights(model: nn.Module, weights: dict[str, NDArray]) -> None:
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """The stock model's weights by name, tied ones once, with those that are never trained."""
-    saved = model.state_dict().keys()
+    # Asked for its state_dict, a sharded model would give up the weights that it has put together.
+    saved = {
+        f"{path}.{name}".removeprefix(".")
+        for path, module in model.named_modules()
+        for name in module._buffers.keys() - module._non_persistent_buffers_set
+    }
     return dict(model.named_parameters()) | {name: x for name, x in model.named_buffers() if name in saved}
 
 
 def to_array(weight: Tensor) -> NDArray[np.float32]:
-    """A copy of a weight's value."""
-    return weight.detach().float().cpu().numpy().copy()
+    """A copy of a weight's value; all ranks call it for one of which each holds a part."""
+    whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    # A copy first: of what NumPy has seen, FSDP could not free the memory.
+    return whole.detach().float().cpu().clone().numpy()
 
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:

@@ -5,19 +5,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.models.optimization import CLIP_EPSILON, decays
 from pipeline.recipe.schema import Train
 
 
-def clip_gradients(weights: list[nn.Parameter], max_grad_norm: float | None) -> Tensor:
-    """Scale the weights' gradients so that their global norm is at most `max_grad_norm`; returns the norm before."""
+def clip_gradients(
+    weights: list[nn.Parameter], max_grad_norm: float | None, sum_over_ranks: Callable[[Tensor], object] | None = None
+) -> Tensor:
+    """Scale the weights' gradients so that their global norm is at most `max_grad_norm`; returns the norm before.
+
+    `sum_over_ranks` sums a tensor in place; it is needed where each rank holds a part of every gradient.
+    """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
+    gradients = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
     # Over millions of entries at once the library's fp32 sum is off by 4e-4; row by row by 1e-6.
     rows = [torch.linalg.vector_norm(g, dim=-1) if g.ndim > 1 else g for g in gradients]
     grad_norm = torch.nn.utils.get_total_norm(rows)
+    if sum_over_ranks is not None:
+        grad_norm = grad_norm.double().square()
+        sum_over_ranks(grad_norm)
+        grad_norm = grad_norm.sqrt().float()
     if max_grad_norm is not None:
         scale = torch.clamp(max_grad_norm / (grad_norm + CLIP_EPSILON), max=1.0)
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage] -- has no public name

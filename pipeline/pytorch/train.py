@@ -14,22 +14,23 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from pipeline.backend import GenerationSettings, OnToken, StepReport
-from pipeline.data.batches import TARGETS, Features, filled
+from pipeline.data.batches import TARGETS, Features, filled, uncounted_row
 from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.pytorch.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
-from pipeline.pytorch.group import Group
+from pipeline.pytorch.group import Group, ShardedModel
 from pipeline.pytorch.loss import weighted_loss
-from pipeline.pytorch.model import head_logits, random_generators
+from pipeline.pytorch.model import head_logits, random_generators, to_array
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.pytorch.packed import tokens_read
 from pipeline.recipe.schema import Train
+from pipeline.utils.errors import RunFailure
 
 
 class Predictor:
@@ -107,10 +108,15 @@ class Learner(Predictor):
         self.has_watched_draws = False
         if self.has_shared_masks:
             share_dropout(model, self.masks)
+        self.sharded = ShardedModel(model) if group is not None and settings.sharding == "fsdp" else None
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = self.accelerator.prepare(AdamW(self.model, settings))
+        if self.sharded is not None:  # which sums gradients by itself
+            self.sharded.gather()
+        # What the group sums the gradients of.
+        self.summed = [] if self.sharded is not None else self.weights
         if group is not None:
-            group.reserve(self.weights)
+            group.reserve(self.summed, self.accelerator.device)
 
     def fit(
         self,
@@ -124,11 +130,15 @@ class Learner(Predictor):
         for epoch, batches in enumerate(epochs, start=epochs_done + 1):
             remaining = iter(batches)
             batch = next(remaining, None)
+            if self.sharded is not None:
+                self.sharded.scatter()
             while batch is not None:
                 loss, grad_norm = self.train_step(batch, step)
                 batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
                 on_step(StepReport(step, float(loss), float(grad_norm), self.micro_batches, self.stop_asked))
+            if self.sharded is not None:
+                self.sharded.gather()
             if on_epoch(epoch):
                 return
 
@@ -138,7 +148,8 @@ class Learner(Predictor):
         while (loss := self.gradients_of_batch(batch)) is None:
             self.optimizer.zero_grad()
             clear_device_cache()
-        grad_norm = clip_gradients(self.weights, self.settings.max_grad_norm)
+        sum_over_ranks = None if self.sharded is None else distributed.all_reduce
+        grad_norm = clip_gradients(self.weights, self.settings.max_grad_norm, sum_over_ranks)
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.learning_rates[step])
         self.optimizer.step()
@@ -150,7 +161,7 @@ class Learner(Predictor):
         loss = self.gradients_of_share(batch)
         if self.group is None:
             return loss
-        sums = self.group.sum(self.weights, loss)
+        sums = self.group.sum(self.summed, loss)
         self.stop_asked = sums.stop_asked
         if not sums.is_short:
             return sums.loss
@@ -167,6 +178,8 @@ class Learner(Predictor):
         try:
             for i in range(self.micro_batches):
                 rows = micro_batch(batch, i, self.micro_batches)
+                if self.sharded is not None and not len(rows["labels"]):
+                    rows = uncounted_row(batch)  # all ranks compute at the same time
                 if len(rows["labels"]):
                     loss += self.gradients(rows)
         except RuntimeError as error:
@@ -179,14 +192,18 @@ class Learner(Predictor):
     def gradients(self, batch: Features) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights; returns its loss."""
         tensors = self.tensors(batch)
+        loss = self.loss(tensors) if self.sharded is None else self.sharded(lambda: self.loss(tensors))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def loss(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The loss of a micro-batch."""
         self.masks.start(tensors, tokens_read(self.model, tensors))
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
         with self.watched_draws(), self.autocast():
             targets = logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS))
-        loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
-        del targets  # the logits hold the gradient by now, and would be kept until all gradients are computed
-        self.accelerator.backward(loss)
-        return loss.detach()
+        # The logits hold the gradient afterwards; they are not kept until all gradients are computed.
+        return weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
 
     def watched_draws(self) -> contextlib.AbstractContextManager:
         """With shared dropout masks, refuses any random number in the first forward pass."""
@@ -196,25 +213,37 @@ class Learner(Predictor):
         return refuse_other_draws(self.model)
 
     def split_further(self, num_rows: int, error: Exception) -> None:
-        """Split each batch into twice as many micro-batches from now on. Raises RunFailure if they are single rows."""
+        """Split each batch into twice as many micro-batches from now on.
+
+        Raises RunFailure if they are single rows, or if ranks exchange weights while they compute.
+        """
+        if self.sharded is not None:
+            raise RunFailure(
+                f"memory is short in a step, whose number of micro-batches is {self.micro_batches}. With sharded "
+                "weights the processes compute together, and none can begin a step again; raise "
+                "train.gradient_accumulation, of which the number follows"
+            ) from error
         self.micro_batches = more_micro_batches(self.micro_batches, num_rows, error)
 
     def copy_weights(self) -> list[NDArray]:
         """A copy of the model's current weights."""
-        return [weight.detach().cpu().numpy().copy() for weight in self.model.parameters()]
+        return [to_array(weight) for weight in self.model.parameters()]
 
     def restore_weights(self, weights: list[NDArray]) -> None:
         """Put back the weights that `copy_weights` returned."""
         with torch.no_grad():
             for weight, value in zip(self.model.parameters(), weights, strict=True):
                 weight.copy_(torch.from_numpy(value))
+            if self.sharded is not None:
+                for part, value in zip(self.sharded.parts, weights, strict=True):
+                    part.copy_(ShardedModel.part(torch.from_numpy(value), part))
 
     def state(self) -> dict[str, NDArray]:
         """All that the next step depends on; see `pipeline.backend.Learner`."""
         arrays = {f"weights.{i}": value for i, value in enumerate(self.copy_weights())}
         step = 0
         for index, moments in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer.{index}.{name}": value.cpu().numpy().copy() for name, value in moments.items()}
+            arrays |= {f"optimizer.{index}.{name}": to_array(value) for name, value in moments.items()}
             step = int(moments["step"])
         for name, generator in self.generators().items():
             arrays[f"random.{name}"] = generator.get_state().numpy().copy()
@@ -234,6 +263,7 @@ class Learner(Predictor):
             shapes, shape = {name: tuple(value.shape) for name, value in found.items()}, tuple(own[index].shape)
             if shapes != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
                 raise ValueError(f"optimizer.{index} is {shapes}, which are not the moments of a weight {shape}")
+            moments[index] = {name: ShardedModel.part(value, own[index]) for name, value in found.items()}
         self.restore_weights([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
         self.micro_batches = arrays["parts"].item()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})

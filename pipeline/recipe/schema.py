@@ -74,6 +74,10 @@ class Train(StrictModel):
     """`shared`: both frameworks drop the same values, since each mask is computed from seed, step, example and
     position; `framework`: each framework draws its own.
     """
+    sharding: Literal["fsdp"] | None = None
+    """`fsdp`: of several processes, each holds a part of every weight, gradient and moment; only in PyTorch. In one
+    process it changes nothing.
+    """
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Not for regression, multi-label classification and question answering."""
     class_weights: (
@@ -202,6 +206,8 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
+        if values["train"]["sharding"] is None:
+            del values["train"]["sharding"]
         for key in _NEWER_KEYS:
             if not values["data"][key]:
                 del values["data"][key]

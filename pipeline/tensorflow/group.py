@@ -1,4 +1,4 @@
-"""The sum of gradients over ranks in TensorFlow, by its collective operations.
+"""What ranks share in TensorFlow: the sums of gradients, by its collective operations.
 
 `pipeline/pytorch/group.py` has the same definitions in the same order.
 """
@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 from tensorflow import Tensor
+from transformers import TFPreTrainedModel
 
 from pipeline.distributed.channel import Channel
+from pipeline.utils.errors import UserError
 
 # Any number that names the group, and one for each learner that sums in it; TensorFlow itself counts from 1.
 GROUP_KEY, INSTANCE_KEYS = 10_000, itertools.count(10_001)
@@ -104,3 +106,14 @@ class Group:
         The strategy has the collective operations ready, which is all that is wanted of it: its scope is not used.
         """
         return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+class ShardedModel:
+    """A model of which every rank holds a part, which TensorFlow does not have: each rank holds all of it."""
+
+    def __init__(self, model: TFPreTrainedModel):
+        raise UserError(
+            "train.sharding is fsdp, which is a part of PyTorch; in TensorFlow each process holds all weights. Set it "
+            "to null, which trains the same experiment, or choose the framework torch",
+            arguments=("framework",),
+        )

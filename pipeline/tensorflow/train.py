@@ -26,7 +26,7 @@ from pipeline.recipe.schema import Train
 from pipeline.tensorflow.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.tensorflow.fast_modules import forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
-from pipeline.tensorflow.group import Group, Sums
+from pipeline.tensorflow.group import Group, ShardedModel, Sums
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
 from pipeline.tensorflow.optimizer import AdamW, clip_gradients
@@ -117,6 +117,8 @@ class Learner(Predictor, tf_keras.Model):
         loss: str = "cross_entropy",
         group: Group | None = None,
     ):
+        if settings.sharding is not None:
+            ShardedModel(model)
         tf_keras.Model.__init__(self, name="learner")
         Predictor.__init__(self, model, settings.precision)
         self.settings, self.learning_rates, self.task_loss = settings, learning_rates, loss

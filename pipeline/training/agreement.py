@@ -27,12 +27,13 @@ def refuse_disagreement(
     versions: Mapping[str, str],
     fingerprints: Mapping[str, str | None],
     plan: Sequence[Batch],
-    state: Arrays,
+    steps_done: int,
+    weights_digest: str,
 ) -> None:
     """Raise UserError, with who differs in what, unless all ranks have the same.
 
-    `versions` are those of the framework, `plan` has the batches of all epochs, and `state` is the learner's, from
-    which the training goes on.
+    `versions` are those of the framework, `plan` has the batches of all epochs, and `weights_digest` is of the weights
+    from which the training goes on, or of all arrays of the training checkpoint.
     """
     packages = package_versions() | {name: value for name, value in versions.items() if name not in _OF_A_MACHINE}
     channel.agree({
@@ -41,8 +42,8 @@ def refuse_disagreement(
         **{f"the version of {name}": str(version) for name, version in packages.items()},
         **{f"the fingerprint of the {name}": str(value) for name, value in fingerprints.items()},
         "the digest of the batch plan": batches.digest(list(plan)),
-        "the number of steps done": str(int(state["step"])),
-        "the digest of the weights": digest(state),
+        "the number of steps done": str(steps_done),
+        "the digest of the weights": weights_digest,
     })  # fmt: skip
 
 

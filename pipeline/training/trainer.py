@@ -23,7 +23,7 @@ from pipeline.runs.directory import RunDirectory
 from pipeline.runs.history import HistoryFile
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
-from pipeline.training.agreement import refuse_disagreement, refuse_drift
+from pipeline.training.agreement import digest, refuse_disagreement, refuse_drift
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import (
     TrainingCheckpoint,
@@ -39,6 +39,7 @@ from pipeline.training.signals import StopRequest
 from pipeline.training.state import (
     BEST,
     WEIGHTS,
+    Arrays,
     Clock,
     Evaluation,
     SavedState,
@@ -84,6 +85,8 @@ class Trainer:
         self.epoch_plans = [experiment.training_plan(epoch, identity.seed) for epoch in range(train.epochs)]
         self.plan = [batch for plan in self.epoch_plans for batch in plan]
         self.learning_rates = learning_rates(train, len(self.plan))
+        # Before a learner may leave this rank no more than a part of them.
+        self.weights_digest = digest(backend.get_weights(model)) if channel.size > 1 else ""
         self.learner: Learner = backend.Learner(model, train, self.learning_rates, experiment.task.loss, group)
         self.versions = backend.versions()
         self.fingerprints = {
@@ -141,6 +144,7 @@ class Trainer:
             return error
         self.state, self.clock.total_seconds = saved.state.training_state(), saved.state.seconds
         self.best_weights = in_order(BEST, arrays) or None
+        self.weights_digest = digest(arrays)
         return None
 
     def agree(self) -> None:
@@ -148,7 +152,7 @@ class Trainer:
         if self.channel.size > 1:
             refuse_disagreement(
                 self.channel, self.experiment.recipe, self.identity, self.versions, self.fingerprints, self.plan,
-                self.learner.state(),
+                self.state.steps_done, self.weights_digest,
             )  # fmt: skip
 
     # --- training
@@ -261,19 +265,23 @@ class Trainer:
 
         Of several ranks, rank 0 writes it, and the others wait for it.
         """
-        return self.channel.first(self._save)
+        with self.clock.paused():
+            return self.channel.first(self._save, self._arrays())
 
-    def _save(self) -> Path:
+    def _arrays(self) -> Arrays:
+        """What a training checkpoint holds of the learner: all of its state, or when training is over the weights."""
+        if self.state.is_over:
+            return numbered(WEIGHTS, self.learner.copy_weights())
+        arrays, step = self.learner.state(), self.state.steps_done
+        assert arrays["step"] == step, (arrays["step"], step)  # else the learner reports its steps late
+        return arrays
+
+    def _save(self, arrays: Arrays) -> Path:
         state, step = self.state, self.state.steps_done
         with self.clock.paused():
             self.callback.on_save_begin(step)
-            arrays = self.learner.state()
-            assert arrays["step"] == step, (arrays["step"], step)  # else the learner reports its steps late
-            weights = starting_with(WEIGHTS, arrays)
-            if not are_finite(weights):
+            if not are_finite(starting_with(WEIGHTS, arrays)):
                 raise RunFailure(self._diverged(step, f"weights are no longer finite after step {step}"))
-            if state.is_over:  # what only a next step would need is left out
-                arrays = weights
             arrays = arrays | numbered(BEST, self.best_weights or ())
             is_evaluated = state.epochs_done * len(self.epoch_plans[0]) == step
             name = f"step-{step:08d}{'-evaluated' if is_evaluated else ''}"
@@ -311,7 +319,7 @@ class Trainer:
         newest, _ = self.checkpoints.newest()
         if newest is None and self.state.is_over and self.channel.is_first:
             with contextlib.suppress(RunFailure):
-                self._save()
+                self._save(self._arrays())
         return run_failure(cause, self.checkpoints)
 
     def _diverged(self, step: int, what: str) -> str:

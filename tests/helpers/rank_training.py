@@ -35,17 +35,59 @@ class StopsAtOneRank(StopRequest):
         pass
 
 
-def train(send, framework, recipes, folder):
+def train(send, framework, recipes, folder, attentions=None):
     """A run of each recipe, in `folder`; of the first one another that is stopped at the last rank and resumed."""
+    attentions = attentions or dict.fromkeys(recipes, "stock")
     for name, recipe in recipes.items():
-        finetune(recipe, framework, out=folder / name)
+        finetune(recipe, framework, attentions[name], out=folder / name)
     name, recipe = next(iter(recipes.items()))
-    stopped = folder / "stopped"
+    train_until_stopped(send, framework, recipe, folder / "stopped", attentions[name])
+    finetune(recipe, framework, attentions[name], out=folder / "stopped", resume=True)
+
+
+def train_until_stopped(send, framework, recipe, out, attention):
+    """A run that is stopped at the last rank after its first step; what it says is in `message` beside it."""
     try:
-        finetune(recipe, framework, out=stopped, stop=StopsAtOneRank(after=1))
+        finetune(recipe, framework, attention, out=out, stop=StopsAtOneRank(after=1))
     except Stopped as error:
-        (folder / "message").write_text(str(error), encoding="utf-8")
-    finetune(recipe, framework, out=stopped, resume=True)
+        (out.parent / "message").write_text(str(error), encoding="utf-8")
+
+
+def train_from_other_weights(send, recipe, out):
+    """A run in PyTorch that begins, at the last rank, from weights that are off."""
+    import pipeline.pytorch as backend
+
+    real = backend.set_weights
+    if not Ranks.from_environment().is_first:
+        backend.set_weights = lambda model, weights: real(model, {name: 2 * w for name, w in weights.items()})
+    try:
+        finetune(recipe, "torch", out=out)
+    finally:
+        backend.set_weights = real
+
+
+def held_values(send, recipe):
+    """How many values of weights, gradients and moments PyTorch holds at rank 0 in the second step."""
+    from pipeline.pytorch.optimizer import AdamW
+
+    held, real = {}, AdamW.step
+
+    def count(tensors):
+        return sum(getattr(tensor, "_local_tensor", tensor).numel() for tensor in tensors)
+
+    def step(self, *arguments):
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        real(self, *arguments)
+        held["weights"] = count(weights)
+        held["gradients"] = count(weight.grad for weight in weights)
+        held["moments"] = count(value for state in self.state.values() for value in state.values() if value.ndim)
+
+    AdamW.step = step
+    try:
+        record_in_ranks(send, recipe, "torch", 2)
+    finally:
+        AdamW.step = real
+    return held
 
 
 def train_told_by_tf_config(send, framework, recipe, out):
@@ -102,13 +144,15 @@ def failing(learner_class, error):
     setattr(learner_class, name, fails_once)
 
 
-def traces(send, framework, recipe, steps, faults):
+def traces(send, framework, recipe, steps, faults, attention="stock"):
     """The trace without a fault and with each, by name; None without one."""
-    return {fault: faulty_trace(framework, recipe, steps, fault) for fault in (None, *faults)}
+    return {fault: faulty_trace(framework, recipe, steps, fault, attention) for fault in (None, *faults)}
 
 
-def faulty_trace(framework, recipe, steps, fault):
+def faulty_trace(framework, recipe, steps, fault, attention):
     """A trace of several ranks that do not share as they should."""
+    if recipe.train.sharding and fault in SHARDED_FAULTS:
+        return SHARDED_FAULTS[fault](lambda: record_in_ranks(lambda event: None, recipe, framework, steps, attention))
     backend, module = load_backend(framework), traces_module
     share, real_sum = module.share, backend.Group.sum
     try:
@@ -116,7 +160,7 @@ def faulty_trace(framework, recipe, steps, fault):
             module.share = lambda batch, ranks: SHARES[fault](share(batch, ranks), ranks)
         if fault in ("mean for sum", "clipping before the sum"):
             backend.Group.sum = SUMS[framework, fault](real_sum)
-        return record_in_ranks(lambda event: None, recipe, framework, steps)
+        return record_in_ranks(lambda event: None, recipe, framework, steps, attention)
     finally:
         module.share, backend.Group.sum = share, real_sum
 
@@ -187,3 +231,40 @@ SUMS = {
     ("tensorflow", "clipping before the sum"): _tensorflow_clipped,
 }
 FAULTS = (*SHARES, "mean for sum", "clipping before the sum")
+
+
+def _mean_of_sharded(call):
+    from pipeline.pytorch import group
+
+    shard = group.fully_shard
+
+    class Mean:
+        def __init__(self, module):
+            self.module = shard(module)
+
+        def __getattr__(self, name):
+            return getattr(self.module, name)
+
+        def set_gradient_divide_factor(self, factor):
+            self.module.set_gradient_divide_factor(2 * factor)
+
+    group.fully_shard = Mean
+    try:
+        return call()
+    finally:
+        group.fully_shard = shard
+
+
+def _norm_of_a_part(call):
+    from pipeline.pytorch import train
+
+    real = train.clip_gradients
+    train.clip_gradients = lambda weights, largest, sum_over_ranks: real(weights, largest)
+    try:
+        return call()
+    finally:
+        train.clip_gradients = real
+
+
+# Planted where weights are sharded, and gradients summed by what shards them.
+SHARDED_FAULTS = {"mean for sum": _mean_of_sharded, "norm of a part": _norm_of_a_part}
