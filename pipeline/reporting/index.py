@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -44,7 +45,7 @@ def write_index(folder: Path = Path("reports")) -> Path:
     page = folder / "index.html"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name the folder that holds the reports")
-    if page.exists() and MARK not in page.read_text(encoding="utf-8", errors="replace"):
+    if page.exists() and not _is_index(page):
         raise UserError(f"{page} is not an index of reports; move it away, or name another folder")
     template = environment("html").get_template("index.html")
     text = template.render(entries=entries(folder), folder=folder.name or str(folder), mark=MARK)
@@ -54,6 +55,13 @@ def write_index(folder: Path = Path("reports")) -> Path:
     except OSError as error:
         raise UserError(f"{page} cannot be written: {reason(error)}") from error
     return page
+
+
+def _is_index(page: Path) -> bool:
+    try:
+        return page.is_file() and MARK in page.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def entries(folder: Path) -> list[Entry]:
@@ -68,7 +76,8 @@ def entries(folder: Path) -> list[Entry]:
 def _read(path: Path) -> tuple[str, Entry]:
     """The time to sort by, and the entry."""
     folder = path.parent
-    link = f"{quote(folder.name)}/report.html" if (folder / "report.html").is_file() else ""
+    # A name need not be text.
+    link = f"{quote(os.fsencode(folder.name))}/report.html" if (folder / "report.html").is_file() else ""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["schema"] not in READABLE_SCHEMAS:
@@ -81,7 +90,7 @@ def _read(path: Path) -> tuple[str, Entry]:
     except (KeyError, TypeError, ValidationError) as error:
         why = f"results.json is not that of a report: {type(error).__name__} {one_line(error)}"
         return "", _broken(folder, link, why)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return "", _broken(folder, link, f"results.json cannot be read: {error}")
 
 

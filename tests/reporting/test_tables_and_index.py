@@ -1,12 +1,18 @@
 """Cells that a report marks as different, and the reports that the index can read."""
 
 import json
+import os
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from pipeline import UserError
 from pipeline.comparison.results import ProbeDifference
-from pipeline.reporting.index import entries
+from pipeline.reporting.index import entries, write_index
 from pipeline.reporting.tables import sameness
+from pipeline.utils.text import shorten, visible
 from tests.helpers.comparison_example import example
 
 
@@ -43,3 +49,76 @@ def test_the_index_reads_reports_of_earlier_schemas(tmp_path, schema):
     assert (readable.title, readable.broken) == ("older", None)
     assert readable.answers["Which was faster, and by how much?"].sentence == "Fastest was torch/stock."
     assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3"
+
+
+# Texts and names of folders that would be markup, change the direction of a line, or be no text at all.
+HOSTILE = [
+    "<script>alert(1)</script>", "</svg><svg onload=alert(1)>", "\" onload='x' '", "]]><b>", "<!-- x", "&#x3c;b&#x3e;",
+    "{{ 7*7 }}", "a\x00b\x1b[31m\x07", "\u202eevil\u202c", "\ud800x", "javascript:alert(1)", "%s %(x)s", "a" * 5000,
+]  # fmt: skip
+
+
+def page_parts(html):
+    """The elements of a page with the names of their attributes, and all of its text."""
+
+    class Parts(HTMLParser):
+        elements, links, text = set(), [], ""
+
+        def handle_starttag(self, tag, attributes):
+            self.elements.add((tag, *sorted(name for name, _ in attributes)))
+            self.links.extend(value for name, value in attributes if name == "href" and value[0] != "#")
+
+        def handle_data(self, data):
+            self.text += data
+
+    parts = Parts()
+    parts.feed(html)
+    return parts
+
+
+def report_folder(folder, name, text):
+    """A report whose every text is this one, in a folder of this name."""
+    statement = {"state": "good", "sentence": text}
+    headline = {"same": statement, "speed": statement, "memory": statement, "notices": [statement]}
+    created = "2026-11-24T06:40:00+00:00"
+    path = folder / name
+    path.mkdir(parents=True)
+    (path / "report.html").touch()
+    content = {"schema": 2, "created": created, "recipe": text, "headline": headline, "runs": []}
+    (path / "results.json").write_text(json.dumps(content))
+
+
+def test_texts_and_names_of_folders_are_only_text_on_the_index(tmp_path):
+    for number in range(len(HOSTILE)):
+        report_folder(tmp_path / "harmless", f"report{number}", f"a text {number}")
+    names = [name.replace("/", "\\")[:90] for name in HOSTILE]
+    for name, text in zip(names, HOSTILE, strict=True):
+        name = os.fsdecode(b"\xff") if "\ud800" in name else name.replace("\x00", "")
+        report_folder(tmp_path / "hostile", name, text)
+    harmless, hostile = (
+        page_parts(write_index(tmp_path / kind).read_text(encoding="utf-8")) for kind in ("harmless", "hostile")
+    )
+    assert hostile.elements == harmless.elements
+    assert len(hostile.links) == len(harmless.links)
+    for link in hostile.links:
+        assert (tmp_path / "hostile" / os.fsdecode(unquote_to_bytes(link))).is_file()
+    for text in HOSTILE:
+        assert shorten(visible(text), 150).rstrip("…") in hostile.text
+    assert not set("\x00\x1b\x07\u202e\u202c\ud800") & set(hostile.text)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[]", "null", '{"schema": 2}', "{", "\x00", '{"schema": [1]}', "\xff"]
+)
+def test_results_that_are_none_are_named_on_the_index(tmp_path, content):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text(content, encoding="latin-1")
+    (entry,) = entries(tmp_path)
+    assert entry.title == "broken" and entry.broken.sentence.startswith(("results.json", "its schema"))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, Path.touch])
+def test_what_is_not_an_index_is_not_replaced_by_one(tmp_path, make):
+    make(tmp_path / "index.html")
+    with pytest.raises(UserError, match="index.html is not an index of reports; move it away"):
+        write_index(tmp_path)
