@@ -1,15 +1,67 @@
-"""The history of a training as it happens: history.jsonl grows by a line per step."""
+"""The history of a training as it happens: its steps in memory, and history.jsonl, which grows by a line per step."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated, overload
+
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from pipeline.runs.record import StepRecord
+
+# The fields of a step, and how each is kept: whole numbers of eight bytes, or floats.
+_COLUMNS = {name: "q" if field.annotation is int else "d" for name, field in StepRecord.model_fields.items()}
+
+
+class Steps(Sequence[StepRecord]):
+    """The records of a training's steps, to which each step adds one.
+
+    They are kept as columns of numbers: 64 bytes a step, where a list of records takes two thousand.
+    """
+
+    def __init__(self, records: Iterable[StepRecord] = ()):
+        self._columns = {name: array(kind) for name, kind in _COLUMNS.items()}
+        for record in records:
+            self.append(record)
+
+    def append(self, record: StepRecord) -> None:
+        """Add the record of the next step."""
+        for name, column in self._columns.items():
+            column.append(getattr(record, name))
+
+    def __len__(self) -> int:
+        return len(self._columns["step"])
+
+    @overload
+    def __getitem__(self, index: int) -> StepRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StepRecord]: ...
+    def __getitem__(self, index: int | slice) -> StepRecord | list[StepRecord]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return StepRecord(**{name: column[index] for name, column in self._columns.items()})
+
+    def lines(self) -> Iterator[dict[str, int | float]]:
+        """The fields of each step, as in history.jsonl."""
+        for values in zip(*self._columns.values(), strict=True):
+            yield dict(zip(self._columns, values, strict=True))
+
+
+def _steps_of(value: object) -> Steps:
+    try:
+        return value if isinstance(value, Steps) else Steps(TypeAdapter(list[StepRecord]).validate_python(value))
+    except OverflowError as error:
+        raise ValueError("a step has a number of more than eight bytes") from error
+
+
+# Steps as a field of a pydantic model, which reads and writes them as a list of records.
+StepsField = Annotated[Steps, PlainValidator(_steps_of), PlainSerializer(lambda steps: list(steps.lines()))]
 
 
 class HistoryFile:

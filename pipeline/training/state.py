@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.runs.record import EvaluationRecord, Record, RunIdentity, StepRecord
+from pipeline.runs.history import Steps, StepsField
+from pipeline.runs.record import EvaluationRecord, Record, RunIdentity
 from pipeline.utils.files import JsonObject
 
 Arrays = dict[str, NDArray]
@@ -98,7 +99,7 @@ class TrainingState(BaseModel):
     # The aliases are the names in state.json, which older versions read and wrote.
     model_config = ConfigDict(strict=True, populate_by_name=True)
 
-    history: list[StepRecord] = Field(default_factory=list)
+    history: StepsField = Field(default_factory=Steps)
     evaluations: list[EvaluationRecord] = Field(
         default_factory=list, validation_alias="scores", serialization_alias="scores"
     )
@@ -121,7 +122,7 @@ class TrainingState(BaseModel):
 
     def refuse_other_plan(self, num_steps: int, num_epochs: int) -> None:
         """Raise ValueError if this cannot be the state of a training of so many steps and epochs."""
-        numbers = [record.step for record in self.history]
+        numbers = [line["step"] for line in self.history.lines()]
         if numbers != list(range(1, len(numbers) + 1)) or len(numbers) > num_steps:
             raise ValueError(f"{STATE_FILE} has the history of other steps than 1 to {num_steps} at most")
         whole_epochs = len(numbers) * num_epochs // num_steps

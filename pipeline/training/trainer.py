@@ -348,7 +348,7 @@ class Trainer:
         )
         if staging is not None:
             staging.write_probe(before, after)
-            write_json_lines(staging.history_file, (record.model_dump() for record in self.state.history))
+            write_json_lines(staging.history_file, self.state.history.lines())
             write_json_lines(staging.predictions_file, kept.rows)
         test = self.evaluate("test", kept.epoch) if "test" in self.experiment.examples else None
         if test is not None:
