@@ -87,8 +87,13 @@ class Predictor:
         name = function.__name__
         if name not in self.graphs:
             specs = tf.nest.map_structure(self.tensor_spec, batch)
-            self.graphs[name] = tf.function(function, input_signature=[specs], autograph=False)
+            self.graphs[name] = self.as_graph(function, input_signature=[specs])
         return self.graphs[name]
+
+    @staticmethod
+    def as_graph(function: Callable, **settings: Any) -> Callable:
+        """The function as a graph, without AutoGraph: what that writes to the temporary folder stays there."""
+        return tf.function(tf.autograph.experimental.do_not_convert(function), autograph=False, **settings)
 
     @staticmethod
     def tensor_spec(value: Tensor | NDArray) -> tf.TensorSpec:
@@ -175,17 +180,16 @@ class Learner(Predictor, tf_keras.Model):
             raise
 
     def make_train_function(self, force: bool = False) -> Callable:
-        """What Keras' `fit` calls for each step: with a group, a step in which its ranks sum between two graphs."""
-        if self.group is None:
-            return super().make_train_function(force)
-        if self.train_function is None:
-            update = tf.function(self.update, autograph=False)
+        """What Keras' `fit` calls for each step: a graph, or with a group two, between which its ranks sum."""
+        if self.train_function is None or force:
+            update = self.as_graph(self.update)
 
-            def train_function(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+            def step_of_ranks(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
                 sums = self.sums_of_batch(next(batches))
                 return update(sums.loss, sums.gradients)
 
-            self.train_function = train_function
+            own_step = self.as_graph(lambda batches: self.train_step(next(batches)))
+            self.train_function = own_step if self.group is None else step_of_ranks
         return self.train_function
 
     def sums_of_batch(self, batch: dict[str, Tensor]) -> Sums:
@@ -205,7 +209,6 @@ class Learner(Predictor, tf_keras.Model):
                 self.micro_batches *= 2
             del self.graphs[self.gradients_of_batch.__name__]  # the next attempt traces it anew
 
-    @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step on a global batch; returns its loss and the gradient norm before clipping."""
         return self.update(*self.gradients_of_batch(batch))
