@@ -14,6 +14,7 @@ from pipeline.comparison.statistics import bootstrap
 from pipeline.metrics.scoring import statistic_for
 from pipeline.runs.directory import RunDirectory
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import reason
 from pipeline.utils.text import one_line
 
 # Scores in predictions.jsonl have six decimals, and an area under a curve can depend on the last one.
@@ -85,5 +86,7 @@ def _class_names(run: ComparedRun) -> list[str]:
         return [str(names[key]) for key in sorted(names, key=int)]
     except KeyError:  # a model without classes
         return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: id2label is not a mapping from numbers to names: {one_line(error)}") from error

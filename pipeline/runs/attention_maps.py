@@ -14,7 +14,7 @@ from pipeline.backend import Backend, Model, load_backend
 from pipeline.data.batches import Features
 from pipeline.models.attention import HANDWRITTEN
 from pipeline.runs.directory import Run, load_run
-from pipeline.runs.prediction import open_run
+from pipeline.runs.prediction import changes_blamed, open_run
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import UserError
 
@@ -62,7 +62,8 @@ def attention_maps(
 def maps_of_run(run: Run | str | Path, text: str, framework: str | None = None) -> AttentionMaps:
     """The maps of a finished run's model, in a framework, by default the run's own. Raises UserError."""
     trained = open_run(run if isinstance(run, Run) else load_run(run), framework)
-    return _maps(trained.backend, trained.model, trained.tokenizer, text)
+    with changes_blamed(trained):
+        return _maps(trained.backend, trained.model, trained.tokenizer, text)
 
 
 def maps_of_model(model: Model, tokenizer: Tokenizer | None, text: str) -> AttentionMaps:

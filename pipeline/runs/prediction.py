@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from pipeline.runs.directory import Run, load_run
 from pipeline.runs.model_files import refuse_altered
 from pipeline.tasks.base import Examples, Prediction, Task, load_task
 from pipeline.utils.environment import preserved_random_state
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import PipelineError, UserError
 from pipeline.utils.text import one_line
 
 # How many rows are read, predicted together and returned before the next are read.
@@ -59,6 +60,8 @@ class TrainedModel:
     model: Model
     task: Task
     tokenizer: PreTrainedTokenizerFast
+    unverified: Path | None = None
+    """The model's folder, if nothing says whether its configuration is the one that the run wrote."""
 
     def predictor(self) -> Predictor:
         """A predictor of the model; the caller's random generators continue where they were."""
@@ -83,7 +86,23 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, objec
     backend = load_backend(framework or run.record.framework)
     with backend.preserved_generators():
         model = build_model(backend, recipe, load_task(recipe).auto_class, config, seed=0)
-    return TrainedModel(backend, model, prediction_task(recipe, config, tokenizer), tokenizer)
+    unverified = None if "config.json" in run.record.model_files else run.directory.model_folder
+    return TrainedModel(backend, model, prediction_task(recipe, config, tokenizer), tokenizer, unverified)
+
+
+@contextlib.contextmanager
+def changes_blamed(trained: Opened) -> Iterator[None]:
+    """Turn an error of a model whose configuration may have been changed into a UserError that says so."""
+    try:
+        yield
+    except Exception as error:  # the libraries have no kind of their own for it
+        folder = getattr(trained, "unverified", None)
+        if isinstance(error, PipelineError) or folder is None:
+            raise
+        raise UserError(
+            f"the model in {folder} cannot be used: {type(error).__name__}: {one_line(error)}. Its config.json is not "
+            "verified, so it may have been changed: restore it, or repeat the run"
+        ) from error
 
 
 def prediction_recipe(recipe: Recipe, model_folder: Path, changes: Mapping[str, object] | None = None) -> Recipe:
@@ -159,24 +178,28 @@ def _predict(
 
     If one of them is wrong, those with it are predicted one by one: it costs no prediction but its own.
     """
-    predictor = trained.predictor()
+    with changes_blamed(trained):
+        predictor = trained.predictor()
     index = 0
     for chunk in _chunks(rows, chunk_rows):
         try:
-            answers = list(answer_rows(trained.task, predictor, chunk, index))
+            with changes_blamed(trained):
+                answers = list(answer_rows(trained.task, predictor, chunk, index))
         except UserError:
-            answers = _one_by_one(trained.task, predictor, chunk, index, on_bad)
+            answers = _one_by_one(trained, predictor, chunk, index, on_bad)
         for answer in answers:
             yield answer.prediction
         index += len(chunk)
 
 
 def _one_by_one(
-    task: Task, predictor: Predictor, chunk: list[tuple[str, Row]], index: int, on_bad: OnBad | None
+    trained: Opened, predictor: Predictor, chunk: list[tuple[str, Row]], index: int, on_bad: OnBad | None
 ) -> Iterator[Answer]:
     for i, row in enumerate(chunk):
         try:
-            yield from answer_rows(task, predictor, [row], index + i)
+            with changes_blamed(trained):
+                answers = list(answer_rows(trained.task, predictor, [row], index + i))
+            yield from answers
         except UserError as error:
             if on_bad is None:
                 raise

@@ -1,12 +1,15 @@
 """Flips bits of tokenized data, training checkpoints and model files, one at a time, and counts what is made of them.
 
-    python -m tests.benchmarks.damage_counts [--frameworks torch tensorflow] [--flips 6000] [--commands 24] [--seed 0]
+    python -m tests.benchmarks.damage_counts [--frameworks torch tensorflow] [--flips 6000] [--edits 300]
 
 A tiny run is trained in each framework; every file of each kind gets its share of the flips. A flip is *seen* if
 what reads the files says so in the way that is meant for damage: a tokenized split is made anew, a training checkpoint
 is skipped, a model is refused. It is *harmless* if what is read is what was written, as with another white space in
 JSON. It *passes* if something else is read in silence, and any other error is *uncaught*. So many of the flips in model
 files are also tried with the commands predict and attention-maps. The exit code is 1 if a flip passes or is uncaught.
+
+Then runs are edited as by hand, so many times for each verb that reads them, with the digests of the model's files
+taken out. A verb must answer (exit code 0), or say in one message what is wrong (2).
 """
 
 import argparse
@@ -30,6 +33,7 @@ from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
 from tests.helpers.checkpoints import changed_checkpoint
 from tests.helpers.damage import flips
+from tests.helpers.edited_runs import VERBS, count_edits, runs_to_edit, undrawn
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import kill_at
 
@@ -112,25 +116,41 @@ def main(words=None):
     parser.add_argument("--frameworks", nargs="+", default=["torch", "tensorflow"])
     parser.add_argument("--flips", type=int, default=6000)
     parser.add_argument("--commands", type=int, default=24)
+    parser.add_argument("--edits", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(words)
     configure_process()
     with tempfile.TemporaryDirectory() as temporary:
-        datasets.config.HF_DATASETS_CACHE = Path(temporary) / "cache"
-        counts = list(
-            all_counts(Path(temporary), arguments.frameworks, arguments.flips, arguments.commands, arguments.seed)
-        )
-    wrong = sum(number for found in counts for kind, number in found.items() if kind not in ("seen", "harmless"))
-    return 1 if wrong else 0
+        folder = Path(temporary)
+        datasets.config.HF_DATASETS_CACHE = folder / "cache"
+        counts = []
+        if arguments.flips:
+            counts += all_counts(folder, arguments.frameworks, arguments.flips, arguments.commands, arguments.seed)
+        if arguments.edits:
+            counts += all_edits(folder / "edits", arguments.frameworks, arguments.edits, arguments.seed)
+    return 1 if any(set(found) - {"seen", "harmless", "exit 0", "exit 2"} for found in counts) else 0
+
+
+def shown(what, counts):
+    """The counts, printed as a row of a table."""
+    print(f"| {what} | {counts.total():,} | {', '.join(f'{v:,} {k}' for k, v in counts.items())} |", flush=True)
+    return counts
+
+
+def all_edits(folder, frameworks, number, seed):
+    """How each verb ended with runs that were edited."""
+    print("\n| verb | edits | found |\n|---|---|---|")
+    for framework in frameworks:
+        runs = runs_to_edit(folder / framework, framework)
+        with undrawn():
+            for verb in VERBS:
+                ends, wrong = count_edits(verb, runs, framework, folder / "edited", number, seed)
+                print(*wrong, sep="\n", end="\n" if wrong else "", file=sys.stderr)
+                yield shown(f"{verb}, {framework}", ends + Counter({"wrong": len(wrong)}))
 
 
 def all_counts(folder, frameworks, number, num_commands, seed):
-    """The counts of each kind of file, each printed as a row of a table."""
-
-    def shown(what, counts):
-        print(f"| {what} | {counts.total():,} | {', '.join(f'{v:,} {k}' for k, v in counts.items())} |", flush=True)
-        return counts
-
+    """The counts of each kind of file."""
     print("| files | flips | found |\n|---|---|---|")
     recipe = changed_checkpoint(recipe_of("causal rows", folder), folder / "gpt2", SMALL)
     recipe = recipe.override({"weights": "random"})

@@ -10,6 +10,7 @@ import pytest
 from pipeline import UserError
 from pipeline.cli.main import execute
 from pipeline.comparison.run_set import read_run
+from tests.helpers.edited_runs import VERBS, edited
 from tests.helpers.run_writer import write_run
 
 
@@ -96,33 +97,6 @@ def test_a_damaged_probe_is_named(run):
             read_run(run)
 
 
-VALUES = [None, -1, 0, 10**30, 1.5, "", "a" * 300, [], [None], {}, {"a": 1}, True]
-
-
-def damaged(run, rng):
-    """A file of the run changed at a random place, as by hand; returns what was done."""
-    name = rng.choice(["metrics.json", "environment.json", "history.jsonl", "predictions.jsonl", "model/config.json"])
-    file = run / name
-    lines = file.read_text(encoding="utf-8").split("\n")
-    number = rng.randrange(max(1, len(lines) - 1)) if name.endswith("l") else 0
-    content = json.loads(lines[number] if name.endswith("l") else "\n".join(lines))
-    place, path = content, []
-    while isinstance(place, dict) and place:
-        key = rng.choice(sorted(place))
-        path.append(key)
-        if not isinstance(place[key], dict) or not place[key] or rng.random() < 0.3:
-            break
-        place = place[key]
-    value = rng.choice([*VALUES, "delete"])
-    if value == "delete":
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
-    lines[number] = json.dumps(content)
-    file.write_text("\n".join(lines) if name.endswith("l") else json.dumps(content), encoding="utf-8")
-    return f"{name} line {number + 1}: {'.'.join(path)} = {value!r}"
-
-
 @pytest.mark.slow
 def test_a_report_on_runs_that_were_edited_by_hand_is_written_or_refused_in_one_message(tmp_path, capsys, monkeypatch):
     """Never is it called a bug, and never is half a report left. The page itself is not drawn, which takes seconds."""
@@ -130,7 +104,7 @@ def test_a_report_on_runs_that_were_edited_by_hand_is_written_or_refused_in_one_
     rng, codes = random.Random(11), {}
     for i in range(120):
         folders = [write_run(tmp_path / f"{i}-{name}", name) for name in ("torch", "tensorflow")]
-        done = damaged(folders[1], rng)
+        done = edited(folders[1], rng, VERBS["report"])
         code = execute(["report", *map(str, folders), "--out", str(tmp_path / f"report{i}")])
         error = capsys.readouterr().err
         assert code in (0, 2) and "bug" not in error, f"{done}: {error}"

@@ -1,31 +1,104 @@
 """Runs as people leave them who edit their files by hand: one change at a random place, of any file that is read."""
 
+import contextlib
+import io
 import json
 import os
+import random
 import shutil
+from collections import Counter
+from unittest import mock
 
 import numpy as np
 import yaml
 from safetensors.numpy import load_file, save_file
+
+from pipeline import finetune
+from pipeline.cli.main import execute
+from tests.helpers.families import recipe_of
 
 VALUES = [
     None, -1, 0, 1,
     2, 7, 10**30, 1.5, float("inf"), float("nan"), "", "a" * 300, "x", "\ud800", "\x1b[31m", [], [None], [1, 2], {},
     {"a": 1}, {"0": "x"}, True, False,
 ]  # fmt: skip
-RECORDS = ("metrics.json", "environment.json", "history.jsonl", "predictions.jsonl")
+RECORDS = ("recipe.yaml", "metrics.json", "environment.json", "history.jsonl", "predictions.jsonl")
+MODEL = (
+    "model/config.json", "model/generation_config.json", "model/tokenizer.json", "model/tokenizer_config.json",
+    "model/special_tokens_map.json", "model/model.safetensors", "model/vocab.txt", "model/vocab.json",
+    "model/merges.txt",
+)  # fmt: skip
+# The verbs that read a run, and the files of it that each reads; those that matter more are more often edited.
+VERBS = {
+    "report": (*RECORDS, *RECORDS, "probe.npz", "model/config.json"),
+    "predict": ("recipe.yaml", "metrics.json", "environment.json", *MODEL, "model/config.json"),
+    "attention-maps": ("recipe.yaml", "metrics.json", "environment.json", *MODEL, "model/config.json"),
+}
 # Text that stands where JSON or YAML should.
 TEXTS = ["", "null", "7", "[]", "{", '"', "[" * 100_000, "a: [", "\x00", "é\n", "<<<<<<< HEAD\n"]
 # Bytes that are no text, or no file of weights.
 CONTENTS = [b"", b"\xff\xfe\x00", b"PK\x03\x04", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", bytes(range(256)) * 4]
 
 
-def edited(run, rng, files=RECORDS):
+def runs_to_edit(folder, framework):
+    """A tiny run of each model family; beside each is `other`, the same with another seed."""
+    runs = []
+    for kind in ("single-label", "causal rows", "sequence-to-sequence"):
+        place = folder / kind.replace(" ", "-")
+        place.mkdir(parents=True)
+        recipe = recipe_of(kind, place, num_rows=16)
+        runs.append(finetune(recipe, framework, out=place / "run").path)
+        finetune(recipe, framework, seed=1, out=place / "other")
+    return runs
+
+
+@contextlib.contextmanager
+def undrawn():
+    """Neither maps nor pages are drawn, which takes seconds; a file or a folder stands for them."""
+    with (
+        mock.patch("pipeline.runs.attention_figure.draw_attention_maps", lambda maps, path, title: path.touch()),
+        mock.patch("pipeline.reporting.writer.write_report", lambda results, folder: folder.mkdir(parents=True)),
+    ):
+        yield
+
+
+def count_edits(verb, runs, framework, folder, number, seed):
+    """Make so many edits, each of a copy of one of the runs, and give each to a verb.
+
+    Returns how often it ended with which exit code, and each end that is neither an answer nor one message.
+    """
+    rng, ends, wrong = random.Random(f"{verb} {seed}"), Counter(), []
+    for _ in range(number):
+        original = rng.choice(runs)
+        run = shutil.copytree(original, folder / "run")
+        # Else the digests alone would tell that a file of the model was edited.
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        (run / "metrics.json").write_text(json.dumps(metrics | {"model_files": {}}), encoding="utf-8")
+        done = edited(run, rng, VERBS[verb])
+        code, error = _end_of(verb, run, original.with_name("other"), framework, folder / "out")
+        ends[f"exit {code}"] += 1
+        is_explained = bool(error.strip()) and "bug" not in error and "Traceback" not in error
+        if code not in (0, 2) or is_explained != (code == 2) or (folder / "out").exists() != (code == 0):
+            wrong.append(f"{verb} {run}: {done}: exit {code}: {error}")
+        shutil.rmtree(folder)
+    return ends, wrong
+
+
+def _end_of(verb, run, other, framework, out):
+    """The exit code of the verb with the run, and what it said to standard error."""
+    words = [str(other)] if verb == "report" else ["--framework", framework, "--text", "good food"]
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = execute([verb, str(run), *words, "--out", str(out)])
+    return code, said.getvalue()
+
+
+def edited(run, rng, files):
     """Change one of the run's files at a random place, as by hand; returns what was done."""
     file = run / rng.choice([name for name in files if (run / name).is_file()])
     if file.name.endswith(".safetensors"):
         return f"{file.name}: {_edit_weights(file, rng)}"
-    if rng.random() < 0.15:
+    if file.name.endswith(".npz") or rng.random() < 0.15:
         return f"{file.name}: {_edit_file(file, rng)}"
     if file.name.endswith((".json", ".jsonl", ".yaml")):
         return f"{file.name}: {_edit_content(file, rng)}"
@@ -103,9 +176,3 @@ def _edit_weights(file, rng):
     }  # fmt: skip
     save_file(weights | changes.get(way, {}), file, metadata=None if way == "no format" else {"format": "pt"})
     return f"{way} {name}"
-
-
-def copied(run, folder):
-    """A copy of a run's directory that may be edited."""
-    shutil.copytree(run, folder)
-    return folder
