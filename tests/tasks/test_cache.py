@@ -20,8 +20,9 @@ from pipeline.data.splits import read_splits
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, load_task
 from pipeline.training.experiment import prepare
+from tests.helpers.cache_race import play
 from tests.helpers.damage import flips
-from tests.helpers.families import KINDS, recipe_of
+from tests.helpers.families import KINDS, recipe_of, rows_of
 
 
 @pytest.fixture
@@ -115,6 +116,16 @@ def test_of_processes_that_need_an_entry_at_once_one_makes_it(tmp_path, entries,
         found = list(pool.map(lambda _: cache.encoded(task, rows, "content"), range(3)))
     assert len(calls) == 1 and len(entries()) == 1
     assert same(vars(found[0]), vars(found[1])) and same(vars(found[0]), vars(found[2]))
+
+
+@pytest.mark.slow
+def test_of_processes_that_fill_a_cache_at_once_one_may_be_killed_at_any_moment(tmp_path):
+    """Nothing of it is left; `tests/benchmarks/cache_race.py` plays many such rounds."""
+    recipe = recipe_of("single-label", tmp_path, rows_of("single-label", 4000, 0), rows_of("single-label", 16, 1))
+    play(recipe, tmp_path / "first")  # only to import
+    alone, killed = play(recipe, tmp_path / "alone"), play(recipe, tmp_path / "killed", kill_after=0.1)
+    assert killed.was_killed and killed.digests == alone.digests * 2
+    assert len(alone.left) == 2 and killed.left == alone.left
 
 
 @pytest.mark.slow
