@@ -209,7 +209,10 @@ def save_checkpoint(
     """Write a stock Hugging Face checkpoint: safetensors in the PyTorch layout, config, tokenizer, model card."""
     folder.mkdir(parents=True)
     write_safetensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
-    config.save_pretrained(folder)
+    with warnings.catch_warnings():
+        # A checkpoint whose config.json says how to write texts is saved as it is.
+        warnings.filterwarnings("ignore", "Some non-default generation parameters", UserWarning)
+        config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -9,10 +9,12 @@ import transformers
 from safetensors.numpy import load_file
 
 from pipeline.backend import load_backend
-from pipeline.models.checkpoint import fit_problems, load_config, load_tokenizer
+from pipeline.models.checkpoint import fit_problems, load_config, load_tokenizer, save_checkpoint
 from pipeline.models.initialization import random_weights
 from pipeline.models.transformer import sinusoids
 from pipeline.recipe.schema import Train
+from pipeline.runs.attention_maps import maps_of_model
+from pipeline.runs.directory import MODEL_CONTENTS
 from pipeline.tasks.tokenized_cache import tokenizer_rules
 from pipeline.training.experiment import prepare, start
 from pipeline.utils.errors import UserError
@@ -51,6 +53,7 @@ def sources():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_both_frameworks_write_the_same_tokens_and_never_padding(num_beams):
     written = []
@@ -142,6 +145,29 @@ def test_lengths_over_the_models_positions_are_refused_of_sources_and_targets(tm
     ]
     fitting = recipe.override({"data.max_length": 67, "options.max_target_length": 67, "options.max_new_tokens": 67})
     assert fit_problems(fitting, load_config(recipe), load_tokenizer(recipe), ("encoder-decoder",)) == []
+
+
+def test_a_saved_model_keeps_what_the_config_says_of_generation_and_all_files_of_the_tokenizer(tmp_path):
+    config = transformers.AutoConfig.from_pretrained(marian_of_dates(), num_beams=4, bad_words_ids=[[5]])
+    tokenizer = load_tokenizer(recipe_of("translation", tmp_path))
+    save_checkpoint(tmp_path / "model", checkpoint_weights(), config, tokenizer, "card")
+    saved = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert (saved["num_beams"], saved["bad_words_ids"]) == (4, [[5]])
+    for name in ("source.spm", "target.spm"):
+        assert (tmp_path / "model" / name).read_bytes() == (marian_of_dates() / name).read_bytes()
+    assert {file.name for file in (tmp_path / "model").iterdir()} <= MODEL_CONTENTS
+
+
+def test_attention_maps_are_those_of_the_encoder_and_the_same_in_both_frameworks(tmp_path):
+    experiment, maps = prepare(recipe_of("translation", tmp_path)), []
+    text = rows_of("translation", 1, 0)[0]["source"]
+    for framework in FRAMEWORKS:
+        model = start(experiment, load_backend(framework), 0).model
+        maps.append(maps_of_model(model, experiment.tokenizer, text))
+    assert maps[0].tokens == maps[1].tokens
+    assert maps[0].weights.shape == (2, 2, len(maps[0].tokens), len(maps[0].tokens))
+    np.testing.assert_allclose(maps[1].weights, maps[0].weights, atol=1e-6)
+    np.testing.assert_allclose(maps[0].weights.sum(axis=-1), 1, atol=1e-6)
 
 
 # --- the tokenizer, which has no fast version
