@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -48,7 +48,7 @@ class Group:
         # Else, where only TF_CONFIG says who is where, at the port after that of the channel.
         place, store = "env://" if os.environ.get("MASTER_ADDR") else f"tcp://{ranks.address}:{ranks.port + 1}", None
         if ranks.is_launched:
-            store = distributed.PrefixStore(f"group {next(Group.numbers)}", Group.meeting(ranks))
+            store = PrefixStore(f"group {next(Group.numbers)}", Group.meeting(ranks))
         self.is_own = not distributed.is_initialized()  # Ray makes it before the run, and ends it afterwards
         if self.is_own:
             # That a rank is gone, the channel knows sooner than a timeout.

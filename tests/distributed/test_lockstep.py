@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.comparison import lockstep
 from pipeline.comparison.lockstep import compare_processes
 from pipeline.utils.errors import UserError
 from tests.helpers.families import recipe_of
@@ -11,6 +12,28 @@ from tests.helpers.families import recipe_of
 def test_numbers_of_processes_that_cannot_be_are_refused(counts, tmp_path):
     with pytest.raises(UserError, match="must be whole numbers from 1 to 64, one of them 2 or more"):
         compare_processes(recipe_of("single-label", tmp_path), counts)
+
+
+def test_of_a_sharded_recipe_tensorflow_trains_what_has_whole_weights(monkeypatch, tmp_path):
+    asked = {}
+
+    def call(function, recipe, name, *arguments, framework):
+        asked[name, 1] = recipe.train.sharding
+        return None, []
+
+    class Launch:
+        def __init__(self, function, arguments, size, framework, on_event):
+            asked[framework, size] = arguments[0].train.sharding
+
+        def run(self, is_stopping):
+            if len(asked) == 4:
+                raise InterruptedError
+
+    monkeypatch.setattr(lockstep.processes, "call", call)
+    monkeypatch.setattr(lockstep, "Launch", Launch)
+    with pytest.raises(InterruptedError):
+        compare_processes(recipe_of("single-label", tmp_path, changes={"train.sharding": "fsdp"}), [2])
+    assert asked == {("torch", 1): "fsdp", ("torch", 2): "fsdp", ("tensorflow", 1): None, ("tensorflow", 2): None}
 
 
 @pytest.mark.slow
