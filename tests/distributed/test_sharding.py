@@ -37,6 +37,7 @@ CASES = {
     "gpt2": ("causal rows", 24, "handwritten", {"train.batch_size": 8}),
     "t5": ("sequence-to-sequence", 21, "stock", {"train.batch_size": 8, "train.gradient_accumulation": 4}),
     "untied t5": ("sequence-to-sequence", 16, "handwritten", {"train.batch_size": 8, "weights": "random"}),
+    "marian": ("translation", 16, "stock", {"train.batch_size": 8}),
     "bert in bf16": ("masked words", 24, "stock", {"train.batch_size": 8, "train.precision": "bf16"}),
 }  # fmt: skip
 STEPS = 4
