@@ -144,20 +144,23 @@ def test_a_rank_that_is_halted_ends_all_after_its_silence(victim, others_compute
 
 def go_on(send):
     """The ranks compute for longer than they may be silent."""
-    channel_module.BEAT_SECONDS, channel_module.MOST_SILENT_SECONDS, channel_module.TURN_SECONDS = 0.2, 1.0, 0.2
+    channel_module.BEAT_SECONDS, channel_module.MOST_SILENT_SECONDS, channel_module.TURN_SECONDS = 0.2, 2.0, 0.2
+    channel_module.END_SECONDS = 0.5
     with joined() as channel:
         send(channel.all(os.getpid()))
-        time.sleep(4.0)
+        time.sleep(6.0)
         return channel.all(channel.ranks.rank)
 
 
 @pytest.mark.slow
 def test_ranks_that_compute_for_long_or_are_halted_all_together_are_not_taken_for_lost():
     def halt_all(pids):
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            for pid in pids:
-                os.kill(pid, number)
-            time.sleep(1.5)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(3.0)
+        for pid in pids:  # one is back before the other
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.6)
 
     assert Launch(go_on, (), 2, "", halt_all).run(lambda: False) == [0, 1]
 
