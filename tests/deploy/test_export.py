@@ -18,6 +18,7 @@ from pipeline.cli.main import execute
 from pipeline.deploy.answering import open_export
 from pipeline.deploy.manifest import read_manifest, records_of, write_manifest
 from pipeline.deploy.proof import answer_of_run, measure, refuse_unproved, validation_of
+from pipeline.deploy.serving.served_model import ServedModel
 from pipeline.runs.prediction import predict_rows
 from tests.helpers.families import recipe_of, sentences
 
@@ -62,6 +63,22 @@ def test_an_export_predicts_what_its_run_does(run, onnx, capsys):
         assert line == expected
     assert execute(["predict", str(onnx.path), "--text", texts[0]]) == 0
     assert json.loads(capsys.readouterr().out)["prediction"] == theirs[0]["prediction"]
+
+
+@pytest.mark.slow
+def test_an_export_is_served_with_the_answers_of_its_run(run, onnx, capsys):
+    opened, texts = open_export(onnx.path), sentences(7, seed=1)
+    model = ServedModel(opened.task, opened.predictor(), "tiny", "twinstep_onnx")
+    answers = model.answer([{"text": text} for text in texts])
+    for answer, expected in zip(answers, predict(run, texts), strict=True):
+        assert answer.prediction.pop("score") == pytest.approx(expected.pop("score"), abs=2e-6)
+        assert answer.prediction == expected
+        tokens = opened.tokenizer(expected["text"], truncation=True, max_length=32, return_tensors="np")
+        (outputs,) = model.run_tokens([{name: values[0] for name, values in tokens.items()}])
+        assert outputs["label"].item() == expected["prediction"]
+        assert np.abs(outputs["logits"] - answer.output).max() < 1e-5
+    assert execute(["serve", str(onnx.path), "--framework", "torch"]) == 2
+    assert "leave the framework out" in capsys.readouterr().err
 
 
 @pytest.mark.slow

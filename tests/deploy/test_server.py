@@ -106,7 +106,7 @@ def load(server, num_clients, stop_after):
     def work(number):
         with httpx.Client(timeout=30) as client:
             for i in range(10_000):
-                text = f"sleep 0.01 client {number} request {i}"
+                text = f"sleep 0.05 client {number} request {i}"
                 try:
                     response = client.post(f"{server.url}/predict", json={"text": text})
                 except httpx.ConnectError:
@@ -131,7 +131,7 @@ def load(server, num_clients, stop_after):
 def test_a_server_that_is_stopped_under_load_answers_all_that_it_has_taken(tmp_path):
     with stub_server(tmp_path, batch_rows=4) as server:
         code, right, wrong, lost = load(server, num_clients=12, stop_after=1.5)
-    assert (code, wrong, lost) == (0, [], []) and len(right) > 20
+    assert (code, wrong, lost) == (0, [], []) and len(right) > 12
     assert len(right) == sum(line["status"] == 200 for line in server.logged())
 
 
