@@ -40,6 +40,7 @@ def change_lines(file, number, changes):
         ("history.jsonl", 2, {"seconds": -1.0}, "history.jsonl line 2 is not what a run writes: seconds is -1.0, but"),
         ("history.jsonl", 4, "", "history.jsonl line 4 cannot be read as JSON"),
         ("history.jsonl", 1, "[" * 100_000, "history.jsonl line 1 cannot be read as JSON"),
+        ("predictions.jsonl", 3, "[" * 100_000, "predictions.jsonl cannot be read: line 3: "),
         ("predictions.jsonl", 2, "7", "predictions.jsonl line 2 is 7, but must be an object"),
         ("predictions.jsonl", 2, {"index": 0}, "predictions.jsonl line 2: index is 0, but must be 1"),
         ("predictions.jsonl", 9, {"score": "high"}, 'line 9: score is "high", but must be a number as in the lines'),
