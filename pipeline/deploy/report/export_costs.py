@@ -14,6 +14,9 @@ from pipeline.deploy.exported_model import load_model
 from pipeline.deploy.runtimes import Arrays
 from pipeline.runs.machine import peak_memory_bytes
 
+# Calls in one measurement, and before the first.
+LEAST_CALLS = 3
+
 
 class Measured(NamedTuple):
     """What one fresh process needed; the milliseconds are for each batch."""
@@ -37,16 +40,18 @@ def measure_process(
     first_answer = time.process_time()
     milliseconds = []
     for batch in batches:
-        answer(batch)
+        for _ in range(LEAST_CALLS):  # the first ones with a new shape cost more
+            answer(batch)
         milliseconds.append(call_milliseconds(answer, batch, seconds))
     return Measured(first_answer, milliseconds, peak_memory_bytes())
 
 
 def call_milliseconds(function: Callable[[Arrays], object], batch: Arrays, seconds: float) -> float:
-    """Processor time of a call, the mean of as many calls as take this long."""
+    """Processor time of a call, the mean of as many calls as take this long, and of a few at least."""
     started, calls = time.process_time(), 0
     while True:
         function(batch)
         calls += 1
-        if (taken := time.process_time() - started) >= seconds:
+        taken = time.process_time() - started
+        if calls >= LEAST_CALLS and taken >= seconds:
             return 1000 * taken / calls
