@@ -166,8 +166,9 @@ def format_costs(
 ) -> list[FormatCost]:
     """The run itself and each format, each in fresh processes that take turns."""
     wanted: list[tuple[Format, Quantization | None]] = []
-    for name in formats:
-        wanted += [(cast(Format, name), quantization) for quantization in (None, *FORMATS[name].quantizations)]
+    for name in cast(Sequence[Format], formats):
+        wanted.append((name, None))
+        wanted.extend((name, quantization) for quantization in FORMATS[name].quantizations)
     weights = run.directory.weights_file.stat().st_size
     title = f"The run, {FRAMEWORK_NAMES[run.record.framework]}"
     costs = [FormatCost(format=None, title=title, runtime=run.record.framework, model_bytes=weights, agreement=1.0)]
