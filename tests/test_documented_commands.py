@@ -51,6 +51,7 @@ RUN_ELSEWHERE = {
     "make finetune PROCESSES=2 FRAMEWORK=tensorflow RESTARTS=3": "tests/training/test_processes.py",
     ".venv/bin/python -m tests.benchmarks.packed_gradients": "takes minutes; test_packed.py compares these gradients",
     **{command: "tests/deploy/test_export.py" for command in COMMANDS if re.search("make export|EXPORT=", command)},
+    ".venv/bin/python -m tests.benchmarks.cache_race --rounds 40": "takes minutes; test_cache.py plays one round",
     ".venv/bin/python -m tests.benchmarks.export_matrix": "takes minutes; tests/deploy/test_export.py exports a run",
     "make deployment RUN=runs/sentiment_bert/torch-stock-seed0": "tests/deploy/test_deployment_report.py, quickly",
     "make bench": "takes minutes; `make bench QUICK=1` is run",
@@ -237,7 +238,7 @@ def test_no_damage_passes_or_is_uncaught(capsys, monkeypatch):
     monkeypatch.setattr(
         datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE
     )  # it has one of its own
-    assert damage_counts.main(["--frameworks", "torch", "--flips", "40", "--commands", "3"]) == 0
+    assert damage_counts.main(["--frameworks", "torch", "--flips", "40", "--commands", "3", "--edits", "0"]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1] for row in rows] == ["40", "40", "40", "3"]
 
