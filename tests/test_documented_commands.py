@@ -288,9 +288,7 @@ def test_a_bundled_checkpoint_can_be_made_again(name, tmp_path, monkeypatch, det
 def test_every_command_is_run_here_or_elsewhere():
     verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
     here = {each.id for each in documented(*verbs)}
-    modules = {
-        command
-        for command in COMMANDS
-        if command.endswith((".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000"))
-    }
+    ends = (".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000")
+    ends += ("--resume", "processes --repeats 3")
+    modules = {command for command in COMMANDS if command.endswith(ends)}
     assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)
