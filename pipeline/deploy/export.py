@@ -89,6 +89,11 @@ def export_run(
     folders = {name: place / f"{name}{suffix}" for name in dict.fromkeys(names)}
     for folder in folders.values():
         _refuse_taken(folder, overwrite)
+    if not (run.directory.model_folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{run.path} cannot be exported: an export reads texts by tokenizer.json, and the library writes none for "
+            "the tokenizer of this run's checkpoint"
+        )
     on_event(f"asking {run.record.label} for its answers to the validation split")
     experiment = validation_of(run)
     reference = call(answer_of_run, str(run.path), framework=run.record.framework)

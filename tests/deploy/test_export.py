@@ -199,6 +199,7 @@ def test_a_run_of_pytorch_is_exported_by_tensorflow(run, tmp_path):
         ),
         (["--format", "pt2", "--quantize", "int8"], 'pt2 has no weights of type "int8"; onnx, litert can have them'),
         (["--format", ""], "no format is named"),
+        ([], "run cannot be exported: an export reads texts by tokenizer.json"),  # Marian has no such file
         (["--out", "taken"], "taken/onnx holds something that is not an export; choose another folder"),
     ],
 )
