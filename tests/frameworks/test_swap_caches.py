@@ -1,12 +1,14 @@
 """A swapped GPT-2, T5 or Marian uses every cache of the library as the stock model does (PyTorch)."""
 
+import contextlib
 import copy
 
 import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
-from transformers.cache_utils import Cache, QuantizedLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer
+from transformers.integrations.executorch import TorchExportableModuleWithStaticCache
 
 from tests.helpers.framework_drivers import Torch
 from tests.helpers.tiny_models import BATCH, TARGET, VOCABULARY, inputs, relative
@@ -35,6 +37,8 @@ def new_cache(kind, model):
     own = {
         "dynamic": lambda: DynamicCache(config=model.config),
         "static": lambda: StaticCache(model.config, max_cache_len=STATIC_LENGTH),
+        "offloaded": lambda: DynamicCache(config=model.config, offloading=True),
+        "offloaded static": lambda: StaticCache(model.config, max_cache_len=STATIC_LENGTH, offloading=True),
         "quantized": lambda: Cache(layers=[RoundedLayer(residual_length=4) for _ in range(own_layers(model))]),
     }[kind]()
     if not model.config.is_encoder_decoder:
@@ -42,9 +46,14 @@ def new_cache(kind, model):
     return EncoderDecoderCache(own, DynamicCache(config=model.config))
 
 
+def tokens(positions):
+    """Fixed tokens at the given positions, for each row others."""
+    return torch.tensor(np.random.default_rng(3).integers(2, VOCABULARY, (BATCH, STATIC_LENGTH)))[:, positions]
+
+
 def decode(model, cache, positions, encoded):
     """The model's outputs for fixed tokens at the given positions, with attentions."""
-    ids = torch.tensor(np.random.default_rng(3).integers(2, VOCABULARY, (BATCH, STATIC_LENGTH)))[:, positions]
+    ids = tokens(positions)
     arguments = dict(past_key_values=cache, cache_position=torch.tensor(positions), output_attentions=True)
     with torch.no_grad():
         if model.config.is_encoder_decoder:
@@ -69,8 +78,34 @@ def assert_same(swapped, stock):
     assert max(relative(ours, theirs) for ours, theirs in zip(swapped, stock, strict=True)) <= 1e-5
 
 
+class NoStream(contextlib.nullcontext):
+    """In place of a stream of a GPU, without which the library's offloaded caches cannot be made."""
+
+    def wait_stream(self, other):
+        pass
+
+
+@pytest.fixture
+def offloading_without_a_gpu(monkeypatch):
+    """The library's offloaded caches work without a GPU; nobody can read what is offloaded before it is fetched."""
+
+    def offload(layer):
+        layer.elsewhere = layer.keys, layer.values
+        layer.keys, layer.values = (torch.full_like(values, torch.nan) for values in layer.elsewhere)
+
+    def prefetch(layer):
+        if hasattr(layer, "elsewhere"):
+            layer.keys, layer.values = vars(layer).pop("elsewhere")
+
+    monkeypatch.setattr(torch, "Stream", NoStream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: NoStream())
+    monkeypatch.setattr(CacheLayerMixin, "offload", offload)
+    monkeypatch.setattr(CacheLayerMixin, "prefetch", prefetch)
+
+
 @CACHED
-@pytest.mark.parametrize("kind", ["dynamic", "static", "quantized"])
+@pytest.mark.usefixtures("offloading_without_a_gpu")
+@pytest.mark.parametrize("kind", ["dynamic", "static", "quantized", "offloaded", "offloaded static"])
 def test_each_kind_of_cache_gives_the_stock_logits_and_attentions(family, kind):
     model = Torch.build(family, implementation="eager")
     calls = [[0, 1, 2], [3], [4, 5], [6], [7]]
@@ -135,3 +170,32 @@ def test_a_static_cache_compiles_without_a_graph_break(family):
     compiled = copy.copy(model)
     compiled.forward = torch.compile(model.forward, fullgraph=True, backend="eager")
     assert_same(outputs_of_calls(compiled, "static", calls), stock)
+
+
+def logits_of_export(model, positions):
+    """The logits of a program that `torch.export` made of a GPT-2 with a static cache, called for each position."""
+    model.generation_config.cache_implementation = "static"
+    module = TorchExportableModuleWithStaticCache(model, batch_size=BATCH, max_cache_len=STATIC_LENGTH)
+    calls = [dict(input_ids=tokens([place]), cache_position=torch.tensor([place])) for place in positions]
+    with torch.no_grad():
+        program = torch.export.export(module, (), calls[0]).module()
+        return [program(**call).numpy() for call in calls]
+
+
+def test_a_program_exported_with_a_static_cache_gives_the_stock_logits_and_can_be_stepped_back():
+    model, positions = Torch.build("gpt2", implementation="eager"), [0, 1, 2, 3, 1, 2]
+    stock = outputs_of_calls(model, "static", [[place] for place in positions])[:: 1 + own_layers(model)]
+    Torch.swap().swap_attention(model)
+    assert_same(logits_of_export(model, positions), stock)
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_program_exported_without_a_cache_gives_the_stock_logits(family):
+    model = Torch.build(family, implementation="eager")
+    batch = inputs(family, "right")
+    stock = Torch.output(model, batch)
+    Torch.swap().swap_attention(model)
+    arguments = Torch.tensors(batch) | ({"use_cache": False} if family == "t5" else {})
+    with torch.no_grad():
+        program = torch.export.export(model, (), arguments).module()
+        assert relative(program(**arguments).logits.numpy(), stock) <= 1e-5
