@@ -37,6 +37,7 @@ ROWS ?= 8192
 ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
+HEAVY ?=
 # Which of those that have a default here were given.
 WITH_OWN_DEFAULTS := FRAMEWORK FORMAT REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
@@ -44,7 +45,7 @@ GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name)
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
-SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
+SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK HEAVY DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
@@ -132,8 +133,8 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	@for set in sentiment dates stories; do \
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 
-test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones
-	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest $(if $(QUICK),-m 'not slow')
+test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights
+	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest -m $(if $(HEAVY),heavy,$(if $(QUICK),'not slow and not heavy','not heavy'))
 
 lint: $(VENV)/.installed  ## check style, imports and types
 	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"

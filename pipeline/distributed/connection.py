@@ -14,6 +14,7 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 2}
 # anything: plain classes of these modules, and what NumPy's arrays and the errors are made with.
 _OF_VALUES = ("pipeline.tasks.", "pipeline.training.", "pipeline.runs.")
 _MAKERS = {
+    "array": ("_array_reconstructor", "array"),
     "builtins": ("set", "frozenset", "complex", "slice", "range"),
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),

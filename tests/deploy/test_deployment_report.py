@@ -156,7 +156,7 @@ def test_a_report_is_whole_and_its_figures_are_read_back(tmp_path):
         write_pages(folder, content_of(results()), {})
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
 def test_the_page_fits_its_window_and_asks_for_nothing(tmp_path, width, height):
     path = tmp_path / "report.html"
@@ -176,7 +176,7 @@ def run(tmp_path_factory):
     return finetune(recipe_of("single-label", folder), out=folder / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_is_measured_in_its_framework_and_in_a_format(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(deployment, "FRAMEWORKS", {"torch": "pipeline.pytorch"})
     out = tmp_path / "report"
@@ -192,7 +192,7 @@ def test_a_run_is_measured_in_its_framework_and_in_a_format(run, tmp_path, monke
     assert "Does every format answer as the run does?" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_graphs_of_tensorflow_are_measured(run):
     told, batches = [], deployment.batches_of(validation_of(run))
     plan = Plan(QUICK.repeats, QUICK.seconds, {"XLA": "left out"})
@@ -206,7 +206,7 @@ def test_graphs_of_tensorflow_are_measured(run):
     assert told == [f"tensorflow, {work}: {mode}" for work in ("inference", "training step") for mode in modes]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_graph_that_answers_otherwise_than_eager_has_no_figures(run, monkeypatch):
     backend, execution = load_backend("torch"), load_backend("torch").execution
 

@@ -42,7 +42,7 @@ def reference(run):
     return answer_of_run(str(run.path))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_export_has_the_logits_of_the_stock_model(run, onnx):
     tokenizer = AutoTokenizer.from_pretrained(run.path / "model")
     model = AutoModelForSequenceClassification.from_pretrained(run.path / "model").eval()
@@ -54,7 +54,7 @@ def test_an_export_has_the_logits_of_the_stock_model(run, onnx):
     assert onnx.manifest.labels == list(model.config.id2label.values())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_export_predicts_what_its_run_does(run, onnx, capsys):
     texts = sentences(40, seed=1)
     ours, theirs = list(predict_rows(open_export(onnx.path), texts)), list(predict(run, texts))
@@ -65,7 +65,7 @@ def test_an_export_predicts_what_its_run_does(run, onnx, capsys):
     assert json.loads(capsys.readouterr().out)["prediction"] == theirs[0]["prediction"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_export_is_served_with_the_answers_of_its_run(run, onnx, capsys):
     opened, texts = open_export(onnx.path), sentences(7, seed=1)
     model = ServedModel(opened.task, opened.predictor(), "tiny", "twinstep_onnx")
@@ -81,7 +81,7 @@ def test_an_export_is_served_with_the_answers_of_its_run(run, onnx, capsys):
     assert "leave the framework out" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_code_in_its_readme_runs_with_the_runtime_alone(run, onnx):
     (code,) = re.findall(r"```python\n(.*?)```", (onnx.path / "README.md").read_text(encoding="utf-8"), flags=re.S)
     program = f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED}))\n{code}"
@@ -90,7 +90,7 @@ def test_the_code_in_its_readme_runs_with_the_runtime_alone(run, onnx):
     assert ast.literal_eval(done.stdout) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_manifest_says_what_was_measured_and_of_which_files(onnx):
     manifest = read_manifest(onnx.path)
     assert manifest.proof.rows == 16 and manifest.proof.agreement == 1
@@ -124,7 +124,7 @@ def drop_mask(model):
     model.graph.node.insert(0, helper.make_node("Shape", ["input_ids"], ["all_shape"]))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("fault", [swap_inputs, drop_mask])
 def test_a_wrong_graph_is_not_proved(run, onnx, reference, tmp_path, fault):
     import onnx as library
@@ -139,7 +139,7 @@ def test_a_wrong_graph_is_not_proved(run, onnx, reference, tmp_path, fault):
         refuse_unproved(manifest, proof, "accuracy")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_labels_in_another_order_are_not_proved(run, onnx, reference, tmp_path):
     folder = copied(onnx, tmp_path / "copy").parent
     manifest = onnx.manifest.model_copy(update={"labels": onnx.manifest.labels[::-1]})
@@ -150,7 +150,7 @@ def test_labels_in_another_order_are_not_proved(run, onnx, reference, tmp_path):
         refuse_unproved(manifest, proof, "accuracy")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_altered_file_is_refused(onnx, tmp_path):
     file = copied(onnx, tmp_path / "copy")
     content = bytearray(file.read_bytes())
@@ -163,7 +163,7 @@ def test_an_altered_file_is_refused(onnx, tmp_path):
         open_export(file.parent)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_int8_weights_that_change_the_answers_are_not_proved(run, onnx, reference, tmp_path):
     """Every weight is rounded to one of three numbers, and the file has its size still."""
     import onnx as library
@@ -183,7 +183,7 @@ def test_int8_weights_that_change_the_answers_are_not_proved(run, onnx, referenc
         refuse_unproved(manifest, measure(file.parent, validation_of(run), reference), "accuracy")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_of_pytorch_is_exported_by_tensorflow(run, tmp_path):
     (export,) = export_run(run, "litert", out=tmp_path)
     assert export.path == tmp_path / "litert" and export.manifest.run.framework == "torch"
@@ -245,7 +245,7 @@ def test_a_model_that_writes_texts_is_refused_where_it_could_not(tmp_path, capsy
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_export_that_is_not_proved_leaves_nothing(run, onnx, reference, tmp_path, monkeypatch):
     """The conversion is replaced by a copy of a good one, and nothing may differ at all."""
 

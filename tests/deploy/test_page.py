@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import threading
+import time
 
 import pytest
 import uvicorn
@@ -51,6 +52,10 @@ def start(tmp_path):
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         ends.append((server, thread, app))
+        deadline = time.monotonic() + 20
+        while not server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         return f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
     yield serve

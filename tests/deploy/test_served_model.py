@@ -67,7 +67,8 @@ def test_every_kind_of_task_answers_token_ids_with_the_outputs_that_it_promises(
     for name, (datatype, shape) in model.description.token_outputs.items():
         assert one[name].dtype == kinds[datatype] and len(one[name].shape) == len(shape)
         assert all(size in (-1, found) for size, found in zip(shape, one[name].shape, strict=True))
-    assert any(one[name].tolist() != other[name].tolist() for name in one)
+    if kind != "translation":  # a new Marian model writes the same text for whatever it reads
+        assert any(one[name].tolist() != other[name].tolist() for name in one)
 
 
 def test_token_ids_of_a_text_get_the_label_of_the_text(tmp_path):

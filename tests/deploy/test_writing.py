@@ -58,7 +58,7 @@ def prompts(model, rows, length):
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (1, 2), (3, 11)])
 def test_the_texts_are_those_of_the_library(both, rows, length, beams):
@@ -71,7 +71,7 @@ def test_the_texts_are_those_of_the_library(both, rows, length, beams):
     assert np.array_equal(*(np.pad(ids, ((0, 0), (0, longest - ids.shape[1]))) for ids in (found, expected)))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_each_token_is_told_as_it_is_written(both):
     model, export, _ = both
     inputs, told = prompts(model, 3, 11), []
@@ -80,7 +80,7 @@ def test_each_token_is_told_as_it_is_written(both):
     assert np.array_equal(np.array(told).T, ids[:, -len(told) :]) and 0 < len(told) <= MAX_NEW_TOKENS
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_code_of_its_readme_writes_what_the_library_does(both):
     model, export, folder = both
     tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(97)}, unk_token="w9"))

@@ -68,7 +68,7 @@ def runs(tmp_path_factory):
     return recipes, folder
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_with_sharded_weights_train_what_one_trains(runs, name):
     recipes, folder = runs
@@ -87,7 +87,7 @@ def test_two_processes_with_sharded_weights_train_what_one_trains(runs, name):
         assert np.abs(weight - theirs[name]).max() < 10 * close, name
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_library_loads_what_processes_with_sharded_weights_trained(runs):
     _, folder = runs
     _, report = transformers.AutoModelForCausalLM.from_pretrained(folder / "two/gpt2/model", output_loading_info=True)
@@ -96,7 +96,7 @@ def test_the_library_loads_what_processes_with_sharded_weights_trained(runs):
     assert config["architectures"] == ["GPT2LMHeadModel"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_with_sharded_weights_that_was_stopped_ends_with_the_same_bits(runs):
     _, folder = runs
     whole, resumed = load_run(folder / "two/bert"), load_run(folder / "two/stopped")
@@ -104,7 +104,7 @@ def test_a_run_with_sharded_weights_that_was_stopped_ends_with_the_same_bits(run
     assert sha256(whole.directory.weights_file) == sha256(resumed.directory.weights_file)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_one_process_continues_what_two_with_sharded_weights_began(runs):
     recipes, folder = runs
     begun = folder / "two/begun"
@@ -116,7 +116,7 @@ def test_one_process_continues_what_two_with_sharded_weights_began(runs):
         assert np.abs(weight - whole[name]).max() < 1e-3, name
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "attention"), [("t5", "stock"), ("t5", "handwritten"), ("gpt2", "stock")])
 def test_sharded_weights_are_in_lock_step_with_whole_ones_and_a_fault_is_not(name, attention, tmp_path):
     recipe = sharded_recipe(name, tmp_path / "data").override({"train.gradient_accumulation": 1})
@@ -128,7 +128,7 @@ def test_sharded_weights_are_in_lock_step_with_whole_ones_and_a_fault_is_not(nam
     assert reports[None].differences["parameters"] < 1e-3, reports[None].as_text()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_each_rank_holds_half_of_weights_gradients_and_moments(tmp_path):
     recipe = sharded_recipe("t5", tmp_path / "data")
     part = in_ranks(held_values, recipe, framework="torch")
@@ -139,14 +139,14 @@ def test_each_rank_holds_half_of_weights_gradients_and_moments(tmp_path):
         assert number / 2 <= part[what] < 0.51 * number, what
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_short_memory_ends_processes_with_sharded_weights_and_names_the_way_out(tmp_path):
     recipe = sharded_recipe("gpt2", tmp_path / "data")
     with pytest.raises(RunFailure, match="rank 1: memory is short.*raise train.gradient_accumulation"):
         in_ranks(train_short_of_memory, "torch", recipe, tmp_path / "run", framework="torch")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_rank_that_starts_from_other_weights_is_refused_before_they_are_sharded(tmp_path):
     recipe = sharded_recipe("gpt2", tmp_path / "data")
     with pytest.raises(UserError, match="the digest of the weights of rank 1 is .*, of rank 0"):
