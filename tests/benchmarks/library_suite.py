@@ -8,8 +8,9 @@ The library is installed without its tests, so FOLDER is a checkout of its sourc
 
 What the tests import, `parameterized` for one, has to be installed, too. Each model is swapped when it is first called,
 and has the stock attention again while it is saved or pruned, since a swapped one refuses both. A test that passes with
-the stock attention and fails with the hand-written one is a fault, unless it looks at the stock module by nature:
-`BY_NATURE` has those, with the reason. The exit code is 0 if there is no fault, 1 if there is, 2 if no test ran.
+the stock attention and fails with the hand-written one is a fault, unless it looks at the stock module by nature
+(`BY_NATURE` has those, with the reason), or passes an argument that a swapped model refuses by name. The exit code is
+0 if there is no fault, 1 if there is, 2 if no test ran.
 """
 
 # This file is also the plugin of pytest that swaps and notes what happened. It is loaded under its own name, since the
@@ -37,10 +38,11 @@ FAMILIES = ("bert", "gpt2", "t5")
 PREFIXES = {"torch": "test_modeling_", "tensorflow": "test_modeling_tf_"}
 # How the command tells the plugin in which framework to swap, if at all, and where to write what happened.
 SWAP_IN, RESULT = "LIBRARY_SUITE_SWAP_IN", "LIBRARY_SUITE_RESULT"
+# What a swapped model says of an argument that only the stock one takes, such as a mask of heads.
+REFUSAL = "; call the stock model"
 # Parts of the names of tests that cannot pass with another module in the place of the stock one.
 BY_NATURE = {
     "test_initialization": "reads the names of the stock weights after a call",
-    "test_headmasking": "masks heads, which the hand-written attention refuses",
     "test_head_pruning": "prunes the heads of a model that was called, and so swapped",
     "test_flash_attn": "asks for an attention of the library by its name",
     "test_sdpa": "asks for an attention of the library by its name",
@@ -100,6 +102,8 @@ def _report(stock: dict[str, Any], swapped: dict[str, Any]) -> int:
     before, after = stock["outcomes"], swapped["outcomes"]
     passed = [test for test, outcome in before.items() if outcome == "passed"]
     failed = [test for test in passed if after.get(test) != "passed"]
+    errors = {test: swapped["errors"].get(test, after.get(test, "it did not run")) for test in failed}
+    refused = [test for test in failed if REFUSAL in errors[test]]
     by_nature = {test: reason for test in failed for name, reason in BY_NATURE.items() if f"::{name}" in test}
     print(f"{len(passed)} tests pass with the stock attention, {len(passed) - len(failed)} of them when swapped")
     print(f"{swapped['swapped']} models were swapped, and their attentions called {swapped['calls']} times")
@@ -107,9 +111,11 @@ def _report(stock: dict[str, Any], swapped: dict[str, Any]) -> int:
         print(f"not swapped, {number} times: {reason}")
     for test, reason in by_nature.items():
         print(f"fails by nature: {test} {reason}")
-    faults = [test for test in failed if test not in by_nature]
+    for test in refused:
+        print(f"is refused: {test}: {errors[test]}")
+    faults = [test for test in failed if test not in by_nature and test not in refused]
     for test in faults:
-        print(f"FAILS WHEN SWAPPED: {test}: {swapped['errors'].get(test, after.get(test, 'it did not run'))}")
+        print(f"FAILS WHEN SWAPPED: {test}: {errors[test]}")
     for test, outcome in before.items():
         if outcome == "failed":
             print(f"fails with the stock attention, too: {test}: {stock['errors'].get(test, '')}")
@@ -126,7 +132,7 @@ class Suite:
         self.outcomes: dict[str, str] = {}
         self.errors: dict[str, str] = {}
         self.refused: Counter[str] = Counter()
-        self.num_swapped = self.num_calls = 0
+        self.num_swapped = self.num_calls = self.num_refused_around = 0
         self.swap: Any = None
 
     def install(self, framework: str) -> None:
@@ -152,9 +158,12 @@ class Suite:
             if not is_traced():
                 self.swap_once(model)
             before = sum(swap.attention_calls(model))
+            is_refused = getattr(model, "suite_is_refused", False)
+            self.num_refused_around += is_refused
             try:
                 return call(model, *args, **kwargs)
             finally:
+                self.num_refused_around -= is_refused
                 self.num_calls += sum(swap.attention_calls(model)) - before
 
         base.__call__ = swapped_call
@@ -163,16 +172,17 @@ class Suite:
             setattr(base, name, self.with_stock_attention(getattr(base, name)))
 
     def swap_once(self, model: Any) -> None:
-        """Swap a model that is called for the first time, unless it or one around it is swapped."""
-        if getattr(model, "suite_has_tried", False) or self.swap.attention_sites(model):
+        """Swap a model that is called for the first time, unless it is swapped or one around it was refused."""
+        if hasattr(model, "suite_is_refused") or self.num_refused_around or self.swap.attention_sites(model):
             return
         from pipeline.utils.errors import UserError
 
-        object.__setattr__(model, "suite_has_tried", True)
+        object.__setattr__(model, "suite_is_refused", False)
         try:
             self.swap.swap_attention(model)
             self.num_swapped += 1
         except UserError as error:
+            object.__setattr__(model, "suite_is_refused", True)
             self.refused[re.sub(r"\{.*?\}", "{...}", str(error))] += 1
 
     def with_stock_attention(self, method: Any) -> Any:
@@ -204,7 +214,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
         SUITE.outcomes[report.nodeid] = report.outcome
     if report.failed:
-        SUITE.errors[report.nodeid] = report.longreprtext.strip().splitlines()[-1][:300]
+        lines = report.longreprtext.strip().splitlines()
+        raised = [line[1:].strip() for line in lines if line.startswith("E ")]
+        SUITE.errors[report.nodeid] = (raised or lines[-1:])[0][:300]
 
 
 def pytest_sessionfinish() -> None:
