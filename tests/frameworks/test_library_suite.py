@@ -47,7 +47,7 @@ def checkout(framework, tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("framework", WORDS)
 def test_a_test_that_fails_only_when_swapped_is_a_fault_unless_it_looks_at_the_stock_module_by_nature(
     framework, checkout, capsys
