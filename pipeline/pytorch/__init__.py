@@ -1,4 +1,13 @@
-"""PyTorch: the names of `pipeline.backend.Backend`."""
+"""PyTorch: the names of `pipeline.backend.Backend`.
+
+In reading order, and the same in `pipeline/tensorflow`:
+
+- the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
+  `swap` put another attention into them
+- a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
+  puts them together
+- what a model writes, and where it goes: `generation`, `export`, `graphs`
+"""
 
 from pipeline.pytorch.export import write_graph, write_writer
 from pipeline.pytorch.graphs import MODES, execution

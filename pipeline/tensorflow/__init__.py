@@ -1,4 +1,13 @@
-"""TensorFlow: the names of `pipeline.backend.Backend`."""
+"""TensorFlow: the names of `pipeline.backend.Backend`.
+
+In reading order, and the same in `pipeline/pytorch`:
+
+- the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
+  `swap` put another attention into them
+- a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
+  puts them together
+- what a model writes, and where it goes: `generation`, `export`, `graphs`
+"""
 
 from pipeline.utils.environment import legacy_keras
 
