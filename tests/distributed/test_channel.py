@@ -13,6 +13,8 @@ from pipeline.distributed.channel import Channel
 from pipeline.distributed.connection import Connection
 from pipeline.distributed.launcher import Launch, RankDied
 from pipeline.distributed.ranks import Ranks
+from pipeline.runs.history import Steps
+from pipeline.runs.record import StepRecord
 from pipeline.utils.errors import RunFailure, UserError
 from tests.helpers.ranks import in_ranks
 
@@ -191,5 +193,9 @@ def test_what_is_not_a_value_is_not_read():
             ours.receive()
     theirs.send({"a": [1, (2.5, None)]})
     assert ours.receive() == {"a": [1, (2.5, None)]}
+    step = StepRecord(step=1, epoch=1, loss=0.5, learning_rate=1e-3, grad_norm=2.0, examples=4, tokens=20, seconds=0.25)
+    theirs.send(Steps([step]))  # which a rank that resumes is told
+    received = ours.receive()
+    assert isinstance(received, Steps) and list(received) == [step]
     theirs.close(goodbye=True)
     assert ours.receive() is None
