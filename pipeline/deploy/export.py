@@ -41,7 +41,7 @@ from pipeline.tasks.base import token_id
 from pipeline.tasks.options import GenerationOptions
 from pipeline.training.experiment import Experiment
 from pipeline.utils.errors import ProofError, UserError
-from pipeline.utils.files import staged_folder
+from pipeline.utils.files import staged_folder, temporary_files_vanish
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.processes import ProcessError, call
 from pipeline.utils.text import one_line
@@ -247,8 +247,9 @@ def write_run(
     """Write a run's model as a graph, in this process, which has the format's framework; also returns its class."""
     trained = open_run(load_run(path), FORMATS[format].framework)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if settings is None:
-        graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
-    else:
-        graph = trained.backend.write_writer(trained.model, file, settings)
+    with temporary_files_vanish("export"):
+        if settings is None:
+            graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
+        else:
+            graph = trained.backend.write_writer(trained.model, file, settings)
     return graph, trained.backend.architecture(trained.model)

@@ -195,6 +195,21 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_files_vanish(purpose: str) -> Iterator[None]:
+    """Have what this process writes as temporary files in the block vanish with it; see `scratch_folder`.
+
+    TensorFlow's AutoGraph deletes its files when Python ends, and our processes end without that.
+    """
+    before = tempfile.tempdir
+    with scratch_folder(purpose) as folder:
+        tempfile.tempdir = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+@contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of a folder; the lock is released when its process ends, however that happens.
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.utils.files import (
     refuse_locked,
     scratch_folder,
     staged_folder,
+    temporary_files_vanish,
     write_json,
     write_json_lines,
     writer_mark,
@@ -248,3 +250,12 @@ def test_a_temporary_folder_of_a_killed_process_goes_with_the_next_one(tmp_path,
     with scratch_folder("trial"):
         assert not os.path.exists(left)
     assert names(tmp_path) == ["twinstep-trial-of-a-user"]
+
+
+def test_temporary_files_of_a_block_vanish_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_files_vanish("test"):
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            file.write(b"left behind")
+        assert os.path.exists(file.name)
+    assert list(tmp_path.iterdir()) == [] and tempfile.gettempdir() == str(tmp_path)

@@ -19,6 +19,7 @@ from pipeline.recipe.schema import Train
 from pipeline.runs.directory import load_run
 from pipeline.runs.prediction import open_run
 from pipeline.utils.errors import PipelineError, ProofError
+from pipeline.utils.files import temporary_files_vanish
 from pipeline.utils.text import shorten
 
 Function = Callable[[Arrays], NDArray]
@@ -51,9 +52,10 @@ def mode_costs(
     run = load_run(path)
     trained = open_run(run, framework)
     costs = []
-    for work in ("inference", "training step"):
-        settings = run.directory.recipe().train if work == "training step" else None
-        costs += _costs_of_work(send, trained.backend, trained.model, work, settings, batches, plan)
+    with temporary_files_vanish("deployment"):
+        for work in ("inference", "training step"):
+            settings = run.directory.recipe().train if work == "training step" else None
+            costs += _costs_of_work(send, trained.backend, trained.model, work, settings, batches, plan)
     return costs
 
 
