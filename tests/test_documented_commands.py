@@ -189,6 +189,19 @@ def test_the_check_of_a_gpu_runs_without_one_too(workplace, monkeypatch):
     assert "sentiment_bert" in (workplace / "gpu" / "report.md").read_text(encoding="utf-8")
 
 
+def test_the_check_of_several_gpus_compares_one_process_with_one_for_each(monkeypatch):
+    compared = []
+    monkeypatch.setattr(gpu_check.lockstep, "compare_processes", lambda recipe, counts, steps: compared.append(counts))
+    with pytest.raises(AttributeError):  # there is no report
+        gpu_check.processes_table(["sentiment_bert"], 4, steps=2)
+    with pytest.raises(AttributeError):
+        gpu_check.processes_table(["sentiment_bert"], 0, steps=2)  # on the processor
+    assert gpu_check.processes_table(["sentiment_bert"], 1, steps=2) == [
+        "There is one GPU, and so none for a second process."
+    ]
+    assert compared == [[4], [2]]
+
+
 @pytest.mark.slow
 def test_the_measurement_of_a_step_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.attention_step_time torch" in COMMANDS

@@ -23,20 +23,22 @@ from pipeline.distributed.ranks import LAUNCHED
 from pipeline.utils.cores import usable_cores
 from pipeline.utils.environment import THREAD_VARIABLES
 from pipeline.utils.errors import PipelineError, RunFailure, Stopped, UserError
-from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all
+from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all, is_halted
 
 LOOPBACK = "127.0.0.1"
 # How long the other ranks have to end by themselves after one has failed, or after the first one has its result.
 ENDING_SECONDS = 5.0
 # How often the ranks' output and a request to stop are looked at.
 POLL_SECONDS = 0.1
+# How long a rank may be halted while others go on. If all are, the run is only paused.
+HALTED_SECONDS = 4.0
 # Below the ports from which systems serve programs that ask for any.
 PORTS = range(20_000, 32_000)
 Result = TypeVar("Result")
 
 
 class RankDied(RunFailure):
-    """A rank was killed or crashed, which says nothing about the run itself: it may continue from a checkpoint."""
+    """A rank was killed, halted or crashed, which says nothing about the run: it may continue from a checkpoint."""
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Launch(Generic[Result]):
     on_start: Callable[[list[int]], None] = lambda pids: None
     children: list[Child[Result]] = field(default_factory=list)
     failures: dict[int, Exception] = field(default_factory=dict)
+    halted_seconds: dict[int, float] = field(default_factory=dict)
 
     def run(self, stop_requested: Callable[[], bool]) -> Result:
         """Start all ranks, wait for their end, and return the result of the first one.
@@ -79,7 +82,7 @@ class Launch(Generic[Result]):
 
     def _wait(self, stop_requested: Callable[[], bool]) -> None:
         """Wait until all have ended, or some have not long after they should."""
-        asked, until = False, float("inf")
+        asked, until, looked_at = False, float("inf"), time.monotonic()
         while any(not child.has_ended for child in self.children) and time.monotonic() < until:
             if stop_requested() and not asked:
                 self.children[0].send_signal(signal.SIGTERM)
@@ -87,6 +90,9 @@ class Launch(Generic[Result]):
             for rank, event in self._events():
                 if rank == 0 and event is not None:
                     self.on_event(event)
+            # A long turn is one in which this process was halted itself, perhaps with the ranks.
+            seconds, looked_at = min(time.monotonic() - looked_at, 2 * POLL_SECONDS), time.monotonic()
+            self._end_halted(seconds)
             if until == float("inf") and self._should_end():
                 until = time.monotonic() + ENDING_SECONDS
 
@@ -105,11 +111,24 @@ class Launch(Generic[Result]):
             if (text := child.new_output()) and rank == next(iter(self.failures), rank):
                 self.on_output(rank, text)
 
+    def _end_halted(self, seconds: float) -> None:
+        """End each rank that has been halted for too long while others go on; `seconds` ago it was looked at last."""
+        running = {rank: child for rank, child in enumerate(self.children) if not child.has_ended}
+        halted = [rank for rank, child in running.items() if is_halted(child.pid)]
+        if len(halted) == len(running):
+            halted = []
+        self.halted_seconds = {rank: self.halted_seconds.get(rank, 0.0) + seconds for rank in halted}
+        for rank, halted_for in self.halted_seconds.items():
+            if halted_for > HALTED_SECONDS and rank not in self.failures:
+                how = f"was halted (SIGSTOP) for {HALTED_SECONDS:.0f} s while others went on"
+                self.failures[rank] = RankDied(f"rank {rank} of {self.size} {how}, so all were ended")
+                self.children[rank].kill()  # the others know at once that it is gone
+
     def _note_end(self, rank: int) -> None:
         try:
             self.children[rank].result()
         except (PipelineError, ProcessError) as error:
-            self.failures[rank] = error
+            self.failures.setdefault(rank, error)
 
     def _should_end(self) -> bool:
         """Whether all ranks should end soon; others may be done while the first one saves a run that is to stop."""
@@ -130,6 +149,8 @@ class Launch(Generic[Result]):
             last = str(error).splitlines()[-1]
             return RankDied(f"{name} failed, so the other ranks were ended, too: {last}")
         assert isinstance(error, PipelineError)
+        if isinstance(error, RankDied):
+            return error
         if str(error) != str(self.failures.get(0)) and not error.is_told:
             error.args = (f"{name}: {error}",)
         error.is_told = False  # the rank that was to tell of it may have been ended before it could

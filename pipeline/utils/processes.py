@@ -190,13 +190,22 @@ def log_tail(log: Path, lines: int = 40, most: int = 8000) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether a process is there and has not ended; one that its parent has not asked about yet has."""
-    status = Path(f"/proc/{pid}/stat")
-    if not status.parent.parent.is_dir():
+    if not Path("/proc/self/stat").is_file():
         return is_alive(pid)
+    return _state(pid) not in ("", "Z", "X")
+
+
+def is_halted(pid: int) -> bool:
+    """Whether a process was halted by SIGSTOP, and not by a debugger; always False on systems without /proc."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str:
+    """The letter by which Linux says what a process does; "" if it is not there."""
     try:
-        return status.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 def child_environment() -> dict[str, str]:

@@ -1,12 +1,13 @@
 """`make gpu-check`: is a training on this machine's GPU the same experiment as on its processor, and how fast is it?
 
-    python -m tests.benchmarks.gpu_check [--parts "lockstep resume speed"] [--steps 50] [--kills 2] [--rows 4096]
-        [--repeats 1] [--data FOLDER] [--quick] [--out reports/gpu]
+    python -m tests.benchmarks.gpu_check [--parts "lockstep processes resume speed"] [--steps 50] [--kills 2]
+        [--rows 4096] [--repeats 1] [--data FOLDER] [--quick] [--out reports/gpu]
 
-Three parts. *lockstep* takes the same steps on the processor and on the GPU, for the bundled recipes and both
-attentions, in each framework that sees the GPU. *resume* kills runs on the GPU and compares what they leave with runs
-that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and T5-small
-in bf16. Prints the tables and writes them to report.md. Without a GPU all of it runs on the processor, and says so.
+Four parts. *lockstep* takes the same steps on the processor and on the GPU, for the bundled recipes and both
+attentions, in each framework that sees the GPU. *processes* takes them in one process and, where there are several
+GPUs, in one for each. *resume* kills runs on the GPU and compares what they leave with runs that were never stopped, to
+the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and T5-small in bf16. Prints the tables
+and writes them to report.md. Without a GPU all of it runs on the processor, and says so.
 """
 
 import argparse
@@ -28,24 +29,24 @@ from tests.benchmarks import bench
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 ATTENTIONS = ("stock", "handwritten")
 PRECISIONS = ("fp32", "bf16")
-PARTS = ("lockstep", "resume", "speed")
+PARTS = ("lockstep", "processes", "resume", "speed")
 CONTESTANTS = ("trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-handwritten-bf16")
 # Processes at a time where speed is not measured; most of their time is start-up.
 AT_ONCE = 6
-# A program that names the first GPU that a framework sees, or nothing.
+# A program that names each GPU that a framework sees on a line.
 QUESTIONS = {
-    "torch": "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')",
-    "tensorflow": "import tensorflow as tf; print(*[gpu.name for gpu in tf.config.list_physical_devices('GPU')[:1]])",
+    "torch": "from torch import cuda\nfor i in range(cuda.device_count()): print(cuda.get_device_name(i))",
+    "tensorflow": "from tensorflow import config\nfor gpu in config.list_physical_devices('GPU'): print(gpu.name)",
 }
 
 
 def gpus():
-    """The GPU that each installed framework sees, "" if none."""
+    """The names of the GPUs that each installed framework sees."""
     names = {}
     for framework in FRAMEWORKS:
         asked = subprocess.run([sys.executable, "-c", QUESTIONS[framework]], capture_output=True, text=True)
         if asked.returncode == 0:
-            names[framework] = asked.stdout.strip()
+            names[framework] = asked.stdout.splitlines()
     return names
 
 
@@ -84,6 +85,16 @@ def lockstep_table(recipes, frameworks, steps):
         on_processor, on_gpu = (traces[*case, on_gpu].result() for on_gpu in (False, True))
         of = lockstep.compare_traces(case[0], on_processor, on_gpu).differences
         lines.append(f"| {' | '.join(case)} | {of['loss']:.1e} | {of['grad_norm']:.1e} | {of['parameters']:.1e} |")
+    return lines
+
+
+def processes_table(recipes, num_gpus, steps):
+    """How far one process is from one for each GPU, or from two on the processor; a block for each recipe."""
+    if num_gpus == 1:
+        return ["There is one GPU, and so none for a second process."]
+    lines = []
+    for name in recipes:
+        lines += ["```", lockstep.compare_processes(load_recipe(name), [num_gpus or 2], steps).as_text(), "```"]
     return lines
 
 
@@ -131,17 +142,19 @@ def main(arguments):
     if unknown := set(settings.parts.split()) - set(PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     seen = gpus()
-    frameworks = [framework for framework, gpu in seen.items() if gpu] or list(seen)
+    frameworks = [framework for framework, names in seen.items() if names] or list(seen)
     recipes, changes = RECIPES, {}
     if settings.quick:
         recipes, changes = RECIPES[:1], {"data.limit.train": 64, "data.limit.validation": 32, "train.epochs": 1}
         settings.steps, settings.kills, frameworks = 2, 1, frameworks[:1]
     lines = ["# Training on a GPU", ""]
     lines += [
-        f"{framework}: {gpu or 'sees no GPU, so all of this ran on the processor'}" for framework, gpu in seen.items()
+        f"{framework}: {', '.join(names) or 'sees no GPU, so all of this ran on the processor'}"
+        for framework, names in seen.items()
     ]
     parts = {
         "lockstep": lambda: lockstep_table(recipes, frameworks, settings.steps),
+        "processes": lambda: processes_table(recipes, max(map(len, seen.values())), settings.steps),
         "resume": lambda: resume_table(recipes, frameworks, settings.kills, changes),
         "speed": lambda: speed_table(settings),
     }

@@ -91,6 +91,8 @@ FAULTS: dict[str, Callable[[Run], None]] = {
     "SIGKILL of rank 0": send(signal.SIGKILL, 0),
     "SIGKILL of rank 1": send(signal.SIGKILL, 1),
     "SIGTERM to rank 1": send(signal.SIGTERM, 1),
+    "SIGSTOP to rank 0": send(signal.SIGSTOP, 0),
+    "SIGSTOP to rank 1": send(signal.SIGSTOP, 1),
     "loss is NaN": lambda run: None,
     "disk full at a step": fill_disk(100),
     "disk full at a training checkpoint": fill_disk(50_000),

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -75,6 +76,15 @@ def save_when_asked(send):
     raise Stopped("stopped; the training checkpoint is saved")
 
 
+def be_halted(send, victim):
+    """One rank is halted; the other would go on for a minute. Without a victim they have their results at once."""
+    if rank_of_this_process() == victim:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if victim is not None:
+        time.sleep(60)
+    return "result"
+
+
 def finish_first(send, how):
     """Rank 0 has its result; the other rank hangs or is killed."""
     if rank_of_this_process() == 0:
@@ -130,6 +140,34 @@ def test_all_ranks_end_when_one_dies_and_the_error_says_which(victim, how, impat
         reason = f"was ended by signal {how.value} ({how.name}), so the other ranks were ended, too"
     assert str(died.value) == f"rank {victim} of 2 {reason}"
     assert any(rank == victim and "the last words" in text for rank, text in output)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_halted_while_others_go_on_ends_all(victim, impatient, monkeypatch):
+    monkeypatch.setattr("pipeline.distributed.launcher.HALTED_SECONDS", 1.0)
+    began = time.monotonic()
+    with pytest.raises(RankDied, match=rf"^rank {victim} of 2 was halted \(SIGSTOP\) for 1 s while others went on"):
+        launched(be_halted, victim)
+    assert 1.0 < time.monotonic() - began < 10
+
+
+def test_ranks_that_are_halted_all_together_go_on_afterwards(monkeypatch):
+    monkeypatch.setattr("pipeline.distributed.launcher.HALTED_SECONDS", 0.5)
+
+    def pause(pids):
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(1.5)
+
+    pauses = []
+
+    def pause_beside(pids):
+        pauses.append(threading.Thread(target=pause, args=(pids,)))
+        pauses[0].start()
+
+    assert Launch(be_halted, (None,), 2, "", lambda event: None, on_start=pause_beside).run(lambda: False) == "result"
+    pauses[0].join()
 
 
 def test_a_rank_that_explains_its_end_is_heard_alone(impatient):

@@ -34,6 +34,17 @@ CASES = {
     "sequence-to-sequence": {"rows": 40, "changes": {"train.gradient_accumulation": 2, "train.batch_size": 8}},
     "masked words": {"rows": 24, "changes": {"train.batch_size": 8, "train.freeze": ["*layer.0.*"]}},
 }
+# What starts two processes, or one at each of two "hosts" that are both this machine, by the port where they meet.
+TORCHRUN, HOST = "torch.distributed.run", ["--nproc-per-node", "1", "--nnodes", "2", "--master-addr", "127.0.0.1"]
+LAUNCHERS = {
+    "torchrun": lambda port: [[TORCHRUN, "--nproc-per-node", "2", "--master-port", port]],
+    "torchrun on two hosts": lambda port: [
+        [TORCHRUN, *HOST, "--master-port", port, "--node-rank", str(number)] for number in range(2)
+    ],
+    "accelerate launch": lambda port: [
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
+    ],
+}
 
 
 def recipe_for(kind, folder):
@@ -111,17 +122,21 @@ def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_torchrun_starts_the_ranks_of_either_framework(framework, tmp_path):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_other_launchers_start_the_ranks_of_either_framework(launcher, framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, num_rows=40)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    words = ["--nproc-per-node", "2", "--master-port", rank_environments(2)[0]["MASTER_PORT"], "-m", "pipeline"]
-    words += ["finetune", str(tmp_path / "recipe.yaml"), "--framework", framework, "--out", str(tmp_path / "two")]
-    ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True,
-        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("epoch 1/1") == 1
+    words = ["-m", "pipeline", "finetune", str(tmp_path / "recipe.yaml"), "--framework", framework]
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command, *words, "--out", str(tmp_path / "two")], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for command in LAUNCHERS[launcher](rank_environments(2)[0]["MASTER_PORT"])
+    ]  # fmt: skip
+    outputs = [host.communicate() for host in hosts]
+    assert [host.returncode for host in hosts] == [0] * len(hosts), outputs
+    assert "".join(printed for printed, _ in outputs).count("epoch 1/1") == 1
     assert_same_training(finetune(recipe, framework, out=tmp_path / "one"), load_run(tmp_path / "two"))
 
 
