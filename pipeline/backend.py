@@ -275,6 +275,13 @@ class Backend(Protocol):
         """
         ...
 
+    def deterministic(self, wanted: bool) -> AbstractContextManager[None]:
+        """If it is wanted, a GPU computes the same bits each time in the block, which some operations do slower.
+
+        TensorFlow goes on so after the block.
+        """
+        ...
+
     def versions(self) -> dict[str, str]:
         """Versions and device of the framework."""
         ...

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -169,6 +170,27 @@ def threads(number: int | None) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """If it is wanted, a GPU computes the same bits each time in the block; without, some kernels add in any order.
+
+    An operation that has no such kernel raises PyTorch's RuntimeError.
+    """
+    if not wanted or not torch.cuda.is_available():
+        yield
+        return
+    memory, was_wanted = torch.utils.deterministic, torch.are_deterministic_algorithms_enabled()
+    only_warns, fills = torch.is_deterministic_algorithms_warn_only_enabled(), memory.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for cuBLAS, when it is first used
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = False  # it takes time, and nothing here reads what was not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_wanted, warn_only=only_warns)
+        memory.fill_uninitialized_memory = fills
 
 
 def versions() -> dict[str, str]:

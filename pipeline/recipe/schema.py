@@ -78,6 +78,8 @@ class Train(StrictModel):
     """`fsdp`: of several processes, each holds a part of every weight, gradient and moment; only in PyTorch. In one
     process it changes nothing.
     """
+    deterministic: bool = False
+    """Whether a GPU computes the same bits each time, which some operations do slower. A processor always does."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Not for regression, multi-label classification and question answering."""
     class_weights: (
@@ -206,8 +208,9 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
-        if values["train"]["sharding"] is None:
-            del values["train"]["sharding"]
+        for key in ("sharding", "deterministic"):
+            if not values["train"][key]:
+                del values["train"][key]
         for key in _NEWER_KEYS:
             if not values["data"][key]:
                 del values["data"][key]

@@ -200,6 +200,17 @@ def threads(number: int | None) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """If it is wanted, a GPU computes the same bits each time from now on; without, some kernels add in any order.
+
+    An operation that has no such kernel raises TensorFlow's UnimplementedError. There is no public way back.
+    """
+    if wanted and tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+    yield
+
+
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     # The API does not tell what TensorFlow reads from the environment; left alone it takes every core it may use.

@@ -175,7 +175,12 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
     backend = load_backend(arguments.framework)
     scorers = load_metrics(experiment.metric_names)
-    with backend.threads(_threads_of(saved)), backend.preserved_generators(), _joined(backend, channel, stop) as group:
+    with (
+        backend.threads(_threads_of(saved)),
+        backend.deterministic(recipe.train.deterministic),
+        backend.preserved_generators(),
+        _joined(backend, channel, stop) as group,
+    ):
         started = start(experiment, backend, seed, attention)
         callback.on_start(started.sources)
         with directory.locked() if is_first else contextlib.nullcontext():

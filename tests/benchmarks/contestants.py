@@ -30,6 +30,7 @@ CONTESTANTS = {
             "ours",
             {"framework": "torch", "attention": "stock", "dropout_masks": "framework"},
         ),
+        "ours-torch-deterministic": ("ours", {"framework": "torch", "attention": "stock", "deterministic": True}),
         "ours-torch-handwritten": ("ours", {"framework": "torch", "attention": "handwritten"}),
         "ours-tensorflow": ("ours", {"framework": "tensorflow", "attention": "stock"}),
         "ours-tensorflow-handwritten": ("ours", {"framework": "tensorflow", "attention": "handwritten"}),
@@ -228,6 +229,7 @@ def ours(workload, folder, out, seed, watch, precision, framework, attention, **
             epochs=workload["epochs"], batch_size=workload["batch_size"], learning_rate=workload["learning_rate"],
             weight_decay=WEIGHT_DECAY, warmup_ratio=WARMUP_RATIO, max_grad_norm=MAX_GRAD_NORM, precision=precision,
             dropout_masks=changes.get("dropout_masks", "shared"),
+            deterministic=changes.get("deterministic", False),
         ),
         options=options.get(workload["name"]),
     )  # fmt: skip

@@ -5,9 +5,10 @@
 
 Four parts. *lockstep* takes the same steps on the processor and on the GPU, for the bundled recipes and both
 attentions, in each framework that sees the GPU. *processes* takes them in one process and, where there are several
-GPUs, in one for each. *resume* kills runs on the GPU and compares what they leave with runs that were never stopped, to
-the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and T5-small in bf16. Prints the tables
-and writes them to report.md. Without a GPU all of it runs on the processor, and says so.
+GPUs, in one for each. *resume* kills runs on the GPU, with deterministic kernels, and compares what they leave with
+runs that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and
+T5-small in bf16; a row tells what deterministic kernels cost. Prints the tables and writes them to report.md. Without a
+GPU all of it runs on the processor, and says so.
 """
 
 import argparse
@@ -30,7 +31,10 @@ RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 ATTENTIONS = ("stock", "handwritten")
 PRECISIONS = ("fp32", "bf16")
 PARTS = ("lockstep", "processes", "resume", "speed")
-CONTESTANTS = ("trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-handwritten-bf16")
+CONTESTANTS = (
+    "trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-deterministic-bf16",
+    "ours-torch-handwritten-bf16",
+)  # fmt: skip
 # Processes at a time where speed is not measured; most of their time is start-up.
 AT_ONCE = 6
 # A program that names each GPU that a framework sees on a line.
@@ -155,7 +159,7 @@ def main(arguments):
     parts = {
         "lockstep": lambda: lockstep_table(recipes, frameworks, settings.steps),
         "processes": lambda: processes_table(recipes, max(map(len, seen.values())), settings.steps),
-        "resume": lambda: resume_table(recipes, frameworks, settings.kills, changes),
+        "resume": lambda: resume_table(recipes, frameworks, settings.kills, changes | {"train.deterministic": True}),
         "speed": lambda: speed_table(settings),
     }
     settings.out.mkdir(parents=True, exist_ok=True)
