@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from pipeline.distributed.ranks import Ranks
 from pipeline.pytorch.swap import parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
+# So many gradients, 25 MB, are summed at a time where others are still computed, as in DistributedDataParallel.
+PIECE_VALUES = 6_553_600
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -36,7 +39,10 @@ class Sums:
 
 
 class Group:
-    """The ranks that train together; see `pipeline.backend.Group`."""
+    """The ranks that train together; see `pipeline.backend.Group`.
+
+    On GPUs gradients are summed while the backward pass still computes others: piece by piece, as each is complete.
+    """
 
     # Of the groups of this process, one for each run.
     numbers = itertools.count()
@@ -55,8 +61,7 @@ class Group:
             distributed.init_process_group(
                 kind, init_method=None if store else place, store=store, rank=ranks.rank, world_size=ranks.size
             )
-        # Of all gradients and three numbers more. Made once, so that no step can lack the memory for it.
-        self.flat: Tensor | None = None
+        self.reserve([], torch.device("cpu"))
 
     @staticmethod
     @functools.cache  # what is left of a sharded model keeps it and its port
@@ -69,29 +74,78 @@ class Group:
         return TCPStore(*place, ranks.size, ranks.is_first, master_listen_fd=server)
 
     def reserve(self, weights: list[nn.Parameter], device: torch.device) -> None:
-        """Reserve the memory that `sum` needs for these weights."""
-        num_values = sum(weight.numel() for weight in weights)
-        self.flat = torch.zeros(num_values + 3, device=device)
+        """Reserve the memory that `sum` needs for these weights, once, so that no step can lack it."""
+        sizes = [*(weight.numel() for weight in weights), 3]  # of the gradients; loss and flags
+        self.flat = torch.zeros(sum(sizes), device=device)
+        self.parts, self.ends = self.flat.split(sizes), list(itertools.accumulate(sizes))
+        self.pieces, self.is_last = [range(len(sizes))], False
+        if Group.sums_early(device):
+            self.pieces = Group.pieces_of(sizes)
+            for number, weight in enumerate(weights):
+                weight.register_post_accumulate_grad_hook(functools.partial(self.take, number))
+
+    @staticmethod
+    def sums_early(device: torch.device) -> bool:
+        """Whether gradients are summed while others are still computed. On a processor, both need the same cores."""
+        return device.type == "cuda"
+
+    @staticmethod
+    def pieces_of(sizes: Sequence[int]) -> list[range]:
+        """Which parts are summed together: the last weights first, as their gradients are computed; then the flags."""
+        flags = end = len(sizes) - 1
+        pieces = []
+        for number in reversed(range(flags)):
+            if number == 0 or sum(sizes[number:end]) >= PIECE_VALUES:
+                pieces.append(range(number, end))
+                end = number
+        return [*pieces, range(flags, flags + 1)]
+
+    def begin(self) -> None:
+        """From now on, each gradient that is computed is the last one of its weight in this step."""
+        self.flat.zero_()
+        self.sums, self.missing, self.is_last = [], [set(piece) for piece in self.pieces], True
+
+    def take(self, number: int, weight: Tensor) -> None:
+        """Take the gradient of a weight, and begin to sum the pieces that are complete.
+
+        All ranks begin them in the same order. The last one is not complete before `sum`.
+        """
+        if self.is_last and weight.grad is not None:
+            self.parts[number].copy_(weight.grad.flatten())
+            for missing in self.missing:
+                missing.discard(number)
+            while not self.missing[len(self.sums)]:
+                self.sum_piece()
+
+    def sum_piece(self) -> None:
+        """Begin to sum the next piece."""
+        piece = self.pieces[len(self.sums)]
+        values = self.flat[self.ends[piece[0]] - len(self.parts[piece[0]]) : self.ends[piece[-1]]]
+        self.sums.append(distributed.all_reduce(values, async_op=True))
 
     def sum(self, weights: list[nn.Parameter], loss: Tensor | None) -> Sums:
         """Replace the weights' gradients by their sums over all ranks, and sum the loss.
 
         The loss is None on a rank that was short of memory: then the sums mean nothing, and all ranks know it.
         """
-        flat = self.flat
-        assert flat is not None, "nothing was reserved"
-        *parts, numbers = flat.split([*(weight.numel() for weight in weights), 3])
-        flat.zero_()
+        if not self.is_last:
+            self.begin()
+        self.is_last = False
+        numbers = self.parts[-1]
         if loss is None:
             numbers[1] = 1.0
         else:
-            pairs = [(p, w.grad.flatten()) for p, w in zip(parts, weights, strict=True) if w.grad is not None]
+            missing = sorted(set().union(*self.missing) - {len(weights)})
+            pairs = [(self.parts[i], g.flatten()) for i in missing if (g := weights[i].grad) is not None]
             if pairs:
                 torch._foreach_copy_([part for part, _ in pairs], [gradient for _, gradient in pairs])  # pyright: ignore[reportPrivateImportUsage] -- has no public name
             numbers[0] = loss
         numbers[2] = float(self.stop_asked())
-        distributed.all_reduce(flat)
-        for part, weight in zip(parts, weights, strict=True):
+        while len(self.sums) < len(self.pieces):
+            self.sum_piece()
+        for each in self.sums:
+            each.wait()
+        for part, weight in zip(self.parts[:-1], weights, strict=True):
             if weight.grad is not None:
                 weight.grad = part.view_as(weight)
         _, is_short, stop_asked = numbers.tolist()

@@ -178,6 +178,8 @@ class Learner(Predictor):
         try:
             for i in range(self.micro_batches):
                 rows = micro_batch(batch, i, self.micro_batches)
+                if self.group is not None and i == self.micro_batches - 1:  # which has rows if any has
+                    self.group.begin()
                 if self.sharded is not None and not len(rows["labels"]):
                     rows = uncounted_row(batch)  # all ranks compute at the same time
                 if len(rows["labels"]):

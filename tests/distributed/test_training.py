@@ -18,9 +18,11 @@ from tests.helpers.interruption import read_lines, sha256
 from tests.helpers.rank_training import (
     FAULTS,
     traces,
+    traces_by_when_sums_begin,
     train,
     train_drifting,
     train_short_of_memory,
+    train_short_of_memory_early,
     train_told_by_tf_config,
 )
 from tests.helpers.ranks import in_ranks
@@ -102,6 +104,28 @@ def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(framework, tmp
     in_ranks(train_short_of_memory, framework, recipe, tmp_path / "short", framework=framework)
     short = load_run(tmp_path / "short")
     assert (whole.record.train.gradient_accumulation, short.record.train.gradient_accumulation) == (1, 2)
+    losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_gradients_that_are_summed_while_others_are_computed_have_the_same_bits(tmp_path):
+    """As on GPUs, which these sums of PyTorch's do not need."""
+    found, begun = in_ranks(
+        traces_by_when_sums_begin, {kind: recipe_for(kind, tmp_path) for kind in CASES}, 3, framework="torch"
+    )
+    for late, early in found.values():
+        assert np.array_equal(late.loss, early.loss) and np.array_equal(late.grad_norm, early.grad_norm)
+        assert all(np.array_equal(weight, early.after[name]) for name, weight in late.after.items())
+    # All pieces have begun but the last one, which says how the step went.
+    assert len(begun) == 9 and all(early == pieces - 1 > 5 for early, pieces in begun)
+
+
+def test_memory_that_is_short_after_sums_have_begun_splits_the_steps_of_all(tmp_path):
+    recipe = recipe_of("single-label", tmp_path, num_rows=64, changes={"train.batch_size": 32})
+    whole = finetune(recipe, out=tmp_path / "whole")
+    in_ranks(train_short_of_memory_early, recipe, tmp_path / "short", framework="torch")
+    short = load_run(tmp_path / "short")
+    assert short.record.train.gradient_accumulation == 2
     losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 

@@ -110,6 +110,35 @@ def train_drifting(send, framework, recipe, out):
     finetune(recipe, framework, out=out)
 
 
+def sum_early():
+    """Have PyTorch sum gradients while it computes others, as on a GPU; returns how many pieces had begun, by step."""
+    from pipeline.pytorch import group
+
+    begun, real = [], group.Group.sum
+
+    def sum_and_note(self, weights, loss):
+        begun.append((len(self.sums), len(self.pieces)))
+        return real(self, weights, loss)
+
+    group.Group.sums_early, group.PIECE_VALUES = staticmethod(lambda device: True), 2000
+    group.Group.sum = sum_and_note
+    return begun
+
+
+def traces_by_when_sums_begin(send, recipes, steps):
+    """By name, a trace whose gradients are summed after all are computed, another one, and what `sum_early` returns."""
+    late = {name: record_in_ranks(send, recipe, "torch", steps) for name, recipe in recipes.items()}
+    begun = sum_early()
+    early = {name: record_in_ranks(send, recipe, "torch", steps) for name, recipe in recipes.items()}
+    return {name: (late[name], early[name]) for name in recipes}, begun
+
+
+def train_short_of_memory_early(send, recipe, out):
+    """As `train_short_of_memory` in PyTorch, and some gradients have been summed when the memory turns out short."""
+    sum_early()
+    train_short_of_memory(send, "torch", recipe, out)
+
+
 def train_short_of_memory(send, framework, recipe, out):
     """A run in which the memory of the last rank is too small for its rows of the second step."""
     if not Ranks.from_environment().is_first:
