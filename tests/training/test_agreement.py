@@ -70,6 +70,7 @@ def messages(send, recipe):
     return heard
 
 
+@pytest.mark.slow
 def test_whatever_one_rank_has_of_its_own_all_are_told_who_differs_in_what(tmp_path):
     heard = in_ranks(messages, recipe_of("single-label", tmp_path), size=3)
     assert heard.pop("nothing") == [None] * 3
