@@ -222,15 +222,15 @@ class ProcessLockstepReport:
         masks = "same dropout masks" if dropout else "no dropout"
         lines = [
             f"{self.recipe}: {self.steps} steps by numbers of processes, same start, same batches, {masks}",
-            f"  {'':<28} {'loss':>8} {'gradient norm':>14} {'parameters':>11}",
+            f"  {'':<31} {'loss':>8} {'gradient norm':>14} {'parameters':>11}",
         ]
         for (first, second), report in self.pairs.items():
             apart, mark = report.differences, "ok" if report.same else f"OVER {', '.join(_over(report))}"
             loss, norm, parameters = (apart[name] for name in ("loss", "grad_norm", "parameters"))
-            lines.append(f"  {f'{first} and {second}':<28} {loss:>8.1e} {norm:>14.1e} {parameters:>11.1e}  {mark}")
+            lines.append(f"  {f'{first} and {second}':<31} {loss:>8.1e} {norm:>14.1e} {parameters:>11.1e}  {mark}")
         allowed = next(iter(self.pairs.values())).allowed
         lines.append(
-            f"  {'allowed':<28} {allowed['loss']:>8.1e} {allowed['grad_norm']:>14.1e} {allowed['parameters']:>11.1e}"
+            f"  {'allowed':<31} {allowed['loss']:>8.1e} {allowed['grad_norm']:>14.1e} {allowed['parameters']:>11.1e}"
         )
         lines.append("the same experiment" if self.same else "NOT the same experiment")
         return "\n".join(lines)
