@@ -181,8 +181,9 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted or not torch.cuda.is_available():
         yield
         return
-    memory, was_wanted = torch.utils.deterministic, torch.are_deterministic_algorithms_enabled()
-    only_warns, fills = torch.is_deterministic_algorithms_warn_only_enabled(), memory.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    was_wanted, fills = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for cuBLAS, when it is first used
     torch.use_deterministic_algorithms(True)
     memory.fill_uninitialized_memory = False  # it takes time, and nothing here reads what was not written
