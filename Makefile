@@ -45,7 +45,7 @@ GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name)
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
-SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK HEAVY DEBUG ALLOW_HUB_CODE ALLOW_PICKLE
+SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
@@ -84,8 +84,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[all,dev]"; \
 	  touch "$@"'
 
-finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1
-	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(CODE) "$$@" $(VERBOSE)
+finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1 DEBUG_EAGER=1
+	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(if $(DEBUG_EAGER),--debug-eager) $(CODE) "$$@" $(VERBOSE)
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
 	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)

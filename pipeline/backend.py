@@ -282,6 +282,13 @@ class Backend(Protocol):
         """
         ...
 
+    def eager_execution(self, asked: bool) -> AbstractContextManager[None]:
+        """With `asked`, run each operation by itself in the block: a debugger stops in a model, and sees numbers.
+
+        Nothing is compiled or traced to a graph; results differ in the last digits.
+        """
+        ...
+
     def versions(self) -> dict[str, str]:
         """Versions and device of the framework."""
         ...

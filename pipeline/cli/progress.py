@@ -15,7 +15,7 @@ from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
 from pipeline.utils.text import escape_controls
 
-# Without a terminal: a line after the first step, then after every tenth of the run and every ten seconds.
+# Without a bar: a line after the first step, then after every tenth of the run and every ten seconds.
 NUM_LINES = 10
 SECONDS_BETWEEN_LINES = 10.0
 # Counts of a split that do not say that something was lost.
@@ -23,11 +23,12 @@ _PLAIN_COUNTS = ("rows", "windows", "tokens")
 
 
 class TerminalProgress(TrainingCallback):
-    """Progress on the terminal, the same for both frameworks."""
+    """Progress on the terminal, the same for both frameworks; lines instead of a bar if `has_bar` is off."""
 
-    def __init__(self, title: str, console: Console | None = None, next_command: str = ""):
+    def __init__(self, title: str, console: Console | None = None, next_command: str = "", has_bar: bool = True):
         self.next_command = next_command
         self.title, self.console = escape_controls(title), console or Console(highlight=False)
+        self.has_bar = has_bar and self.console.is_terminal
         self.weights: WeightSources | None = None
         self.bar: Progress | None = None
         self.task: TaskID | None = None
@@ -41,11 +42,11 @@ class TerminalProgress(TrainingCallback):
 
     def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
         self.num_steps, self.num_epochs, self.num_examples, self.first = num_steps, num_epochs, 0, None
-        if not self.console.is_terminal:
+        if not self.has_bar:
             self._print(f"{self.title}: {num_steps} steps in {num_epochs} epochs")
         if self.weights is not None and not self.weights.is_plain:
             self._print(f"  {self.weights}")
-        if not self.console.is_terminal:
+        if not self.has_bar:
             return
         self.bar = Progress(
             TextColumn(self.title, markup=False), BarColumn(bar_width=20), TextColumn("{task.completed}/{task.total}"),

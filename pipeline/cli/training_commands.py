@@ -47,6 +47,9 @@ def finetune(
     change_processes: Annotated[
         bool, typer.Option("--change-processes", help="Resume in another number of processes; sums are rounded anew.")
     ] = False,
+    debug_eager: Annotated[
+        bool, typer.Option("--debug-eager", help="Run each operation by itself; breakpoint() stops in a model.")
+    ] = False,
     allow_hub_code: HubCode = False,
     allow_pickle: Pickle = False,
     debug: Debug = False,
@@ -65,11 +68,13 @@ def finetune(
         recipe, other, both, seed, settings or (), out and Path(f"{out}-{other}"), processes,
         allow_hub_code=allow_hub_code, allow_pickle=allow_pickle,
     )  # fmt: skip
-    progress = TerminalProgress(f"{loaded.recipe.name} {framework}/{attention} seed {seed}", next_command=following)
+    title = f"{loaded.recipe.name} {framework}/{attention} seed {seed}"
+    # A bar is drawn again and again, over what a debugger asks.
+    progress = TerminalProgress(title, next_command=following, has_bar=not debug_eager)
     try:
         finetune(
             loaded, framework, attention, seed, out, overwrite=overwrite, resume=resume, processes=processes,
-            restarts=restarts, change_processes=change_processes,
+            restarts=restarts, change_processes=change_processes, debug_eager=debug_eager,
             allow_hub_code=allow_hub_code, allow_pickle=allow_pickle, stop=StopOnSignal(), callback=progress,
         )  # fmt: skip
     finally:

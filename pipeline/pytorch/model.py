@@ -194,6 +194,13 @@ def deterministic(wanted: bool) -> Iterator[None]:
         memory.fill_uninitialized_memory = fills
 
 
+@contextlib.contextmanager
+def eager_execution(asked: bool) -> Iterator[None]:
+    """With `asked`, run each operation by itself in the block, also of what is compiled, so that a debugger sees it."""
+    with torch.compiler.set_stance("force_eager") if asked else contextlib.nullcontext():
+        yield
+
+
 def versions() -> dict[str, str]:
     """Versions, threads and device of the framework."""
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -211,8 +212,28 @@ def deterministic(wanted: bool) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def eager_execution(asked: bool) -> Iterator[None]:
+    """With `asked`, run each operation by itself in the block, also of graphs, so that a debugger sees its numbers.
+
+    It is a setting of the process, which is put back.
+    """
+    if not asked:
+        yield
+        return
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            # The functions that read batches ahead stay graphs; no code of a model is in them.
+            warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
 def versions() -> dict[str, str]:
-    """Versions, threads and device of the framework."""
+    """Versions, threads and device of the framework, and whether each operation runs by itself."""
     # The API does not tell what TensorFlow reads from the environment; left alone it takes every core it may use.
     threads = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get("TF_NUM_INTRAOP_THREADS")
     gpus = tf.config.list_physical_devices("GPU")
@@ -221,7 +242,7 @@ def versions() -> dict[str, str]:
         "tf-keras": tf_keras.__version__,
         "device": tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu") if gpus else "cpu",
         "threads": str(threads or usable_cores()),
-    }
+    } | ({"execution": "eager"} if tf.config.functions_run_eagerly() else {})
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ def finetune(
     processes: int = 1,
     restarts: int = 0,
     change_processes: bool = False,
+    debug_eager: bool = False,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
     stop: StopRequest | None = None,
@@ -74,6 +75,9 @@ def finetune(
     one of them dies, all end; with `restarts` they start again so many times and resume. A process that a launcher such
     as torchrun has started is one of those that train together.
 
+    With `debug_eager` each operation runs by itself in either framework, so that a `breakpoint()` in an attention stops
+    in every step and sees numbers. The run is slower, and the same but for rounding.
+
     With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`, `StopOnSignal()` by
     SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
 
@@ -87,8 +91,9 @@ def finetune(
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
     arguments = _Arguments(
-        recipe, framework, attention, seed, out, overwrite, resume, change_processes, allow_hub_code, allow_pickle
-    )
+        recipe, framework, attention, seed, out, overwrite, resume, change_processes, debug_eager, allow_hub_code,
+        allow_pickle,
+    )  # fmt: skip
     stop, callback = stop or StopRequest(), callback or TrainingCallback()
     if processes != 1 or restarts != 0:
         return _launch(arguments, processes, restarts, stop, callback)
@@ -109,6 +114,7 @@ class _Arguments:
     overwrite: bool
     resume: bool
     change_processes: bool
+    debug_eager: bool
     allow_hub_code: bool
     allow_pickle: bool
 
@@ -124,6 +130,7 @@ def _launch(arguments: _Arguments, processes: int, restarts: int, stop: StopRequ
     """`finetune` in processes that are started here, again and again if one dies. Raises what `finetune` raises."""
     _refuse_launch(processes, restarts)
     _refuse_arguments(arguments)
+    _refuse_debugging(arguments, processes)
     loaded, identity, directory = arguments.loaded()
     checkpoints = TrainingCheckpoints(directory.checkpoints_folder, loaded.recipe.train.keep_checkpoints)
     finished = directory.finished_run(loaded.recipe, identity, arguments.overwrite)
@@ -170,6 +177,7 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
             _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
+    _refuse_debugging(arguments, channel.size)
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
     _refuse_ranks(channel, recipe, saved, arguments.change_processes)
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
@@ -179,6 +187,7 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
         backend.threads(_threads_of(saved)),
         backend.deterministic(recipe.train.deterministic),
         backend.preserved_generators(),
+        backend.eager_execution(arguments.debug_eager),
         _joined(backend, channel, stop) as group,
     ):
         started = start(experiment, backend, seed, attention)
@@ -241,6 +250,16 @@ def _refuse_arguments(arguments: _Arguments) -> None:
         raise UserError(
             "resume=True continues an unfinished run and overwrite=True deletes it; give one of them",
             arguments=("resume", "overwrite"),
+        )
+
+
+def _refuse_debugging(arguments: _Arguments, processes: int) -> None:
+    """Raise UserError if several processes were to be debugged, of which none has the terminal."""
+    if arguments.debug_eager and processes > 1:
+        raise UserError(
+            f"debug_eager=True is for one process, in which a debugger can stop, but {processes} train together; debug "
+            "in one process, which takes the same steps",
+            arguments=("debug_eager", "processes"),
         )
 
 
