@@ -63,7 +63,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune compare report index check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune watch compare report index check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -86,6 +86,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1 DEBUG_EAGER=1
 	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(if $(DEBUG_EAGER),--debug-eager) $(CODE) "$$@" $(VERBOSE)
+
+watch: $(VENV)/.installed  ## show the loss and scores of a run while it trains | RUN=runs/...
+	@$(PIPELINE) watch "$$RUN" $(VERBOSE)
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
 	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)

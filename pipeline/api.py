@@ -31,8 +31,10 @@ from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
 from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
+from pipeline.runs.directory import TENSORBOARD
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep
+from pipeline.training.trackers.tracking import track_report
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.text import count
@@ -234,7 +236,10 @@ def compare(
         )  # fmt: skip
     callback.on_report_begin()
     margin = loaded.recipe.margin
-    return _written(with_variants(runs), control_runs, margin, lockstep_results, problems, folder)
+    comparison = _written(with_variants(runs), control_runs, margin, lockstep_results, problems, folder)
+    if loaded.recipe.train.trackers:
+        track_report(loaded.recipe, folder, callback.on_tracker_failed)
+    return comparison
 
 
 def report(
@@ -248,7 +253,8 @@ def report(
 
     >>> report(["runs/mine/torch-stock-seed0", "runs/mine/tensorflow-stock-seed0"])  # doctest: +SKIP
     """
-    directories = [Path(path) for path in _several(paths)]
+    # A shell's pattern also finds what lies beside runs.
+    directories = [Path(path) for path in _several(paths) if not str(path).endswith(TENSORBOARD)]
     if len(directories) < 2:
         raise UserError(f"a report needs two or more run directories, but got {len(directories)}")
     runs, controls = split_controls(read_run(directory) for directory in directories)

@@ -42,6 +42,7 @@ DYNAMIC = {
     "pipeline/metrics/specs.py": "a metric is loaded by its name in the recipe",
     "pipeline/deploy/runtimes.py": "a runtime is loaded by the format's name, in a process that has no other framework",
     "pipeline/models/attention.py": "an attention class of the user's own is loaded by module:Class",
+    "pipeline/training/trackers/base.py": "the client of a tracker is a package that need not be installed",
     "pipeline/recipe/loading.py": "a recipe's Python file is executed",
 }
 

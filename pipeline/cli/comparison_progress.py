@@ -14,6 +14,7 @@ from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
 from pipeline.comparison.run_set import ComparedRun
 from pipeline.reporting.formatting import score
 from pipeline.reporting.sentences import answers, notices, write_headline
+from pipeline.training.callbacks import tracker_failure
 from pipeline.utils.text import visible
 
 LAST_LINES = 5  # of a failed run's log; the report has more
@@ -65,6 +66,9 @@ class ComparisonProgress(ComparisonCallback):
 
     def on_report_begin(self) -> None:
         self._note("comparing ...")
+
+    def on_tracker_failed(self, tracker: str, cause: str) -> None:
+        self._say(f"  {tracker_failure(tracker, cause)}", "yellow")
 
     def close(self) -> None:
         """Take the progress line away."""

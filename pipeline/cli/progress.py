@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.models.building import WeightSources
 from pipeline.runs.directory import Run
 from pipeline.runs.record import StepRecord
-from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.callbacks import TrainingCallback, tracker_failure
 from pipeline.utils.text import escape_controls
 
 # Without a bar: a line after the first step, then after every tenth of the run and every ten seconds.
@@ -89,6 +89,9 @@ class TerminalProgress(TrainingCallback):
         if self.first.step > 1:
             examples, seconds = examples - self.first.examples, seconds - self.first.seconds
         return f"  {examples / seconds:.0f} examples/s" if examples and seconds > 0 else ""
+
+    def on_tracker_failed(self, tracker: str, cause: str) -> None:
+        self._print(f"  {tracker_failure(tracker, cause)}")
 
     def on_memory_split(self, step: int, micro_batches: int) -> None:
         self._print(

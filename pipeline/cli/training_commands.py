@@ -1,4 +1,4 @@
-"""Commands that train, or get ready to: finetune, check, list, schema, clean-cache, kill-test.
+"""Commands that train, or get ready to: finetune, watch, check, list, schema, clean-cache, kill-test.
 
 Each configures the process, then imports.
 """
@@ -79,6 +79,21 @@ def finetune(
         )  # fmt: skip
     finally:
         progress.close()
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="The directory of a run, finished or not.")],
+    debug: Debug = False,
+) -> None:
+    """Show how a run goes on until it ends: its loss as a chart, its scores, and the time that is left."""
+    from pipeline.cli.watching import watch
+
+    try:
+        if not watch(run):
+            raise typer.Exit(1)
+    except KeyboardInterrupt:  # which ends the watching, not the run
+        return
 
 
 @app.command()

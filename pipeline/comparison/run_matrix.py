@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.record import RunIdentity
 from pipeline.training import experiment
+from pipeline.training.callbacks import tracker_failure
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.finetune import seed_problem
 from pipeline.utils import processes
@@ -42,7 +44,7 @@ class PlannedRun:
 
 
 class ComparisonCallback:
-    """Called while a comparison runs; these methods do nothing. Override those that you need."""
+    """Called while a comparison runs; these methods do nothing but warn of a tracker. Override those that you need."""
 
     def on_check_begin(self, planned: list[PlannedRun]) -> None:
         """The recipe is being checked."""
@@ -58,6 +60,10 @@ class ComparisonCallback:
 
     def on_report_begin(self) -> None:
         """The results are being computed and the report written."""
+
+    def on_tracker_failed(self, tracker: str, cause: str) -> None:
+        """The report is written, but one of the recipe's trackers could not take its figures."""
+        warnings.warn(tracker_failure(tracker, cause), stacklevel=2)
 
 
 def plan(

@@ -25,13 +25,14 @@ from pipeline.recipe.data import Data, Files, Limit, Split
 from pipeline.recipe.messages import explain
 from pipeline.recipe.overrides import dotted, merge, resolve_paths
 from pipeline.recipe.task_table import TASKS, StrictModel, task_name
-from pipeline.recipe.values import LIST, Names, PathText, labels_as_texts
+from pipeline.recipe.values import LIST, TEXT_OR_LIST, Names, PathText, labels_as_texts
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import JsonObject
 from pipeline.utils.hashing import short_digest
 
-# Keys of `train` that say when a run is saved, and change nothing in its result.
-SAVING = ("save_every", "keep_checkpoints")
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+# Keys of `train` that say when a run is saved and where it is tracked, and change nothing in its result.
+WITHOUT_EFFECT = ("save_every", "keep_checkpoints", "trackers")
 # Keys of `data` that older versions did not have: one that is not set says nothing about an experiment, so that the
 # digests of older runs stay as they are.
 _NEWER_KEYS = ("encoding", "field", "labels", "separator", "split", "split_columns")
@@ -101,6 +102,8 @@ class Train(StrictModel):
     """Write a training checkpoint every N steps."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of training checkpoints to keep."""
+    trackers: Annotated[tuple[TrackerName, ...], TEXT_OR_LIST] = ()
+    """Where steps and scores can be followed while a run trains: any of `tensorboard`, `wandb`, `mlflow`."""
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -199,10 +202,10 @@ class Recipe(StrictModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def experiment(self) -> JsonObject:
-        """What decides the result: every value except when a run is saved, and the margin of comparisons."""
+        """What decides the result: every value but when a run is saved, where it is tracked, and the margin."""
         values = self.model_dump(mode="json")
         del values["margin"]
-        for key in SAVING:
+        for key in WITHOUT_EFFECT:
             del values["train"][key]
         if not values["perturb_weights"]:  # as in older versions, which did not have the key
             del values["perturb_weights"]

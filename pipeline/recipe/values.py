@@ -13,6 +13,12 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _several(value: object) -> object:
+    """A list as a tuple, and a text as its only item; each item once."""
+    items = (value,) if isinstance(value, str) else _as_tuple(value)
+    return tuple(dict.fromkeys(items)) if isinstance(items, tuple) and all(isinstance(x, str) for x in items) else items
+
+
 def _as_text(value: object) -> object:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(text, str) and "\0" in text:
@@ -65,5 +71,7 @@ def labels_as_texts(by_label: Mapping[object, object]) -> dict[str, object]:
 
 # YAML and JSON have lists where a recipe has tuples.
 LIST = BeforeValidator(_as_tuple)
+# A list of one name may be written as the name alone.
+TEXT_OR_LIST = BeforeValidator(_several)
 Names = Annotated[tuple[str, ...], LIST]
 PathText = Annotated[str, BeforeValidator(_as_text)]

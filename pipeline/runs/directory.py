@@ -17,11 +17,23 @@ from pipeline.recipe.schema import Recipe
 from pipeline.runs.model_files import refuse_altered
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import JsonObject, is_beside, locked, read_json_lines, refuse_locked, staged_folder
+from pipeline.utils.files import (
+    JsonObject,
+    is_beside,
+    locked,
+    read_json_lines,
+    refuse_locked,
+    staged_folder,
+    written_beside,
+)
 from pipeline.utils.text import count, one_line
 
 RECIPE, METRICS, HISTORY, PREDICTIONS = "recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl"
 PROBE, ENVIRONMENT, MODEL = "probe.npz", "environment.json", "model"
+# Ends the name of the folder beside a run in which TensorBoard finds it.
+TENSORBOARD = ".tensorboard"
+# Only while a run trains.
+PROGRESS = "progress.json"
 # Everything that a finished run holds.
 CONTENTS = frozenset({RECIPE, METRICS, HISTORY, PREDICTIONS, PROBE, ENVIRONMENT, MODEL})
 # What may be drawn of it later.
@@ -121,6 +133,11 @@ class RunDirectory:
         return self.path / ENVIRONMENT
 
     @property
+    def progress_file(self) -> Path:
+        """How far the training is, and its scores so far, while it goes on."""
+        return self.path / PROGRESS
+
+    @property
     def model_folder(self) -> Path:
         """The trained model as a stock Hugging Face checkpoint."""
         return self.path / MODEL
@@ -134,6 +151,11 @@ class RunDirectory:
     def checkpoints_folder(self) -> Path:
         """The training checkpoints of an unfinished run, beside the directory."""
         return self.path.with_name(f"{self.path.name}.checkpoints")
+
+    @property
+    def tensorboard_folder(self) -> Path:
+        """The curves of a run that TensorBoard tracks, beside the directory."""
+        return self.path.with_name(f"{self.path.name}{TENSORBOARD}")
 
     def contents(self) -> set[str]:
         """The names of the files and folders in the directory; none if it does not exist."""
@@ -173,10 +195,11 @@ class RunDirectory:
         return False
 
     def owns(self, path: Path) -> bool:
-        """Whether a path lies in the directory, in its training checkpoints or in what is written beside it."""
+        """Whether a path lies in the directory or in what is written beside it, such as its training checkpoints."""
         beside, path = self.path.absolute().parent, path.absolute()
         first = path.relative_to(beside).parts[0] if path.is_relative_to(beside) and path != beside else ""
-        return first in (self.path.name, self.checkpoints_folder.name) or is_beside(first, self.path)
+        beside_it = (self.checkpoints_folder.name, self.tensorboard_folder.name)
+        return first in (self.path.name, *beside_it) or is_beside(first, self.path)
 
     def finished_run(self, recipe: Recipe, identity: RunIdentity, overwrite: bool) -> Run | None:
         """The finished run of the same recipe and identity, or None if a new one may be written here.
@@ -237,6 +260,11 @@ class RunDirectory:
         """
         with staged_folder(self.path, own=CONTENTS) as folder:
             yield RunDirectory(folder)
+
+    def in_progress(self) -> RunDirectory | None:
+        """The hidden directory into which a process writes the run at this moment, the newest if there are several."""
+        folders = [folder for folder in written_beside(self.path) if (folder / HISTORY).exists()]
+        return RunDirectory(max(folders, key=lambda folder: folder.stat().st_mtime)) if folders else None
 
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises UserError."""

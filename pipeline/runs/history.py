@@ -7,13 +7,14 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, overload
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from pipeline.runs.record import StepRecord
+from pipeline.runs.directory import RunDirectory
+from pipeline.runs.record import EvaluationRecord, Record, StepRecord
+from pipeline.utils.files import write_json
 
 # The fields of a step, and how each is kept: whole numbers of eight bytes, or floats.
 _COLUMNS = {name: "q" if field.annotation is int else "d" for name, field in StepRecord.model_fields.items()}
@@ -64,18 +65,31 @@ def _steps_of(value: object) -> Steps:
 StepsField = Annotated[Steps, PlainValidator(_steps_of), PlainSerializer(lambda steps: list(steps.lines()))]
 
 
-class HistoryFile:
-    """A history.jsonl that can be read while the training goes on, as `tail -f` does.
+class Progress(Record):
+    """How far a training is: the content of progress.json, which vanishes when the run is complete."""
 
-    It lies in the hidden folder beside the run directory, `.<name>.partial-<process id>-<machine>/`, where the run is
+    steps: int
+    """Optimizer steps of the whole run."""
+    epochs: int
+    """Epochs of the whole run."""
+    evaluations: list[EvaluationRecord]
+    """The validation scores so far."""
+
+
+class HistoryFile:
+    """The history.jsonl of a run, which can be read while the training goes on, as `tail -f` does, and progress.json.
+
+    Both lie in the hidden folder beside the run directory, `.<name>.partial-<process id>-<machine>/`, where the run is
     staged. A resumed run begins it with the steps that its training checkpoint holds, so that it is whole at any time.
     Errors of writing are ignored: a full disk must not end a training whose state can still be saved, and the trainer
-    writes the whole file once more at the end. Without a path, as at all ranks but the first, nothing is kept.
+    writes the whole file once more at the end. Without a staging directory, as at all ranks but the first, nothing is
+    kept.
     """
 
-    def __init__(self, path: Path | None, earlier: Iterable[StepRecord] = ()):
+    def __init__(self, staging: RunDirectory | None, earlier: Iterable[StepRecord] = ()):
+        self._progress_file = None if staging is None else staging.progress_file
         # Line buffering: a line can be read as soon as its step is over.
-        self._file = open(path or os.devnull, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by __exit__)
+        self._file = open(staging.history_file if staging else os.devnull, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by __exit__)
         for record in earlier:
             self.append(record)
 
@@ -83,6 +97,12 @@ class HistoryFile:
         """Write the line of one step."""
         with contextlib.suppress(OSError):
             self._file.write(json.dumps(record.model_dump(), ensure_ascii=False) + "\n")
+
+    def show_progress(self, progress: Progress) -> None:
+        """Write how far the training is."""
+        if self._progress_file is not None:
+            with contextlib.suppress(OSError):
+                write_json(self._progress_file, progress.model_dump())
 
     def __enter__(self) -> HistoryFile:
         return self

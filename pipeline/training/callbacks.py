@@ -1,6 +1,8 @@
-"""Callbacks: what a training run reports while it runs. The base class does nothing; override what you need."""
+"""Callbacks: what a training run reports while it runs. Override what you need."""
 
 from __future__ import annotations
+
+import warnings
 
 from pipeline.models.building import WeightSources
 from pipeline.runs.directory import Run
@@ -8,7 +10,10 @@ from pipeline.runs.record import StepRecord
 
 
 class TrainingCallback:
-    """Receives the events of a run, in the order below; the command line's progress display is one."""
+    """Receives the events of a run, in the order below; the command line's progress display is one.
+
+    These methods do nothing, but for a warning in `on_tracker_failed`.
+    """
 
     def on_run_found(self, run: Run) -> None:
         """A finished run of the same recipe is there already, so nothing is trained and no other event follows."""
@@ -30,6 +35,10 @@ class TrainingCallback:
 
     def on_step_end(self, record: StepRecord) -> None:
         """One optimizer step is done; `record` is its line of history.jsonl."""
+
+    def on_tracker_failed(self, tracker: str, cause: str) -> None:
+        """A tracker of the recipe failed and is used no more; the run goes on."""
+        warnings.warn(tracker_failure(tracker, cause), stacklevel=2)
 
     def on_memory_split(self, step: int, micro_batches: int) -> None:
         """Memory was too small at `step`: this step and all later ones are split into so many micro-batches."""
@@ -54,3 +63,8 @@ class TrainingCallback:
 
     def on_run_end(self, run: Run) -> None:
         """The run directory is complete."""
+
+
+def tracker_failure(tracker: str, cause: str) -> str:
+    """The sentence for people about a tracker that failed."""
+    return f"the tracker {tracker} failed and is used no more: {cause}"

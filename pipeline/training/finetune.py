@@ -32,6 +32,7 @@ from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoint
 from pipeline.training.experiment import prepare, start
 from pipeline.training.processes import Event, EventSender, RunInProcesses
 from pipeline.training.signals import StopOnSignal, StopRequest
+from pipeline.training.trackers.tracking import tracked
 from pipeline.training.trainer import CONTINUE, Trainer, run_failure
 from pipeline.utils.environment import preserved_random_state
 from pipeline.utils.errors import PipelineError, Stopped, UserError
@@ -202,12 +203,16 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
                 checkpoints.remove()
             trainer.agree()
             environment = describe_environment(backend.versions(), time.perf_counter() - launched, channel.size)
-            with (
-                _failures_explained(trainer, directory),
-                directory.staged() if is_first else contextlib.nullcontext() as staging,
-            ):
-                _write_run(staging, trainer, backend, started, environment)
-            run = channel.first(_completed, directory, checkpoints)
+            is_tracked = is_first and bool(recipe.train.trackers)
+            with tracked(trainer, directory) if is_tracked else contextlib.nullcontext() as tracking:
+                with (
+                    _failures_explained(trainer, directory),
+                    directory.staged() if is_first else contextlib.nullcontext() as staging,
+                ):
+                    _write_run(staging, trainer, backend, started, environment)
+                run = channel.first(_completed, directory, checkpoints)
+                if tracking is not None:
+                    tracking.add_run(run)
     callback.on_run_end(run)
     return run
 
@@ -347,7 +352,7 @@ def _write_run(
         staging.recipe_file.write_text(recipe.to_yaml(), encoding="utf-8")
         write_json(staging.environment_file, environment.model_dump())
     with trainer.stop.listening(trainer.callback.on_stop_requested):
-        trainer.train(staging.history_file if staging else None)
+        trainer.train(staging)
         record = trainer.finish(staging, started)
         model = started.model
         backend.restore_attention(model)
@@ -359,6 +364,7 @@ def _write_run(
         weights = backend.get_weights(model)
         checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)
         record = record.model_copy(update={"model_files": records_of(staging.model_folder)})
+        staging.progress_file.unlink(missing_ok=True)
     write_json(staging.metrics_file, record.model_dump())
 
 

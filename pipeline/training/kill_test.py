@@ -144,6 +144,7 @@ def kill_test(
     """
     if kills is None:
         kills = [(PHASES[i % len(PHASES)], "SIGKILL") for i in range(num_kills)]
+    recipe = recipe.override({"train.trackers": ()})  # these runs are thrown away
     with scratch_folder("kill-test") as temporary:
         undisturbed, killed = temporary / "undisturbed", temporary / "killed"
         reference = Watch()

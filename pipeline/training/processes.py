@@ -22,7 +22,7 @@ Event = tuple[str, tuple[object, ...]]
 
 
 class EventSender(TrainingCallback):
-    """Sends each event of a run to another process."""
+    """Passes each event of a run on, as to another process."""
 
     def __init__(self, send: Callable[[Event], None]):
         self._send = send
@@ -34,6 +34,17 @@ class EventSender(TrainingCallback):
 
     def _forward(self, name: str, *arguments: object) -> None:
         self._send((name, arguments))
+
+
+def combined(*callbacks: TrainingCallback) -> TrainingCallback:
+    """One callback whose events go to several, in this order."""
+
+    def send(event: Event) -> None:
+        name, arguments = event
+        for callback in callbacks:
+            getattr(callback, name)(*arguments)
+
+    return EventSender(send)
 
 
 class RunInProcesses:

@@ -20,7 +20,7 @@ from pipeline.models import checkpoint
 from pipeline.models.building import Start
 from pipeline.models.schedule import learning_rates
 from pipeline.runs.directory import RunDirectory
-from pipeline.runs.history import HistoryFile
+from pipeline.runs.history import HistoryFile, Progress
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import EvaluationRecord, RunIdentity, RunRecord, StepRecord
 from pipeline.training.agreement import digest, refuse_disagreement, refuse_drift
@@ -157,13 +157,14 @@ class Trainer:
 
     # --- training
 
-    def train(self, history_file: Path | None) -> None:
-        """Take all steps and make all evaluations that remain; each step is a line of `history_file` at once.
+    def train(self, staging: RunDirectory | None) -> None:
+        """Take all steps and make all evaluations that remain; each step is a line of history.jsonl at once.
 
-        Raises Stopped and RunFailure.
+        `staging` is where the run is written, None at all ranks but the first. Raises Stopped and RunFailure.
         """
         self.callback.on_train_begin(len(self.plan), len(self.epoch_plans))
-        with HistoryFile(history_file, self.state.history) as self.history_file:
+        with HistoryFile(staging, self.state.history) as self.history_file:
+            self._show_progress()
             self.clock.start()
             per_epoch, state = len(self.epoch_plans[0]), self.state
             if state.steps_done == (state.epochs_done + 1) * per_epoch:
@@ -226,6 +227,7 @@ class Trainer:
             self._refuse_loss("validation", evaluation)
             self.state.last = evaluation
             self.state.evaluations.append(EvaluationRecord.model_validate({"epoch": epoch} | evaluation.metrics))
+            self._show_progress()
             self.callback.on_evaluate_end(epoch, evaluation.metrics)
             if train.keep == "best" or train.early_stopping is not None:
                 self._keep_if_best(evaluation)
@@ -235,6 +237,13 @@ class Trainer:
             if train.save_every is not None:
                 self.save()
         return stops_early
+
+    def _show_progress(self) -> None:
+        if self.history_file is not None:
+            num_steps, num_epochs = len(self.plan), len(self.epoch_plans)
+            self.history_file.show_progress(
+                Progress(steps=num_steps, epochs=num_epochs, evaluations=self.state.evaluations)
+            )
 
     def _keep_if_best(self, evaluation: Evaluation) -> None:
         train = self.experiment.recipe.train

@@ -287,6 +287,14 @@ def is_beside(name: str, folder: Path) -> bool:
     return name == _lock_file(folder).name or _leftover(folder).fullmatch(name) is not None
 
 
+def written_beside(folder: Path) -> list[Path]:
+    """The folders that running processes write at this moment to take the place of `folder`."""
+    if not folder.parent.is_dir():
+        return []
+    matches = [(path, _leftover(folder).fullmatch(path.name)) for path in folder.parent.iterdir()]
+    return [path for path, match in matches if match and not match[2] and may_be_written(path, match[1])]
+
+
 def _leftover(folder: Path) -> re.Pattern[str]:
     """Matches what `staged_folder` writes beside `folder`, with the mark of its writer as the first group."""
     return re.compile(rf"\.{re.escape(folder.name)}\.partial-({_MARK.pattern})({re.escape(_REPLACED)})?")

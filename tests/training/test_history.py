@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline import finetune
+from pipeline.runs.directory import RunDirectory
 from pipeline.runs.history import HistoryFile, Steps
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback
@@ -50,9 +51,9 @@ def test_a_resumed_run_begins_with_the_steps_of_its_checkpoint(tmp_path):
 
 
 def test_a_full_disk_does_not_end_the_training(tmp_path):
-    path = tmp_path / "history.jsonl"
-    path.symlink_to("/dev/full")  # every write to it fails with "no space left on device"
-    with HistoryFile(path, [record(1)]) as history:
+    directory = RunDirectory(tmp_path)
+    directory.history_file.symlink_to("/dev/full")  # every write to it fails with "no space left on device"
+    with HistoryFile(directory, [record(1)]) as history:
         history.append(record(2))
 
 

@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard, Weights & Biases and MLflow, which show a run while it trains."""
