@@ -45,7 +45,7 @@ GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name)
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
-SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
+SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
@@ -126,8 +126,8 @@ export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove 
 deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
 	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
-attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." FRAMEWORK= OUT= OVERWRITE=1
-	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)
+attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." CROSS=1 FRAMEWORK= OUT= OVERWRITE=1
+	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(if $(CROSS),--cross) $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)
 
 serve: $(VENV)/.installed  ## serve a finished run or an export over HTTP | RUN=runs/... or EXPORT=exports/... PORT=8000 HOST=127.0.0.1 FRAMEWORK= BATCH=32 QUEUE=1024 DEADLINE=30 SET=
 	@$(SETTINGS) $(PIPELINE) serve $(ASKED) --port "$$PORT" --host "$$HOST" --batch "$$BATCH" --queue "$$QUEUE" --deadline "$$DEADLINE" $(OWN_FRAMEWORK) "$$@" $(VERBOSE)
@@ -135,6 +135,7 @@ serve: $(VENV)/.installed  ## serve a finished run or an export over HTTP | RUN=
 bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpoints
 	@for set in sentiment dates stories; do \
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
+	@"$(VENV)/bin/python" -m recipes.bundled.translation.grammar && "$(VENV)/bin/python" -m recipes.bundled.translation.vocabulary
 
 test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights
 	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest -m $(if $(HEAVY),heavy,$(if $(QUICK),'not slow and not heavy','not heavy'))

@@ -196,7 +196,11 @@ class Backend(Protocol):
         ...
 
     def attention_weights(self, model: Model, batch: Features) -> NDArray:
-        """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
+        """Attention weights of one text in evaluation mode, [layers, heads, T, S].
+
+        Of an encoder-decoder model they are those of its encoder, or, if the batch has `decoder_input_ids`, those with
+        which its decoder reads the encoder: T tokens that are written, S that are read.
+        """
         ...
 
     def Predictor(self, model: Model, precision: str = "fp32", optimize: bool = True) -> Predictor:

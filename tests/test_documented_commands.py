@@ -26,13 +26,14 @@ from tests.benchmarks import (
     kill_matrix,
     memory_series,
     rank_faults,
+    translation,
 )
 from tests.benchmarks import processes as processes_benchmark
 from tests.helpers import documented_data, pages
 from tests.helpers.run_writer import write_run
 
 COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
-BUNDLED = ("sentiment_bert", "dates_t5", "stories_gpt2")
+BUNDLED = ("sentiment_bert", "dates_t5", "stories_gpt2", "translate_transformer")
 RUN_ELSEWHERE = {
     "make list": "tests/test_documentation.py",
     "make schema OUT=recipe.schema.json": "tests/recipe/test_json_schema.py",
@@ -60,8 +61,10 @@ RUN_ELSEWHERE = {
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{
         f".venv/bin/python -m recipes.bundled.{name}.grammar": "tests/recipes compares what it writes"
-        for name in ("sentiment", "dates", "stories")
+        for name in ("sentiment", "dates", "stories", "translation")
     },
+    ".venv/bin/python -m recipes.bundled.translation.vocabulary": "tests/recipes/test_translation.py",
+    ".venv/bin/python -m tests.benchmarks.translation --data ../shared": "needs data that are not in this repository",
 }
 FEW_STEPS = {"--seeds": "0", "--frameworks": "torch", "--kills": "1"}
 LIMITS = ["data.limit.train=64", "data.limit.validation=16", "train.epochs=1"]
@@ -118,7 +121,7 @@ def small(words):
     words = [FEW_STEPS.get(before, word) for before, word in zip(["", *words], words, strict=False)]
     name = words[1]
     settings = LIMITS if name in BUNDLED else ["train.epochs=1"]
-    if name.endswith(("_t5", "_marian")):
+    if name.endswith(("_t5", "_marian", "_transformer")):
         settings = [*settings, *SHORT_ANSWERS]
     return [*words, *(part for setting in settings for part in ("--set", setting))]
 
@@ -268,6 +271,16 @@ def test_the_measurement_of_memory_runs(capsys):
 
 
 @pytest.mark.slow
+def test_the_measurement_of_translation_runs(tmp_path, capsys):
+    assert ".venv/bin/python -m tests.benchmarks.translation" in COMMANDS
+    few = "--frameworks torch --models transformer t5 --seeds 0 1 --small"
+    assert translation.main([*few.split(), "--out", str(tmp_path)]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]
+    sizes = [int(row[2].replace(",", "")) for row in rows]
+    assert [row[0] for row in rows] == ["| transformer", "| t5"] and 0.95 < sizes[1] / sizes[0] < 1.05
+
+
+@pytest.mark.slow
 def test_the_measurement_beside_busy_processes_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.busy --busy 0 2" in COMMANDS
     few = "--frameworks torch --workloads classification --busy 0 1 --ways one --repeats 1 --steps 2"
@@ -304,6 +317,6 @@ def test_every_command_is_run_here_or_elsewhere():
     verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
     here = {each.id for each in documented(*verbs)}
     ends = (".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000")
-    ends += ("--resume", "processes --repeats 3")
+    ends += ("--resume", "processes --repeats 3", "benchmarks.translation")
     modules = {command for command in COMMANDS if command.endswith(ends)}
     assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)

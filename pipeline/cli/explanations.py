@@ -14,6 +14,7 @@ WAYS = {
     "allow_pickle": ("--allow-pickle", "ALLOW_PICKLE=1"),
     "attention": ("--attention NAME", "ATTENTION=name"),
     "change_processes": ("--change-processes", "CHANGE_PROCESSES=1"),
+    "cross": ("--cross", "CROSS=1"),
     "debug_eager": ("--debug-eager", "DEBUG_EAGER=1"),
     "framework": ("--framework NAME", "FRAMEWORK=name"),
     "host": ("--host HOST", "HOST=host"),

@@ -99,6 +99,9 @@ def _encoding(changes: dict[str, object], recipe: Recipe) -> str | None:
 def attention_maps(
     run: RunFolder,
     text: Annotated[str, typer.Option(help="The text to look into.")],
+    cross: Annotated[
+        bool, typer.Option("--cross", help="How the text that the model writes attends to the given one.")
+    ] = False,
     framework: OwnFramework = None,
     out: Annotated[Path | None, typer.Option(help="The PNG; by default attention.png in the run.")] = None,
     overwrite: Overwrite = False,
@@ -115,11 +118,12 @@ def attention_maps(
     from pipeline.runs.attention_figure import draw_attention_maps
     from pipeline.runs.attention_maps import maps_of_run
 
-    maps = maps_of_run(finished, text, chosen)
+    maps = maps_of_run(finished, text, chosen, cross)
     path = out or run / ATTENTION_MAPS
     draw_attention_maps(maps, path, f"{finished.record.recipe} in {chosen}")
-    num_layers, num_heads, num_tokens, _ = maps.weights.shape
-    print(f"{num_layers} layers, {num_heads} heads, {num_tokens} tokens: {escape_controls(str(path))}")
+    num_layers, num_heads, num_queries, num_keys = maps.weights.shape
+    tokens = f"{num_queries} written tokens, {num_keys} read" if cross else f"{num_keys} tokens"
+    print(f"{num_layers} layers, {num_heads} heads, {tokens}: {escape_controls(str(path))}")
 
 
 add_former_name("attention", "attention-maps", attention_maps)

@@ -126,13 +126,13 @@ def list_recipes(debug: Debug = False) -> None:
         try:
             recipe = load_shipped(name)
         except UserError as error:
-            print(escape_controls(f"{name:<20} broken: {error}"))
+            print(escape_controls(f"{name:<22} broken: {error}"))
             continue
         local = Path(recipe.checkpoint)
         checkpoint = f"bundled {local.name}" if local.is_absolute() else recipe.checkpoint
         source = "bundled" if recipe.data.is_local else recipe.data.path
         source += f" ({recipe.data.name})" if recipe.data.name else ""
-        print(escape_controls(f"{name:<20} {recipe.task:<27} {checkpoint:<32} {source}"))
+        print(escape_controls(f"{name:<22} {recipe.task:<27} {checkpoint:<32} {source}"))
 
 
 @app.command()

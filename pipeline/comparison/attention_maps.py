@@ -1,15 +1,16 @@
-"""The attention weights of one text in each framework of a comparison, to be drawn side by side."""
+"""The attention weights of one text in each framework of a comparison, to be drawn side by side.
+
+Of models that write a text from another they are those of the cross-attention, which align the two texts.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.comparison.results import AttentionMap, Problem
 from pipeline.comparison.run_set import ComparedRun
 from pipeline.runs.attention_maps import maps_of_run
+from pipeline.tasks.base import load_task
 from pipeline.utils import processes
 from pipeline.utils.errors import PipelineError
 from pipeline.utils.text import last_line
@@ -20,10 +21,11 @@ def maps_of_frameworks(runs: list[ComparedRun], text: str) -> tuple[list[Attenti
     maps: dict[str, AttentionMap] = {}
     problems: list[Problem] = []
     for run in runs:
+        is_cross = "encoder-decoder" in load_task(run.recipe).architectures
         if run.attention != "handwritten" or run.framework in maps:
             continue
         try:
-            weights, tokens = processes.call(weights_and_tokens, run.path, text, run.framework, framework=run.framework)
+            found = processes.call(maps_of_run, run.path, text, run.framework, is_cross, framework=run.framework)
         except (PipelineError, processes.ProcessError) as error:
             problems.append(Problem(code="attention_map_failed", run=run.label, error=last_line(error)))
             continue
@@ -31,13 +33,8 @@ def maps_of_frameworks(runs: list[ComparedRun], text: str) -> tuple[list[Attenti
             variant=run.variant,
             seed=run.seed,
             text=text,
-            tokens=tokens,
-            weights=np.round(weights.astype(np.float64), 3).tolist(),
+            tokens=found.tokens,
+            weights=np.round(found.weights.astype(np.float64), 3).tolist(),
+            written=found.written,
         )
     return list(maps.values()), problems
-
-
-def weights_and_tokens(path: Path, text: str, framework: str) -> tuple[NDArray[np.float32], list[str]]:
-    """The attention weights and the tokens of a text; called in a process of its own."""
-    maps = maps_of_run(path, text, framework)
-    return maps.weights, maps.tokens

@@ -446,8 +446,16 @@ class AttentionMap(_Record):
     seed: int
     text: str
     tokens: list[str]
+    """Those of the text, which are attended to: the keys."""
     weights: list[list[list[list[float]]]]
     """[layers][heads][queries][keys], rounded to three decimals."""
+    written: list[str] | None = None
+    """In cross-attention the queries: what the model wrote from the text. Else the text's own tokens are."""
+
+    @property
+    def queries(self) -> list[str]:
+        """The tokens that attend."""
+        return self.tokens if self.written is None else self.written
 
 
 class Problem(_Record):

@@ -132,12 +132,14 @@ def head_logits(outputs: Any) -> Tensor:
 
 
 def attention_weights(model: Any, batch: Features) -> NDArray[np.float32]:
-    """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
+    """Attention weights of one text in evaluation mode; see `pipeline.backend.Backend`."""
     model.eval()
-    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    is_cross = "decoder_input_ids" in batch
+    reader = model.get_encoder() if model.config.is_encoder_decoder and not is_cross else model
     inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
     with torch.inference_mode():
-        layers = reader(**inputs, output_attentions=True).attentions
+        outputs = reader(**inputs, output_attentions=True)
+    layers = outputs.cross_attentions if is_cross else outputs.attentions
     return np.stack([weights[0].float().cpu().numpy() for weights in layers])
 
 

@@ -163,7 +163,7 @@ def _attention(results: Results) -> Section | None:
     maps = results.attention_maps
     if not maps:
         return None
-    lead = attention_lead(shorten(maps[0].text, MAX_TEXT))
+    lead = attention_lead(shorten(maps[0].text, MAX_TEXT), is_cross=maps[0].written is not None)
     return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
 
 

@@ -240,12 +240,12 @@ def _attention(results: Results) -> Iterable[Picture]:
     last_layers = [_mean_of_heads(each.weights[-1]) for each in maps]
     brightest = max((max(map(max, layer)) for layer in last_layers), default=1)
     for number, (each, last_layer) in enumerate(zip(maps, last_layers, strict=True), start=1):
-        tokens = [shorten(visible(token), 14) for token in each.tokens[:MAX_TOKENS]]
         figure, (axis,) = new_figure(height=4.25)
-        heat_map(axis, _cropped(last_layer), brightest, tokens)
+        heat_map(axis, _cropped(last_layer), brightest, (_labels(each.queries), _labels(each.tokens)))
+        what = "the token that attends" if each.written is None else "the token that the model wrote"
         yield Picture(
             f"attention-{number}", "attention", f"{each.variant}: layer {len(each.weights)}, mean of its heads",
-            "Rows: the token that attends. Columns: the token attended to." + _cropping_note(each),
+            f"Rows: {what}. Columns: the token attended to." + _cropping_note(each),
             _strongest_links(last_layer, each), figure,
         )  # fmt: skip
     brightest = max((max(map(max, head)) for each in maps for layer in each.weights for head in layer), default=1)
@@ -271,10 +271,14 @@ def _head_by_head(number: int, attention: AttentionMap, brightest: float) -> Pic
 
 def _strongest_links(layer: list[list[float]], attention: AttentionMap) -> str:
     """The map in words: the token that each token attends to most."""
-    tokens = attention.tokens[:MAX_TOKENS]
-    most = [max(range(len(tokens)), key=row.__getitem__) for row in layer[: len(tokens)]]
-    links = "; ".join(f"{token} → {tokens[key]}" for token, key in zip(tokens, most, strict=True))
+    queries, keys = attention.queries[:MAX_TOKENS], attention.tokens[:MAX_TOKENS]
+    most = [max(range(len(keys)), key=row.__getitem__) for row in layer[: len(queries)]]
+    links = "; ".join(f"{token} → {keys[key]}" for token, key in zip(queries, most, strict=True))
     return f"Attends most to: {links}."
+
+
+def _labels(tokens: list[str]) -> list[str]:
+    return [shorten(visible(token), 14) for token in tokens[:MAX_TOKENS]]
 
 
 def _mean_of_heads(heads: list[list[list[float]]]) -> list[list[float]]:
@@ -287,7 +291,7 @@ def _cropped(weights: list[list[float]]) -> list[list[float]]:
 
 
 def _cropping_note(attention: AttentionMap) -> str:
-    total = len(attention.tokens)
+    total = max(len(attention.tokens), len(attention.queries))
     return f" The first {MAX_TOKENS} of {total} tokens." if total > MAX_TOKENS else ""
 
 

@@ -100,8 +100,10 @@ def _row_label(axis: Axes, y: int, name: str) -> None:
         )  # fmt: skip
 
 
-def heat_map(axis: Axes, weights: list[list[float]], brightest: float, tokens: list[str] | None) -> None:
-    """Attention weights as an image, queries down and keys across."""
+def heat_map(
+    axis: Axes, weights: list[list[float]], brightest: float, tokens: tuple[list[str], list[str]] | None
+) -> None:
+    """Attention weights as an image, queries down and keys across, labeled with the `tokens` of both."""
     axis.imshow(weights, cmap="viridis", vmin=0, vmax=brightest, interpolation="none", aspect="equal")
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
@@ -109,9 +111,10 @@ def heat_map(axis: Axes, weights: list[list[float]], brightest: float, tokens: l
         axis.set_xticks([])
         axis.set_yticks([])
         return
-    size = 9 if len(tokens) <= 20 else 6
-    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(tokens)), tokens, fontsize=size)
+    queries, keys = tokens
+    size = 9 if max(len(queries), len(keys)) <= 20 else 6
+    axis.set_xticks(range(len(keys)), keys, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(queries)), queries, fontsize=size)
     bar = axis.figure.colorbar(axis.images[0], ax=axis, shrink=0.7, pad=0.02)
     bar.set_label("attention weight", color=svg.INK, size=10)
     bar.ax.tick_params(colors=svg.INK, labelsize=9, width=0.8, length=3)

@@ -550,8 +550,10 @@ AGREEMENT = "Two variants can score alike and still be right on different exampl
 NO_LOG = "There is no log."
 
 
-def attention_lead(text: str) -> str:
+def attention_lead(text: str, is_cross: bool) -> str:
     """What the attention maps show."""
+    if is_cross:
+        return f"From which tokens of a text each written token was made, after training: “{text}”"
     return f"The attention weights after training for one text: “{text}”"
 
 

@@ -336,7 +336,7 @@ def _threads(by_framework: dict[str, str]) -> str:
 def map_differences(results: Results) -> Table:
     """How far the attention maps of two frameworks differ, layer by layer; empty if their tokens differ."""
     maps = results.attention_maps
-    if len(maps) < 2 or any(other.tokens != maps[0].tokens for other in maps):
+    if len(maps) < 2 or any((other.tokens, other.written) != (maps[0].tokens, maps[0].written) for other in maps):
         return Table("", [], {})
     groups: dict[str, list[list[Cell]]] = defaultdict(list)
     for other in maps[1:]:

@@ -156,10 +156,12 @@ def head_logits(outputs: Any) -> Tensor:
 
 
 def attention_weights(model: Any, batch: Features) -> NDArray[np.float32]:
-    """Attention weights of one text in evaluation mode, [layers, heads, T, S]; of T5, those of its encoder."""
-    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    """Attention weights of one text in evaluation mode; see `pipeline.backend.Backend`."""
+    is_cross = "decoder_input_ids" in batch
+    reader = model.get_encoder() if model.config.is_encoder_decoder and not is_cross else model
     inputs = {key: tf.constant(value) for key, value in batch.items()}
-    layers = reader(inputs, output_attentions=True, training=False).attentions
+    outputs = reader(inputs, output_attentions=True, training=False)
+    layers = outputs.cross_attentions if is_cross else outputs.attentions
     return np.stack([weights[0].numpy().astype(np.float32) for weights in layers])
 
 

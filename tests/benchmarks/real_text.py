@@ -66,11 +66,12 @@ def main(arguments):
     return int("failed" in json.dumps(results))
 
 
-def trained(recipe, changes, framework, attention, out):
+def trained(recipe, changes, framework, attention, out, seed=0):
     """Run the finetune command once: its metrics, speed and wall time, or how it failed."""
     began = time.time()
     command = [sys.executable, "-m", "pipeline", "finetune", recipe, "--framework", framework, "--attention", attention]
-    error = run_child([*command, "--out", str(out), *as_arguments(changes)], out.with_suffix(".log"))
+    command += ["--seed", str(seed), "--out", str(out)]
+    error = run_child([*command, *as_arguments(changes)], out.with_suffix(".log"))
     if error:
         return {"failed": error}
     report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

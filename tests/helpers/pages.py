@@ -21,6 +21,7 @@ PAGES = [
     "recipes/bundled/sentiment/README.md",
     "recipes/bundled/dates/README.md",
     "recipes/bundled/stories/README.md",
+    "recipes/bundled/translation/README.md",
 ]
 TEXT = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")

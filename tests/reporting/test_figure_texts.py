@@ -78,3 +78,16 @@ def test_a_text_in_a_figure_is_a_text(first, results, tags, tmp_path):
     for token in attacks[: len(results.attention_maps[0].tokens)]:
         label = shorten(visible(token), 14)
         assert label in seen or not label.strip(), f"{token!r} as a label"
+
+
+def test_a_map_of_cross_attention_has_the_written_tokens_as_rows_and_the_read_ones_as_columns():
+    content = example().to_json() | {"headline": None}
+    (one,) = content["attention_maps"]
+    one |= {"tokens": ["read-a", "read-b", "read-c"], "written": ["wrote-x", "wrote-y"]}
+    one["weights"] = [[[[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]] * 2] * 2
+    drawn = pictures(with_headline(Results.model_validate(content)))
+    (last_layer,) = (picture for picture in drawn if picture.name == "attention-1")
+    texts = texts_of(parsed(last_layer))
+    assert {*one["tokens"], *one["written"]} <= set(texts)
+    assert any("wrote-x → read-b; wrote-y → read-a" in text for text in texts)
+    assert "the token that the model wrote" in last_layer.caption
