@@ -31,6 +31,7 @@ from pipeline.deploy.manifest import (
 )
 from pipeline.deploy.proof import Reference, answer_of_run, measure, refuse_unproved, validation_of
 from pipeline.deploy.readme import readme
+from pipeline.deploy.tokenizer import refuse_other_tokens, tokenizer_problem, write_tokenizer
 from pipeline.models.families import family_of
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, load_run
@@ -44,10 +45,7 @@ from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import staged_folder, temporary_files_vanish
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.processes import ProcessError, call
-from pipeline.utils.text import one_line
-
-# What an export keeps of a run's model: all that reads texts and names classes.
-_KEPT = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+from pipeline.utils.text import last_line, one_line
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,8 @@ def export_run(
     folders = {name: place / f"{name}{suffix}" for name in dict.fromkeys(names)}
     for folder in folders.values():
         _refuse_taken(folder, overwrite)
-    if not (run.directory.model_folder / "tokenizer.json").is_file():
-        raise UserError(
-            f"{run.path} cannot be exported: an export reads texts by tokenizer.json, and the library writes none for "
-            "the tokenizer of this run's checkpoint"
-        )
+    if problem := tokenizer_problem(run.directory.model_folder):
+        raise UserError(f"{run.path} cannot be exported: {problem}")
     on_event(f"asking {run.record.label} for its answers to the validation split")
     experiment = validation_of(run)
     reference = call(answer_of_run, str(run.path), framework=run.record.framework)
@@ -162,9 +157,9 @@ def _export(
 ) -> FinishedExport:
     """One export, in a folder that appears when it is proved."""
     with staged_folder(folder) as staging:
-        for name in _KEPT:
-            if (source := run.directory.model_folder / name).exists():
-                shutil.copyfile(source, staging / name)
+        write_tokenizer(experiment, run.directory.model_folder, staging)
+        refuse_other_tokens(experiment, staging, (call.ids for call in reference.calls if call.ids is not None))
+        shutil.copyfile(run.directory.model_folder / "config.json", staging / "config.json")
         shutil.copyfile(run.directory.recipe_file, staging / RECIPE)
         manifest = _converted(run, format, quantize, staging, experiment, reference)
         write_manifest(staging, manifest)
@@ -191,7 +186,7 @@ def _converted(
     try:
         graph, architecture = call(write_run, *place, inputs, quantize is not None, settings, framework=facts.framework)
     except ProcessError as error:
-        last = one_line(str(error).strip().splitlines()[-1])
+        last = one_line(last_line(error))
         raise ProofError(f"{run.record.label} cannot be converted into {facts.title}; the converter: {last}") from error
     return Manifest(
         format=format,
@@ -223,6 +218,7 @@ def _writing(config: PretrainedConfig, settings: GenerationSettings, past: tuple
         reads_sources=bool(config.is_encoder_decoder),
         start_id=-1 if start is None else start,
         end_id=-1 if end is None else end,
+        writes_padding=family_of(config).writes_padding,
         past=list(past),
         **settings,
     )

@@ -86,6 +86,8 @@ class WritingRecord(Record):
     """The token that a text written from a source begins with."""
     end_id: int
     """The token after which nothing is written but padding."""
+    writes_padding: bool = True
+    """Whether padding may be chosen as a token of a text."""
     past: list[int] = Field(default_factory=list)
     """Of the array of keys and values [2 * layers, B, heads, P, width]: the first, third and last size."""
     max_new_tokens: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.deploy.manifest import Manifest, ProofRecord
+from pipeline.deploy.manifest import Manifest, ProofRecord, WritingRecord
 
 # How each format is loaded and asked; the code stands in an export's folder, and `read` has the rows by input.
 _LOADING = {
@@ -49,7 +49,7 @@ written = tokens = {tokens}
 for _ in range(writing["max_new_tokens"]):
     inputs = {{"input_ids": tokens, "attention_mask": {mask}, "past": past, "beside": {beside}}}
     logits, past = step.run(None, inputs)
-    tokens = logits[:, -1:].argmax(-1)
+{forbidden}    tokens = logits[:, -1:].argmax(-1)
     written = numpy.concatenate([written, tokens], axis=1)
     if tokens[0, 0] == writing["end_id"]:
         break"""
@@ -93,7 +93,7 @@ To load it, in this folder, with `pip install {facts.runtime.replace("_", "-")} 
 def loading_code(manifest: Manifest, pairs: bool, chooses_one: bool) -> str:
     """Python that loads an export with its runtime and prints its answer to two rows, or the text that it writes."""
     if manifest.writing is not None:
-        return _writing_code(manifest, manifest.writing.reads_sources)
+        return _writing_code(manifest, manifest.writing)
     rows = '[("One text.", "And another."), ("A", "B")]' if pairs else '["One text.", "And a second text."]'
     output = next(iter(manifest.outputs))
     loading = _LOADING[manifest.format].format(file=manifest.file, output=output)
@@ -103,9 +103,9 @@ def loading_code(manifest: Manifest, pairs: bool, chooses_one: bool) -> str:
     return "\n".join([_TOKENIZING.format(rows=rows), loading, answer])
 
 
-def _writing_code(manifest: Manifest, reads_sources: bool) -> str:
+def _writing_code(manifest: Manifest, writing: WritingRecord) -> str:
     """Python that has an export write one text, greedily."""
-    ids = "ids = numpy.array([tokenizer.encode(text).ids])"
+    ids, reads_sources = "ids = numpy.array([tokenizer.encode(text).ids])", writing.reads_sources
     if not reads_sources:  # training put the end token before each text
         ids = 'ids = numpy.array([[writing["end_id"], *tokenizer.encode(text, add_special_tokens=False).ids]])'
     if manifest.format == "savedmodel":
@@ -115,7 +115,10 @@ def _writing_code(manifest: Manifest, reads_sources: bool) -> str:
     if not reads_sources:
         encoding, tokens, mask = "", "ids", "numpy.ones_like(written)"
         beside = "numpy.arange(written.shape[1])[None, -tokens.shape[1] :]"
-    steps = _STEPS.format(encoding=encoding, file=manifest.file, tokens=tokens, mask=mask, beside=beside)
+    forbidden = "" if writing.writes_padding else '    logits[..., manifest["pad_token_id"]] = -numpy.inf\n'
+    steps = _STEPS.format(
+        encoding=encoding, file=manifest.file, tokens=tokens, mask=mask, beside=beside, forbidden=forbidden
+    )
     return _WRITING.format(ids=ids, loading=steps.replace("\n\n", "\n"))
 
 

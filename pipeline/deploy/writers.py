@@ -36,6 +36,7 @@ class OnnxWriter:
     def __init__(self, path: Path, manifest: Manifest):
         assert manifest.writing is not None
         self.writing, self.padding_id = manifest.writing, manifest.pad_token_id
+        self.drops_unfinished = manifest.run.framework == "tensorflow"  # as the run's own beam search does
         self.step = OnnxModel(path / "step.onnx", manifest).session
         self.encoder = OnnxModel(path / "encoder.onnx", manifest).session if self.writing.reads_sources else None
 
@@ -55,7 +56,8 @@ class OnnxWriter:
         if beams == 1:
             written = greedy(text.next_tokens, rows, how, length)
         else:
-            written = beam_search(text.next_tokens, rows, how, length, beams, settings["length_penalty"])
+            penalty, drops = settings["length_penalty"], self.drops_unfinished
+            written = beam_search(text.next_tokens, rows, how, length, beams, penalty, drops)
         return written if self.encoder else np.concatenate([inputs["input_ids"], written[:, 1:]], axis=1)
 
     def encoded(self, inputs: Mapping[str, NDArray]) -> Arrays:
@@ -104,6 +106,8 @@ class _TextInProgress:
                 self.read["attention_mask"] = np.pad(self.read["attention_mask"], ((0, 0), (0, 1)), constant_values=1)
         logits, self.past = self.writer.advance(ids, self.read, past)
         log_probs = log_softmax(logits[:, -1])
+        if not self.writer.writing.writes_padding:
+            log_probs[:, self.writer.padding_id] = -np.inf
         best = np.argsort(-log_probs, axis=1, kind="stable")[:, : 2 * self.beams]
         if self.on_token is not None:
             token = np.where(self.is_done, self.writer.padding_id, best[:, 0]).astype(np.int32)

@@ -1,8 +1,7 @@
 """Writing texts token by token, greedily or by beam search, in NumPy: one way for both hand-written Transformers.
 
 The scores of tokens come from a function of the framework, which also keeps the keys and values of earlier tokens. The
-library's PyTorch and TensorFlow differ in beam search: if the longest text that is allowed is reached, PyTorch compares
-the unfinished beams with the finished ones, as here, and TensorFlow drops them.
+library's PyTorch and TensorFlow differ in beam search; `beam_search` can do both.
 """
 
 # B texts · W beams of a text · N = B * W · C candidates, 2 * W · T tokens
@@ -45,11 +44,16 @@ def beam_search(
     max_new_tokens: int,
     num_beams: int,
     length_penalty: float = 1.0,
+    drops_unfinished: bool = False,
 ) -> NDArray[np.int32]:
     """The best text that `num_beams` beams find: ids [B, T], which begin with `start_id`; padding after `end_id`.
 
     A finished text's score is its log-probability over its length to the power of `length_penalty`. A search ends once
     all beams are finished and the best unfinished one, scored like them, is no better than the worst.
+
+    At the longest length that is allowed, unfinished texts are compared with the finished ones, as in the library's
+    PyTorch. With `drops_unfinished` they count only if no text is finished, and all searches go on until the last one
+    ends, as in its TensorFlow.
     """
     texts_BWT = np.full((num_texts, num_beams, max_new_tokens + 1), settings.padding_id, np.int32)
     texts_BWT[:, :, 0] = settings.start_id
@@ -66,7 +70,9 @@ def beam_search(
         totals_BC, beams_BC = _take(totals_BX, chosen_BC), chosen_BC // num_candidates
         texts_BCT = _take(texts_BWT, beams_BC)
         texts_BCT[:, :, length] = _take(ids_NC.reshape(num_texts, -1), chosen_BC)
-        is_last_BC = (texts_BCT[:, :, length] == settings.end_id) | (length == max_new_tokens)
+        is_last_BC = texts_BCT[:, :, length] == settings.end_id
+        if length == max_new_tokens and not drops_unfinished:
+            is_last_BC[:] = True
 
         # The better half of the candidates may finish; the other half is there to go on if they do.
         may_finish_BC = is_last_BC & (np.arange(2 * num_beams) < num_beams) & is_open_B1
@@ -82,10 +88,13 @@ def beam_search(
         scores_BW, texts_BWT = _take(running_BC, kept_BW), _take(texts_BCT, kept_BW)
         rows_BW = np.arange(num_texts)[:, None] * num_beams + _take(beams_BC, kept_BW)
         hope_B1 = scores_BW[:, :1] / length**length_penalty
-        is_open_B1 = is_open_B1 & (hope_B1 > finished_scores_BW[:, -1:])
+        can_improve_B1 = hope_B1 > finished_scores_BW[:, -1:]
+        is_open_B1 = is_open_B1 & (can_improve_B1.any() if drops_unfinished else can_improve_B1)
         if not is_open_B1.any():
             break
-    return _without_padding_columns(finished_BWT[:, 0], settings.padding_id)
+    has_finished_B1 = finished_scores_BW[:, :1] > _HIDDEN / 2
+    best_BT = np.where(has_finished_B1, finished_BWT[:, 0], texts_BWT[:, 0])
+    return _without_padding_columns(best_BT, settings.padding_id)
 
 
 def _best(scores_BX: NDArray, count: int) -> NDArray:

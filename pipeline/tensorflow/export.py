@@ -93,7 +93,8 @@ def write_writer(model: TFPreTrainedModel, path: Path, settings: GenerationSetti
         "serving_default": tf.function(writer.write).get_concrete_function(
             input_ids=specs["input_ids"], attention_mask=specs["attention_mask"]
         ),
-        "logits": tf.function(writer.answer, autograph=False).get_concrete_function(**specs),
+        # Marian's decoder asks in Python whether it reads more than one token.
+        "logits": tf.function(writer.answer).get_concrete_function(**specs),
     }
     tf.saved_model.save(writer, str(path), signatures=signatures)
     return WrittenGraph("int32", ("logits",), sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))

@@ -77,8 +77,12 @@ def one_line(error: object, length: int = 300) -> str:
 
 
 def last_line(error: object) -> str:
-    """The last line of what an error says: of a traceback, the error itself."""
-    return str(error).strip().rpartition("\n")[2]
+    """The last line of what an error says: of a traceback, the error itself, without the call's arguments of Keras.
+
+    >>> last_line("ValueError: in layer\\n\\nit is wrong\\n\\nCall arguments received by layer:\\n  training=False")
+    'it is wrong'
+    """
+    return str(error).partition("\n\nCall arguments received")[0].strip().rpartition("\n")[2]
 
 
 def requirement(message: str) -> str:

@@ -190,6 +190,37 @@ def test_a_run_of_pytorch_is_exported_by_tensorflow(run, tmp_path):
     assert export.manifest.proof.largest_difference < 1e-5 and "torch" in export.manifest.proof.absent
 
 
+@pytest.mark.heavy
+def test_a_run_of_tensorflow_is_exported_by_either_framework_and_predicts_as_it_does(tmp_path):
+    run, texts = finetune(recipe_of("pairs", tmp_path), framework="tensorflow", out=tmp_path / "run"), sentences(8, 1)
+    rows = [{"text": one, "text_pair": two} for one, two in zip(texts, texts[::-1], strict=True)]
+    expected = list(predict(run, rows))
+    for export in export_run(run, ["onnx", "litert"], out=tmp_path / "exports"):
+        assert export.manifest.run.framework == "tensorflow" and export.manifest.proof.largest_difference < 1e-5
+        for line, wanted in zip(predict_rows(open_export(export.path), rows), expected, strict=True):
+            assert line.pop("score") == pytest.approx(wanted["score"], abs=2e-6)
+            assert line | {"score": wanted["score"]} == wanted
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("kind", "framework", "beams", "formats"),
+    [
+        ("sequence-to-sequence", "tensorflow", 3, ["onnx"]),
+        ("translation", "torch", 1, ["onnx", "savedmodel"]),
+        ("translation", "tensorflow", 3, ["onnx"]),
+    ],
+)
+def test_texts_of_every_family_and_both_beam_searches_are_those_of_the_run(tmp_path, kind, framework, beams, formats):
+    """The texts are so short that many searches reach the longest that is allowed."""
+    changes = {"options.num_beams": beams, "options.max_new_tokens": 6}
+    run = finetune(recipe_of(kind, tmp_path, changes=changes), framework=framework, out=tmp_path / "run")
+    rows = [{"source": "the ninth of march 1996"}, {"source": "4 July"}]
+    expected = list(predict(run, rows))
+    for export in export_run(run, formats, out=tmp_path / "exports"):
+        assert list(predict_rows(open_export(export.path), rows)) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -13,6 +13,7 @@ from pipeline.models.transformer import (
     transformer_name,
     transformer_problems,
 )
+from pipeline.tasks.numerics import log_softmax
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import TensorFlow, Torch
 from tests.helpers.tiny_models import config, inputs, relative
@@ -264,18 +265,49 @@ def test_the_transformer_writes_the_tokens_of_marian(seed, settings):
     )
 
 
-def test_a_text_whose_search_is_over_does_not_change_while_others_are_written():
+@pytest.mark.parametrize(("drops_unfinished", "first"), [(False, [0, 1, 0, 0]), (True, [0, 7, 7, 1])])
+def test_a_text_whose_search_is_over_changes_only_by_the_rules_of_tensorflow(drops_unfinished, first):
     end, word, settings = 1, 7, TransformerSettings(vocab_size=11, start_id=0, end_id=1, padding_id=0)
     # Of the first text the end is likely at once: -0.1, where going on has -5. Later it could end with
-    # -5 / 3 ** 5 = -0.02, but by then its search is over; only the second text is still written.
+    # -5 / 3 ** 5 = -0.02, but by then its search is over; only the second text is still written. In the library's
+    # TensorFlow, the searches of a batch end together.
     steps = [
         ([[-0.1, -5.0], [-0.2, -9.0]], [[end, word], [word, end]]),
         ([[-0.0, -9.0], [-0.2, -9.0]], [[word, end], [word, end]]),
         ([[-0.0, -9.0], [-0.2, -9.0]], [[end, word], [end, word]]),
     ]
     given = iter([(np.array(scores, np.float32), np.array(ids)) for scores, ids in steps])
-    texts = beam_search(lambda tokens, rows: next(given), 2, settings, 3, num_beams=1, length_penalty=5.0)
-    np.testing.assert_array_equal(texts, [[0, end, 0, 0], [0, word, word, end]])
+    texts = beam_search(lambda tokens, rows: next(given), 2, settings, 3, 1, 5.0, drops_unfinished)
+    np.testing.assert_array_equal(texts, [first, [0, word, word, end]])
+
+
+def searched(stock, max_new_tokens, **settings):
+    """What `beam_search` writes with the library's Marian in TensorFlow, which reads all tokens again each time."""
+    beams = settings["num_beams"]
+    batch = {name: np.repeat(values, beams, axis=0) for name, values in sources().items()}
+    texts = np.zeros((len(batch["input_ids"]), 0), np.int64)
+
+    def next_tokens(tokens, rows):
+        nonlocal texts
+        texts = np.concatenate([texts[rows], tokens[:, None]], axis=1)
+        log_probs = log_softmax(numpy(TensorFlowSide.logits(stock, batch | {"decoder_input_ids": texts}))[:, -1])
+        log_probs[:, 96] = -np.inf
+        best = np.argsort(-log_probs, axis=1)[:, : 2 * beams]
+        return np.take_along_axis(log_probs, best, axis=1), best
+
+    marian = TransformerSettings(96, start_id=96, end_id=0, padding_id=96)
+    return beam_search(next_tokens, 7, marian, max_new_tokens, drops_unfinished=True, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 9])
+@pytest.mark.parametrize("max_new_tokens", [3, 9])
+def test_beams_that_drop_unfinished_texts_are_those_of_the_librarys_tensorflow(seed, max_new_tokens):
+    stock, _ = TensorFlowSide.pair(seed)
+    for settings in (dict(num_beams=4, length_penalty=1.0), dict(num_beams=3, length_penalty=0.6)):
+        found = searched(stock, max_new_tokens, **settings)
+        expected = TensorFlowSide.write(stock, sources(), max_new_tokens=max_new_tokens, **settings)
+        assert without_padding(found) == without_padding(expected)
 
 
 @pytest.mark.slow
