@@ -30,7 +30,8 @@ from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
 from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
-from pipeline.reporting.sentences import answers, notices, verdict, with_headline, write_headline
+from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
+from pipeline.reporting.sentences import verdict
 from pipeline.runs.directory import TENSORBOARD
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep

@@ -12,8 +12,8 @@ from rich.text import Text
 from pipeline.api import Comparison
 from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
 from pipeline.comparison.run_set import ComparedRun
+from pipeline.reporting.first_screen import answers, notices, write_headline
 from pipeline.reporting.formatting import score
-from pipeline.reporting.sentences import answers, notices, write_headline
 from pipeline.training.callbacks import tracker_failure
 from pipeline.utils.text import visible
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.comparison import examples, same_experiment
 from pipeline.comparison.attention_maps import maps_of_frameworks
 from pipeline.comparison.control import compare_with_control
-from pipeline.comparison.costs import costs, machines, rank_memory, rank_speed
+from pipeline.comparison.costs import break_even, compare_memory, compare_speed, compare_time, costs, machines
 from pipeline.comparison.resampling import Resampled, resampled_metrics
 from pipeline.comparison.results import (
     Agreement,
@@ -28,7 +28,7 @@ from pipeline.comparison.run_set import ComparedRun, by_variant, runs_of_shared_
 from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics.agreement import agreement
 from pipeline.comparison.statistics.equivalence import compare_metric, metric_margin, summarize
-from pipeline.metrics.specs import lower_is_better, scale
+from pipeline.metrics.specs import ends, lower_is_better, scale
 from pipeline.tasks.base import load_task
 
 SharedSeeds = list[tuple[ComparedRun, ComparedRun]]
@@ -50,6 +50,7 @@ def assemble(
     text = examples.text_to_draw(task, disagreements, rows)
     maps, map_problems = maps_of_frameworks(completed, text) if text else ([], [])
     run_costs = costs(runs)
+    time, speed = compare_time(run_costs, runs), compare_speed(run_costs, runs)
     is_relative = all(metric.scale is None for metric in list(metrics.values())[:1])
     comparisons = [_compare(pair, runs, metrics, margin, resampled) for pair in variant_pairs(runs)]
     return Results(
@@ -69,8 +70,10 @@ def assemble(
         sameness=_sameness(runs, lockstep, list(controls)),
         disagreements=disagreements,
         costs=run_costs,
-        speed=rank_speed(run_costs, runs),
-        memory=rank_memory(run_costs, runs),
+        time=time,
+        speed=speed,
+        memory=compare_memory(run_costs, runs),
+        break_even=break_even(time, speed, runs),
         machines=machines(runs),
         attention_maps=maps,
         problems=[*problems, *_failed_controls(controls), *resampling_problems, *map_problems],
@@ -126,7 +129,7 @@ def _metrics(completed: list[ComparedRun]) -> dict[str, Metric]:
             lower_is_better=lower_is_better(name),
             scale=scale(name),
             variants={
-                variant: summarize({run.seed: run.metrics.get(name) for run in group})
+                variant: summarize({run.seed: run.metrics.get(name) for run in group}, ends(name))
                 for variant, group in by_variant(completed).items()
             },
         )

@@ -1,14 +1,15 @@
-"""What the runs cost: speed, start-up, time and memory of each variant, which one was best, and on which machine."""
+"""What the runs cost: time, speed and memory of each variant, which of two took less, and on which machine."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from pipeline.comparison.results import Cost, CostRanking, CostSummary, Machine
-from pipeline.comparison.run_set import ComparedRun, by_variant
+from pipeline.comparison.results import BreakEven, Cost, CostComparison, CostPair, CostSummary, Machine
+from pipeline.comparison.run_set import ComparedRun, by_variant, variant_pairs
 from pipeline.runs.record import EnvironmentRecord
 
 
@@ -19,6 +20,7 @@ class _Kind:
 
 
 KINDS = {
+    "total_seconds": _Kind("s", False),
     "examples_per_second": _Kind("examples/s", True),
     "steady_examples_per_second": _Kind("examples/s", True),
     "tokens_per_second": _Kind("tokens/s", True),
@@ -28,9 +30,9 @@ KINDS = {
     "peak_memory_bytes": _Kind("bytes", False),
 }
 MIN_RUNS = 3
-# If the first step, in which TensorFlow traces its graph, took more of the training than this, speeds are compared
-# without it: in a longer training it would hardly count.
-MAX_FIRST_STEP_SHARE = 0.2
+# With fewer runs, a factor of at least this shows a difference. Repeated on a machine that does other things besides,
+# the same training took up to 1.5 times as long, and up to 1.02 times as much memory.
+PLAIN_FACTOR_OF_TIME, PLAIN_FACTOR_OF_MEMORY = 1.5, 1.1
 
 
 def costs(runs: list[ComparedRun]) -> list[Cost]:
@@ -70,6 +72,9 @@ def cost_of_run(run: ComparedRun, name: str) -> float | None:
         return None
     if name == "startup_seconds":
         return run.environment.startup_seconds
+    if name == "total_seconds":
+        startup = run.environment.startup_seconds
+        return None if startup is None else startup + run.record.train.seconds
     if name == "steady_examples_per_second":
         return _steady_speed(run)
     return getattr(run.record.train, "seconds" if name == "train_seconds" else name)
@@ -83,44 +88,102 @@ def _steady_speed(run: ComparedRun) -> float | None:
     return float(examples[1:].sum() / (seconds[-1] - seconds[0]))
 
 
-def rank_speed(all_costs: list[Cost], runs: list[ComparedRun]) -> CostRanking:
-    """Which variant was faster; without the first step if that was much of the training."""
-    variant, share = _slowest_first_step(runs)
+def compare_time(all_costs: list[Cost], runs: list[ComparedRun]) -> CostComparison:
+    """The total time of each pair; runs of earlier versions recorded only the training's."""
+    total = _cost("total_seconds", all_costs)
+    return _compare(total if len(_known(total)) > 1 else _cost("train_seconds", all_costs), runs)
+
+
+def compare_speed(all_costs: list[Cost], runs: list[ComparedRun]) -> CostComparison:
+    """The speed after the first step; of the whole training if there was only one step."""
     steady = _cost("steady_examples_per_second", all_costs)
-    if share <= MAX_FIRST_STEP_SHARE or len(_known(steady)) < 2:
-        return _rank(_cost("examples_per_second", all_costs), runs)
-    ranking = _rank(steady, runs)
-    return ranking.model_copy(update={"slow_first_step": variant, "first_step_share": share})
+    return _compare(steady if len(_known(steady)) > 1 else _cost("examples_per_second", all_costs), runs)
 
 
-def rank_memory(all_costs: list[Cost], runs: list[ComparedRun]) -> CostRanking:
-    """Which variant took less memory."""
-    return _rank(_cost("peak_memory_bytes", all_costs), runs)
+def compare_memory(all_costs: list[Cost], runs: list[ComparedRun]) -> CostComparison:
+    """The peak memory of each pair."""
+    return _compare(_cost("peak_memory_bytes", all_costs), runs)
 
 
-def _rank(cost: Cost, runs: list[ComparedRun]) -> CostRanking:
+def _compare(cost: Cost, runs: list[ComparedRun]) -> CostComparison:
     known = _known(cost)
-    if len(known) < 2:
-        return CostRanking(code="nothing_to_compare", cost=cost.name)
-    best, *others = sorted(known, key=lambda variant: known[variant], reverse=cost.higher_is_better)
-    completed = [run for run in runs if run.completed and run.variant in known]
-    fewest_runs = min(len(group) for group in by_variant(completed).values())
-    overlapping = [other for other in others if _overlap(cost.variants[best], cost.variants[other])]
-    if len(machines(runs)) > 1:
-        code = "different_machines"
-    elif fewest_runs < MIN_RUNS or len(overlapping) == len(others):
-        code = "uncertain"
-    else:
-        code = "ranked"
-    return CostRanking(
-        code=code,
+    names = variant_pairs(run for run in runs if run.variant in known) if known else []
+    first_runs = {variant: group[0] for variant, group in by_variant(runs).items()}
+    completed = by_variant(run for run in runs if run.completed)
+    pairs = [
+        _pair(cost, first_runs[first], first_runs[second], min(len(completed[first]), len(completed[second])))
+        for first, second in names
+    ]
+    return CostComparison(
         cost=cost.name,
-        best=best,
-        median=known[best],
-        ratios={other: known[other] / known[best] for other in others},
-        fewest_runs=fewest_runs,
-        overlapping=overlapping,
+        higher_is_better=cost.higher_is_better,
+        is_same_machine=len(machines(runs)) <= 1,
+        pairs=sorted(pairs, key=lambda pair: ("framework", "attention", "other").index(pair.differ_in)),
     )
+
+
+def _pair(cost: Cost, first: ComparedRun, second: ComparedRun, fewest_runs: int) -> CostPair:
+    known = _known(cost)
+    medians = known[first.variant], known[second.variant]
+    low, high = sorted(medians)
+    better = first if medians[0] == (high if cost.higher_is_better else low) else second
+    factor = high / low if low > 0 else None
+    overlapping = _overlap(cost.variants[first.variant], cost.variants[second.variant])
+    plain = PLAIN_FACTOR_OF_MEMORY if cost.unit == "bytes" else PLAIN_FACTOR_OF_TIME
+    return CostPair(
+        first=first.variant,
+        second=second.variant,
+        differ_in=_difference(first, second),
+        first_median=medians[0],
+        second_median=medians[1],
+        better=better.variant,
+        factor=factor,
+        overlapping=overlapping,
+        fewest_runs=fewest_runs,
+        is_shown=not overlapping and (fewest_runs >= MIN_RUNS or (factor is not None and factor >= plain)),
+    )
+
+
+def _difference(first: ComparedRun, second: ComparedRun) -> Literal["framework", "attention", "other"]:
+    same_framework, same_attention = first.framework == second.framework, first.attention == second.attention
+    if same_framework == same_attention:
+        return "other"
+    return "attention" if same_framework else "framework"
+
+
+def break_even(time: CostComparison, speed: CostComparison, runs: list[ComparedRun]) -> list[BreakEven]:
+    """From how many examples on the faster framework takes less time in all, for each pair of frameworks.
+
+    The time for n examples is taken to be a + n / speed, with a such that these runs took what they took.
+    """
+    if time.cost != "total_seconds" or not time.is_same_machine:
+        return []
+    speeds = {(pair.first, pair.second): pair for pair in speed.pairs}
+    examples = {name: _examples(group) for name, group in by_variant(run for run in runs if run.completed).items()}
+    found = []
+    for pair in (pair for pair in time.pairs if pair.differ_in == "framework"):
+        rates = speeds.get((pair.first, pair.second))
+        if rates is None or not min(rates.first_median, rates.second_median) > 0:
+            continue
+        first_start = pair.first_median - examples[pair.first] / rates.first_median
+        second_start = pair.second_median - examples[pair.second] / rates.second_median
+        gained = 1 / rates.second_median - 1 / rates.first_median  # by the first variant, with each example
+        if gained:
+            found.append(
+                BreakEven(
+                    first=pair.first,
+                    second=pair.second,
+                    faster=rates.better,
+                    examples=max(0.0, (first_start - second_start) / gained),
+                    examples_of_run=examples[pair.first],
+                )
+            )
+    return found
+
+
+def _examples(runs: list[ComparedRun]) -> float:
+    """How many training examples a run read."""
+    return float(np.median([run.column("examples").sum() for run in runs]))
 
 
 def _cost(name: str, all_costs: list[Cost]) -> Cost:
@@ -131,20 +194,6 @@ def _cost(name: str, all_costs: list[Cost]) -> Cost:
 def _known(cost: Cost) -> dict[str, float]:
     """The medians of the variants that have one."""
     return {variant: row.median for variant, row in cost.variants.items() if row.median is not None}
-
-
-def _slowest_first_step(runs: list[ComparedRun]) -> tuple[str, float]:
-    """The variant in which the first step took the largest fraction of the training, and that fraction."""
-    shares = {
-        variant: float(np.median([_first_step_share(run) for run in group]))
-        for variant, group in by_variant(run for run in runs if run.completed).items()
-    }
-    return max(shares.items(), key=lambda item: item[1], default=("", 0.0))
-
-
-def _first_step_share(run: ComparedRun) -> float:
-    first, total = cost_of_run(run, "first_step_seconds"), cost_of_run(run, "train_seconds")
-    return first / total if first is not None and total else 0.0
 
 
 def _overlap(a: CostSummary, b: CostSummary) -> bool:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def _defined(number: object) -> object:
@@ -129,7 +129,7 @@ class MetricSummary(_Record):
     sd: Number
     """Sample standard deviation over seeds."""
     low: Number
-    """Lower end of the 95% interval of the mean (Student's t)."""
+    """Lower end of the 95% interval of the mean (Student's t, inside the metric's range); None below three seeds."""
     high: Number
     values: dict[int, Number]
     """The value of each seed."""
@@ -161,7 +161,7 @@ class SeedDifference(_Record):
     n: int
     mean_difference: Number
     low: Number
-    """Lower end of the 95% interval of the mean difference (Student's t)."""
+    """Lower end of the 95% interval of the mean difference (Student's t); None below three seeds."""
     high: Number
 
 
@@ -169,7 +169,7 @@ class Equivalence(_Record):
     """Two one-sided paired t tests, each at 5%, against the margin."""
 
     low: Number
-    """Lower end of the 90% interval of the difference."""
+    """Lower end of the 90% interval of the difference; None with two seeds."""
     high: Number
     p: Number
     equivalent: bool | None
@@ -405,25 +405,49 @@ class Cost(_Record):
     variants: dict[str, CostSummary]
 
 
-class CostRanking(_Record):
-    """Which variant was best in a cost, and whether the runs are enough to say so."""
+class CostPair(_Record):
+    """A cost of two variants, by the medians of their runs."""
 
-    code: Literal["ranked", "uncertain", "different_machines", "nothing_to_compare"]
-    """"uncertain" if there are too few runs or every range overlaps with the best one's."""
+    first: str
+    second: str
+    differ_in: Literal["framework", "attention", "other"]
+    """The one thing in which they differ; "other" for settings, and if there are several."""
+    first_median: float
+    second_median: float
+    better: str
+    """The variant with the better median; the first one if both are the same."""
+    factor: Number
+    """How many times as much the other takes, or as fast the better one is: 1 or more; None if a median is zero."""
+    overlapping: bool
+    """Whether the ranges over the runs overlap."""
+    fewest_runs: int
+    """Completed runs of the variant that has fewer."""
+    is_shown: bool
+    """Whether the runs show which is better: no overlap, and several runs or a factor that is more than chance."""
+
+
+class CostComparison(_Record):
+    """A cost, pair by pair: frameworks with the same attention first, then attentions in the same framework."""
+
     cost: str
     """The name of the cost."""
-    best: str | None = None
-    median: Number = None
-    ratios: dict[str, Number] = {}
-    """The medians of the other variants divided by the best one's, the best first."""
-    fewest_runs: int | None = None
-    """Completed runs of the variant that has the fewest."""
-    overlapping: list[str] = []
-    """The variants with a range that overlaps with the best one's."""
-    slow_first_step: str | None = None
-    """Set if speed is compared without the first step: the variant in which that took most of the training."""
-    first_step_share: Number = None
-    """The fraction of the training that it took there."""
+    higher_is_better: bool
+    is_same_machine: bool
+    pairs: list[CostPair]
+    """Empty if there are not two variants with this cost."""
+
+
+class BreakEven(_Record):
+    """In how long a training the variant that is faster after the first step makes up for its later start."""
+
+    first: str
+    second: str
+    faster: str
+    """The variant that is faster after the first step."""
+    examples: float
+    """From so many training examples on it takes less time in all; 0 if it does from the beginning."""
+    examples_of_run: float
+    """How many there were in these runs."""
 
 
 class Machine(_Record):
@@ -481,15 +505,21 @@ class Statement(_Record):
     sentence: str
 
 
+class Answer(Statement):
+    """A statement with the word that answers the question, such as Yes."""
+
+    word: str
+
+
 class Headline(_Record):
     """The first screen of the report."""
 
-    same: Statement
-    """Did they do the same thing?"""
-    speed: Statement
-    """Which was faster, and by how much?"""
-    memory: Statement
-    """What did it cost in memory?"""
+    training: Answer
+    """Same training?"""
+    score: Answer
+    """Same score?"""
+    time: Answer
+    memory: Answer
     notices: list[Statement]
     """What a reader must know besides."""
 
@@ -497,7 +527,7 @@ class Headline(_Record):
 class Results(_Record):
     """The results of a comparison."""
 
-    schema_version: Literal[3] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal[4] = Field(default=SCHEMA_VERSION, alias="schema")
     created: str
     """ISO 8601."""
     command: list[str]
@@ -519,8 +549,13 @@ class Results(_Record):
     disagreements: list[Disagreement]
     """20 at most."""
     costs: list[Cost]
-    speed: CostRanking
-    memory: CostRanking
+    time: CostComparison
+    """Seconds from the start of the process to the end of the last step, without evaluation."""
+    speed: CostComparison
+    """Training speed after the first step."""
+    memory: CostComparison
+    break_even: list[BreakEven]
+    """For each pair of frameworks with the same attention."""
     machines: list[Machine]
     """More than one if the runs come from different machines."""
     attention_maps: list[AttentionMap]

@@ -7,6 +7,7 @@ here, and add cases to the tests in `tests/metrics`. It fits every task that giv
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -44,6 +45,7 @@ class MetricSpec:
     scale: the upper end of its range, 1 or 100; None if it has no fixed one. Margins are in percent of it.
     lower_is_better: whether the smaller of two values is the better one.
     is_constant: whether it is a figure of the data, the same for every model, so that it cannot choose an epoch.
+    can_be_negative: whether the lower end of its range is minus the upper one, instead of 0.
     is_for_two_labels: whether it scores class 1 of two, and has no meaning for three.
     reads_probabilities: whether it needs the probability of every class, not just the predicted one.
     """
@@ -53,6 +55,7 @@ class MetricSpec:
     scale: int | None = 1
     lower_is_better: bool = False
     is_constant: bool = False
+    can_be_negative: bool = False
     is_for_two_labels: bool = False
     reads_probabilities: bool = False
 
@@ -65,10 +68,10 @@ METRICS: dict[str, MetricSpec] = {
     "f1_macro": MetricSpec("classification:F1Macro", ("class", "labels")),
     "precision": MetricSpec("classification:Precision", ("class",), is_for_two_labels=True),
     "recall": MetricSpec("classification:Recall", ("class",), is_for_two_labels=True),
-    "matthews_correlation": MetricSpec("classification:MatthewsCorrelation", ("class",)),
+    "matthews_correlation": MetricSpec("classification:MatthewsCorrelation", ("class",), can_be_negative=True),
     "roc_auc": MetricSpec("classification:RocAuc", ("class", "labels"), reads_probabilities=True),
-    "pearson": MetricSpec("regression:Pearson", ("number",)),
-    "spearman": MetricSpec("regression:Spearman", ("number",)),
+    "pearson": MetricSpec("regression:Pearson", ("number",), can_be_negative=True),
+    "spearman": MetricSpec("regression:Spearman", ("number",), can_be_negative=True),
     "mse": MetricSpec("regression:MeanSquaredError", ("number",), scale=None, lower_is_better=True),
     "seqeval_f1": MetricSpec("token_classification:SeqevalF1", ("tags",)),
     "seqeval_precision": MetricSpec("token_classification:SeqevalPrecision", ("tags",)),
@@ -115,6 +118,16 @@ def scale(value_name: str) -> int | None:
     """1 or 100 for a metric between 0 (or -1) and that; None for one without such an end, or not in the table."""
     spec = find_spec(value_name)
     return None if spec is None else spec.scale
+
+
+def ends(value_name: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can have; infinite where there is none, or none that is known."""
+    spec = find_spec(value_name)
+    if value_name == LOSS or (spec is not None and spec.scale is None):
+        return 0.0, math.inf
+    if spec is None or spec.scale is None:
+        return -math.inf, math.inf
+    return float(-spec.scale if spec.can_be_negative else 0), float(spec.scale)
 
 
 def is_constant(value_name: str) -> bool:

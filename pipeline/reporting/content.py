@@ -10,8 +10,17 @@ from pydantic import JsonValue
 
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
+from pipeline.reporting.first_screen import cost_sentence
 from pipeline.reporting.formatting import date, value
-from pipeline.reporting.sentences import AGREEMENT, NO_LOG, REPRODUCING, Finding, attention_lead, limits, sameness_lead
+from pipeline.reporting.sentences import (
+    AGREEMENT,
+    NO_LOG,
+    REPRODUCING,
+    Finding,
+    attention_lead,
+    limits,
+    sameness_lead,
+)
 from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, shorten
 
@@ -62,7 +71,7 @@ def sections(results: Results) -> list[Section]:
         else None,
         _sameness(results),
         _agreement(results),
-        Section("cost", "Cost", tables=[tables.costs(results)], figures_first=True) if results.costs else None,
+        _cost(results),
         _attention(results),
         Section("failed", "Failed runs", logs=failed) if failed else None,
         Section("machine", "Runs and machine", tables=[tables.variants(results), tables.machines(results)]),
@@ -157,6 +166,19 @@ def _agreement(results: Results) -> Section | None:
         return None
     lead = AGREEMENT if table else ""
     return Section("agreement", "Do they predict the same?", lead, tables=[table], examples=disagreeing)
+
+
+def _cost(results: Results) -> Section | None:
+    """What each pair took, in words, and the table and figures with the same numbers."""
+    if not results.costs:
+        return None
+    compared = {"Time": results.time, "Memory": results.memory}
+    points = {
+        name: " ".join(cost_sentence(comparison, pair) for pair in comparison.pairs)
+        for name, comparison in compared.items()
+        if comparison.pairs
+    }
+    return Section("cost", "Cost", tables=[tables.costs(results)], figures_first=True, points=points)
 
 
 def _attention(results: Results) -> Section | None:

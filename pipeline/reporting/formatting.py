@@ -11,6 +11,7 @@ from pipeline.comparison.results import Margin
 
 UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"
+FRAMEWORK_NAMES = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 
 
 def value(content: object) -> str:

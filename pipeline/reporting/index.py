@@ -1,4 +1,4 @@
-"""One page over all reports: a line each, the newest first, with the three answers."""
+"""One page over all reports: a line each, the newest first, with the answers of its first screen."""
 
 from __future__ import annotations
 
@@ -10,17 +10,29 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from pipeline.comparison.results import SCHEMA_VERSION, Headline
+from pipeline.comparison.results import SCHEMA_VERSION, Headline, Statement
+from pipeline.reporting.first_screen import answers
 from pipeline.reporting.formatting import date
-from pipeline.reporting.sentences import Finding, answers
+from pipeline.reporting.sentences import Finding
 from pipeline.reporting.writer import environment
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, reason
 from pipeline.utils.text import one_line, shorten
 
 MAX_SENTENCE = 160
-# Their headlines have the same form.
-READABLE_SCHEMAS = (1, 2, SCHEMA_VERSION)
+# Headlines of earlier schemas: the questions, and the words for the states of their answers.
+EARLIER_SCHEMAS = (1, 2, 3)
+EARLIER_QUESTIONS = {
+    "same": ("Did they do the same thing?", {"good": "Yes", "unknown": "Not settled", "bad": "No"}),
+    "speed": (
+        "Which was faster, and by how much?",
+        {"good": "Measured", "unknown": "Not settled", "bad": "Not comparable"},
+    ),
+    "memory": (
+        "What did it cost in memory?",
+        {"good": "Measured", "unknown": "Not settled", "bad": "Not comparable"},
+    ),
+}
 # How an index is recognized before it is replaced; written by every version.
 MARK = '<meta name="generator" content="twinstep gallery">'
 
@@ -80,11 +92,14 @@ def _read(path: Path) -> tuple[str, Entry]:
     link = f"{quote(os.fsencode(folder.name))}/report.html" if (folder / "report.html").is_file() else ""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        if results["schema"] not in READABLE_SCHEMAS:
-            known = " or ".join(map(str, READABLE_SCHEMAS))
+        if results["schema"] in EARLIER_SCHEMAS:
+            found = _earlier_answers(results["headline"])
+        elif results["schema"] == SCHEMA_VERSION:
+            found = answers(Headline.model_validate(results["headline"]))
+        else:
+            known = " or ".join(map(str, (*EARLIER_SCHEMAS, SCHEMA_VERSION)))
             return "", _broken(folder, link, f"its schema is {results['schema']!r}, but must be {known}")
-        headline = Headline.model_validate(results["headline"])
-        shortened = {question: _shortened(answer) for question, answer in answers(headline).items()}
+        shortened = {question: _shortened(answer) for question, answer in found.items()}
         created = str(results["created"])
         return created, Entry(str(results["recipe"]), link, date(created), shortened)
     except (KeyError, TypeError, ValidationError) as error:
@@ -92,6 +107,14 @@ def _read(path: Path) -> tuple[str, Entry]:
         return "", _broken(folder, link, why)
     except (OSError, ValueError, RecursionError) as error:
         return "", _broken(folder, link, f"results.json cannot be read: {error}")
+
+
+def _earlier_answers(headline: dict[str, object]) -> dict[str, Finding]:
+    found = {}
+    for kind, (question, words) in EARLIER_QUESTIONS.items():
+        answer = Statement.model_validate(headline[kind])
+        found[question] = Finding(answer.state, words[answer.state], answer.sentence)
+    return found
 
 
 def _shortened(answer: Finding) -> Finding:

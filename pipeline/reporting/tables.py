@@ -30,6 +30,7 @@ from pipeline.utils.text import count
 
 Cell = str | Finding
 COST_TITLES = {
+    "total_seconds": "From launch to the last step",
     "examples_per_second": "Training speed",
     "steady_examples_per_second": "Training speed after the first step",
     "tokens_per_second": "Training speed in tokens",
@@ -88,8 +89,8 @@ def scores(results: Results) -> Table:
         "Scores on the validation split",
         ["Variant", "Mean", "SD", "95% interval", "Seeds", *(f"Seed {seed}" for seed in seeds)],
         groups,
-        "SD is the sample standard deviation over seeds; the interval is Student's t of the mean. "
-        "Both need at least two seeds.",
+        "SD is the sample standard deviation over seeds; the interval is Student's t of the mean, from three seeds on, "
+        "cut at the ends of the metric's range.",
     )
 
 

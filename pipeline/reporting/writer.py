@@ -14,8 +14,9 @@ from markupsafe import Markup, escape
 from pipeline.comparison.results import Results
 from pipeline.reporting.content import Section, facts, sections
 from pipeline.reporting.figures import Picture, pictures
+from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
 from pipeline.reporting.formatting import date
-from pipeline.reporting.sentences import Finding, answers, notices, with_headline, write_headline
+from pipeline.reporting.sentences import Finding
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines

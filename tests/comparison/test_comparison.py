@@ -88,7 +88,7 @@ def test_a_run_that_fails_is_shown_as_failed_and_the_others_go_on(with_a_failure
     ]  # fmt: skip
     assert "this attention is broken" in results["runs"][1]["log_tail"]
     assert "this attention is broken" in Path("reports/first/report.html").read_text()
-    assert results["headline"]["same"]["state"] == "unknown"
+    assert results["headline"]["training"]["state"] == "unknown"
     assert not list(Path("runs/sentiment_bert").glob("torch-mine*"))
 
 
@@ -100,10 +100,13 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert [run.status for run in results.runs] == ["completed", "completed"]
     assert results.margin.value == 0.02
     assert results.headline.notices == []
-    same = results.headline.same.sentence
-    assert same.startswith("Same start (logits within ")
-    assert ", same batches, same learning rates, same dropout masks, 2 steps in lock-step within bounds. In " in same
-    assert " until step " in same or "rounding to the end" in same
+    training = results.headline.training
+    assert training.state == "good" and training.sentence.startswith("Same start (logits within ")
+    assert training.sentence.endswith(
+        ", same batches, same learning rates, same dropout masks, 2 steps in lock-step within bounds."
+    )
+    page = Path("reports/second/report.html").read_text()
+    assert "In lock-step the losses are equal except for rounding" in page
     control = results.sameness.control
     assert control.seeds == [0] and control.pairs[0].within and control.loss_distance < 1e-6
     (perturbed,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????-control")

@@ -51,21 +51,28 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     found = results((0, 1, 2), NEAR, wrong=6)
     assert found.comparisons[0].metrics["accuracy"].verdict.code == "different"
     found = results_with_scattered_scores(found)
-    same = found.headline.same
-    assert same.state == "good"
-    assert same.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates. In whole trainings the losses of all "
-        "variants are equal except for rounding until step 3, and over all steps they differ 2 times as much as those "
-        "of two PyTorch trainings whose first weights differ by one rounding, which is within the bound. Predictions "
-        "agree in 95.0% of the rows, those of the two PyTorch trainings in 100.0%. The accuracy is not shown "
-        "to be equivalent within 1 point over 3 seeds: 90% interval \N{MINUS SIGN}2.0 to +1.0 points, which shows "
-        "equivalence within 2.0 points; within 1 point it takes about 12 seeds."
+    training, score = found.headline.training, found.headline.score
+    assert (training.state, training.word) == ("good", "Yes")
+    assert training.sentence == (
+        "Same start (logits within 3e-08), same batches, same learning rates. Over whole trainings, losses differ no "
+        "more than rounding explains."
     )
+    assert (score.state, score.word) == ("unknown", "Not settled")
+    assert score.sentence.endswith(
+        "not shown to be equivalent within 1 point over 3 seeds: 90% interval \N{MINUS SIGN}2.0 to +1.0 points, which "
+        "shows equivalence within 2.0 points; within 1 point it takes about 12 seeds."
+    )
+    assert (
+        "In whole trainings the losses of all variants are equal except for rounding until step 3, and over all steps "
+        "they differ 2 times as much as those of two PyTorch trainings whose first weights differ by one rounding, "
+        "which is within the bound. Predictions agree in 95.0% of the rows, those of the two PyTorch trainings in "
+        "100.0%."
+    ) in writer.html(found)
 
 
 def results_with_scattered_scores(found):
     """The results with a first metric that neither is equivalent nor differs, and the sentences about them."""
-    from pipeline.reporting.sentences import with_headline
+    from pipeline.reporting.first_screen import with_headline
 
     pair = found.comparisons[0]
     accuracy = pair.metrics["accuracy"]
@@ -79,8 +86,8 @@ def results_with_scattered_scores(found):
 
 def test_trainings_further_apart_than_the_control_are_not_the_same(results):
     found = results((0, 1, 2), FAR)
-    assert found.headline.same.state == "bad"
-    assert found.headline.same.sentence == (
+    assert found.headline.training.state == "bad"
+    assert found.headline.training.sentence == (
         "Not the same experiment: the losses of torch/stock and tensorflow/stock are 20 times as far apart as "
         "those of two PyTorch trainings whose first weights differ by one rounding."
     )
@@ -89,7 +96,7 @@ def test_trainings_further_apart_than_the_control_are_not_the_same(results):
 
 def test_with_few_seeds_the_control_settles_nothing(results):
     found = results((0,), FAR)
-    assert found.headline.same.state == "unknown"
+    assert found.headline.training.state == "unknown"
     (doubt,) = found.headline.notices
     assert doubt.state == "unknown" and "20 times as far apart" in doubt.sentence
     assert results_with_one_seed_near(results)
@@ -97,7 +104,7 @@ def test_with_few_seeds_the_control_settles_nothing(results):
 
 def results_with_one_seed_near(results):
     """Whether a pair within the control stays unsettled with one seed."""
-    return results((1,), NEAR).headline.same.state == "unknown"
+    return results((1,), NEAR).headline.training.state == "unknown"
 
 
 def test_a_control_of_another_experiment_does_not_count(results):

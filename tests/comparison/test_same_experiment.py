@@ -18,7 +18,7 @@ from pipeline.comparison.results import SCHEMA_VERSION, Results, schema_text
 from pipeline.comparison.run_set import ComparedRun, read_run, with_variants
 from pipeline.recipe.loading import load_recipe
 from pipeline.reporting import writer
-from pipeline.reporting.sentences import with_headline
+from pipeline.reporting.first_screen import with_headline
 from tests.helpers.comparison_example import lockstep_example
 from tests.helpers.run_writer import write_run
 
@@ -49,10 +49,14 @@ def notices(results, state):
 def test_clean_runs_have_no_fault_and_did_the_same(compared):
     results = compared(*both())
     assert results.headline.notices == []
-    assert results.headline.same.state == "good"
-    assert results.headline.same.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates. The accuracy is equivalent within 1 "
-        "point over 3 seeds (the predictions are the same)."
+    training, score = results.headline.training, results.headline.score
+    assert (training.state, training.word, score.state, score.word) == ("good", "Yes", "good", "Yes")
+    assert training.sentence == (
+        "Same start (logits within 3e-08), same batches, same learning rates. The steps themselves were not compared."
+    )
+    assert score.sentence == (
+        "Accuracy: torch/stock 0.9000 (0.9000 to 0.9000), tensorflow/stock 0.9000 (0.9000 to 0.9000): equivalent "
+        "within 1 point over 3 seeds (the predictions are the same)."
     )
     assert results.recipe_differences == []
     assert all(row.within_tolerance for row in results.sameness.probe)
@@ -95,10 +99,10 @@ def test_a_planted_fault_is_named(compared, fault):
     runs, expected = PLANTED[fault]
     results = compared(*runs)
     assert notices(results, "bad") == expected
-    same = results.headline.same
-    assert same.state == "bad"
+    training = results.headline.training
+    assert (training.state, training.word) == ("bad", "No")
     first = expected[0][0].lower() + expected[0][1:]
-    assert same.sentence.startswith(f"Not the same experiment: {first}")
+    assert training.sentence.startswith(f"Not the same experiment: {first}")
     text = writer.html(results)
     assert all(str(escape(sentence)) in text for sentence in expected)
 
@@ -112,7 +116,7 @@ def test_a_run_may_stop_early_before_another_but_with_the_same_batches_so_far(co
 def test_runs_without_recorded_rows_are_compared_by_the_sizes_of_their_steps(compared):
     old = {"report": {"batches": None}}
     results = compared(*both((0,), torch=old))
-    assert results.headline.same.sentence.startswith("Same start (logits within 3e-08), batches of the same sizes")
+    assert results.headline.training.sentence.startswith("Same start (logits within 3e-08), batches of the same sizes")
     assert [row.basis for row in results.sameness.batches] == ["sizes"]
     assert notices(results, "unknown") == []
 
@@ -136,10 +140,10 @@ def test_different_machines_threads_and_versions_are_told_and_speeds_not_compare
         "The runs had different numbers of threads (2, 8), which changes speed",
     ]
     assert [machine.runs for machine in results.machines] == [["torch/stock seed 0"], ["tensorflow/stock seed 0"]]
-    for statement in (results.headline.speed, results.headline.memory):
-        assert statement.state == "bad"
-        assert statement.sentence.startswith("The runs were made on different machines, so this ")
-    assert results.headline.same.state == "unknown"
+    for answer in (results.headline.time, results.headline.memory):
+        assert (answer.state, answer.word) == ("bad", "Not comparable")
+        assert answer.sentence.startswith("The runs were made on different machines, so this ")
+    assert results.headline.score.state == "unknown"
 
 
 def test_versions_that_changed_on_one_machine_are_notices(compared):
@@ -177,7 +181,8 @@ def assembled(runs, lockstep=()):
 def test_a_failed_run_is_named_and_the_others_are_compared(runs):
     results = assembled(runs)
     assert notices(results, "bad") == ["The run tensorflow/stock seed 2 failed; the end of its log is below"]
-    assert results.headline.same.state == "unknown"
+    assert results.headline.training.state == "unknown"
+    assert results.headline.training.sentence.endswith("But some runs failed.")
     assert results.comparisons[0].metrics["accuracy"].seeds.n == 2
     variant = results.variants[1]
     assert (variant.name, variant.framework, variant.attention) == ("tensorflow/stock", "tensorflow", "stock")
@@ -188,19 +193,19 @@ def test_a_failed_run_is_named_and_the_others_are_compared(runs):
 def test_if_every_run_failed_there_is_a_report_still(runs):
     failed = [dataclasses.replace(run, log_tail="no", record=None, environment=None) for run in runs]
     results = assembled(failed)
-    assert results.headline.same.sentence == "Fewer than two variants finished, so there is nothing to compare."
+    assert results.headline.training.sentence == "Fewer than two variants finished, so there is nothing to compare."
     assert "Fault" in writer.html(results)
 
 
 def test_a_lockstep_over_its_bounds_is_a_fault(runs):
     within = lockstep_example()
-    assert "10 steps in lock-step within bounds" in assembled(runs, [within]).headline.same.sentence
+    assert "10 steps in lock-step within bounds" in assembled(runs, [within]).headline.training.sentence
     over = within.model_copy(update={"differences": within.differences | {"parameters": 0.0612}, "same": False})
     results = assembled(runs, [over])
     assert notices(results, "bad")[0] == (
         "In lock-step with stock attention PyTorch and TensorFlow differ: parameters 0.061 (allowed 3e-03)"
     )
-    assert results.headline.same.state == "bad"
+    assert results.headline.training.state == "bad"
 
 
 def test_written_results_are_read_again_as_they_were(compared, tmp_path):

@@ -18,6 +18,7 @@ LOSSES = {
 }
 SPEEDS = {"torch/stock": 312.0, "torch/handwritten": 309.0, "tensorflow/stock": 160.0}
 COSTS = {
+    "total_seconds": ("s", False, 0.12),
     "examples_per_second": ("examples/s", True, 1.0),
     "steady_examples_per_second": ("examples/s", True, 1.1),
     "tokens_per_second": ("tokens/s", True, 18.0),
@@ -26,7 +27,7 @@ COSTS = {
     "train_seconds": ("s", False, 0.1),
     "peak_memory_bytes": ("bytes", False, 2.0**21),
 }
-T_975 = {2: 12.706, 3: 4.303}  # Student's t for the 95% interval of two and of three values, from a table
+T_975 = 4.303  # Student's t for the 95% interval of three values, from a table
 STEPS = list(range(1, 11))
 LOG = "Traceback (most recent call last):\n  \x1b[31mResourceExhaustedError\x1b[0m: <script>alert('log')</script>\n"
 HOSTILE = 'The <script>alert("x")</script> room\x00 was \x1b[2Jnot clean\u202e. `*_|'
@@ -60,8 +61,10 @@ def example() -> r.Results:
         sameness=_sameness(),
         disagreements=_disagreements(),
         costs=[_cost(name, *facts) for name, facts in COSTS.items()],
-        speed=_ranking("examples_per_second", 312.0),
-        memory=_ranking("peak_memory_bytes", 312.0 * 2**21),
+        time=_compared("total_seconds"),
+        speed=_compared("steady_examples_per_second"),
+        memory=_compared("peak_memory_bytes"),
+        break_even=[],
         machines=[_machine(cores) for cores in (2, 4)],
         attention_maps=[
             r.AttentionMap(
@@ -134,10 +137,9 @@ def _metric(scores, scale, lower_is_better):
         values = {seed: value for seed, value in enumerate(by_seed) if value is not None}
         mean = math.fsum(values.values()) / len(values)
         deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values.values()) / (len(values) - 1))
-        half = T_975[len(values)] * deviation / math.sqrt(len(values))
-        variants[name] = r.MetricSummary(
-            n=len(values), mean=mean, sd=deviation, low=mean - half, high=mean + half, values=values
-        )
+        half = T_975 * deviation / math.sqrt(len(values)) if len(values) == 3 else None
+        low, high = (None, None) if half is None else (mean - half, mean + half)
+        variants[name] = r.MetricSummary(n=len(values), mean=mean, sd=deviation, low=low, high=high, values=values)
     return r.Metric(lower_is_better=lower_is_better, scale=scale, variants=variants)
 
 
@@ -157,8 +159,8 @@ def _short_pair(first, second):
     """Two seeds, from which nothing can be concluded."""
     comparison = r.MetricComparison(
         margin=r.Margin(value=0.01, unit="points", unit_size=0.01),
-        seeds=r.SeedDifference(n=2, mean_difference=0.005, low=-0.18, high=0.2),
-        equivalence=r.Equivalence(low=-0.09, high=0.1, p=0.43, equivalent=None, basis="seeds"),
+        seeds=r.SeedDifference(n=2, mean_difference=0.005, low=None, high=None),
+        equivalence=r.Equivalence(low=None, high=None, p=None, equivalent=None, basis=None),
         bootstrap=r.ExampleDifference(difference=0.005, low=-0.025, high=0.035, resamples=10000, num_examples=100),
         verdict=r.Verdict(code="too_few_seeds"),
     )
@@ -265,12 +267,23 @@ def _cost(name, unit, higher_is_better, factor):
     return r.Cost(name=name, unit=unit, higher_is_better=higher_is_better, variants=summaries)
 
 
-def _ranking(cost, median):
-    return r.CostRanking(
-        code="different_machines",
+def _compared(cost):
+    """The pairs of frameworks and of attentions, on two machines."""
+    _, higher_is_better, factor = COSTS[cost]
+
+    def pair(second, differ_in):
+        medians = (factor * SPEEDS["torch/stock"], factor * SPEEDS[second])
+        larger = "torch/stock" if medians[0] > medians[1] else second
+        smaller = second if larger == "torch/stock" else "torch/stock"
+        return r.CostPair(
+            first="torch/stock", second=second, differ_in=differ_in, first_median=medians[0], second_median=medians[1],
+            better=larger if higher_is_better else smaller, factor=max(medians) / min(medians),
+            overlapping=differ_in == "attention", fewest_runs=2, is_shown=differ_in == "framework",
+        )  # fmt: skip
+
+    return r.CostComparison(
         cost=cost,
-        best="torch/stock",
-        median=median,
-        ratios={variant: SPEEDS[variant] / 312.0 for variant in VARIANTS[1:]},
-        fewest_runs=2,
+        higher_is_better=higher_is_better,
+        is_same_machine=False,
+        pairs=[pair("tensorflow/stock", "framework"), pair("torch/handwritten", "attention")],
     )

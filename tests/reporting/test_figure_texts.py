@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.comparison.results import Results
 from pipeline.reporting.figures import pictures
-from pipeline.reporting.sentences import with_headline
+from pipeline.reporting.first_screen import with_headline
 from pipeline.utils.text import shorten, visible
 from tests.helpers.comparison_example import example
 

@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from pipeline import UserError
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting.content import examples
+from pipeline.reporting.first_screen import QUESTIONS, with_headline
 from pipeline.reporting.index import write_index
-from pipeline.reporting.sentences import with_headline
 from pipeline.reporting.writer import html, markdown, write_report
 from pipeline.utils.text import shorten, visible, visible_lines
 from tests.helpers.browser import CONTRAST, browser, program
@@ -109,8 +109,7 @@ def test_the_first_screen_answers_and_nothing_overflows(page, folder, results, w
     answers = page.evaluate(
         "[...document.querySelectorAll('.answer')].map(e => [e.getBoundingClientRect().bottom, e.innerText])"
     )
-    assert len(answers) == 3
-    for (bottom, text), kind in zip(answers, ("same", "speed", "memory"), strict=True):
+    for (bottom, text), kind in zip(answers, QUESTIONS, strict=True):
         assert bottom <= height
         assert getattr(results.headline, kind).sentence in text
     assert page.evaluate("document.querySelector('.notices').getBoundingClientRect().top") < height
@@ -221,7 +220,7 @@ def cells(rendered):
 
 def test_markdown_says_what_the_page_says(results):
     text = markdown(results)
-    for kind in ("same", "speed", "memory"):
+    for kind in QUESTIONS:
         assert text.count(getattr(results.headline, kind).sentence) == 1
     assert text.startswith(f"# {results.recipe}")
     first = results.variants[0].name
@@ -258,10 +257,10 @@ def blank(results):
         for row in cost["variants"].values():
             row.update(median=None, low=None, high=None, ratio=None)
     empty = {"probe": [], "batches": [], "optimization": [], "lockstep": [], "curves": {}, "evaluations": {}}
-    nothing = {"code": "nothing_to_compare", "cost": "examples_per_second"}
+    nothing = {"cost": "examples_per_second", "higher_is_better": True, "is_same_machine": True, "pairs": []}
     return changed(
         results, metrics=content["metrics"], costs=content["costs"], sameness=empty | {"batch_sizes_vary": False},
-        comparisons=[], disagreements=[], attention_maps=[], machines=[], speed=nothing, memory=nothing,
+        comparisons=[], disagreements=[], attention_maps=[], machines=[], time=nothing, speed=nothing, memory=nothing,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from pipeline import UserError
-from pipeline.comparison.results import ProbeDifference
+from pipeline.comparison.results import SCHEMA_VERSION, ProbeDifference
 from pipeline.reporting.index import entries, write_index
 from pipeline.reporting.tables import sameness
 from pipeline.utils.text import shorten, visible
@@ -31,7 +31,7 @@ def test_a_start_over_its_tolerance_is_marked_with_its_seeds():
     assert first[1].sentence == "2.5e-01, over the tolerance in seed 1, 2"
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 def test_the_index_reads_reports_of_earlier_schemas(tmp_path, schema):
     statement = {"state": "good", "sentence": "Fastest was torch/stock."}
     headline = {"same": statement, "speed": statement, "memory": statement, "notices": [statement]}
@@ -48,7 +48,7 @@ def test_the_index_reads_reports_of_earlier_schemas(tmp_path, schema):
     readable, unknown = entries(tmp_path)
     assert (readable.title, readable.broken) == ("older", None)
     assert readable.answers["Which was faster, and by how much?"].sentence == "Fastest was torch/stock."
-    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3"
+    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3 or 4"
 
 
 # Texts and names of folders that would be markup, change the direction of a line, or be no text at all.
@@ -79,12 +79,13 @@ def page_parts(html):
 def report_folder(folder, name, text):
     """A report whose every text is this one, in a folder of this name."""
     statement = {"state": "good", "sentence": text}
-    headline = {"same": statement, "speed": statement, "memory": statement, "notices": [statement]}
+    answer = statement | {"word": text}
+    headline = dict.fromkeys(("training", "score", "time", "memory"), answer) | {"notices": [statement]}
     created = "2026-11-24T06:40:00+00:00"
     path = folder / name
     path.mkdir(parents=True)
     (path / "report.html").touch()
-    content = {"schema": 2, "created": created, "recipe": text, "headline": headline, "runs": []}
+    content = {"schema": SCHEMA_VERSION, "created": created, "recipe": text, "headline": headline, "runs": []}
     (path / "results.json").write_text(json.dumps(content))
 
 

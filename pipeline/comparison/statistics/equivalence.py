@@ -43,10 +43,15 @@ def metric_margin(metric: str, margin: float, reference: float | None) -> Margin
     return Margin(value=margin * abs(reference), unit="percent", unit_size=abs(reference) / 100)
 
 
-def summarize(values: Mapping[int, float | None]) -> MetricSummary:
-    """Mean over seeds, standard deviation and 95% t interval; undefined values do not count."""
+def summarize(values: Mapping[int, float | None], ends: tuple[float, float] = (-math.inf, math.inf)) -> MetricSummary:
+    """Mean over seeds, standard deviation and 95% t interval, cut at the `ends` of the metric's range.
+
+    Undefined values do not count.
+    """
     known = np.array([value for value in values.values() if value is not None and math.isfinite(value)])
-    low, high = t_interval(known, 0.05) if len(known) > 1 else (None, None)
+    low, high = t_interval(known, 0.05) if len(known) >= MIN_SEEDS else (None, None)
+    if low is not None and high is not None:
+        low, high = max(low, ends[0]), min(high, ends[1])
     return MetricSummary(
         n=len(known),
         mean=float(known.mean()) if len(known) else None,
@@ -75,7 +80,7 @@ def compare_metric(
     """
     defined = [(a, b) for a, b in zip(first, second, strict=True) if _is_number(a) and _is_number(b)]
     a, b = np.array(defined, dtype=np.float64).reshape(-1, 2).T
-    low, high = t_interval(a - b, 0.05) if len(a) > 1 else (None, None)
+    low, high = t_interval(a - b, 0.05) if len(a) >= MIN_SEEDS else (None, None)
     seeds = SeedDifference(n=len(a), mean_difference=float((a - b).mean()) if len(a) else None, low=low, high=high)
     tested = equivalence(a, b, margin.value, example_difference)
     undefined_seeds = len(first) - len(a)
@@ -99,20 +104,19 @@ def compare_metric(
 def equivalence(a: NDArray, b: NDArray, margin: float | None, examples: Difference | None) -> Equivalence:
     """Two one-sided paired t tests at 5% (Schuirmann 1987), which is the 90% interval inside the margin.
 
-    With one seed the interval is the bootstrap's over examples; below MIN_SEEDS nothing is concluded.
+    With one seed the interval is the bootstrap's over examples, with two there is none; below MIN_SEEDS nothing is
+    concluded.
     """
-    if len(a) > 1:
-        needed = None
+    if len(a) >= MIN_SEEDS:
         low, high = t_interval(a - b, 0.1)
-        p: float | None = None
-        equivalent: bool | None = None
-        if margin is not None:
-            inside = -margin < low and high < margin
-            p = float(ttost_paired(a, b, -margin, margin)[0]) if low < high else 1.0 - inside
-            equivalent = p < 0.05 if len(a) >= MIN_SEEDS else None
-            if equivalent is False:
-                needed = seeds_needed(float((a - b).std(ddof=1)), margin)
-        return Equivalence(low=low, high=high, p=p, equivalent=equivalent, basis="seeds", seeds_needed=needed)
+        if margin is None:
+            return Equivalence(low=low, high=high, p=None, equivalent=None, basis="seeds")
+        inside = -margin < low and high < margin
+        p = float(ttost_paired(a, b, -margin, margin)[0]) if low < high else 1.0 - inside
+        needed = None if p < 0.05 else seeds_needed(float((a - b).std(ddof=1)), margin)
+        return Equivalence(low=low, high=high, p=p, equivalent=p < 0.05, basis="seeds", seeds_needed=needed)
+    if len(a) > 1:
+        return Equivalence(low=None, high=None, p=None, equivalent=None, basis=None)
     if examples is not None:
         low, high = examples.interval(0.9)
         return Equivalence(low=low, high=high, p=None, equivalent=None, basis="examples")

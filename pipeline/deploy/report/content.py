@@ -6,12 +6,11 @@ from collections.abc import Iterable
 
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, Spread, Work
 from pipeline.reporting.content import Section
-from pipeline.reporting.formatting import UNDEFINED, measured, small
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, UNDEFINED, measured, small
 from pipeline.reporting.sentences import Finding
 from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, factor
 
-FRAMEWORK_NAMES = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 _METHOD = {
     "Processor time": "User and system time of the process, computing with one thread: what else the machine does "
     "changes it little. Each measurement is the mean of several calls; tables show the median of all measurements and "

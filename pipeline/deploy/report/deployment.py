@@ -15,14 +15,14 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.deploy.export import FinishedExport, export_run
 from pipeline.deploy.manifest import FORMATS, Format, Quantization, format_problem
 from pipeline.deploy.proof import validation_of
-from pipeline.deploy.report.content import FRAMEWORK_NAMES, answers, facts, sections
+from pipeline.deploy.report.content import answers, facts, sections
 from pipeline.deploy.report.export_costs import Measured, measure_export
 from pipeline.deploy.report.figures import pictures
 from pipeline.deploy.report.mode_costs import Plan, measure_run, mode_costs
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, ProcessCost, Spread
 from pipeline.deploy.runtimes import Arrays
 from pipeline.models.families import family_of
-from pipeline.reporting.formatting import date
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, date
 from pipeline.reporting.writer import Content, refuse_unless_report, write_pages
 from pipeline.runs.directory import Run, load_run
 from pipeline.runs.machine import package_versions, processor

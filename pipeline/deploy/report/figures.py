@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.deploy.report.content import FRAMEWORK_NAMES, in_words, shape_name
+from pipeline.deploy.report.content import in_words, shape_name
 from pipeline.deploy.report.results import DeploymentResults, Spread
 from pipeline.reporting import svg
 from pipeline.reporting.figures import Picture
+from pipeline.reporting.formatting import FRAMEWORK_NAMES
 from pipeline.reporting.plots import Style, dots, new_figure
 from pipeline.utils.drawing import plain_texts
 

@@ -1,0 +1,244 @@
+"""The first screen of a report: four questions, each with a word, a sentence and a state; and notices below them.
+
+Whoever decides reads only this. Frameworks are judged first, attentions second: what is said of a pair of frameworks
+comes before what is said of the others.
+"""
+
+from __future__ import annotations
+
+from pipeline.comparison.costs import MIN_RUNS
+from pipeline.comparison.results import (
+    Answer,
+    BreakEven,
+    CostComparison,
+    CostPair,
+    Headline,
+    Metric,
+    PairComparison,
+    Results,
+    State,
+    Statement,
+)
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, ratio, score
+from pipeline.reporting.sentences import (
+    MAX_NAMED,
+    Finding,
+    capitalized,
+    doubts,
+    failures,
+    faults,
+    finding,
+    is_explained_by_rounding,
+    machine_doubts,
+    problem_statement,
+    verdict,
+    verdict_state,
+)
+from pipeline.utils.text import count
+
+QUESTIONS = {"training": "Same training?", "score": "Same score?", "time": "Time", "memory": "Memory"}
+_ANSWERS: dict[State, str] = {"good": "Yes", "unknown": "Not settled", "bad": "No"}
+_NOTHING_TO_COMPARE = "Fewer than two variants finished, so there is nothing to compare."
+_MEASURES = {
+    "total_seconds": " from its launch to the last step",
+    "train_seconds": " of training",
+    "peak_memory_bytes": " at its peak",
+}
+
+
+def with_headline(results: Results) -> Results:
+    """The results with the sentences of the first screen, unless they have them already."""
+    if results.headline is not None:
+        return results
+    return results.model_copy(update={"headline": write_headline(results)})
+
+
+def write_headline(results: Results) -> Headline:
+    """The four answers of the first screen, and the notices below them."""
+    found = faults(results)
+    notices = [Statement(state="bad", sentence=fault) for fault in [*found, *failures(results.runs)]]
+    notices += [problem_statement(problem) for problem in results.problems]
+    notices += [Statement(state="unknown", sentence=doubt) for doubt in [*doubts(results), *machine_doubts(results)]]
+    return Headline(
+        training=_training(results, found),
+        score=_score(results),
+        time=_time(results),
+        memory=_cost(results.memory, "takes less"),
+        notices=[Statement(state=notice.state, sentence=capitalized(notice.sentence)) for notice in notices],
+    )
+
+
+def answers(headline: Headline) -> dict[str, Finding]:
+    """The four questions with their answers."""
+    by_kind = {kind: getattr(headline, kind) for kind in QUESTIONS}
+    return {QUESTIONS[kind]: Finding(answer.state, answer.word, answer.sentence) for kind, answer in by_kind.items()}
+
+
+def notices(headline: Headline) -> list[Finding]:
+    """What a reader must know besides, the worst first."""
+    found = [finding("notice", notice) for notice in headline.notices]
+    return sorted(found, key=lambda notice: ("bad", "unknown", "good").index(notice.state))
+
+
+def _answer(state: State, sentence: str, word: str = "") -> Answer:
+    return Answer(state=state, word=word or _ANSWERS[state], sentence=sentence)
+
+
+def _training(results: Results, found: list[str]) -> Answer:
+    """Whether the variants did the same thing: no if a record shows another experiment, whatever the scores."""
+    if found:
+        named = "; ".join(fault.rstrip(".") for fault in found[:MAX_NAMED])
+        more = f"; and {len(found) - MAX_NAMED} more below" if len(found) > MAX_NAMED else ""
+        return _answer("bad", f"Not the same experiment: {named}{more}.")
+    if not results.comparisons:
+        return _answer("unknown", _NOTHING_TO_COMPARE)
+    sentences = [f"{_records(results)}."]
+    explained = is_explained_by_rounding(results)
+    scores = _worst([_state(results, pair) for pair in results.comparisons])
+    if explained:
+        sentences.append("Over whole trainings, losses differ no more than rounding explains.")
+    elif not results.sameness.lockstep:
+        sentences.append("The steps themselves were not compared.")
+    if any(not run.completed for run in results.runs):
+        return _answer("unknown", " ".join([*sentences, "But some runs failed."]))
+    if scores == "bad" and not explained:
+        return _answer("unknown", " ".join([*sentences, "But the scores differ, which none of this explains."]))
+    is_proved = explained or bool(results.sameness.lockstep) or scores == "good"
+    return _answer("good" if is_proved else "unknown", " ".join(sentences))
+
+
+def _records(results: Results) -> str:
+    """In what the runs' records agree; only what was compared."""
+    agreed, sameness = [], results.sameness
+    largest = [row.max_difference for row in sameness.probe if row.max_difference is not None]
+    if largest:
+        agreed.append(f"same start (logits within {max(largest):.0e})")
+    if sameness.batches:
+        by_rows = all(row.basis == "rows" for row in sameness.batches)
+        agreed.append(("same batches" if by_rows else "batches of the same sizes") + ", same learning rates")
+    if any(result.dropout for result in sameness.lockstep):
+        agreed.append("same dropout masks")
+    if sameness.lockstep:
+        steps = min(result.steps for result in sameness.lockstep)
+        names = [result.attention for result in sameness.lockstep]
+        all_stepped = {variant.attention for variant in results.variants} <= set(names)
+        which = "" if all_stepped else f" ({' and '.join(names)})"
+        agreed.append(f"{steps} steps in lock-step within bounds{which}")
+    return capitalized(", ".join(agreed))
+
+
+def _score(results: Results) -> Answer:
+    """What the tests over seeds show of the first metric; the pair that is named is the one in the worst state."""
+    if not results.comparisons:
+        return _answer("unknown", _NOTHING_TO_COMPARE)
+    frameworks = {variant.name: variant.framework for variant in results.variants}
+    across = [pair for pair in results.comparisons if frameworks.get(pair.first) != frameworks.get(pair.second)]
+    others = [pair for pair in results.comparisons if pair not in across]
+    states: dict[int, State] = {id(pair): _state(results, pair) for pair in results.comparisons}
+    judged = across or others
+    state = _worst([states[id(pair)] for pair in judged])
+    if "bad" in states.values():
+        judged, others, state = results.comparisons, [], "bad"
+    elif not across:
+        others = []
+    pairs = [pair for pair in judged if states[id(pair)] == state]
+    rest: list[State] = [states[id(pair)] for pair in others]
+    word = "Yes, across frameworks" if state == "good" and _worst(rest) != "good" else ""
+    return _answer(state, " ".join([_of_pair(results, pairs, len(judged)), *_of_others(rest)]), word)
+
+
+def _of_pair(results: Results, pairs: list[PairComparison], num_judged: int) -> str:
+    """Both scores of the pair with the largest difference, the verdict on it, and how many others have the same."""
+    name, metric = next(iter(results.metrics.items()))
+    widest = max(pairs, key=lambda pair: abs(pair.metrics[name].seeds.mean_difference or 0.0))
+    scores = ", ".join(_score_of(metric, variant) for variant in (widest.first, widest.second))
+    also = f" So it is in {len(pairs)} of {num_judged} such pairs." if num_judged > 1 else ""
+    return f"{capitalized(name)}: {scores}: {verdict(widest, name).sentence}.{also}"
+
+
+def _score_of(metric: Metric, variant: str) -> str:
+    summary = metric.variants[variant]
+    ends = "" if summary.low is None else f" ({interval(summary.low, summary.high, metric.scale)})"
+    return f"{variant} {score(summary.mean, metric.scale)}{ends}"
+
+
+def _of_others(states: list[State]) -> list[str]:
+    """What is shown of the pairs within a framework."""
+    if not states:
+        return []
+    return [f"Pairs within a framework: {states.count('good')} of {len(states)} equivalent."]
+
+
+def _state(results: Results, pair: PairComparison) -> State:
+    return verdict_state(pair.metrics[next(iter(results.metrics))])
+
+
+def _worst(states: list[State]) -> State:
+    if "bad" in states:
+        return "bad"
+    return "unknown" if "unknown" in states else "good"
+
+
+def _time(results: Results) -> Answer:
+    """The total time of these runs, then the speed after the first step, and where the order turns."""
+    answer = _cost(results.time, "is faster")
+    if not (results.time.pairs and results.speed.pairs):
+        return answer
+    pair = results.time.pairs[0]
+    speeds = [each for each in results.speed.pairs if (each.first, each.second) == (pair.first, pair.second)]
+    turning = [each for each in results.break_even if (each.first, each.second) == (pair.first, pair.second)]
+    sentences = [answer.sentence]
+    if speeds:
+        # In the order of the sentence before.
+        medians = [speeds[0].first_median, speeds[0].second_median]
+        if pair.better == pair.second:
+            medians.reverse()
+        when = "After the first step" if results.speed.cost == "steady_examples_per_second" else "In training"
+        sentences.append(f"{when}: {medians[0]:,.0f} and {medians[1]:,.0f} examples/s.")
+    sentences += [_turning_point(each, pair) for each in turning]
+    return answer.model_copy(update={"sentence": " ".join(sentences)})
+
+
+def _turning_point(turning: BreakEven, pair: CostPair) -> str:
+    """Which variant takes less time in longer trainings, and how long these have to be."""
+    if turning.faster == pair.better:
+        return f"{turning.faster} stays ahead in longer trainings."
+    return (
+        f"{turning.faster} is ahead from about {turning.examples:,.0f} training examples on "
+        f"(here {turning.examples_of_run:,.0f})."
+    )
+
+
+def _cost(comparison: CostComparison, is_better: str) -> Answer:
+    """A cost of the first pair, which is one of frameworks if there is one."""
+    if not comparison.pairs:
+        return _answer("unknown", _NOTHING_TO_COMPARE)
+    pair = comparison.pairs[0]
+    sentence = cost_sentence(comparison, pair)
+    if not comparison.is_same_machine:
+        opening = "The runs were made on different machines, so this compares the machines too: "
+        return _answer("bad", opening + sentence, "Not comparable")
+    if not pair.is_shown:
+        return _answer("unknown", sentence, "No difference shown")
+    return _answer("good", sentence, f"{_name_of_better(pair)} {is_better}")
+
+
+def _name_of_better(pair: CostPair) -> str:
+    framework = pair.better.partition("/")[0]
+    return FRAMEWORK_NAMES.get(framework, framework) if pair.differ_in == "framework" else pair.better
+
+
+def cost_sentence(comparison: CostComparison, pair: CostPair) -> str:
+    """'torch/stock 600 MiB at its peak, tensorflow/stock 900 MiB (1.50 ×).', with what keeps that from being shown."""
+    unit = {"peak_memory_bytes": "bytes"}.get(comparison.cost, "s")
+    named = [(pair.first, pair.first_median), (pair.second, pair.second_median)]
+    if pair.better == pair.second:
+        named.reverse()
+    (better, less), (other, more) = [(name, " ".join(measured(median, unit))) for name, median in named]
+    sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more} ({ratio(pair.factor)})"
+    if pair.is_shown:
+        return f"{sentence}."
+    if pair.overlapping and pair.fewest_runs > 1:
+        return f"{sentence}; the ranges over their runs overlap."
+    few = f"; with {count(pair.fewest_runs, 'run')} of each, chance is not ruled out"
+    return f"{sentence}{few if pair.fewest_runs < MIN_RUNS else ''}."

@@ -1,0 +1,301 @@
+"""The first screen: what it says of frameworks and attentions, and that no table or figure says anything else."""
+
+import pytest
+
+from pipeline.comparison.results import (
+    BatchDifference,
+    BreakEven,
+    CostComparison,
+    CostPair,
+    CostSummary,
+    Equivalence,
+    Margin,
+    MetricComparison,
+    PairComparison,
+    Problem,
+    SeedDifference,
+    Verdict,
+)
+from pipeline.reporting.figures import pictures
+from pipeline.reporting.first_screen import answers, notices, write_headline
+from pipeline.reporting.tables import costs, verdicts
+from tests.helpers.comparison_example import example
+
+MINUS = "\N{MINUS SIGN}"
+POINT = Margin(value=0.01, unit="points", unit_size=0.01)
+
+
+def test_the_first_screen_names_every_fault_of_the_example():
+    headline = write_headline(example())
+    assert [notice.sentence for notice in notices(headline)] == [
+        "The setting train.weight_decay differs: 0.01 in torch/stock seed 0, torch/handwritten seed 0, torch/stock "
+        "seed 1 and 3 more; 0.1 in tensorflow/stock seed 0, tensorflow/stock seed 1",
+        "The batches of torch/stock and tensorflow/stock are not the same: seed 0 from step 3 on",
+        "The run tensorflow/stock seed 2 failed; the end of its log is below",
+        "The runs were made on different machines, so their speeds cannot be compared: A Processor (R), 2 cores; A "
+        "Processor (R), 4 cores",
+    ]
+    training = answers(headline)["Same training?"]
+    assert training.word == "No"
+    assert training.sentence.startswith("Not the same experiment: the setting train.weight_decay differs")
+
+
+def without_faults(**changes):
+    """The example's results with nothing to complain about."""
+    results = example()
+    pairs = {"first": "torch/stock", "second": "tensorflow/stock", "seed": 0}
+    batches = [BatchDifference(**pairs, same=True, first_different_step=None, basis="rows")]
+    return results.model_copy(
+        update={
+            "recipe_differences": [],
+            "machines": results.machines[:1],
+            "runs": [run for run in results.runs if run.completed],
+            "sameness": results.sameness.model_copy(update={"batches": batches}),
+        }
+        | changes
+    )
+
+
+def test_start_batches_masks_and_lockstep_prove_that_the_training_is_the_same():
+    training = write_headline(without_faults(comparisons=example().comparisons[:1])).training
+    assert (training.state, training.word) == ("good", "Yes")
+    assert training.sentence == (
+        "Same start (logits within 3e-08), same batches, same learning rates, same dropout masks, 10 steps in "
+        "lock-step within bounds (stock)."
+    )
+
+
+def without_lockstep(**changes):
+    results = without_faults(**changes)
+    return results.model_copy(update={"sameness": results.sameness.model_copy(update={"lockstep": []})})
+
+
+def test_without_lockstep_records_alone_prove_nothing_unless_the_scores_are_equivalent_too():
+    unsettled = write_headline(without_lockstep()).training
+    assert (unsettled.state, unsettled.word) == ("unknown", "Not settled")
+    assert unsettled.sentence.endswith("The steps themselves were not compared.")
+    assert write_headline(without_lockstep(comparisons=example().comparisons[:1])).training.state == "good"
+
+
+@pytest.mark.parametrize(
+    ("problem", "state", "text"),
+    [
+        (
+            {"code": "different_example_counts"},
+            "bad",
+            "The runs have predictions for different numbers of examples, so these are not resampled",
+        ),
+        (
+            {
+                "code": "score_not_reproduced",
+                "run": "a/b seed 0",
+                "metric": "accuracy",
+                "recorded": 0.7,
+                "recomputed": 0.9,
+            },
+            "bad",
+            "The recorded accuracy of a/b seed 0 is 0.7, but its predictions.jsonl gives 0.9",
+        ),
+        (
+            {"code": "attention_map_failed", "run": "a/b seed 0", "error": "no"},
+            "unknown",
+            "The attention of a/b seed 0 could not be drawn: no",
+        ),
+        (
+            {"code": "lockstep_failed", "attention": "stock", "error": "no"},
+            "unknown",
+            "The lock-step with stock attention failed: no",
+        ),
+        (
+            {"code": "lockstep_outdated"},
+            "unknown",
+            "The data or the checkpoint changed since the runs, so a lock-step would say nothing about them; repeat "
+            "the runs to have one",
+        ),
+    ],
+)
+def test_a_problem_of_the_comparison_is_a_notice(problem, state, text):
+    headline = write_headline(without_faults(problems=[Problem(**problem)]))
+    assert [(notice.state, notice.sentence) for notice in headline.notices] == [(state, text)]
+
+
+def pair_with(first, second, code, mean, **facts):
+    """A pair whose only metric, accuracy, differs by `mean` points of a hundred."""
+    comparison = MetricComparison(
+        margin=POINT,
+        seeds=SeedDifference(n=3, mean_difference=mean, low=mean - 0.001, high=mean + 0.001),
+        equivalence=Equivalence(low=mean - 0.001, high=mean + 0.001, p=0.5, equivalent=False, basis="seeds"),
+        bootstrap=None,
+        verdict=Verdict(code=code, **facts),
+    )
+    return PairComparison(first=first, second=second, metrics={"accuracy": comparison}, agreement=None)
+
+
+def scores(*pairs):
+    answer = write_headline(without_faults(comparisons=list(pairs))).score
+    return answer.state, answer.word, answer.sentence
+
+
+ACROSS, WITHIN = ("torch/stock", "tensorflow/stock"), ("torch/stock", "torch/handwritten")
+
+
+def test_both_scores_are_shown_as_numbers_with_their_intervals_and_the_verdict():
+    assert scores(pair_with(*ACROSS, "equivalent", 0.005)) == (
+        "good", "Yes",
+        "Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent within 1 point over 3 "
+        "seeds (90% interval +0.4 to +0.6).",
+    )  # fmt: skip
+
+
+def test_frameworks_are_judged_before_attentions():
+    state, word, sentence = scores(pair_with(*WITHIN, "inconclusive", 0.05), pair_with(*ACROSS, "equivalent", 0.005))
+    assert (state, word) == ("good", "Yes, across frameworks")
+    assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent")
+    assert sentence.endswith("Pairs within a framework: 0 of 1 equivalent.")
+    state, word, _ = scores(pair_with(*WITHIN, "equivalent", 0.0), pair_with(*ACROSS, "inconclusive", 0.005))
+    assert (state, word) == ("unknown", "Not settled")
+
+
+def test_an_attention_that_scores_otherwise_is_a_no_whatever_the_frameworks_do():
+    state, word, sentence = scores(
+        pair_with(*ACROSS, "equivalent", 0.005), pair_with(*WITHIN, "different", 0.04, higher="torch/stock")
+    )
+    assert (state, word) == ("bad", "No")
+    assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), torch/handwritten 0.9100")
+    assert "torch/stock is higher by 4.0 points" in sentence
+    assert sentence.endswith("So it is in 1 of 2 such pairs.")
+
+
+def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
+    _, _, sentence = scores(
+        pair_with(*ACROSS, "inconclusive", 0.01), pair_with("torch/handwritten", ACROSS[1], "inconclusive", -0.02)
+    )
+    assert sentence.startswith("Accuracy: torch/handwritten 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050")
+    assert sentence.endswith("So it is in 2 of 2 such pairs.")
+
+
+def test_scores_that_differ_without_a_reason_leave_the_training_unsettled():
+    results = without_faults(comparisons=[pair_with(*ACROSS, "different", 0.04, higher="torch/stock")])
+    training = write_headline(results).training
+    assert training.state == "unknown"
+    assert training.sentence.endswith("But the scores differ, which none of this explains.")
+
+
+def cost_pair(first=12.1, second=20.4, **facts):
+    better = ACROSS[0] if first <= second else ACROSS[1]
+    fields = {
+        "first": ACROSS[0], "second": ACROSS[1], "differ_in": "framework", "first_median": first,
+        "second_median": second, "better": better, "factor": max(first, second) / min(first, second),
+        "overlapping": False, "fewest_runs": 3, "is_shown": True,
+    }  # fmt: skip
+    return CostPair(**fields | facts)
+
+
+def compared(cost, *pairs, **facts):
+    fields = {"cost": cost, "higher_is_better": cost.startswith("steady"), "is_same_machine": True}
+    return CostComparison(**fields | facts, pairs=list(pairs))
+
+
+def answer_of(kind, *pairs, **facts):
+    cost = {"time": "total_seconds", "memory": "peak_memory_bytes"}[kind]
+    results = without_faults(**{"speed": compared("steady_examples_per_second"), kind: compared(cost, *pairs, **facts)})
+    answer = getattr(write_headline(results), kind)
+    return answer.state, answer.word, answer.sentence
+
+
+TIMES = "torch/stock 12.1 s from its launch to the last step, tensorflow/stock 20.4 s (1.69 ×)"
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "word", "end"),
+    [
+        ({}, "good", "PyTorch is faster", "."),
+        ({"differ_in": "other"}, "good", "torch/stock is faster", "."),
+        (
+            {"overlapping": True, "is_shown": False}, "unknown", "No difference shown",
+            "; the ranges over their runs overlap.",
+        ),
+        (
+            {"fewest_runs": 1, "is_shown": False}, "unknown", "No difference shown",
+            "; with 1 run of each, chance is not ruled out.",
+        ),
+    ],
+)  # fmt: skip
+def test_no_more_is_said_of_times_than_the_runs_show(facts, state, word, end):
+    assert answer_of("time", cost_pair(**facts)) == (state, word, TIMES + end)
+
+
+def test_the_better_one_comes_first_whichever_it_is():
+    assert answer_of("time", cost_pair(20.4, 12.1)) == (
+        "good", "TensorFlow is faster",
+        "tensorflow/stock 12.1 s from its launch to the last step, torch/stock 20.4 s (1.69 ×).",
+    )  # fmt: skip
+
+
+def test_memory_is_in_mebibytes_at_its_peak():
+    assert answer_of("memory", cost_pair(655 * 2**20, 995 * 2**20, fewest_runs=1)) == (
+        "good", "PyTorch takes less", "torch/stock 655 MiB at its peak, tensorflow/stock 995 MiB (1.52 ×).",
+    )  # fmt: skip
+
+
+def test_different_machines_make_costs_incomparable():
+    assert answer_of("time", cost_pair(), is_same_machine=False) == (
+        "bad", "Not comparable",
+        f"The runs were made on different machines, so this compares the machines too: {TIMES}.",
+    )  # fmt: skip
+
+
+def test_without_two_finished_variants_there_is_nothing_to_compare():
+    expected = ("unknown", "Not settled", "Fewer than two variants finished, so there is nothing to compare.")
+    assert answer_of("time") == answer_of("memory") == expected
+
+
+@pytest.mark.parametrize(
+    ("faster", "end"),
+    [
+        ("torch/stock", "After the first step: 493 and 351 examples/s. torch/stock stays ahead in longer trainings."),
+        (
+            "tensorflow/stock",
+            "After the first step: 493 and 351 examples/s. tensorflow/stock is ahead from about 12,400 training "
+            "examples on (here 4,000).",
+        ),
+    ],
+)
+def test_the_time_names_both_speeds_and_where_the_order_turns(faster, end):
+    turning = BreakEven(first=ACROSS[0], second=ACROSS[1], faster=faster, examples=12_400.0, examples_of_run=4000.0)
+    speed = compared("steady_examples_per_second", cost_pair(493.0, 351.0))
+    time = compared("total_seconds", cost_pair())
+    answer = write_headline(without_faults(time=time, speed=speed, break_even=[turning])).time
+    assert answer.sentence == f"{TIMES}. {end}"
+
+
+# Medians of torch/stock and of tensorflow/stock, and which of them is better.
+PLANTED = [(100.0, 400.0, 0), (400.0, 100.0, 1), (250.0, 251.0, 0)]
+
+
+@pytest.mark.parametrize(("torch", "tensorflow", "better"), PLANTED)
+def test_sentence_table_and_figure_agree_on_who_took_less(torch, tensorflow, better):
+    results = without_faults()
+    medians = {"torch/stock": torch * 2**20, "tensorflow/stock": tensorflow * 2**20}
+    (cost,) = (cost for cost in results.costs if cost.name == "peak_memory_bytes")
+    variants = {name: CostSummary(median=m, low=m, high=m, ratio=None) for name, m in medians.items()}
+    memory = compared("peak_memory_bytes", cost_pair(*medians.values()))
+    changed = without_faults(costs=[cost.model_copy(update={"variants": variants})], memory=memory)
+    sentence = write_headline(changed).memory.sentence
+    ((_, rows),) = costs(changed).groups.items()
+    (picture,) = (picture for picture in pictures(changed) if picture.name == "peak-memory-bytes")
+    by_row = sorted(rows, key=lambda row: float(row[1]))
+    assert sentence.startswith(f"{ACROSS[better]} {by_row[0][1]} MiB") and by_row[0][0] == ACROSS[better]
+    for row in rows:
+        assert f"{row[0]} {row[1]} MiB" in sentence
+        assert f"{row[0]} {row[1]} MiB" in picture.description
+
+
+@pytest.mark.parametrize("code", ["equivalent", "inconclusive", "different"])
+def test_sentence_and_table_agree_on_the_verdict(code):
+    pair = pair_with(*ACROSS, code, 0.005, higher="torch/stock" if code == "different" else None)
+    changed = without_faults(comparisons=[pair])
+    answer = write_headline(changed).score
+    (((_, cell),),) = verdicts(changed).groups.values()
+    assert cell.state == answer.state
+    assert f": {cell.sentence}." in answer.sentence
