@@ -146,7 +146,9 @@ def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", [each if each == "torchrun" else pytest.param(each, marks=pytest.mark.heavy) for each in LAUNCHERS]
+)
 def test_other_launchers_start_the_ranks_of_either_framework(launcher, framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, num_rows=40)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
