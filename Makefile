@@ -63,7 +63,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune watch compare report index check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -98,6 +98,9 @@ report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir 
 
 index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
 	@$(PIPELINE) index $(if $(OUT),"$$OUT") $(VERBOSE)
+
+tour: $(VENV)/.installed  ## measure what the frameworks differ in, and follow a sentence through the Transformer | OUT=reports/tour QUICK=1
+	@$(PIPELINE) tour $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= SET=
 	@$(SETTINGS) $(PIPELINE) check "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" $(CODE) "$$@" $(VERBOSE)

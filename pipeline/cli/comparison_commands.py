@@ -1,4 +1,4 @@
-"""Commands that compare: compare, report, lockstep, index. Each configures the process, then imports."""
+"""Commands that compare: compare, report, lockstep, index, tour. Each configures the process, then imports."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, Switch, whole_numbers
 from pipeline.recipe.loading import LoadedRecipe, load_recipe
 from pipeline.utils.environment import configure_process
+from pipeline.utils.text import escape_controls
 
 
 @app.command()
@@ -101,6 +102,20 @@ def index(
     from pipeline.reporting.index import write_index
 
     print(write_index(folder))
+
+
+@app.command()
+def tour(
+    out: Annotated[Path | None, typer.Option(help="The tour's folder; by default reports/tour.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Make few repeats, and leave out what takes minutes.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure on this machine what the frameworks differ in, and follow a sentence through the Transformer in both."""
+    tell(configure_process())
+    from pipeline.tour.report import tour_report
+
+    finished = tour_report(out, quick=quick, on_event=lambda text: print(text, file=sys.stderr))
+    print(f"{'tour':<21}{escape_controls(str(finished.path / 'tour.html'))}")
 
 
 add_former_name("gallery", "index", index)

@@ -43,7 +43,7 @@ def take_or_read(
                 continue
             if report.fingerprints != expected:
                 return [], [Problem(code="lockstep_outdated")]
-            result = _result(report, attention)
+            result = as_result(report, attention)
             # The keys are those of files written by earlier versions.
             write_json(path, {"of": report.fingerprints, "found": result.model_dump(mode="json")})
         results.append(result)
@@ -70,7 +70,8 @@ def fingerprints(run: ComparedRun) -> Fingerprints:
     return {"data": record.data.fingerprint, "checkpoint": record.checkpoint_fingerprint or ""}
 
 
-def _result(report: lockstep.LockstepReport, attention: str) -> LockstepResult:
+def as_result(report: lockstep.LockstepReport, attention: str) -> LockstepResult:
+    """What a report holds of a lock-step."""
     return LockstepResult.model_validate({
         "attention": attention,
         "steps": report.steps,

@@ -7,6 +7,7 @@ In reading order, and the same in `pipeline/tensorflow`:
 - a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
   puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
+- short functions that are run and shown side by side: `tour`
 """
 
 from pipeline.pytorch.export import write_graph, write_writer

@@ -47,12 +47,26 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Texts of a program or printed arrays, side by side, each under its heading."""
+
+    title: str
+    panes: dict[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading with its tables, figures (by the section's name), examples, logs, commands and notes."""
+    """A heading with its listings, tables, figures (by the section's name), examples, logs, commands and notes.
+
+    `conclusion` says in a sentence what follows from all of it.
+    """
 
     name: str
     title: str
     lead: str = ""
+    conclusion: str = ""
+    listings: list[Listing] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     figures_first: bool = False
     examples: list[Example] = field(default_factory=list)
@@ -153,7 +167,7 @@ def _marked(prediction: JsonValue, reference: JsonValue) -> Finding | str:
 def _sameness(results: Results) -> Section:
     evidence = [
         tables.sameness(results),
-        tables.lockstep(results),
+        tables.lockstep(results.sameness.lockstep),
         tables.control(results),
         tables.recipe_differences(results),
     ]

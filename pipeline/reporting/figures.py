@@ -8,7 +8,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pipeline.comparison.results import AttentionMap, Cost, Curve, Equivalence, Evaluation, Metric, Results
+from pipeline.comparison.results import (
+    AttentionMap,
+    Cost,
+    Curve,
+    Equivalence,
+    Evaluation,
+    LockstepResult,
+    Metric,
+    Results,
+)
 from pipeline.reporting import svg
 from pipeline.reporting.formatting import measured, score, small
 from pipeline.reporting.plots import Style, bands, dots, heat_map, legend, new_figure, scientific, steps_axis, styles
@@ -45,7 +54,7 @@ class Picture:
 def pictures(results: Results) -> list[Picture]:
     """Every figure that the results have data for, in the order of the report."""
     with plain_texts():
-        drawn = [*_scores(results), *_equivalence(results), *_lockstep(results), *_curves(results)]
+        drawn = [*_scores(results), *_equivalence(results), *lockstep(results.sameness.lockstep), *_curves(results)]
         return [*drawn, *_evaluations(results), *_costs(results), *_attention(results)]
 
 
@@ -103,8 +112,9 @@ def _tested_pairs(results: Results, metric: str) -> tuple[float | None, list[tup
     return margin, rows
 
 
-def _lockstep(results: Results) -> Iterable[Picture]:
-    stepped = [result for result in results.sameness.lockstep if result.loss_by_step]
+def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> Iterable[Picture]:
+    """The differences in loss, step by step, beside those of the control."""
+    stepped = [result for result in results if result.loss_by_step]
     if not stepped:
         return
     figure, (axis,) = new_figure()
@@ -130,7 +140,7 @@ def _lockstep(results: Results) -> Iterable[Picture]:
     legend(figure)
     largest = "; ".join(f"{result.attention} {small(result.differences['loss'])}" for result in stepped)
     yield Picture(
-        "lockstep", "sameness", "Loss of PyTorch and TensorFlow, step by step",
+        "lockstep", section, "Loss of PyTorch and TensorFlow, step by step",
         "How much the two losses differ, on a logarithmic scale, beside those of two PyTorch trainings whose first "
         "weights differ by one rounding; steps without any difference have no point.",
         f"Largest difference: {largest}. Allowed: {bound:.0e}.", figure,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pipeline.comparison.results import (
     BatchDifference,
+    LockstepResult,
     MetricComparison,
     PairComparison,
     ProbeDifference,
@@ -202,10 +203,10 @@ def _batches(rows: list[BatchDifference]) -> Cell:
     return Finding("bad", "Different", where)
 
 
-def lockstep(results: Results) -> Table:
+def lockstep(stepped: Iterable[LockstepResult]) -> Table:
     """The largest differences of the lock-step beside those of the control, and what is allowed."""
     groups: dict[str, list[list[Cell]]] = {}
-    for result in results.sameness.lockstep:
+    for result in stepped:
         rows: list[list[Cell]] = []
         for name, difference in result.differences.items():
             bound = result.bounds[name]

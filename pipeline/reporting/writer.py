@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -21,12 +22,21 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
 
-FILES = {"report.html", "report.md", "results.json", "figures"}
+
+class Names(NamedTuple):
+    """What the files of a report are called, beside its folder `figures`."""
+
+    page: str = "report.html"
+    markdown: str = "report.md"
+    results: str = "results.json"
+
+
+REPORT = Names()
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a report says, for HTML and Markdown alike: the first screen with its answers, then sections."""
+    """What a report says, for HTML and Markdown alike: the first screen with its answers, if any, then sections."""
 
     kind: str
     heading: str
@@ -36,6 +46,7 @@ class Content:
     sections: list[Section]
     notices: list[Finding] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    names: Names = REPORT
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -50,31 +61,33 @@ def write_report(results: Results, folder: Path) -> None:
 
 def write_pages(folder: Path, content: Content, results: Mapping[str, object]) -> None:
     """Write the files of a report, all or nothing; an older report there is replaced. Raises UserError."""
-    refuse_unless_report(folder)
+    names = content.names
+    refuse_unless_report(folder, names)
     try:
         with staged_folder(folder) as staging:
             (staging / "figures").mkdir()
             # The page first: its figures are then those that `html` draws, laid out once.
-            (staging / "report.html").write_text(html_page(content), encoding="utf-8")
+            (staging / names.page).write_text(html_page(content), encoding="utf-8")
             for picture in content.pictures:
                 picture.save_png(staging / "figures")
-            (staging / "report.md").write_text(markdown_page(content), encoding="utf-8")
-            write_json(staging / "results.json", results)
+            (staging / names.markdown).write_text(markdown_page(content), encoding="utf-8")
+            write_json(staging / names.results, results)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {reason(error)}", arguments=("out",)) from error
 
 
-def refuse_unless_report(folder: Path) -> None:
+def refuse_unless_report(folder: Path, own: Names = REPORT) -> None:
     """Raise UserError unless `folder` is missing, empty or an older report that may be replaced."""
+    files = {*own, "figures"}
     if not folder.exists():
         return
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; choose a folder for the report with out", arguments=("out",))
     names = {entry.name for entry in folder.iterdir()}
-    strange = sorted(names - FILES)
+    strange = sorted(names - files)
     if not strange and (folder / "figures").is_dir():
         strange = sorted(f"figures/{f.name}" for f in (folder / "figures").iterdir() if f.suffix != ".png")
-    if strange or (names and names != FILES):
+    if strange or (names and names != files):
         what = f" ({strange[0]})" if strange else ""
         raise UserError(
             f"{folder} holds something that is not a report{what}; choose another folder with out", arguments=("out",)

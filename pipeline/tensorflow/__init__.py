@@ -7,6 +7,7 @@ In reading order, and the same in `pipeline/pytorch`:
 - a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
   puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
+- short functions that are run and shown side by side: `tour`
 """
 
 from pipeline.utils.environment import legacy_keras

@@ -17,6 +17,7 @@ PAGES = [
     "pipeline/comparison/README.md",
     "pipeline/distributed/README.md",
     "pipeline/deploy/README.md",
+    "pipeline/tour/README.md",
     "tests/benchmarks/README.md",
     "recipes/bundled/sentiment/README.md",
     "recipes/bundled/dates/README.md",

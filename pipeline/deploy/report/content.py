@@ -47,11 +47,12 @@ def answers(results: DeploymentResults) -> dict[str, Finding]:
 
 def sections(results: DeploymentResults) -> list[Section]:
     """The report's sections; those without content are left out."""
-    modes = [_modes(results, work) for work in ("inference", "training step")]
+    problems = problems_table(results)
+    modes = [modes_table(results, work) for work in ("inference", "training step")]
     found = [
-        Section("formats", "Formats", tables=[_formats(results)], figures_first=True),
+        Section("formats", "Formats", tables=[formats_table(results)], figures_first=True),
         Section("modes", "Eager and graphs", tables=modes, figures_first=True) if results.modes else None,
-        Section("missing", "What could not be measured", tables=[table]) if (table := _problems(results)) else None,
+        Section("missing", "What could not be measured", tables=[problems]) if problems else None,
         Section("machine", "Machine", tables=[_machine(results)]),
         Section("method", "How it was measured", points=_METHOD),
     ]
@@ -65,7 +66,7 @@ def _agreement(results: DeploymentResults) -> Finding:
     if not proved:
         return Finding("bad", "No", f"No format could be measured: {', '.join(failed) or 'none was asked for'}.")
     rows = count(results.validation_rows, "validation row")
-    sentence = f"{_listed([each.title for each in proved])} {_verb(proved)} {rows} as the run does"
+    sentence = f"{listed([each.title for each in proved])} {_verb(proved)} {rows} as the run does"
     if exact := [each for each in proved if each.quantization is None]:
         largest = max(each.largest_difference or 0.0 for each in exact)
         sentence += f"; in fp32, logits differ by at most {small(largest)}"
@@ -74,7 +75,7 @@ def _agreement(results: DeploymentResults) -> Finding:
         sentence += f"; with int8 weights, {least:.1%} of the predictions or more are the same"
     if not failed:
         return Finding("good", "Yes", f"{sentence}.")
-    return Finding("unknown", "Not all", f"{sentence}. There are no figures for {_listed(failed)}.")
+    return Finding("unknown", "Not all", f"{sentence}. There are no figures for {listed(failed)}.")
 
 
 def _verb(formats: list[FormatCost]) -> str:
@@ -89,9 +90,10 @@ def _least(results: DeploymentResults) -> Finding:
     for number, shape in enumerate(results.shapes):
         spreads = {each.title: each.cost.milliseconds[number] for each in known if each.cost is not None}
         best, others = _best(spreads)
-        also = f"; the range of {_listed(others)} overlaps" if others else ""
+        also = f"; the range of {listed(others)} overlaps" if others else ""
         sentences.append(
-            f"For {shape_name(shape)}, {best} needs the least processor time, {_number(spreads[best].median)} ms{also}."
+            f"For {shape_name(shape)}, {best} needs the least processor time, "
+            f"{number_in_words(spreads[best].median)} ms{also}."
         )
     smallest = min((each for each in known if each.model_bytes is not None), key=lambda each: each.model_bytes or 0)
     memory, _ = _best({each.title: each.cost.peak_memory_bytes for each in known if each.cost is not None})
@@ -110,7 +112,7 @@ def _graphs(results: DeploymentResults) -> Finding:
             costs = [cost for cost in found if cost.framework == framework and cost.work == work]
             if len(costs) > 1:
                 where = "a training step" if work == "training step" else "inference"
-                parts.append(f"for {where} with {shape_name(results.shapes[number])}, {_gain(costs, number)}")
+                parts.append(f"for {where} with {shape_name(results.shapes[number])}, {gain_in_words(costs, number)}")
         if parts:
             sentences.append(f"{FRAMEWORK_NAMES[framework]}: {'; '.join(parts)}.")
     if not sentences:
@@ -118,7 +120,7 @@ def _graphs(results: DeploymentResults) -> Finding:
     return Finding("good", "Measured", " ".join(sentences))
 
 
-def _gain(costs: list[ModeCost], number: int) -> str:
+def gain_in_words(costs: list[ModeCost], number: int) -> str:
     """What the graph that gains most gains on a shape."""
     graphs = {cost.mode: cost.shapes[number].gain for cost in costs if cost.mode != "eager"}
     best = max(graphs, key=lambda mode: graphs[mode].median)
@@ -127,7 +129,8 @@ def _gain(costs: list[ModeCost], number: int) -> str:
     return f"{best} is {factor(graphs[best].median)} times as fast as eager"
 
 
-def _formats(results: DeploymentResults) -> Table:
+def formats_table(results: DeploymentResults) -> Table:
+    """Each format beside the run itself."""
     shapes = [f"{shape_name(shape)}, ms" for shape in results.shapes]
     return Table(
         "Size, cost and agreement of each format",
@@ -159,13 +162,14 @@ def _format_row(each: FormatCost, num_shapes: int) -> list[str | Finding]:
     return [*cells, *map(in_words, (cost.first_answer_seconds, *cost.milliseconds, in_mib))]
 
 
-def _modes(results: DeploymentResults, work: Work) -> Table:
+def modes_table(results: DeploymentResults, work: Work) -> Table:
+    """Each mode of execution of both frameworks beside eager."""
     shapes = [title for shape in results.shapes for title in (f"{shape_name(shape)}, ms", "times as fast as eager")]
     groups: dict[str, list[list[str | Finding]]] = {}
     for cost in results.modes:
         if cost.work == work:
             cells = [text for each in cost.shapes for text in (in_words(each.milliseconds), in_words(each.gain))]
-            first = UNDEFINED if cost.first_call_seconds is None else _number(cost.first_call_seconds)
+            first = UNDEFINED if cost.first_call_seconds is None else number_in_words(cost.first_call_seconds)
             checked = [small(cost.largest_difference)] if work == "inference" else []
             row = [cost.mode, first, *checked, *(cells or [UNDEFINED] * len(shapes))]
             groups.setdefault(FRAMEWORK_NAMES[cost.framework], []).append([*row])
@@ -177,7 +181,7 @@ def _modes(results: DeploymentResults, work: Work) -> Table:
     return Table(title, ["Mode", "First call, s", *difference, *shapes], groups, note)
 
 
-def _problems(results: DeploymentResults) -> Table:
+def problems_table(results: DeploymentResults) -> Table:
     """Everything that was asked for and has no figures, with the cause; causes that several share are told once."""
     causes: dict[str, list[str]] = {}
     for each in results.formats:
@@ -214,13 +218,15 @@ def shape_name(shape: Iterable[int]) -> str:
 
 def in_words(spread: Spread) -> str:
     """ "1.23 (1.20 to 1.31)"; one number if there is no range."""
-    low, high = _number(spread.low), _number(spread.high)
-    return low if low == high else f"{_number(spread.median)} ({low} to {high})"
+    low, high = number_in_words(spread.low), number_in_words(spread.high)
+    return low if low == high else f"{number_in_words(spread.median)} ({low} to {high})"
 
 
-def _number(value: float) -> str:
+def number_in_words(value: float) -> str:
+    """A measured number with three figures."""
     return measured(value, "")[0]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """ "a, b and c"."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]

@@ -36,7 +36,7 @@ from pipeline.utils.text import last_line, one_line
 
 # Rows and tokens of the batches: one short text, and many longer ones.
 SHAPES = ((1, 32), (32, 64))
-_ONE_THREAD: dict[str, str] = {name: "1" for name in THREAD_VARIABLES}
+ONE_THREAD: dict[str, str] = {name: "1" for name in THREAD_VARIABLES}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def measure_deployment(
     with scratch_folder("deployment") as scratch:
         costs = format_costs(run, formats, batches, effort, scratch, on_event)
         # What torch.compile has compiled before, it would not compile again; and it would stay behind.
-        environment = _ONE_THREAD | {
+        environment = ONE_THREAD | {
             "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
@@ -175,7 +175,7 @@ def format_costs(
     jobs: dict[int, Callable[[], Child[Measured]]] = {
         0: lambda: Child(
             measure_run, str(run.path), batches, effort.seconds,
-            framework=run.record.framework, environment=_ONE_THREAD,
+            framework=run.record.framework, environment=ONE_THREAD,
         )
     }  # fmt: skip
     for name, quantization in wanted:
@@ -183,7 +183,7 @@ def format_costs(
         costs.append(cost)
         if export is not None:
             jobs[len(costs) - 1] = lambda folder=export.path: Child(
-                measure_export, folder, batches, effort.seconds, environment=_ONE_THREAD
+                measure_export, folder, batches, effort.seconds, environment=ONE_THREAD
             )
     on_event(f"measuring {len(jobs)} models, each in a fresh process")
     for number, found in _in_turns(jobs, effort.processes).items():

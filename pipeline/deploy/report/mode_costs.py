@@ -77,20 +77,20 @@ def _costs_of_work(
         try:
             if mode in plan.left_out:
                 raise ProofError(plan.left_out[mode])
-            started = _processor_seconds()
+            started = processor_seconds()
             function = backend.execution(model, mode, batches[-1], settings)
             function(batches[-1])
-            found: dict[str, object] = {"first_call_seconds": _processor_seconds() - started}
+            found: dict[str, object] = {"first_call_seconds": processor_seconds() - started}
             outputs = [function(batch) for batch in batches]
             expected = expected or outputs
             if settings is None:
                 found["largest_difference"] = _difference(outputs, expected)
             functions[mode] = function
         except Exception as error:  # a framework or a compiler raises what it likes, and the report says it
-            found = {"problem": _cause(error)}
+            found = {"problem": cause(error)}
         costs[mode] = costs[mode].model_copy(update=found)
     if EAGER in functions:
-        shapes = [_interleaved(functions, batch, plan) for batch in batches]
+        shapes = [interleaved(functions, batch, plan) for batch in batches]
         for mode in functions:
             costs[mode] = costs[mode].model_copy(update={"shapes": [shape[mode] for shape in shapes]})
     return list(costs.values())
@@ -106,7 +106,7 @@ def _difference(outputs: Sequence[NDArray], expected: Sequence[NDArray]) -> floa
     return largest
 
 
-def _interleaved(functions: Mapping[str, Function], batch: Arrays, plan: Plan) -> dict[str, ShapeCost]:
+def interleaved(functions: Mapping[str, Function], batch: Arrays, plan: Plan) -> dict[str, ShapeCost]:
     """Each function's time on a batch; in each repeat all are measured, so that what changes meanwhile meets all."""
     times: dict[str, list[float]] = {mode: [] for mode in functions}
     for _ in range(plan.repeats):
@@ -121,13 +121,13 @@ def _interleaved(functions: Mapping[str, Function], batch: Arrays, plan: Plan) -
     }
 
 
-def _processor_seconds() -> float:
+def processor_seconds() -> float:
     """Processor time of this process and of those it has started, such as a compiler."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """What an error says, on one line: its first lines say more than its last."""
     name = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
     return shorten(" ".join(f"{name}{error}".split()), MOST_CHARACTERS)

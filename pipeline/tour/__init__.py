@@ -1,0 +1,1 @@
+"""A tour of what PyTorch and TensorFlow really differ in, measured where it is run."""
