@@ -217,7 +217,7 @@ def _deployment(results: TourResults) -> Section:
         "deployment",
         *heading("deployment"),
         f"{agreement.sentence} {least.sentence}",
-        tables=[formats_table(found), *([problems] if problems.groups[""] else [])],
+        tables=[formats_table(found), *([problems] if problems else [])],
         figures_first=True,
         code=["make export RUN=runs/sentiment_bert/torch-stock-seed0 FORMAT=onnx"],
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import cast
@@ -20,7 +19,14 @@ from pipeline.comparison.lockstep import compare_frameworks
 from pipeline.comparison.lockstep_records import as_result
 from pipeline.comparison.results import LockstepResult
 from pipeline.deploy.manifest import FORMATS
-from pipeline.deploy.report.deployment import FULL, ONE_THREAD, QUICK, measure_deployment
+from pipeline.deploy.report.deployment import (
+    FULL,
+    ONE_THREAD,
+    QUICK,
+    Effort,
+    fresh_compiler,
+    measure_deployment,
+)
 from pipeline.deploy.report.mode_costs import Plan
 from pipeline.deploy.report.results import DeploymentResults
 from pipeline.models.attention import STOCK
@@ -31,8 +37,9 @@ from pipeline.tour import sentence
 from pipeline.tour.code import compare_code
 from pipeline.tour.content import NAMES, content_of
 from pipeline.tour.experiments import CALL_SHAPES, Findings, run_experiments
-from pipeline.tour.results import Fact, StepCost, TourResults
+from pipeline.tour.results import StepCost, TourResults
 from pipeline.tour.steps import measure_step
+from pipeline.tour.words import WORDS
 from pipeline.training.finetune import finetune
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.processes import Child, close_all
@@ -45,8 +52,12 @@ STEP_RECIPES = (RECIPE, "stories_gpt2", "dates_t5")
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is done: recipes and steps, formats of export, and how many processes run at once."""
+    """How much is done: repeats and what is left out, in experiments and for the whole model; recipes and steps;
+    formats of export; and how many processes run at once.
+    """
 
+    effort: Effort
+    whole_model: Effort
     step_recipes: tuple[str, ...]
     num_steps: int
     lockstep_steps: int
@@ -55,11 +66,13 @@ class Scope:
     at_once: int
 
 
-EVERYTHING = Scope(STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1}, at_once=1)
-LITTLE = Scope(
-    (RECIPE,), 5, 5, ("torchscript",),
-    {"train.epochs": 1, "data.limit.train": 256, "data.limit.validation": 32}, at_once=2,
-)  # fmt: skip
+# In a quick tour XLA compiles small functions only: a whole training step would take it half a minute.
+WITHOUT_XLA = replace(
+    QUICK, left_out=QUICK.left_out | {"XLA": "it compiles a training step for long, and this was to be quick"}
+)
+FEW_ROWS = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
+EVERYTHING = Scope(FULL, FULL, STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1}, at_once=1)
+LITTLE = Scope(QUICK, WITHOUT_XLA, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS, at_once=2)
 
 
 @dataclass(frozen=True)
@@ -95,20 +108,20 @@ def tour_report(
     """
     folder = FOLDER if out is None else Path(out)
     refuse_unless_report(folder, NAMES)
-    results = measure_tour(LITTLE if quick else EVERYTHING, quick, on_event)
+    results = measure_tour(LITTLE if quick else EVERYTHING, on_event)
     write_pages(folder, content_of(results), results.model_dump(mode="json"))
     return Tour(folder, results)
 
 
-def measure_tour(scope: Scope, quick: bool, on_event: Callable[[str], None] = lambda text: None) -> TourResults:
+def measure_tour(scope: Scope, on_event: Callable[[str], None] = lambda text: None) -> TourResults:
     """Everything that the tour shows."""
     with scratch_folder("tour") as scratch:
-        found = run_jobs(_jobs(scope, quick, scratch), scope.at_once, on_event)
+        found = run_jobs(_jobs(scope, scratch), scope.at_once, on_event)
     findings = {framework: cast(Findings, found[framework]) for framework in FRAMEWORKS}
     deployment = cast(DeploymentResults, found["deployment"])
     return TourResults(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        quick=quick,
+        quick=scope.effort.is_quick,
         processor=processor(),
         versions=package_versions() | framework_versions(),
         code={
@@ -131,24 +144,14 @@ def measure_tour(scope: Scope, quick: bool, on_event: Callable[[str], None] = la
         deployment=deployment,
         lockstep_recipe=RECIPE,
         lockstep=cast(LockstepResult, found["lockstep"]),
-        facts=read_facts(),
+        facts=WORDS.facts,
     )
 
 
-def read_facts() -> list[Fact]:
-    """What is stated without being measured, from facts.toml."""
-    text = (resources.files("pipeline.tour") / "facts.toml").read_text(encoding="utf-8")
-    return [Fact.model_validate(each) for each in tomllib.loads(text)["facts"]]
-
-
-def _jobs(scope: Scope, quick: bool, scratch: Path) -> dict[str, Job]:
+def _jobs(scope: Scope, scratch: Path) -> dict[str, Job]:
     """The processes, each with one thread; what takes longest is first."""
-    effort = QUICK if quick else FULL
-    plan = Plan(effort.repeats, effort.seconds, effort.left_out)
-    environment = ONE_THREAD | {
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
+    plan = Plan(scope.effort.repeats, scope.effort.seconds, scope.effort.left_out)
+    environment = ONE_THREAD | fresh_compiler(scratch)
     first, second = FRAMEWORKS
 
     def experiments(framework: str, weights: dict[str, NDArray] | None = None) -> Child:
@@ -161,7 +164,7 @@ def _jobs(scope: Scope, quick: bool, scratch: Path) -> dict[str, Job]:
 
     jobs = {
         "deployment": Job(
-            lambda found: Child(deploy, scratch / "run", scope, quick, sends_events=True, environment=ONE_THREAD)
+            lambda found: Child(deploy, scratch / "run", scope, sends_events=True, environment=ONE_THREAD)
         ),
         first: Job(lambda found: experiments(first)),
         "lockstep": Job(
@@ -175,11 +178,11 @@ def _jobs(scope: Scope, quick: bool, scratch: Path) -> dict[str, Job]:
     return jobs
 
 
-def deploy(send: Callable[[str], None], folder: Path, scope: Scope, quick: bool) -> DeploymentResults:
+def deploy(send: Callable[[str], None], folder: Path, scope: Scope) -> DeploymentResults:
     """A small run is trained and measured as the deployment report does."""
     send(f"training {RECIPE}, to export it")
     run = finetune(load_recipe(RECIPE, scope.recipe_changes), out=folder)
-    return measure_deployment(run, scope.formats, quick, send)
+    return measure_deployment(run, scope.formats, scope.whole_model, send)
 
 
 def step_together(send: Callable[[str], None], steps: int) -> LockstepResult:
@@ -197,8 +200,8 @@ def run_jobs(jobs: Mapping[str, Job], at_once: int, on_event: Callable[[str], No
             for name in free[: at_once - len(running)]:
                 on_event(f"started: {name}")
                 running[name] = waiting.pop(name).start(results)
-            ready = wait(list(running.values()))
-            for name, child in [(name, child) for name, child in running.items() if child in ready]:
+            ready = wait([child.fileno() for child in running.values()])
+            for name, child in [(name, child) for name, child in running.items() if child.fileno() in ready]:
                 if (event := child.next_event()) is not None:
                     on_event(str(event))
                 if child.has_ended:
@@ -211,6 +214,4 @@ def run_jobs(jobs: Mapping[str, Job], at_once: int, on_event: Callable[[str], No
 
 def framework_versions() -> dict[str, str]:
     """The frameworks' own versions, as installed."""
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("torch", "tensorflow", "tf-keras")}

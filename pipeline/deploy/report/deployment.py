@@ -47,6 +47,7 @@ class Effort:
     repeats: int
     seconds: float
     left_out: dict[str, str]
+    is_quick: bool = False
 
 
 FULL = Effort(processes=3, repeats=9, seconds=0.3, left_out={})
@@ -55,6 +56,7 @@ QUICK = Effort(
     repeats=3,
     seconds=0.05,
     left_out={"torch.compile": "it compiles for minutes, and the report was to be quick"},
+    is_quick=True,
 )
 
 
@@ -93,7 +95,7 @@ def deployment_report(
     folder = Path(out) if out is not None else place
     refuse_unless_report(folder)
     refuse_altered(run.directory.model_folder, run.record.model_files, thorough=True)
-    results = measure_deployment(run, names, quick, on_event)
+    results = measure_deployment(run, names, QUICK if quick else FULL, on_event)
     write_pages(folder, content_of(results), results.model_dump(mode="json"))
     return DeploymentReport(folder, results)
 
@@ -112,22 +114,18 @@ def content_of(results: DeploymentResults) -> Content:
 
 
 def measure_deployment(
-    run: Run, formats: Sequence[str], quick: bool, on_event: Callable[[str], None] = lambda text: None
+    run: Run, formats: Sequence[str], effort: Effort, on_event: Callable[[str], None] = lambda text: None
 ) -> DeploymentResults:
     """The figures of a report. Raises UserError if the run's data cannot be read."""
-    effort, experiment = QUICK if quick else FULL, validation_of(run)
+    experiment = validation_of(run)
     batches = batches_of(experiment)
     with scratch_folder("deployment") as scratch:
         costs = format_costs(run, formats, batches, effort, scratch, on_event)
-        # What torch.compile has compiled before, it would not compile again; and it would stay behind.
-        environment = ONE_THREAD | {
-            "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        }
+        environment = ONE_THREAD | fresh_compiler(scratch)
         modes = [cost for name in FRAMEWORKS for cost in _modes_of(run, name, batches, effort, environment, on_event)]
     return DeploymentResults(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        quick=quick,
+        quick=effort.is_quick,
         run=run.record.identity,
         run_folder=str(run.path),
         task=experiment.recipe.task,
@@ -141,6 +139,11 @@ def measure_deployment(
         formats=costs,
         modes=modes,
     )
+
+
+def fresh_compiler(scratch: Path) -> dict[str, str]:
+    """Variables of a process with torch.compile: nothing that was compiled before is used, and nothing stays behind."""
+    return {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
 def batches_of(experiment: Experiment) -> list[Arrays]:
