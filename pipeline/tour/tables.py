@@ -32,6 +32,7 @@ PROBES = {
     "decides": "branches on a value",
     "halves": "takes new lengths",
 }
+_APART = " Keras' Adam adds its epsilon at another place than PyTorch's, and rounding grows."
 # Of a table whose rows are in groups by framework.
 Groups = dict[str, list[list[Cell]]]
 
@@ -50,7 +51,7 @@ def losses(found: SentenceTour) -> Table:
     ]
     apart = found.first_step_over_rounding
     until = f"until step {apart - 1}" if apart else f"in all {found.steps} steps"
-    note = f"The losses are equal within one millionth {until}." + (" Then rounding has grown." if apart else "")
+    note = f"The losses are equal within one millionth {until}." + (_APART if apart else "")
     return Table("Training", ["Loss", *(FRAMEWORK_NAMES[name] for name in found.losses)], {"": rows}, note)
 
 
