@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import torch
@@ -66,7 +67,8 @@ def train(
 @torch.no_grad()
 def read_source(model: Transformer, source_BS: Tensor, mask_BS: Tensor) -> dict[str, Tensor]:
     """The encoder's only layer, each step by itself."""
-    layer, attention = model.encoder[0], model.encoder[0].attention
+    layer: Any = model.encoder[0]
+    attention = layer.attention
     embedded_BSD = model.embedding(source_BS) * model.settings.width**0.5
     positions_SD = model.positions[: source_BS.shape[1]]
     x_BSD = embedded_BSD + positions_SD
@@ -91,7 +93,8 @@ def read_source(model: Transformer, source_BS: Tensor, mask_BS: Tensor) -> dict[
 @torch.no_grad()
 def write_target(model: Transformer, encoded_BSD: Tensor, mask_BS: Tensor, target_BT: Tensor) -> dict[str, Tensor]:
     """The decoder's only layer and the choice of the next tokens, each step by itself."""
-    layer, bias_B11S = model.decoder[0], padding_bias(mask_BS)
+    layer: Any = model.decoder[0]
+    bias_B11S = padding_bias(mask_BS)
     x_BTD = model.embed(target_BT)
     attended_BTD, back_BHTT, _ = layer.attention(x_BTD, None, causal_bias(target_BT), None, True)
     x_BTD = layer.attention_norm(x_BTD, attended_BTD)
@@ -175,7 +178,8 @@ def checked_entropy_gradient(weights_T: Tensor) -> Tensor:
 def as_graph(function: Callable[..., Tensor], mode: str, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     """The function in one of `MODES`; what is traced is traced with the example."""
     if mode == "torch.jit.trace":
-        return torch.jit.trace(function, example)
+        traced: Any = torch.jit.trace(function, example)
+        return traced
     if mode == "torch.export":
 
         class Program(nn.Module):

@@ -11,13 +11,14 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 from tensorflow import Tensor
-from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
+from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace  # pyright: ignore[reportAttributeAccessIssue] -- made at import
 from tf_keras import layers, losses, optimizers
 
 from pipeline.models.transformer import TransformerSettings
@@ -55,7 +56,7 @@ def train(
 ) -> list[float]:
     """The loss of each step; the loop is Keras' own."""
     inputs = [layers.Input([None], dtype=tf.int32) for _ in range(3)]
-    trained = tf_keras.Model(inputs, model(*inputs))
+    trained: Any = tf_keras.Model(inputs, model(*inputs))
     loss = losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
     trained.compile(optimizers.Adam(learning_rate, epsilon=1e-8), loss)
     history = trained.fit(
@@ -71,7 +72,8 @@ def train(
 
 def read_source(model: Transformer, source_BS: Tensor, mask_BS: Tensor) -> dict[str, Tensor]:
     """The encoder's only layer, each step by itself."""
-    layer, attention = model.encoder[0], model.encoder[0].attention
+    layer = model.encoder[0]
+    attention = layer.attention
     embedded_BSD = model.embedding(source_BS) * model.settings.width**0.5
     positions_SD = model.positions[: source_BS.shape[1]]
     x_BSD = embedded_BSD + positions_SD
@@ -95,7 +97,8 @@ def read_source(model: Transformer, source_BS: Tensor, mask_BS: Tensor) -> dict[
 
 def write_target(model: Transformer, encoded_BSD: Tensor, mask_BS: Tensor, target_BT: Tensor) -> dict[str, Tensor]:
     """The decoder's only layer and the choice of the next tokens, each step by itself."""
-    layer, bias_B11S = model.decoder[0], padding_bias(mask_BS)
+    layer = model.decoder[0]
+    bias_B11S = padding_bias(mask_BS)
     x_BTD = model.embed(target_BT)
     attended_BTD, back_BHTT, _ = layer.attention(x_BTD, None, causal_bias(target_BT), None, True)
     x_BTD = layer.attention_norm(x_BTD, attended_BTD)
@@ -166,7 +169,7 @@ def entropy_gradient(weights_T: Tensor) -> Tensor:
     with tf.GradientTape() as tape:
         tape.watch(weights_T)
         entropy = -tf.reduce_sum(weights_T * tf.math.log(weights_T))
-    return tape.gradient(entropy, weights_T)
+    return tf.convert_to_tensor(tape.gradient(entropy, weights_T))
 
 
 def checked_entropy_gradient(weights_T: Tensor) -> Tensor:

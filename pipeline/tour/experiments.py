@@ -149,7 +149,7 @@ def time_calls(place: Place, plan: Plan) -> list[ModeCost]:
         try:
             if mode in plan.left_out:
                 raise ValueError(plan.left_out[mode])
-            started, differences = processor_seconds(), []
+            started, first, differences = processor_seconds(), 0.0, []
             for number, batch in enumerate(batches):  # a graph for each shape, as a program of torch.export needs it
                 functions[number][mode] = _called(place, mode, batch)
                 expected = functions[number][EAGER](batch)
@@ -295,7 +295,7 @@ def check_nan(place: Place) -> NanCheck:
     """The gradient of an entropy where a weight is 0, without and with a check."""
     weights_T = place.tour.tensor(np.array([1.0, 0.0], np.float32))
     silent = place.tour.array(place.tour.entropy_gradient(weights_T)).tolist()
-    message, lines = "", []
+    message, lines, said = "", list[str](), list[warnings.WarningMessage]()
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

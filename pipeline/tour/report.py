@@ -62,7 +62,7 @@ class Scope:
     num_steps: int
     lockstep_steps: int
     formats: tuple[str, ...]
-    recipe_changes: dict[str, object]
+    recipe_changes: Mapping[str, object]
     at_once: int
 
 
@@ -70,7 +70,7 @@ class Scope:
 WITHOUT_XLA = replace(
     QUICK, left_out=QUICK.left_out | {"XLA": "it compiles a training step for long, and this was to be quick"}
 )
-FEW_ROWS = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
+FEW_ROWS: Mapping[str, object] = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
 EVERYTHING = Scope(FULL, FULL, STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1}, at_once=1)
 LITTLE = Scope(QUICK, WITHOUT_XLA, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS, at_once=2)
 

@@ -84,7 +84,7 @@ def language() -> Language:
         ]
     pairs.remove(SENTENCE)
     of_each_side = [sorted({word for pair in pairs for word in pair[side].split()}) for side in (0, 1)]
-    words = list(itertools.chain(_SPECIAL, *of_each_side))
+    words = [*_SPECIAL, *of_each_side[0], *of_each_side[1]]
     ids = {word: number for number, word in enumerate(words)}
 
     def numbers(text: str) -> list[int]:
@@ -185,4 +185,4 @@ def _padded(rows: Iterable[Sequence[int]]) -> NDArray[np.int64]:
 
 def _text(ids: NDArray, words: Sequence[str]) -> str:
     """The words of token ids, without special ones."""
-    return " ".join(words[number] for number in ids if number >= len(_SPECIAL))
+    return " ".join(words[int(number)] for number in ids if number >= len(_SPECIAL))
