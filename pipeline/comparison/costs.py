@@ -73,8 +73,8 @@ def cost_of_run(run: ComparedRun, name: str) -> float | None:
     if name == "startup_seconds":
         return run.environment.startup_seconds
     if name == "total_seconds":
-        startup = run.environment.startup_seconds
-        return None if startup is None else startup + run.record.train.seconds
+        launch = run.environment.launch_seconds
+        return None if launch is None else launch + run.record.train.seconds
     if name == "steady_examples_per_second":
         return _steady_speed(run)
     return getattr(run.record.train, "seconds" if name == "train_seconds" else name)
@@ -89,9 +89,10 @@ def _steady_speed(run: ComparedRun) -> float | None:
 
 
 def compare_time(all_costs: list[Cost], runs: list[ComparedRun]) -> CostComparison:
-    """The total time of each pair; runs of earlier versions recorded only the training's."""
+    """The total time of each pair, or that of the training if not all recorded when their process began."""
     total = _cost("total_seconds", all_costs)
-    return _compare(total if len(_known(total)) > 1 else _cost("train_seconds", all_costs), runs)
+    training = _cost("train_seconds", all_costs)
+    return _compare(total if len(_known(total)) == len(_known(training)) else training, runs)
 
 
 def compare_speed(all_costs: list[Cost], runs: list[ComparedRun]) -> CostComparison:

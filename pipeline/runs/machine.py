@@ -15,7 +15,10 @@ PACKAGES = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "s
 
 
 def describe_environment(
-    framework_versions: dict[str, str], startup_seconds: float, processes: int = 1
+    framework_versions: dict[str, str],
+    startup_seconds: float,
+    processes: int = 1,
+    launch_seconds: float | None = None,
 ) -> EnvironmentRecord:
     """What environment.json holds; `framework_versions` are those of the backend."""
     return EnvironmentRecord(
@@ -27,6 +30,7 @@ def describe_environment(
         platform=platform.platform(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
         startup_seconds=round(startup_seconds, 3),
+        launch_seconds=None if launch_seconds is None else round(launch_seconds, 3),
         processes=processes,
     )
 

@@ -220,6 +220,9 @@ class EnvironmentRecord(Record):
     """The command that made the run."""
     startup_seconds: float | None = None
     """Seconds from the call to the first batch: loading, checking, building. None in old runs."""
+    launch_seconds: float | None = None
+    """Seconds from the start of the process to the first batch, imports included. None in old runs, and in a process
+    that did other things before."""
     processes: int = Field(default=1, ge=1)
     """The processes that trained together."""
 

@@ -34,7 +34,7 @@ from pipeline.training.processes import Event, EventSender, RunInProcesses
 from pipeline.training.signals import StopOnSignal, StopRequest
 from pipeline.training.trackers.tracking import tracked
 from pipeline.training.trainer import CONTINUE, Trainer, run_failure
-from pipeline.utils.environment import preserved_random_state
+from pipeline.utils.environment import preserved_random_state, seconds_since_launch
 from pipeline.utils.errors import PipelineError, Stopped, UserError
 from pipeline.utils.files import reason, write_json
 from pipeline.utils.text import count
@@ -202,7 +202,9 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
             elif is_first:
                 checkpoints.remove()
             trainer.agree()
-            environment = describe_environment(backend.versions(), time.perf_counter() - launched, channel.size)
+            environment = describe_environment(
+                backend.versions(), time.perf_counter() - launched, channel.size, seconds_since_launch()
+            )
             is_tracked = is_first and bool(recipe.train.trackers)
             with tracked(trainer, directory) if is_tracked else contextlib.nullcontext() as tracking:
                 with (

@@ -14,7 +14,9 @@ import random
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy
 
@@ -44,6 +46,10 @@ _NATIVE_NOISE = re.compile(
 )
 
 
+# Whether this process was configured for a training that has not begun.
+_is_launching = False
+
+
 def configure_process(framework: str | None = None) -> str | None:
     """Set what the libraries read once from the environment; call it before torch, tensorflow or transformers.
 
@@ -57,6 +63,8 @@ def configure_process(framework: str | None = None) -> str | None:
 
     >>> configure_process("torch")  # doctest: +SKIP
     """
+    global _is_launching
+    _is_launching = True
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if framework is not None:
@@ -65,6 +73,20 @@ def configure_process(framework: str | None = None) -> str | None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     _keep_freed_memory()
     return _choose_threads()
+
+
+def seconds_since_launch() -> float | None:
+    """Seconds since this process began, if it was configured for what comes now; the next calls return None.
+
+    None, too, where the system does not tell, and in a process that was not configured: a notebook may be hours old.
+    """
+    global _is_launching
+    is_launching, _is_launching = _is_launching, False
+    if not is_launching or not Path("/proc/self/stat").exists():
+        return None
+    # The 22nd field, in ticks since the machine was started; the second one is a name in parentheses.
+    began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def _choose_threads() -> str | None:

@@ -57,6 +57,7 @@ def write_run(
         "versions": {"python": "3.11.7", "numpy": "2.4.6"}, "framework": {framework: "2.0", "threads": "2"},
         "processor": "A Processor", "cores": 2, "threads": "2", "platform": "Linux", "command": ["finetune"],
         "startup_seconds": 5.0,
+        "launch_seconds": 8.0,
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
     recorded = {key: value for key, value in (metrics | (report or {})).items() if value is not None}

@@ -3,6 +3,9 @@
 import logging
 import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy
@@ -98,3 +101,16 @@ def test_numbers_of_threads_and_ways_to_wait_of_the_user_are_left_alone(environm
     assert configure_process() is None
     assert [os.environ[name] for name in THREAD_VARIABLES] == ["5"] * 3
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_the_time_since_the_launch_is_told_once_and_only_in_a_process_that_was_configured():
+    code = (
+        "import time; from pipeline.utils.environment import configure_process, seconds_since_launch\n"
+        "early = seconds_since_launch(); configure_process(); time.sleep(0.5)\n"
+        "print(early, seconds_since_launch(), seconds_since_launch())"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    early, told, again = done.stdout.split()
+    assert (early, again) == ("None", "None")
+    assert 0.5 <= float(told) <= time.monotonic() - began + 0.02  # the system counts in hundredths of a second
