@@ -41,6 +41,7 @@ class StepReport:
 
     `micro_batches` is the number of pieces that the batch was split into: the recipe's gradient_accumulation, or more
     if memory ran short. `stop_asked` is whether one of several ranks was asked to stop; all ranks report the same.
+    `compilations` is how many graphs the learner has compiled up to this step.
     """
 
     step: int
@@ -48,6 +49,7 @@ class StepReport:
     grad_norm: float
     micro_batches: int
     stop_asked: bool = False
+    compilations: int = 0
 
 
 class GenerationSettings(TypedDict):
@@ -113,6 +115,7 @@ class Learner(Predictor, Protocol):
         on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
+        example: Features | None = None,
     ) -> None:
         """Train on each epoch's batches, a step for each.
 
@@ -121,6 +124,9 @@ class Learner(Predictor, Protocol):
         and of whole epochs that are done already; `epochs` has what remains. A step that runs out of memory is done
         again with twice as many micro-batches, and so are the steps after it. Raises RunFailure if there is not enough
         memory for a single example.
+
+        If the recipe compiles its steps, what is compiled once for all sizes is compiled for `example`, or for the
+        first batch: code for another one rounds in another way. Raises UserError if it cannot be compiled.
         """
         ...
 

@@ -58,6 +58,11 @@ RUN_ELSEWHERE = {
     ".venv/bin/python -m tests.benchmarks.cache_race --rounds 40": "takes minutes; test_cache.py plays one round",
     ".venv/bin/python -m tests.benchmarks.export_matrix": "takes minutes; tests/deploy/test_export.py exports a run",
     "make deployment RUN=runs/sentiment_bert/torch-stock-seed0": "tests/deploy/test_deployment_report.py, quickly",
+    'make finetune SET="train.compile=true"': "compiles for minutes; tests/frameworks/test_compile.py",
+    **{
+        f".venv/bin/python -m tests.benchmarks.compiled_steps {name}": "compiles for minutes; its parts are tested"
+        for name in ("torch", "tensorflow")
+    },
     "make bench": "takes minutes; `make bench QUICK=1` is run",
     "make gpu-check": "takes minutes; `make gpu-check QUICK=1` is run",
     **{

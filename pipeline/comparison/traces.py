@@ -186,10 +186,10 @@ class _Training:
         )
 
     def batches(self) -> Iterator[Features]:
-        """This rank's share of the training batches of all epochs, without end."""
+        """This rank's share of the training batches of as many epochs as the steps need."""
         first_step = 0
-        for epoch in itertools.count():
-            plan = self.experiment.training_plan(epoch, self.seed)
+        num_epochs = -(-self.steps // len(self.experiment.training_plan(0, self.seed)))
+        for epoch, plan in enumerate(self.experiment.training_plans(self.seed, num_epochs)):
             for batch in self.experiment.features(plan, epoch, self.seed, first_step):
                 yield share(batch, self.group.ranks) if self.group else batch
             first_step += len(plan)

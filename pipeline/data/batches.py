@@ -7,18 +7,24 @@ framework and any number of processes see the same batches, and a run that resum
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.packing import Layout, Packing, Stream, pack
+from pipeline.data.packing import Layout, Packing, Stream, pack, pack_into, work
 from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.data import Batching
 from pipeline.utils.hashing import short_digest
 
 # Sorted batches are sorted by length only inside a window of this many: little padding, and almost a plain shuffle.
 WINDOW_BATCHES = 64
+# Where the batches of a training are cut into groups, from the narrowest to the widest: those of a group get one width.
+# The few wide ones do not widen the others. More groups leave less padding, but XLA compiles a step for each.
+GROUP_ENDS = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)
+# Of so many batches is the number of rows chosen that suits them all.
+PACKED_TO_CHOOSE = 256
 # The keys of a batch that the loss reads; all others are inputs of the model.
 TARGETS = ("labels", "loss_weights")
 
@@ -52,6 +58,20 @@ def uncounted_row(batch: Features) -> Features:
     """The first row of a batch, with weights of the loss by which it counts for nothing."""
     first = {key: value[:1] for key, value in batch.items()}
     return first | {"loss_weights": np.zeros_like(first["loss_weights"])}
+
+
+def filled_up(batch: Features, num_rows: int, num_slots: int) -> Features:
+    """A batch with at least this many rows, and packed examples in each: ones are added that count for nothing."""
+    if "pooled_positions" in batch:
+        missing = max(0, num_slots - batch["pooled_positions"].shape[1])
+        slots = {
+            key: np.pad(batch[key], [(0, 0), (0, missing), *[(0, 0)] * (batch[key].ndim - 2)])
+            for key in ("pooled_positions", *TARGETS)
+        }
+        batch = batch | slots
+    missing = max(0, num_rows - len(batch["labels"]))
+    more = uncounted_row(batch)
+    return {key: np.concatenate([value, *[more[key]] * missing]) for key, value in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -88,12 +108,15 @@ class Batch:
     """Rows of a split that go through the model together, and the widths that they get there.
 
     There is one width, or two for examples with a source and a target. Without `packing` each example has a row of its
-    own, padded to the width.
+    own, padded to the width. There are at least `least_rows` rows, of packed examples `least_slots` in each; those
+    without an example count for nothing.
     """
 
     rows: NDArray[np.int64]
     widths: tuple[int, ...]
     packing: Packing | None = None
+    least_rows: int = 0
+    least_slots: int = 0
 
     def layout(self, lengths: NDArray[np.int64]) -> Layout:
         """What lies where in the batch; `lengths` are those of all examples of the split."""
@@ -101,8 +124,8 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
-        """How many rows the examples lie in."""
-        return len(self.rows) if self.packing is None else self.packing.num_rows
+        """How many rows the examples lie in, and those that are empty."""
+        return max(self.least_rows, len(self.rows) if self.packing is None else self.packing.num_rows)
 
     @property
     def num_positions(self) -> int:
@@ -152,11 +175,47 @@ def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_mul
     return Batch(rows, _rounded(lengths[rows].reshape(len(rows), -1).max(axis=0).tolist(), pad_to_multiple_of))
 
 
-def packed_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
-    """A batch of these rows laid end to end in fewer, whose width is rounded up to a multiple."""
+def packed_batch(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1, num_rows: int | None = None
+) -> Batch:
+    """A batch of these rows laid end to end in fewer, or in `num_rows`, whose width is rounded up to a multiple."""
     of_rows = lengths[rows].reshape(len(rows), -1)
-    packing = pack(of_rows)
+    packing = pack(of_rows) if num_rows is None else pack_into(of_rows, min(num_rows, len(rows)))
     return Batch(rows, _rounded(packing.widths(of_rows), pad_to_multiple_of), packing)
+
+
+def in_few_shapes(
+    plans: Sequence[Sequence[Batch]], lengths: NDArray[np.int64], rows_multiple: int = 1, pad_to_multiple_of: int = 1
+) -> list[list[Batch]]:
+    """The same steps in batches of few shapes, one for each group of GROUP_ENDS, for steps that are compiled.
+
+    All batches have the same number of rows, a multiple of `rows_multiple`, and the same number of examples in a row.
+    Of the numbers of rows that packed batches have by themselves, the one with the least work is used.
+    """
+    every = [batch for plan in plans for batch in plan]
+    sample, numbers = every[:PACKED_TO_CHOOSE], {batch.num_rows for batch in every if batch.packing is not None}
+
+    def shaped(batches: list[Batch], num_rows: int) -> list[Batch]:
+        (num_rows,) = _rounded([num_rows], rows_multiple)
+        if numbers:
+            batches = [packed_batch(batch.rows, lengths, pad_to_multiple_of, num_rows) for batch in batches]
+        return _in_groups(batches, num_rows)
+
+    numbers_by_work = sorted(numbers, key=lambda n: sum(work(n, batch.widths) for batch in shaped(sample, n)))
+    batches = iter(shaped(every, next(iter(numbers_by_work), max(batch.num_rows for batch in every))))
+    return [[next(batches) for _ in plan] for plan in plans]
+
+
+def _in_groups(batches: list[Batch], num_rows: int) -> list[Batch]:
+    """The batches with this number of rows, as many slots in each, and the widths of their groups."""
+    num_slots = max(0 if batch.packing is None else batch.packing.num_slots for batch in batches)
+    narrowest_first, shaped = sorted(range(len(batches)), key=lambda i: sum(batches[i].widths)), [*batches]
+    for begin, end in pairwise(round(share * len(batches)) for share in GROUP_ENDS):
+        group = narrowest_first[begin:end]
+        widths = tuple(max(each) for each in zip(*(batches[i].widths for i in group), strict=True))
+        for i in group:
+            shaped[i] = replace(batches[i], widths=widths, least_rows=num_rows, least_slots=num_slots)
+    return shaped
 
 
 def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:

@@ -116,27 +116,32 @@ def pack(lengths: NDArray[np.int64]) -> Packing:
     """
     num_examples, longest = len(lengths), lengths.max(axis=0).tolist()
     totals = np.maximum(lengths.sum(axis=0), 1)
-    shares = (lengths * (totals.prod() // totals)).sum(axis=1)  # of all streams alike, in whole numbers
-    order = np.argsort(-shares, kind="stable")
     counts = {-(-num_examples // per_row) for per_row in range(1, MOST_PER_ROW + 1)}
     counts.add(max(1, min(int(total) // width for total, width in zip(totals, longest, strict=True) if width)))
     least = {
-        count: _work(count, [max(width, -(-int(total) // count)) for total, width in zip(totals, longest, strict=True)])
+        count: work(count, [max(width, -(-int(total) // count)) for total, width in zip(totals, longest, strict=True)])
         for count in counts
     }
     best: tuple[float, Packing] | None = None
     for count in sorted(counts, key=lambda count: (least[count], count)):
         if best is not None and least[count] >= best[0]:
             break
-        packing = _balanced(lengths, order, shares, count)
-        work = _work(count, packing.widths(lengths))
-        if best is None or work < best[0]:
-            best = (work, packing)
+        packing = pack_into(lengths, count)
+        needed = work(count, packing.widths(lengths))
+        if best is None or needed < best[0]:
+            best = (needed, packing)
     assert best is not None
     return best[1]
 
 
-def _work(num_rows: int, widths: Sequence[int]) -> float:
+def pack_into(lengths: NDArray[np.int64], num_rows: int) -> Packing:
+    """As `pack`, into this number of rows, each of which gets an example; there must be as many examples."""
+    totals = np.maximum(lengths.sum(axis=0), 1)
+    shares = (lengths * (totals.prod() // totals)).sum(axis=1)  # of all streams alike, in whole numbers
+    return _balanced(lengths, np.argsort(-shares, kind="stable"), shares, num_rows)
+
+
+def work(num_rows: int, widths: Sequence[int]) -> float:
     """The work of rows of these widths, in positions; with attention, a position costs more in a wide row."""
     return num_rows * sum(width * (1 + width / DOUBLE_WORK_WIDTH) for width in widths)
 

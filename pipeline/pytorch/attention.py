@@ -48,7 +48,7 @@ def attend(
 
 def split_heads(x_BTN: Tensor, num_heads: int) -> Tensor:
     """Cut the last dimension into heads: [B, T, H * K] -> [B, H, T, K]."""
-    x_BTHK = x_BTN.unflatten(2, (num_heads, -1))
+    x_BTHK = torch.unflatten(x_BTN, 2, (num_heads, -1))
     return x_BTHK.transpose(1, 2)  # [B, H, T, K]
 
 

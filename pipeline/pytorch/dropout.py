@@ -44,6 +44,10 @@ CHUNK, DEVICE_CHUNK = 2**16, 2**26
 
 def mix(x: Tensor) -> Tensor:
     """A bijection of 32-bit numbers that looks random; overwrites its argument, whose type is int32."""
+    if torch.compiler.is_compiling():  # which makes one pass of these operations by itself
+        x = (x ^ (x >> 16 & 0xFFFF)) * signed(FIRST_FACTOR)
+        x = (x ^ (x >> 15 & 0x1FFFF)) * signed(SECOND_FACTOR)
+        return x ^ (x >> 16 & 0xFFFF)
     # int32 shifts bring in the sign, which is cut off.
     shifted = x >> 16
     x.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(signed(FIRST_FACTOR))
@@ -57,6 +61,11 @@ def hidden_scales(keys_RL: Tensor, width: int, rate: float, dtype: torch.dtype =
     """What each element of hidden states is multiplied by, [R, L, D], from the site keys of their tokens."""
     num_words = (width + 1) // 2
     offsets_W = torch.arange(num_words, dtype=torch.int32, device=keys_RL.device).mul_(signed(WORD))
+    if torch.compiler.is_compiling():
+        words_RLW = mix(keys_RL[..., None] + offsets_W)
+        halves_RLW2 = torch.stack((words_RLW << 16, words_RLW), dim=-1)
+        lowest_kept = (num_dropped(rate) + LOWEST_NUMBER) * NUMBERS
+        return (halves_RLW2.flatten(-2) >= lowest_kept).to(dtype)[..., :width] * scale_of_kept(rate)
     keys_N1 = keys_RL.reshape(-1, 1)
     scales_ND = torch.empty(len(keys_N1), 2 * num_words, dtype=dtype, device=keys_RL.device)
     size = max(1, (CHUNK if keys_RL.device.type == "cpu" else DEVICE_CHUNK) // num_words)
@@ -72,9 +81,13 @@ def attention_scales(
     num_pairs, (rows, queries), keys = (num_heads + 1) // 2, queries_RT.shape, keys_RS.shape[1]
     offsets_P1 = torch.arange(num_pairs, dtype=torch.int32, device=keys_RS.device).mul_(signed(HEAD))[:, None]
     queries_RPT1 = mix(queries_RT[:, None, :] + offsets_P1)[..., None]
-    scales_RP2TS = torch.empty(rows, num_pairs, 2, queries, keys, dtype=dtype, device=keys_RS.device)
     # As 32-bit numbers: those whose upper half is at least this one.
     lowest_kept = (num_dropped(rate) + LOWEST_NUMBER) * NUMBERS
+    if torch.compiler.is_compiling():
+        words_RPTS = mix(queries_RPT1 + keys_RS[:, None, None])
+        halves_RP2TS = torch.stack((words_RPTS << 16, words_RPTS), dim=2)
+        return (halves_RP2TS.flatten(1, 2) >= lowest_kept).to(dtype)[:, :num_heads] * scale_of_kept(rate)
+    scales_RP2TS = torch.empty(rows, num_pairs, 2, queries, keys, dtype=dtype, device=keys_RS.device)
     size = max(1, (CHUNK if keys_RS.device.type == "cpu" else DEVICE_CHUNK) // (num_pairs * queries * keys))
     for of_queries, of_keys, scales in zip(
         queries_RPT1.split(size), keys_RS[:, None, None].split(size), scales_RP2TS.split(size), strict=True

@@ -1,6 +1,6 @@
 """What makes a forward pass in PyTorch fast: modules exchanged for faster ones that compute the same.
 
-`pipeline/tensorflow/fast_modules.py` has the same first four definitions in the same order.
+`pipeline/tensorflow/fast_modules.py` has the same first five definitions in the same order.
 """
 
 from __future__ import annotations
@@ -76,16 +76,20 @@ def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return logits.view(*positions_RP.shape, -1)
 
 
-def logits_and_targets(
-    model: Any, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of `forward`, labels and loss weights; of a masked language model those where the weight is not 0.
+def counted_tokens(model: Any, loss_weights: Tensor) -> Tensor | None:
+    """Of a masked language model the positions that have a loss, [N], through all rows; None for other models.
 
-    Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
+    Such a model predicts about one token in seven, and needs to compute logits for these only.
     """
-    if not architecture(model).endswith("ForMaskedLM"):
+    return loss_weights.flatten().nonzero()[:, 0] if architecture(model).endswith("ForMaskedLM") else None
+
+
+def logits_and_targets(
+    model: Any, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor, counted: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of `forward`, labels and loss weights; with `counted`, those of these tokens only, [N, V] and [N]."""
+    if counted is None:
         return forward(model, inputs), labels, loss_weights
-    counted = loss_weights.flatten().nonzero()[:, 0]
     if "segment_ids" in inputs:
         hidden_1ND = packed_hidden_states(model, inputs, counted)
     else:

@@ -1,17 +1,19 @@
-"""Forward pass and training step of a model in PyTorch, eagerly and as graphs, to measure what these cost.
+"""Compiling a training step in PyTorch; forward pass and step of a model, eagerly and as graphs, to measure them.
 
 `pipeline/tensorflow/graphs.py` has the same definitions in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.experimental import _config as fx_settings
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
@@ -19,9 +21,53 @@ from pipeline.data.batches import Features
 from pipeline.pytorch.model import head_logits
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.recipe.schema import Train
+from pipeline.utils.errors import PipelineError, UserError
+from pipeline.utils.text import one_line
 
 # The modes of execution, eager first.
 MODES = ("eager", "torch.export", "TorchScript", "torch.compile")
+
+
+def compiled(function: Callable, on_compilation: Callable[[], None]) -> Callable:
+    """The function, compiled at its first call for all sizes; `on_compilation` is called for each graph.
+
+    Packed batches have many sizes, so these stay open: a graph for each would take longer to compile than to train.
+    """
+    # Imported here: it takes seconds.
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    get_cpp_compiler()  # raises an error if there is none, before anything is traced
+
+    def backend(graph: Any, example: Any) -> Any:
+        # One process compiles: others would outlive a run that is killed.
+        code = compile_fx(graph, example, config_patches={"compile_threads": 1})
+        on_compilation()  # not before: the compiler begins again when it meets a number that may change
+        return code
+
+    how: Any = {"fullgraph": True, "dynamic": True, "backend": backend, "isolate_recompiles": True}
+    return torch.compile(function, **how)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, a step is compiled: raises UserError, with the cause and the way out, if that fails."""
+    try:
+        # Else sizes that are equal in the example by chance would have to be equal in all batches.
+        with fx_settings.patch(use_duck_shape=False):
+            yield
+    except PipelineError:
+        raise
+    except Exception as error:  # each part of the compiler has its own
+        if "InvalidCxxCompiler" in str(error):
+            raise UserError(
+                "train.compile is true, but PyTorch compiles by a C++ compiler and found none: install g++, name one "
+                "in the environment variable CXX, or leave train.compile out"
+            ) from error
+        raise UserError(
+            "train.compile is true, but PyTorch cannot compile a step of this model with this attention; leave "
+            f"train.compile out. {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 class Pass(nn.Module):

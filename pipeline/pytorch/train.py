@@ -22,11 +22,12 @@ from pipeline.backend import GenerationSettings, OnToken, StepReport
 from pipeline.data.batches import TARGETS, Features, filled, uncounted_row
 from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
-from pipeline.pytorch.fast_modules import forward, logits_and_targets, prepare_modules
+from pipeline.pytorch.fast_modules import counted_tokens, forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
+from pipeline.pytorch.graphs import compiled, compiling
 from pipeline.pytorch.group import Group, ShardedModel
 from pipeline.pytorch.loss import weighted_loss
-from pipeline.pytorch.model import head_logits, random_generators, to_array
+from pipeline.pytorch.model import head_logits, preserved_generators, random_generators, to_array
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.pytorch.packed import tokens_read
 from pipeline.recipe.schema import Train
@@ -58,7 +59,8 @@ class Predictor:
         batch = self.tensors(inputs | targets)
         labels, weights = (batch.pop(key) for key in TARGETS)
         with self.autocast():
-            logits, labels, weights = logits_and_targets(self.model, batch, labels, weights)
+            counted = counted_tokens(self.model, weights)
+            logits, labels, weights = logits_and_targets(self.model, batch, labels, weights, counted)
         losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
         return filled(targets, losses.cpu().numpy()), filled(targets, logits.argmax(dim=-1).int().cpu().numpy())
 
@@ -106,6 +108,8 @@ class Learner(Predictor):
         self.micro_batches = settings.gradient_accumulation
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         self.has_watched_draws = False
+        self.logits_and_targets: Callable[..., tuple[Tensor, Tensor, Tensor]] = logits_and_targets
+        self.compilations = 0
         if self.has_shared_masks:
             share_dropout(model, self.masks)
         self.sharded = ShardedModel(model) if group is not None and settings.sharding == "fsdp" else None
@@ -124,6 +128,7 @@ class Learner(Predictor):
         on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
+        example: Features | None = None,
     ) -> None:
         """Train on the steps of each epoch; see `pipeline.backend.Learner`."""
         step, epochs_done = start
@@ -132,15 +137,36 @@ class Learner(Predictor):
             batch = next(remaining, None)
             if self.sharded is not None:
                 self.sharded.scatter()
+            if self.settings.compile and batch is not None and not self.compilations:
+                self.compile(batch if example is None else example)
             while batch is not None:
                 loss, grad_norm = self.train_step(batch, step)
                 batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
-                on_step(StepReport(step, float(loss), float(grad_norm), self.micro_batches, self.stop_asked))
+                counts = self.micro_batches, self.stop_asked, self.compilations
+                on_step(StepReport(step, float(loss), float(grad_norm), *counts))
             if self.sharded is not None:
                 self.sharded.gather()
             if on_epoch(epoch):
                 return
+
+    def compile(self, example: Features) -> None:
+        """Compile the forward and the backward pass, for any sizes; weights and random generators stay as they are.
+
+        The loss and the update of the weights, whose kernels are fused by hand, are not compiled. Raises UserError.
+        """
+        self.model.train()
+        rows = micro_batch(example, 0, self.micro_batches)
+        with preserved_generators(), compiling():
+            with torch.no_grad():
+                self.loss(self.tensors(rows))  # watches for random numbers, which compiled code does not show
+            self.logits_and_targets = compiled(logits_and_targets, self.on_compilation)
+            self.gradients(rows)
+            self.optimizer.zero_grad()
+
+    def on_compilation(self) -> None:
+        """Count a graph that is compiled."""
+        self.compilations += 1
 
     def train_step(self, batch: Features, step: int) -> tuple[Tensor, Tensor]:
         """One step on a global batch, after `step` others; returns its loss and the gradient norm before clipping."""
@@ -202,8 +228,9 @@ class Learner(Predictor):
         """The loss of a micro-batch."""
         self.masks.start(tensors, tokens_read(self.model, tensors))
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
+        counted = counted_tokens(self.model, tensors["loss_weights"])
         with self.watched_draws(), self.autocast():
-            targets = logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS))
+            targets = self.logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS), counted)
         # The logits hold the gradient afterwards; they are not kept until all gradients are computed.
         return weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
 

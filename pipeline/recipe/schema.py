@@ -81,6 +81,10 @@ class Train(StrictModel):
     """
     deterministic: bool = False
     """Whether a GPU computes the same bits each time, which some operations do slower. A processor always does."""
+    compile: bool = False
+    """Compile the training steps: `torch.compile` in PyTorch, XLA in TensorFlow. The batches are padded to six shapes
+    at most; the updates are the same but for rounding.
+    """
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Not for regression, multi-label classification and question answering."""
     class_weights: (
@@ -211,7 +215,7 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
-        for key in ("sharding", "deterministic"):
+        for key in ("sharding", "deterministic", "compile"):
             if not values["train"][key]:
                 del values["train"][key]
         for key in _NEWER_KEYS:

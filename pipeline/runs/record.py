@@ -92,6 +92,8 @@ class TrainRecord(Record):
     """"shared" by both frameworks, or drawn by the "framework"; null in old runs, which drew them so."""
     processes: int = Field(default=1, ge=1)
     """The processes that trained together at the end."""
+    compilations: int = Field(default=0, ge=0)
+    """Graphs that `train.compile` has compiled, also before a run was resumed; 0 without it."""
 
 
 class DataRecord(Record):

@@ -1,6 +1,6 @@
 """What makes a forward pass in TensorFlow fast.
 
-`pipeline/pytorch/fast_modules.py` has the same four definitions in the same order, then the modules that it exchanges.
+`pipeline/pytorch/fast_modules.py` has the same five definitions in the same order, then the modules that it exchanges.
 """
 
 from __future__ import annotations
@@ -60,16 +60,26 @@ def packed_logits(model: tf_keras.Model, inputs: dict[str, Tensor], training: bo
     return tf.reshape(logits, [*tf.unstack(tf.shape(positions_RP)), logits.shape[-1]])
 
 
-def logits_and_targets(
-    model: tf_keras.Model, inputs: dict[str, Tensor], labels: Tensor, loss_weights: Tensor, training: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of `forward`, labels and loss weights; of a masked language model those where the weight is not 0.
+def counted_tokens(model: tf_keras.Model, loss_weights: Tensor) -> Tensor | None:
+    """Of a masked language model the positions that have a loss, [N], through all rows; None for other models.
 
-    Such a model predicts about one token in seven, and computes logits [N, V] for these N positions only.
+    Such a model predicts about one token in seven, and needs to compute logits for these only.
     """
-    if not architecture(model).endswith("ForMaskedLM"):
+    is_masked = architecture(model).endswith("ForMaskedLM")
+    return tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0] if is_masked else None
+
+
+def logits_and_targets(
+    model: tf_keras.Model,
+    inputs: dict[str, Tensor],
+    labels: Tensor,
+    loss_weights: Tensor,
+    counted: Tensor | None,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of `forward`, labels and loss weights; with `counted`, those of these tokens only, [N, V] and [N]."""
+    if counted is None:
         return forward(model, inputs, training), labels, loss_weights
-    counted = tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0]
     if "segment_ids" in inputs:
         hidden_1ND = packed_hidden_states(model, inputs, training, counted)
     else:  # The model's own logits are traced too; nothing uses them, so TensorFlow does not compute them.

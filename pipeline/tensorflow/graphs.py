@@ -1,11 +1,13 @@
-"""Forward pass and training step of a model in TensorFlow, eagerly and as graphs, to measure what these cost.
+"""Compiling a training step in TensorFlow; forward pass and step of a model, eagerly and as graphs, to measure them.
 
 `pipeline/pytorch/graphs.py` has the same definitions in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +19,43 @@ from pipeline.data.batches import Features
 from pipeline.recipe.schema import Train
 from pipeline.tensorflow.model import head_logits
 from pipeline.tensorflow.optimizer import AdamW, clip_gradients
+from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 # The modes of execution, eager first.
 MODES = ("eager", "tf.function", "XLA")
 # More steps than anyone measures: the optimizer looks up the learning rate of each.
 MOST_STEPS = 100_000
+
+
+def compiled(function: Callable, on_compilation: Callable[[], None]) -> Callable:
+    """The function, compiled by XLA for each shape of its batch; `on_compilation` is called for each graph."""
+
+    def traced(*arguments: Any) -> Any:  # which TensorFlow calls for each shape, and never again
+        on_compilation()
+        return function(*arguments)
+
+    graph = tf.function(tf.autograph.experimental.do_not_convert(traced), autograph=False, jit_compile=True)
+
+    def call(*arguments: Any) -> Any:
+        with compiling():
+            return graph(*arguments)
+
+    return call
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Inside, a step is compiled: raises UserError, with the cause and the way out, if that fails."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise
+    except tf.errors.OpError as error:
+        raise UserError(
+            "train.compile is true, but XLA cannot compile a step of this model with this attention; leave "
+            f"train.compile out. {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 class Pass:

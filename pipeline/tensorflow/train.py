@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections import deque
@@ -24,8 +25,9 @@ from pipeline.data.batches import TARGETS, Features, filled
 from pipeline.models.optimization import more_micro_batches
 from pipeline.recipe.schema import Train
 from pipeline.tensorflow.dropout import DropoutMasks, refuse_other_draws, share_dropout
-from pipeline.tensorflow.fast_modules import forward, logits_and_targets, prepare_modules
+from pipeline.tensorflow.fast_modules import counted_tokens, forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
+from pipeline.tensorflow.graphs import compiled
 from pipeline.tensorflow.group import Group, ShardedModel, Sums
 from pipeline.tensorflow.loss import weighted_loss
 from pipeline.tensorflow.model import head_logits, random_generators
@@ -75,8 +77,9 @@ class Predictor:
     def losses_and_likeliest(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Each label's cross-entropy and each position's likeliest id, of the positions in `logits_and_targets`."""
         inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-        targets = (batch[key] for key in TARGETS)
-        logits, labels, _ = logits_and_targets(self.model, inputs, *targets, training=False)
+        labels, weights = (batch[key] for key in TARGETS)
+        counted = counted_tokens(self.model, weights)
+        logits, labels, _ = logits_and_targets(self.model, inputs, labels, weights, counted, training=False)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         return losses, tf.argmax(logits, axis=-1, output_type=tf.int32)
 
@@ -132,7 +135,7 @@ class Learner(Predictor, tf_keras.Model):
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         if self.has_shared_masks:
             share_dropout(model, self.masks)
-        self.stop_training = False
+        self.stop_training, self.compilations = False, 0
         self.compile(optimizer=AdamW(settings, learning_rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
         self.optimizer.build(model.trainable_variables)
@@ -145,6 +148,7 @@ class Learner(Predictor, tf_keras.Model):
         on_step: Callable[[StepReport], None],
         on_epoch: Callable[[int], bool],
         start: tuple[int, int] = (0, 0),
+        example: Features | None = None,
     ) -> None:
         """Train on the steps of each epoch; see `pipeline.backend.Learner`."""
         step, epochs_done = start
@@ -182,20 +186,31 @@ class Learner(Predictor, tf_keras.Model):
     def make_train_function(self, force: bool = False) -> Callable:
         """What Keras' `fit` calls for each step: a graph, or with a group two, between which its ranks sum."""
         if self.train_function is None or force:
-            update = self.as_graph(self.update)
+            update, compiled_step = self.as_graph(self.update), compiled(self.train_step, self.on_compilation)
+
+            def step_by_xla(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+                return compiled_step(next(batches))
 
             def step_of_ranks(batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
                 sums = self.sums_of_batch(next(batches))
                 return update(sums.loss, sums.gradients)
 
             own_step = self.as_graph(lambda batches: self.train_step(next(batches)))
+            own_step = step_by_xla if self.settings.compile else own_step
             self.train_function = own_step if self.group is None else step_of_ranks
         return self.train_function
+
+    def on_compilation(self) -> None:
+        """Count a graph that is compiled."""
+        self.compilations += 1
 
     def sums_of_batch(self, batch: dict[str, Tensor]) -> Sums:
         """The loss and gradients of all ranks, computed again in more micro-batches if the memory of one was short."""
         assert self.group is not None
+        name = self.gradients_of_batch.__name__
         while True:
+            if self.settings.compile:
+                self.graphs.setdefault(name, compiled(self.gradients_of_batch, self.on_compilation))
             try:
                 loss, gradients = self.traced(self.gradients_of_batch, batch)(batch)
             except tf.errors.ResourceExhaustedError as error:
@@ -207,7 +222,7 @@ class Learner(Predictor, tf_keras.Model):
                 return sums
             if loss is not None:  # another rank's memory was short, and all split alike
                 self.micro_batches *= 2
-            del self.graphs[self.gradients_of_batch.__name__]  # the next attempt traces it anew
+            del self.graphs[name]  # the next attempt traces it anew
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step on a global batch; returns its loss and the gradient norm before clipping."""
@@ -220,12 +235,16 @@ class Learner(Predictor, tf_keras.Model):
         """
         # None is empty: the library's T5 cannot compute a batch without rows.
         count = tf.minimum(self.micro_batches, tf.shape(batch["labels"])[0])
+        piece = functools.partial(micro_batch, batch, count=count)
+        if self.settings.compile:
+            count = min(self.micro_batches, cast(int, batch["labels"].shape[0]))
+            piece = functools.partial(micro_batch_of_fixed_size, batch, count=count)
 
         def add_micro_batch(i: Tensor, loss: Tensor, sums: list[Tensor]) -> tuple:
-            more_loss, more = self.gradients(micro_batch(batch, i, count), variables)
+            more_loss, more = self.gradients(piece(i), variables)
             return i + 1, loss + more_loss, [a + b for a, b in zip(sums, more, strict=True) if b is not None]
 
-        loss, of_all = self.gradients(micro_batch(batch, 0, count), self.model.trainable_variables)
+        loss, of_all = self.gradients(piece(0), self.model.trainable_variables)
         # Like PyTorch's, weights that the loss does not depend on have no gradient and are left alone.
         pairs = zip(of_all, self.model.trainable_variables, strict=True)
         variables = [variable for gradient, variable in pairs if gradient is not None]
@@ -250,10 +269,14 @@ class Learner(Predictor, tf_keras.Model):
 
     def gradients(self, batch: dict[str, Tensor], variables: list[tf.Variable]) -> tuple[Tensor, list[Tensor | None]]:
         """The loss of a micro-batch and its gradients, None for weights that the loss does not depend on."""
-        self.masks.start(batch, tokens_read(self.model, batch))
+        labels, weights = (batch[key] for key in TARGETS)
+        read, counted = tokens_read(self.model, batch), counted_tokens(self.model, weights)
+        if self.settings.compile and counted is not None:
+            read = counted = None  # that is all tokens: in XLA no size of an array can depend on numbers
+        self.masks.start(batch, read)
         with self.watched_draws(), tf.GradientTape() as tape:
             inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-            targets = logits_and_targets(self.model, inputs, *(batch[key] for key in TARGETS), training=True)
+            targets = logits_and_targets(self.model, inputs, labels, weights, counted, training=True)
             loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
@@ -309,6 +332,14 @@ def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: Tensor | i
     return {key: value[start:end] for key, value in batch.items()}
 
 
+def micro_batch_of_fixed_size(batch: dict[str, Tensor], index: Tensor | int, count: int) -> dict[str, Tensor]:
+    """As `micro_batch`, of as many rows as any other, for XLA; rows of zeros at the end count for nothing."""
+    missing = -cast(int, batch["labels"].shape[0]) % count
+    filled = {key: tf.pad(value, [(0, missing), *[(0, 0)] * (value.shape.rank - 1)]) for key, value in batch.items()}
+    pieces = {key: tf.reshape(value, [count, -1, *value.shape[1:]]) for key, value in filled.items()}
+    return {key: tf.gather(value, index) for key, value in pieces.items()}
+
+
 class FitProgress(tf_keras.callbacks.Callback):
     """The state of a training by Keras' `fit`: gives it the batches that remain, and reports its steps.
 
@@ -356,7 +387,9 @@ class FitProgress(tf_keras.callbacks.Callback):
         with self.lock:
             self.waiting.popleft()
         learner, loss, grad_norm = self.model, float(logs["loss"]), float(logs["grad_norm"])
-        self.on_step(StepReport(self.step, loss, grad_norm, learner.micro_batches, learner.stop_asked))
+        self.on_step(
+            StepReport(self.step, loss, grad_norm, learner.micro_batches, learner.stop_asked, learner.compilations)
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Report an epoch, and stop if the answer is True."""

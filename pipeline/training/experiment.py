@@ -69,11 +69,19 @@ class Experiment:
         return digests | {"generation configuration": checkpoint.generation_fingerprint(self.recipe)}
 
     def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
-        """The batches of an epoch, one for each step; epochs are counted from 0."""
+        """The batches of an epoch, one for each step, as nothing but their examples asks for; epochs count from 0."""
         data, lengths = self.recipe.data, self.examples["train"].lengths
         return batches.training_batches(
             lengths, self.recipe.train.batch_size, seed, epoch, data.batching, data.pad_to_multiple_of
         )
+
+    def training_plans(self, seed: int, num_epochs: int | None = None) -> list[list[batches.Batch]]:
+        """The batches of all epochs, or of so many; in few shapes if the recipe compiles its steps."""
+        data, train, lengths = self.recipe.data, self.recipe.train, self.examples["train"].lengths
+        plans = [self.training_plan(epoch, seed) for epoch in range(num_epochs or train.epochs)]
+        if not train.compile:
+            return plans
+        return batches.in_few_shapes(plans, lengths, train.gradient_accumulation, data.pad_to_multiple_of)
 
     def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:
         """Inputs and targets of each batch of an epoch, and the keys of its tokens if dropout masks are shared.
@@ -96,7 +104,7 @@ class Experiment:
             features = inputs | targets
             if self.recipe.train.dropout_masks == "shared":
                 features |= self.dropout_keys(layout, seed, step)
-            yield features
+            yield batches.filled_up(features, batch.least_rows, batch.least_slots) if batch.least_rows else features
 
     @staticmethod
     def dropout_keys(layout: Layout, seed: int, step: int) -> Features:

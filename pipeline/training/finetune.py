@@ -131,8 +131,8 @@ def _launch(arguments: _Arguments, processes: int, restarts: int, stop: StopRequ
     """`finetune` in processes that are started here, again and again if one dies. Raises what `finetune` raises."""
     _refuse_launch(processes, restarts)
     _refuse_arguments(arguments)
-    _refuse_debugging(arguments, processes)
     loaded, identity, directory = arguments.loaded()
+    _refuse_debugging(arguments, loaded.recipe, processes)
     checkpoints = TrainingCheckpoints(directory.checkpoints_folder, loaded.recipe.train.keep_checkpoints)
     finished = directory.finished_run(loaded.recipe, identity, arguments.overwrite)
     if finished is not None:
@@ -178,7 +178,7 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
             _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
-    _refuse_debugging(arguments, channel.size)
+    _refuse_debugging(arguments, recipe, channel.size)
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
     _refuse_ranks(channel, recipe, saved, arguments.change_processes)
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
@@ -260,8 +260,14 @@ def _refuse_arguments(arguments: _Arguments) -> None:
         )
 
 
-def _refuse_debugging(arguments: _Arguments, processes: int) -> None:
-    """Raise UserError if several processes were to be debugged, of which none has the terminal."""
+def _refuse_debugging(arguments: _Arguments, recipe: Recipe, processes: int) -> None:
+    """Raise UserError if several processes were to be debugged, of which none has the terminal, or compiled steps."""
+    if arguments.debug_eager and recipe.train.compile:
+        raise UserError(
+            f"recipe {recipe.name}: train.compile is true, but debug_eager=True runs each operation by itself and "
+            "compiles nothing; leave one of them out",
+            arguments=("debug_eager",),
+        )
     if arguments.debug_eager and processes > 1:
         raise UserError(
             f"debug_eager=True is for one process, in which a debugger can stop, but {processes} train together; debug "
@@ -291,6 +297,11 @@ def _refuse_ranks(channel: Channel, recipe: Recipe, saved: TrainingCheckpoint | 
         raise UserError(
             f"recipe {recipe.name}: train.dropout_masks is framework, so each of the {size} processes would draw masks "
             "of its own, and the training would depend on their number; set it to shared, or train in one process"
+        )
+    if size > 1 and recipe.train.sharding is not None and recipe.train.compile:
+        raise UserError(
+            f"recipe {recipe.name}: train.compile is true and train.sharding is {recipe.train.sharding}, but compiled "
+            "steps cannot exchange weights while they compute; leave one of them out"
         )
     if saved is not None and size != before and not change_processes:
         raise UserError(

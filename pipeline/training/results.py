@@ -29,6 +29,7 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
         gradient_accumulation=state.micro_batches,
         dropout_masks=experiment.recipe.train.dropout_masks,
         processes=processes,
+        compilations=state.compilations,
     )
 
 

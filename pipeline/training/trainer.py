@@ -82,7 +82,7 @@ class Trainer:
         self.experiment, self.scorers, self.identity = experiment, scorers, identity
         self.callback, self.checkpoints, self.stop, self.channel = callback, checkpoints, stop, channel
         train = experiment.recipe.train
-        self.epoch_plans = [experiment.training_plan(epoch, identity.seed) for epoch in range(train.epochs)]
+        self.epoch_plans = experiment.training_plans(identity.seed)
         self.plan = [batch for plan in self.epoch_plans for batch in plan]
         self.learning_rates = learning_rates(train, len(self.plan))
         # Before a learner may leave this rank no more than a part of them.
@@ -96,6 +96,7 @@ class Trainer:
         }
         self.clock = Clock()
         self.state = TrainingState(micro_batches=train.gradient_accumulation)
+        self.compilations_before = 0
         self.best_weights: list[NDArray] | None = None
         self.history_file: HistoryFile | None = None
         self.logits_before = self.learner.logits(experiment.probe())
@@ -171,8 +172,8 @@ class Trainer:
                 # The checkpoint was written between the last step of an epoch and its evaluation.
                 self.on_epoch(state.epochs_done + 1)
             if not state.is_over:
-                start = (state.steps_done, state.epochs_done)
-                self.learner.fit(self._remaining_epochs(), self.on_step, self.on_epoch, start)
+                start, self.compilations_before = (state.steps_done, state.epochs_done), state.compilations
+                self.learner.fit(self._remaining_epochs(), self.on_step, self.on_epoch, start, self._example())
             self.clock.pause()
         self.callback.on_train_end()
         self.stop_if_asked_anywhere()
@@ -187,6 +188,13 @@ class Trainer:
             features = self.experiment.features(plan, epoch, seed, first_step)
             remaining.append(share(batch, self.channel.ranks) for batch in features)
         return remaining
+
+    def _example(self) -> Features | None:
+        """This rank's share of the very first batch, for which steps are compiled also if the run is resumed later."""
+        if not self.experiment.recipe.train.compile:
+            return None
+        (first,) = self.experiment.features(self.epoch_plans[0][:1], 0, self.identity.seed, 0)
+        return share(first, self.channel.ranks)
 
     def on_step(self, report: StepReport) -> None:
         """Record one optimizer step, and save a training checkpoint if one is due or asked for."""
@@ -208,6 +216,7 @@ class Trainer:
             self.callback.on_memory_split(report.step, report.micro_batches)
         self.state.history.append(record)
         self.state.micro_batches = report.micro_batches
+        self.state.compilations = self.compilations_before + report.compilations
         if self.history_file is not None:
             self.history_file.append(record)
         self.callback.on_step_end(record)

@@ -11,6 +11,8 @@ from pipeline.data.batches import (
     Ragged,
     digest,
     evaluation_batches,
+    filled_up,
+    in_few_shapes,
     padding_fraction,
     training_batches,
 )
@@ -94,3 +96,43 @@ def test_ragged_rows_are_filled_up_on_the_right():
     (stream,) = Batch(rows, (4,)).layout(ragged.lengths).streams
     assert ragged.laid_out(rows, stream, fill=9).tolist() == [[8, 9, 9, 9], [5, 6, 7, 9]]
     assert ragged.lengths.tolist() == [3, 0, 1]
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded", "sorted"])
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_batches_for_compiled_steps_are_the_same_steps_in_at_most_six_shapes(batching, num_streams):
+    lengths = LENGTHS if num_streams == 1 else np.stack([LENGTHS, LENGTHS[::-1]], axis=1)
+    plans = [training_batches(lengths, 32, 5, epoch, batching) for epoch in range(3)]
+    shaped = in_few_shapes(plans, lengths, rows_multiple=3)
+    assert [digest(plan) for plan in shaped] == [digest(plan) for plan in plans]
+    batches = [batch for plan in shaped for batch in plan]
+    shapes = {(batch.num_rows, batch.least_slots, *batch.widths) for batch in batches}
+    assert len(shapes) <= 6
+    assert len({rows for rows, *_ in shapes}) == 1 and min(shapes)[0] % 3 == 0
+    for batch in batches:
+        needed = batch.layout(lengths)  # which fails if a row is too narrow
+        assert len(needed.streams[0].examples) <= batch.num_rows
+        assert sum(stream.is_real.sum() for stream in needed.streams) == lengths[batch.rows].sum()
+    # Each shape covers batches of similar widths: little padding is added.
+    more = padding_fraction(lengths, batches) - padding_fraction(lengths, [batch for plan in plans for batch in plan])
+    assert more < 0.2
+
+
+def test_rows_and_slots_that_fill_a_batch_up_count_for_nothing_and_change_no_other():
+    rng = np.random.default_rng(0)
+    batch = {
+        "input_ids": rng.integers(1, 9, (2, 7)),
+        "pooled_positions": rng.integers(0, 7, (2, 3)),
+        "labels": rng.integers(0, 5, (2, 3, 2)),
+        "loss_weights": rng.uniform(0.1, 1, (2, 3, 2)),
+    }
+    filled = filled_up(batch, 5, 4)
+    assert {key: value.shape for key, value in filled.items()} == {
+        "input_ids": (5, 7), "pooled_positions": (5, 4), "labels": (5, 4, 2), "loss_weights": (5, 4, 2),
+    }  # fmt: skip
+    for key, value in batch.items():
+        assert np.array_equal(filled[key][:2, : value.shape[1]], value)
+    assert filled["loss_weights"].sum() == pytest.approx(batch["loss_weights"].sum(), rel=1e-15)
+    padded = {"input_ids": batch["input_ids"], "labels": np.ones(2), "loss_weights": np.ones(2)}
+    assert filled_up(padded, 3, 0)["loss_weights"].tolist() == [1, 1, 0]
+    assert len(filled_up(padded, 1, 0)["labels"]) == 2
