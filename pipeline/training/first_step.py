@@ -47,7 +47,7 @@ def try_first_step(experiment: Experiment, backend: Backend, model: Model) -> Fi
     Raises UserError if the step fails or its loss is not finite, and RunFailure if there is not enough memory.
     """
     recipe = experiment.recipe
-    batch = max(experiment.training_plans(0)[0], key=lambda batch: batch.num_positions)
+    batch = max(experiment.training_plans(0, 1)[0], key=lambda batch: batch.num_positions)
     (features,) = experiment.features([batch], epoch=0, seed=0, first_step=0)
     reports: list[StepReport] = []
     began = time.perf_counter()
