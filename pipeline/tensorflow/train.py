@@ -238,7 +238,7 @@ class Learner(Predictor, tf_keras.Model):
         piece = functools.partial(micro_batch, batch, count=count)
         if self.settings.compile:
             count = min(self.micro_batches, cast(int, batch["labels"].shape[0]))
-            piece = functools.partial(micro_batch_of_fixed_size, batch, count=count)
+            piece = functools.partial(self.micro_batch_of_fixed_size, batch, count)
 
         def add_micro_batch(i: Tensor, loss: Tensor, sums: list[Tensor]) -> tuple:
             more_loss, more = self.gradients(piece(i), variables)
@@ -255,6 +255,14 @@ class Learner(Predictor, tf_keras.Model):
             )
         remaining = iter(gradients)
         return loss, [None if gradient is None else next(remaining) for gradient in of_all]
+
+    @staticmethod
+    def micro_batch_of_fixed_size(batch: dict[str, Tensor], count: int, index: Tensor | int) -> dict[str, Tensor]:
+        """As `micro_batch`, of as many rows as any other, for XLA; rows of zeros at the end count for nothing."""
+        missing = -cast(int, batch["labels"].shape[0]) % count
+        filled = {k: tf.pad(value, [(0, missing), *[(0, 0)] * (value.shape.rank - 1)]) for k, value in batch.items()}
+        pieces = {key: tf.reshape(value, [count, -1, *value.shape[1:]]) for key, value in filled.items()}
+        return {key: tf.gather(value, index) for key, value in pieces.items()}
 
     def update(self, loss: Tensor, of_all: list[Tensor | None]) -> dict[str, Tensor]:
         """Move the weights by the gradients of a batch; returns its loss and the gradient norm before clipping."""
@@ -330,14 +338,6 @@ def micro_batch(batch: dict[str, Tensor], index: Tensor | int, count: Tensor | i
     num_rows = tf.shape(batch["labels"])[0]
     start, end = num_rows * index // count, num_rows * (index + 1) // count
     return {key: value[start:end] for key, value in batch.items()}
-
-
-def micro_batch_of_fixed_size(batch: dict[str, Tensor], index: Tensor | int, count: int) -> dict[str, Tensor]:
-    """As `micro_batch`, of as many rows as any other, for XLA; rows of zeros at the end count for nothing."""
-    missing = -cast(int, batch["labels"].shape[0]) % count
-    filled = {key: tf.pad(value, [(0, missing), *[(0, 0)] * (value.shape.rank - 1)]) for key, value in batch.items()}
-    pieces = {key: tf.reshape(value, [count, -1, *value.shape[1:]]) for key, value in filled.items()}
-    return {key: tf.gather(value, index) for key, value in pieces.items()}
 
 
 class FitProgress(tf_keras.callbacks.Callback):
