@@ -88,6 +88,22 @@ def test_a_compiled_run_is_resumed_to_the_bit_and_says_how_many_graphs_it_compil
 
 
 @pytest.mark.heavy
+def test_two_processes_compile_and_train_as_one_does(framework, tmp_path):
+    recipe = recipe_of("single-label", tmp_path, changes=COMPILED)
+    one, two = (finetune(recipe, framework, out=tmp_path / f"{n}", processes=n) for n in (1, 2))
+    losses = [[line["loss"] for line in read_lines(run.path / "history.jsonl")] for run in (one, two)]
+    assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert two.record.train.processes == 2 and two.record.train.compilations > 0
+
+
+def test_sharded_weights_are_not_compiled(tmp_path):
+    recipe = recipe_of("single-label", tmp_path, changes=COMPILED | {"train.sharding": "fsdp"})
+    with pytest.raises(UserError, match="train.compile is true and train.sharding is fsdp"):
+        finetune(recipe, processes=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.heavy
 def test_both_frameworks_compiled_are_the_same_experiment(tmp_path):
     report = lockstep(recipe_of("sequence-to-sequence", tmp_path, changes=COMPILED), steps=6)
     assert report.same, report.as_text()
