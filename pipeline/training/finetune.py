@@ -132,7 +132,7 @@ def _launch(arguments: _Arguments, processes: int, restarts: int, stop: StopRequ
     _refuse_launch(processes, restarts)
     _refuse_arguments(arguments)
     loaded, identity, directory = arguments.loaded()
-    _refuse_debugging(arguments, loaded.recipe, processes)
+    _refuse_execution(arguments, loaded.recipe, processes)
     checkpoints = TrainingCheckpoints(directory.checkpoints_folder, loaded.recipe.train.keep_checkpoints)
     finished = directory.finished_run(loaded.recipe, identity, arguments.overwrite)
     if finished is not None:
@@ -178,7 +178,7 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
             _remove_left_behind(checkpoints, finished)
         callback.on_run_found(finished)
         return finished
-    _refuse_debugging(arguments, recipe, channel.size)
+    _refuse_execution(arguments, recipe, channel.size)
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
     _refuse_ranks(channel, recipe, saved, arguments.change_processes)
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
@@ -260,8 +260,16 @@ def _refuse_arguments(arguments: _Arguments) -> None:
         )
 
 
-def _refuse_debugging(arguments: _Arguments, recipe: Recipe, processes: int) -> None:
-    """Raise UserError if several processes were to be debugged, of which none has the terminal, or compiled steps."""
+def _refuse_execution(arguments: _Arguments, recipe: Recipe, processes: int) -> None:
+    """Raise UserError for ways to run the steps that do not fit together.
+
+    Of several processes none has the terminal for a debugger, and compiled steps cannot exchange weights.
+    """
+    if processes > 1 and recipe.train.sharding is not None and recipe.train.compile:
+        raise UserError(
+            f"recipe {recipe.name}: train.compile is true and train.sharding is {recipe.train.sharding}, but compiled "
+            "steps cannot exchange weights while they compute; leave one of them out"
+        )
     if arguments.debug_eager and recipe.train.compile:
         raise UserError(
             f"recipe {recipe.name}: train.compile is true, but debug_eager=True runs each operation by itself and "
@@ -297,11 +305,6 @@ def _refuse_ranks(channel: Channel, recipe: Recipe, saved: TrainingCheckpoint | 
         raise UserError(
             f"recipe {recipe.name}: train.dropout_masks is framework, so each of the {size} processes would draw masks "
             "of its own, and the training would depend on their number; set it to shared, or train in one process"
-        )
-    if size > 1 and recipe.train.sharding is not None and recipe.train.compile:
-        raise UserError(
-            f"recipe {recipe.name}: train.compile is true and train.sharding is {recipe.train.sharding}, but compiled "
-            "steps cannot exchange weights while they compute; leave one of them out"
         )
     if saved is not None and size != before and not change_processes:
         raise UserError(
