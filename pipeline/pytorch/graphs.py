@@ -52,9 +52,10 @@ def compiled(function: Callable, on_compilation: Callable[[], None]) -> Callable
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
     """Inside, a step is compiled: raises UserError, with the cause and the way out, if that fails."""
+    settings: Any = fx_settings
     try:
         # Else sizes that are equal in the example by chance would have to be equal in all batches.
-        with fx_settings.patch(use_duck_shape=False):
+        with settings.patch(use_duck_shape=False):
             yield
     except PipelineError:
         raise
