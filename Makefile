@@ -3,6 +3,7 @@ PYTHON ?= python3
 RECIPE ?= sentiment_bert
 FRAMEWORK ?= torch
 ATTENTION ?= stock
+ARCHITECTURE ?= stock
 SEED ?= 0
 FRAMEWORKS ?= torch tensorflow
 ATTENTIONS ?= stock handwritten
@@ -39,11 +40,11 @@ CONTESTANTS ?=
 QUICK ?=
 HEAVY ?=
 # Which of those that have a default here were given.
-WITH_OWN_DEFAULTS := FRAMEWORK FORMAT REPEATS ROWS PROCESSES RESTARTS
+WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
@@ -59,6 +60,7 @@ TO = $(if $(OUT),--out "$$OUT")
 REPLACE = $(if $(OVERWRITE),--overwrite)
 CODE = $(if $(ALLOW_HUB_CODE),--allow-hub-code) $(if $(ALLOW_PICKLE),--allow-pickle)
 OWN_FRAMEWORK = $(if $(filter FRAMEWORK,$(GIVEN)),--framework "$$FRAMEWORK")
+MODEL = --attention "$$ATTENTION" $(if $(filter ARCHITECTURE,$(GIVEN)),--architecture "$$ARCHITECTURE")
 RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
@@ -84,13 +86,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[all,dev]"; \
 	  touch "$@"'
 
-finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1 DEBUG_EAGER=1
-	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(if $(DEBUG_EAGER),--debug-eager) $(CODE) "$$@" $(VERBOSE)
+finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= ARCHITECTURE=handwritten SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1 DEBUG_EAGER=1
+	@$(SETTINGS) $(PIPELINE) finetune "$$RECIPE" --framework "$$FRAMEWORK" $(MODEL) --seed "$$SEED" $(TO) $(REPLACE) $(if $(RESUME),--resume) $(RANKS) $(if $(filter RESTARTS,$(GIVEN)),--restarts "$$RESTARTS") $(if $(CHANGE_PROCESSES),--change-processes) $(if $(DEBUG_EAGER),--debug-eager) $(CODE) "$$@" $(VERBOSE)
 
 watch: $(VENV)/.installed  ## show the loss and scores of a run while it trains | RUN=runs/...
 	@$(PIPELINE) watch "$$RUN" $(VERBOSE)
 
-compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS= SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
+compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS="stock handwritten handwritten-model" SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
 	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)
 
 report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir dir" OUT=
@@ -102,8 +104,8 @@ index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
 tour: $(VENV)/.installed  ## measure what the frameworks differ in, and follow a sentence through the Transformer | OUT=reports/tour QUICK=1
 	@$(PIPELINE) tour $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
-check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= SET=
-	@$(SETTINGS) $(PIPELINE) check "$$RECIPE" --framework "$$FRAMEWORK" --attention "$$ATTENTION" $(CODE) "$$@" $(VERBOSE)
+check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= ARCHITECTURE=handwritten SET=
+	@$(SETTINGS) $(PIPELINE) check "$$RECIPE" --framework "$$FRAMEWORK" $(MODEL) $(CODE) "$$@" $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)
@@ -114,11 +116,11 @@ schema: $(VENV)/.installed  ## print the JSON Schema of recipes for editors | OU
 clean-cache: $(VENV)/.installed  ## remove the tokenized data kept for later runs
 	@$(PIPELINE) clean-cache $(VERBOSE)
 
-kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 PROCESSES=1 ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" $(RANKS) --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+kill-test: $(VENV)/.installed  ## kill a run again and again, resume it, compare | RECIPE= FRAMEWORK= KILLS=5 PROCESSES=1 ATTENTION= ARCHITECTURE=handwritten SEED= SET=
+	@$(SETTINGS) $(PIPELINE) kill-test "$$RECIPE" --framework "$$FRAMEWORK" --kills "$$KILLS" $(RANKS) $(MODEL) --seed "$$SEED" "$$@" $(VERBOSE)
 
-lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= SEED= SET=
-	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(RANKS) --attention "$$ATTENTION" --seed "$$SEED" "$$@" $(VERBOSE)
+lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare | RECIPE= STEPS=50 DROPOUT=on|off PROCESSES="1 2 4" ATTENTION= ARCHITECTURE=handwritten SEED= SET=
+	@$(SETTINGS) $(PIPELINE) lockstep "$$RECIPE" --steps "$$STEPS" --dropout "$$DROPOUT" $(RANKS) $(MODEL) --seed "$$SEED" "$$@" $(VERBOSE)
 
 predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=runs/... or EXPORT=exports/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict $(ASKED) $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)

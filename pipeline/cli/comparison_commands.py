@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app, tell
-from pipeline.cli.options import Attention, Debug, HubCode, RecipeName, ReportFolder, Settings, Switch, whole_numbers
+from pipeline.cli.options import (
+    Architecture,
+    Attention,
+    Debug,
+    HubCode,
+    RecipeName,
+    ReportFolder,
+    Settings,
+    Switch,
+    attention_of,
+    whole_numbers,
+)
 from pipeline.recipe.loading import LoadedRecipe, load_recipe
 from pipeline.utils.environment import configure_process
 from pipeline.utils.text import escape_controls
@@ -19,7 +30,7 @@ from pipeline.utils.text import escape_controls
 def compare(
     recipe: RecipeName,
     frameworks: Annotated[str, typer.Option(help="The frameworks, separated by spaces.")] = "torch tensorflow",
-    attentions: Annotated[str, typer.Option(help="The attentions.")] = "stock handwritten",
+    attentions: Annotated[str, typer.Option(help="The attentions; also handwritten-model.")] = "stock handwritten",
     seeds: Annotated[str, typer.Option(help="The seeds.")] = "0 1 2",
     settings: Settings = None,
     out: ReportFolder = None,
@@ -73,6 +84,7 @@ def lockstep(
     recipe: RecipeName,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 50,
     attention: Attention = "stock",
+    architecture: Architecture = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")] = 0,
     dropout: Annotated[Switch, typer.Option(help="The recipe's dropout, or none.")] = Switch.on,
     processes: Annotated[
@@ -83,7 +95,7 @@ def lockstep(
 ) -> None:
     """Take the same steps in both frameworks and compare them one by one."""
     tell(configure_process())
-    resolved = load_recipe(recipe, settings or ())
+    resolved, attention = load_recipe(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.api import lockstep
 
     counts = whole_numbers(processes, "--processes")

@@ -12,6 +12,7 @@ from pipeline.utils.errors import PipelineError
 WAYS = {
     "allow_hub_code": ("--allow-hub-code", "ALLOW_HUB_CODE=1"),
     "allow_pickle": ("--allow-pickle", "ALLOW_PICKLE=1"),
+    "architecture": ("--architecture NAME", "ARCHITECTURE=name"),
     "attention": ("--attention NAME", "ATTENTION=name"),
     "change_processes": ("--change-processes", "CHANGE_PROCESSES=1"),
     "cross": ("--cross", "CROSS=1"),

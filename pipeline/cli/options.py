@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from pipeline.backend import FRAMEWORKS, framework_problem
+from pipeline.models.attention import ATTENTIONS, HANDWRITTEN, HANDWRITTEN_MODEL, NAMES, STOCK
 from pipeline.recipe.loading import recipe_names
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, did_you_mean
 
 
 def _known_framework(framework: str | None) -> str | None:
@@ -39,7 +40,10 @@ Framework = Annotated[str, typer.Option(metavar=_NAMES, callback=_known_framewor
 OwnFramework = Annotated[
     str | None, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework; by default the run's own.")
 ]
-Attention = Annotated[str, typer.Option(help="stock, handwritten, or module:Class of your own.")]
+Attention = Annotated[str, typer.Option(help="stock, handwritten, handwritten-model, or module:Class of your own.")]
+Architecture = Annotated[
+    str, typer.Option(metavar="stock|handwritten", help="handwritten is --attention handwritten-model: a whole Marian.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")]
 Processes = Annotated[int, typer.Option(help="How many processes train together; they share the threads.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
@@ -48,6 +52,22 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 HubCode = Annotated[bool, typer.Option("--allow-hub-code", help="Let hub:NAME@REVISION metrics run their code.")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="Let PyTorch read the tensors of pickled weights.")]
 ReportFolder = Annotated[Path | None, typer.Option("--out", help="The report's folder; by default reports/<recipe>.")]
+
+
+def attention_of(attention: str, architecture: str) -> str:
+    """The attention that both options ask for together. Raises UserError."""
+    if architecture == STOCK:
+        return attention
+    if architecture != HANDWRITTEN:
+        hint = did_you_mean(architecture, ATTENTIONS)
+        raise UserError(f'architecture is "{architecture}", but must be {" or ".join(ATTENTIONS)}.{hint}')
+    if attention not in NAMES:
+        raise UserError(
+            f"architecture is handwritten, which has the hand-written attention, but attention is {attention}; leave "
+            "one of them out",
+            arguments=("architecture", "attention"),
+        )
+    return HANDWRITTEN_MODEL
 
 
 def whole_numbers(text: str, option: str) -> list[int]:

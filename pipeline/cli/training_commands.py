@@ -13,6 +13,7 @@ import typer
 from pipeline.cli.app import add_former_name, app, tell
 from pipeline.cli.explanations import finetune_command
 from pipeline.cli.options import (
+    Architecture,
     Attention,
     Debug,
     Framework,
@@ -23,6 +24,7 @@ from pipeline.cli.options import (
     RecipeName,
     Seed,
     Settings,
+    attention_of,
 )
 from pipeline.cli.prediction_files import refuse_output
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
@@ -37,6 +39,7 @@ def finetune(
     recipe: RecipeName,
     framework: Framework = "torch",
     attention: Attention = "stock",
+    architecture: Architecture = "stock",
     seed: Seed = 0,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run's directory.")] = None,
@@ -56,7 +59,7 @@ def finetune(
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
     tell(configure_process(framework))
-    loaded = LoadedRecipe.read(recipe, settings or ())
+    loaded, attention = LoadedRecipe.read(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.cli.progress import TerminalProgress
     from pipeline.training.finetune import finetune
     from pipeline.training.signals import StopOnSignal
@@ -101,6 +104,7 @@ def check(
     recipe: RecipeName,
     framework: Framework = "torch",
     attention: Attention = "stock",
+    architecture: Architecture = "stock",
     settings: Settings = None,
     allow_hub_code: HubCode = False,
     allow_pickle: Pickle = False,
@@ -108,7 +112,7 @@ def check(
 ) -> None:
     """Validate recipe, data, checkpoint and metrics, and try one step on the largest batch; nothing is written."""
     configure_process(framework)
-    resolved = load_recipe(recipe, settings or ())
+    resolved, attention = load_recipe(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.api import check
 
     checked = check(resolved, framework, attention, allow_hub_code=allow_hub_code, allow_pickle=allow_pickle)
@@ -173,6 +177,7 @@ def kill_test(
     framework: Framework = "torch",
     kills: Annotated[int, typer.Option(min=1, help="How often to kill the run.")] = 5,
     attention: Attention = "stock",
+    architecture: Architecture = "stock",
     seed: Annotated[int, typer.Option(help="Seed of the run and of the moments when it is killed.")] = 0,
     settings: Settings = None,
     processes: Processes = 1,
@@ -180,7 +185,7 @@ def kill_test(
 ) -> None:
     """Kill a run again and again, resume it, and compare it with one that never stopped."""
     configure_process()
-    resolved = load_recipe(recipe, settings or ())
+    resolved, attention = load_recipe(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.training.kill_test import kill_test
 
     report = kill_test(resolved, framework, kills, attention, seed, processes=processes)

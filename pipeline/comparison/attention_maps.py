@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.comparison.results import AttentionMap, Problem
 from pipeline.comparison.run_set import ComparedRun
+from pipeline.models.attention import is_ours
 from pipeline.runs.attention_maps import maps_of_run
 from pipeline.tasks.base import load_task
 from pipeline.utils import processes
@@ -17,12 +18,12 @@ from pipeline.utils.text import last_line
 
 
 def maps_of_frameworks(runs: list[ComparedRun], text: str) -> tuple[list[AttentionMap], list[Problem]]:
-    """One text through each framework's first run with hand-written attention, in a process of its own."""
+    """One text through each framework's first run with hand-written attention or model, in a process of its own."""
     maps: dict[str, AttentionMap] = {}
     problems: list[Problem] = []
     for run in runs:
         is_cross = "encoder-decoder" in load_task(run.recipe).architectures
-        if run.attention != "handwritten" or run.framework in maps:
+        if not is_ours(run.attention) or run.framework in maps:
             continue
         try:
             found = processes.call(maps_of_run, run.path, text, run.framework, is_cross, framework=run.framework)

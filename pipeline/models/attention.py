@@ -1,6 +1,7 @@
 """Names of attentions, the classes that they stand for, and the models whose attention can be swapped.
 
-Both frameworks read these rules from here.
+Both frameworks read these rules from here. "handwritten-model" is the hand-written attention in a model whose whole
+body is written by hand, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.models.families import FAMILIES, family_of
+from pipeline.models.transformer import MODEL_TYPE, transformer_problems
 from pipeline.utils.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,20 +19,36 @@ if TYPE_CHECKING:
 
 AttentionT = TypeVar("AttentionT")
 
-STOCK, HANDWRITTEN = "stock", "handwritten"
+STOCK, HANDWRITTEN, HANDWRITTEN_MODEL = "stock", "handwritten", "handwritten-model"
+# What every family has, and what is compared unless a comparison says otherwise.
 ATTENTIONS = (STOCK, HANDWRITTEN)
+NAMES = (*ATTENTIONS, HANDWRITTEN_MODEL)
 PROJECTIONS = ("query", "key", "value", "out")
 SUPPORTED = ", ".join(family.title for family in FAMILIES.values())
 
 
 def name_problem(attention: str) -> str | None:
-    """What is wrong with the name of an attention: it must be "stock", "handwritten" or "module:Class"."""
-    if attention in ATTENTIONS or ":" in attention:
+    """What is wrong with the name of an attention: it must be one of NAMES or "module:Class"."""
+    if attention in NAMES or ":" in attention:
         return None
     return (
-        f'attention is "{attention}", but must be {", ".join(ATTENTIONS)} or module:Class.'
-        f"{did_you_mean(attention, ATTENTIONS)}"
+        f'attention is "{attention}", but must be {", ".join(NAMES)} or module:Class.{did_you_mean(attention, NAMES)}'
     )
+
+
+def is_ours(attention: str) -> bool:
+    """Whether the attention is the one that is written by hand here, which must compute what the stock one does."""
+    return attention in (HANDWRITTEN, HANDWRITTEN_MODEL)
+
+
+def described(attention: str) -> str:
+    """The attention of a run in words, such as "stock attention"."""
+    return "handwritten model" if attention == HANDWRITTEN_MODEL else f"{attention} attention"
+
+
+def supported(attention: str) -> str:
+    """The families that can have this attention."""
+    return FAMILIES[MODEL_TYPE].title if attention == HANDWRITTEN_MODEL else SUPPORTED
 
 
 def attention_name(attention: str | type) -> str:
@@ -49,11 +67,13 @@ def attention_name(attention: str | type) -> str:
     return f"{module}:{name}"
 
 
-def unsupported(config: PretrainedConfig) -> list[str]:
-    """The reasons why a model of this transformers config cannot be swapped; empty if it can.
+def unsupported(config: PretrainedConfig, attention: str = HANDWRITTEN) -> list[str]:
+    """The reasons why a model of this transformers config cannot have this attention; empty if it can.
 
     Each names the field, its value, and the value that it must have.
     """
+    if attention == HANDWRITTEN_MODEL and (problems := transformer_problems(config)):
+        return problems
     if config.model_type not in FAMILIES:
         return [f'model_type is "{config.model_type}", not one of: {", ".join(FAMILIES)}']
     return list(_unsupported_fields(config))
@@ -71,15 +91,16 @@ def _unsupported_fields(config: PretrainedConfig) -> Iterator[str]:
         yield f'attn_implementation is "{implementation}", but must be "eager" or "sdpa"'
 
 
-def refuse_unsupported(model: object) -> None:
-    """Raise UserError, with every reason, unless the model's attention can be swapped."""
+def refuse_unsupported(model: object, attention: str | type) -> None:
+    """Raise UserError, with every reason, unless the model can have this attention."""
+    name = attention if isinstance(attention, str) else attention.__name__
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "model_type"):
         raise UserError(f"swap_attention: {type(model).__name__} has no config: not a transformers model")
-    if reasons := unsupported(config):
+    if reasons := unsupported(config, name):
         raise UserError(
             f"swap_attention: {type(model).__name__} is not supported: {'; '.join(reasons)}. "
-            f"Supported: {SUPPORTED}, without the options named here."
+            f"Supported: {supported(name)}, without the options named here."
         )
 
 
@@ -95,8 +116,8 @@ def attention_class(attention: str | type, handwritten: type) -> type:
     module_name, colon, class_name = str(attention).partition(":")
     is_a_name = all(part.isidentifier() for part in module_name.split("."))
     if not (colon and is_a_name and class_name):
-        known = '"handwritten" or "package.module:ClassName"'
-        hint = did_you_mean(attention, [HANDWRITTEN])
+        known = '"handwritten", "handwritten-model" or "package.module:ClassName"'
+        hint = did_you_mean(attention, [HANDWRITTEN, HANDWRITTEN_MODEL])
         raise UserError(f'attention is "{attention}", but must be {known}.{hint}')
     try:
         module = importlib.import_module(module_name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.backend import Backend, Model
 from pipeline.data.batches import Features
-from pipeline.models.attention import HANDWRITTEN, STOCK, SUPPORTED, name_problem, unsupported
+from pipeline.models.attention import STOCK, is_ours, name_problem, supported, unsupported
 from pipeline.models.families import family_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import ProofError, UserError
@@ -30,22 +30,23 @@ class Proof:
 
 
 def refuse_attention(recipe: Recipe, config: PretrainedConfig, attention: str) -> None:
-    """Raise UserError if there is no attention of this name, or the checkpoint's attention cannot be swapped."""
+    """Raise UserError if there is no attention of this name, or a model of the checkpoint cannot have it."""
     if problem := name_problem(attention):
         raise UserError(problem)
-    reasons = unsupported(config) if attention != STOCK else []
+    reasons = unsupported(config, attention) if attention != STOCK else []
     if reasons:
         raise UserError(
             f"recipe {recipe.name}: attention={attention} does not fit checkpoint {recipe.checkpoint}: "
-            f"{'; '.join(reasons)}. Supported: {SUPPORTED}, without the options named here."
+            f"{'; '.join(reasons)}. Supported: {supported(attention)}, without the options named here."
         )
 
 
 def swap_with_proof(backend: Backend, model: Model, attention: str, probe: Features) -> Proof:
     """Swap the attention of a stock fp32 model and prove it on the batch `probe`.
 
-    Every site that the configuration implies must be replaced and called. The hand-written attention must give equal
-    logits; for any other attention the difference is only reported. Raises ProofError.
+    Every site that the configuration implies must be replaced and called. The hand-written attention, and the model
+    that is written by hand, must give equal logits; for any other attention the difference is only reported. Raises
+    ProofError.
     """
     predictor = backend.Predictor(model, optimize=False)
     stock = predictor.logits(probe)
@@ -58,9 +59,9 @@ def swap_with_proof(backend: Backend, model: Model, attention: str, probe: Featu
     if 0 in calls:
         raise ProofError(f"attention {attention}: site {calls.index(0)} of {sites} was never called")
     difference = float(np.abs(swapped - stock).max() / max(1.0, np.abs(stock).max()))
-    if attention == HANDWRITTEN and not difference <= TOLERANCE:
+    if is_ours(attention) and not difference <= TOLERANCE:
         raise ProofError(
-            f"attention handwritten: the probe's logits differ from the stock model's by {difference:.1e}, "
+            f"attention {attention}: the probe's logits differ from the stock model's by {difference:.1e}, "
             f"over the tolerance {TOLERANCE:.0e}"
         )
     return Proof(sites, difference)

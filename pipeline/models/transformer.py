@@ -6,7 +6,7 @@ The model itself is `pytorch/transformer.py` and `tensorflow/transformer.py`; wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -18,6 +18,8 @@ from pipeline.utils.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+# The `model_type` of the configurations whose models the hand-written Transformer can be.
+MODEL_TYPE = "marian"
 Activation = Literal["relu", "gelu", "swish"]
 # The names by which a transformers config calls these functions.
 _ACTIVATIONS: dict[str, Activation] = {"relu": "relu", "gelu": "gelu", "swish": "swish", "silu": "swish"}
@@ -89,8 +91,8 @@ def settings_of(config: PretrainedConfig) -> TransformerSettings:
 
 def transformer_problems(config: PretrainedConfig) -> list[str]:
     """The reasons why the hand-written Transformer cannot be a model of this transformers config; empty if it can."""
-    if config.model_type != "marian":
-        return [f'model_type is "{config.model_type}", but must be "marian"']
+    if config.model_type != MODEL_TYPE:
+        return [f'model_type is "{config.model_type}", but must be "{MODEL_TYPE}"']
     required = {
         "scale_embedding": True,
         "tie_word_embeddings": True,
@@ -150,13 +152,38 @@ def transformer_weights(marian_weights: Mapping[str, NDArray]) -> dict[str, NDAr
 
     Raises UserError if encoder and decoder have different positions, of which the Transformer has one table.
     """
-    positions = [value for name, value in marian_weights.items() if _POSITIONS.match(name)]
-    if any(not np.array_equal(value, positions[0]) for value in positions):
+    refuse_two_tables([value for name, value in marian_weights.items() if _POSITIONS.match(name)])
+    weights = {transformer_name(name): value for name, value in marian_weights.items()}
+    return weights | {"output_bias": weights["output_bias"].reshape(-1)}
+
+
+def refuse_two_tables(positions: list[NDArray]) -> None:
+    """Raise UserError if encoder and decoder have different tables of positions."""
+    if any(not np.array_equal(table, positions[0]) for table in positions):
         raise UserError(
             "the hand-written Transformer cannot be this model: its encoder and decoder differ in positions"
         )
-    weights = {transformer_name(name): value for name, value in marian_weights.items()}
-    return weights | {"output_bias": weights["output_bias"].reshape(-1)}
+
+
+def module_paths(settings: TransformerSettings) -> Iterator[tuple[str, str]]:
+    """Where a Marian model's body has each module with trained weights, and where the Transformer has it.
+
+    >>> list(module_paths(TransformerSettings(vocab_size=11)))[:2]
+    [('shared', 'embedding'), ('encoder.layers.0.self_attn.q_proj', 'encoder.0.attention.query')]
+    """
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
+    attention = [*(f"self_attn.{name}" for name in projections), "self_attn_layer_norm"]
+    source_attention = [*(f"encoder_attn.{name}" for name in projections), "encoder_attn_layer_norm"]
+    feed_forward = ["fc1", "fc2", "final_layer_norm"]
+    stacks = {
+        "encoder": (settings.num_encoder_layers, [*attention, *feed_forward]),
+        "decoder": (settings.num_decoder_layers, [*attention, *source_attention, *feed_forward]),
+    }
+    paths = ["shared"]
+    for stack, (num_layers, names) in stacks.items():
+        paths += [f"{stack}.layers.{i}.{name}" for i in range(num_layers) for name in names]
+    for path in paths:
+        yield path, transformer_name(f"model.{path}.").removesuffix(".")
 
 
 def marian_weights(weights: Mapping[str, NDArray], marian_shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray]:

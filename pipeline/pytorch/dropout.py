@@ -35,7 +35,7 @@ from pipeline.models.dropout import (
 )
 from pipeline.pytorch.attention import attend
 from pipeline.pytorch.model import random_generators
-from pipeline.pytorch.swap import attentions, parts_of_tokens_read
+from pipeline.pytorch.swap import attentions, decoder_parts, parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
 # Words that are hashed at a time: on a CPU what stays in its cache, elsewhere what keeps a device busy.
@@ -244,22 +244,20 @@ def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
     Each `nn.Dropout` is replaced. Within an attention the functions of PyTorch that apply dropout are, too, and within
     other modules whose `dropout` is a rate. Subclasses of `nn.Dropout` are not replaced; see `refuse_other_draws`.
     """
-    decoder = parts(model.get_decoder()) if model.config.is_encoder_decoder else set()
+    decoder = {part for module in decoder_parts(model) for part in parts(module)}
     slots = attentions(model)
     crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
     read = {id(part) for part in parts_of_tokens_read(model)}
-    places = {
-        module: Place.of(name, id(module) in decoder, id(module) in crossing, is_read=id(module) in read)
-        for name, module in model.named_modules()
-    }
-    for parent, place in places.items():
-        for name, child in parent._modules.items():
-            if type(child) is nn.Dropout:
-                parent._modules[name] = SharedDropout(child.p, masks, place).train(child.training)
     attending = {slot.attention for slot in slots}
-    for module, place in places.items():
-        if module in attending or isinstance(getattr(module, "dropout", None), int | float):
-            FunctionDropout(masks, place).wrap(module)
+    for name, parent in list(model.named_modules()):
+        # A dropout of the decoder may be in a module of both encoder and decoder.
+        for child_name, child in parent._modules.items():
+            if type(child) is nn.Dropout:
+                place = Place.of(name, id(child) in decoder, id(child) in crossing, is_read=id(parent) in read)
+                parent._modules[child_name] = SharedDropout(child.p, masks, place).train(child.training)
+        if parent in attending or isinstance(getattr(parent, "dropout", None), int | float):
+            place = Place.of(name, id(parent) in decoder, id(parent) in crossing, is_read=id(parent) in read)
+            FunctionDropout(masks, place).wrap(parent)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 
 from pipeline.models.attention import new_attention
+from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.utils.errors import UserError
 
 # Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
@@ -137,9 +138,21 @@ class Site(nn.Module):
         return cache.get_mask_sizes(positions_T, self.layer_idx)[0]
 
 
-def swapped_sites(model: PreTrainedModel) -> list[Site]:
+class CountedAttention(MultiHeadAttention):
+    """The hand-written attention in a hand-written layer, where the layer around it takes the place of a stock one."""
+
+    calls = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
+        """Call the attention, and count the call."""
+        if not torch.compiler.is_compiling():
+            self.calls += 1
+        return super().forward(*args, **kwargs)
+
+
+def swapped_sites(model: PreTrainedModel) -> list[Site | CountedAttention]:
     """Every place of the model that attends through a swapped attention, in the order of its modules."""
-    return [module for module in model.modules() if isinstance(module, Site)]
+    return [module for module in model.modules() if isinstance(module, Site | CountedAttention)]
 
 
 def refuse_shared(model: PreTrainedModel, slots: list[Slot]) -> None:

@@ -22,13 +22,19 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertAttention, BertSdpaSelfAttention, BertSelfAttention
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
-from transformers.models.marian.modeling_marian import MarianAttention, MarianDecoderLayer, MarianEncoderLayer
+from transformers.models.marian.modeling_marian import (
+    MarianAttention,
+    MarianDecoderLayer,
+    MarianEncoderLayer,
+    MarianModel,
+)
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerCrossAttention, T5LayerSelfAttention
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.models.attention import attention_class, refuse_arguments, refuse_unsupported
+from pipeline.models.attention import HANDWRITTEN_MODEL, attention_class, refuse_arguments, refuse_unsupported
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.pytorch.attention import MultiHeadAttention
+from pipeline.pytorch.body import TransformerBody
 from pipeline.pytorch.model import get_weights, set_weights, weight_shapes
 from pipeline.pytorch.packed import bias_of, chosen, language_model_logits, plain_head, same_example
 from pipeline.pytorch.sites import (
@@ -40,7 +46,7 @@ from pipeline.pytorch.sites import (
     refuse_shared,
     swapped_sites,
 )
-from pipeline.pytorch.transformer import Transformer
+from pipeline.pytorch.transformer import DecoderLayer, EncoderLayer, Transformer
 from pipeline.utils.errors import UserError
 
 
@@ -48,15 +54,17 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     """Replace every attention of a stock BERT, GPT-2, T5 or Marian model, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
-    and the call of `MultiHeadAttention`. Weights, their dtype, device, frozenness and the train or eval mode
-    are carried over, and so are hooks on the stock attention. Build the optimizer afterwards: GPT-2's merged
-    weights become new parameters. Draw weights anew before: the library's `_init_weights` knows only the stock
-    modules. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError, also those of a model
-    around this one.
+    and the call of `MultiHeadAttention`. With "handwritten-model" all that is around the attention in a Marian model
+    is replaced too: its body becomes the hand-written Transformer. Weights, their dtype, device, frozenness and the
+    train or eval mode are carried over, and so are hooks on the stock attention. Build the optimizer afterwards:
+    GPT-2's merged weights become new parameters. Draw weights anew before: the library's `_init_weights` knows only
+    the stock modules. Until `restore_attention`, `save_pretrained` and `prune_heads` raise UserError, also those of a
+    model around this one.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
-    refuse_unsupported(model)
-    attention_type = attention_class(attention, MultiHeadAttention)
+    refuse_unsupported(model, attention)
+    is_whole = attention == HANDWRITTEN_MODEL
+    attention_type = MultiHeadAttention if is_whole else attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     slots = _slots(model)
@@ -67,16 +75,36 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     refuse_own_classes(model, slots, stock_types)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        sites = [slot.site(slot.attention, attention_type) for slot in slots]
+        if is_whole:
+            put_body(model)
+        else:
+            put_sites(slots, attention_type)
+    guard_stock_only()
+    return len(slots)
+
+
+def put_sites(slots: list[Slot], attention_type: type) -> None:
+    """Put a site with an attention of this class into each slot."""
+    sites = [slot.site(slot.attention, attention_type) for slot in slots]
     for slot, site in zip(slots, sites, strict=True):
         site.take_weights(slot.parent)
         slot.put(site)
-    guard_stock_only()
-    return len(sites)
+
+
+def put_body(model: Any) -> None:
+    """Put the hand-written Transformer in the place of the model's body. Raises UserError if it is another body."""
+    if type(getattr(model, "model", None)) is not MarianModel:
+        raise UserError(f"{type(model).__name__} is not a translation model of the library, with encoder and decoder")
+    put(model, "model", TransformerBody(model.model))
 
 
 def restore_attention(model: PreTrainedModel) -> int:
     """Undo `swap_attention`: put the stock modules back, with the trained weights; returns how many."""
+    body, sites = getattr(model, "model", None), attention_sites(model)
+    if isinstance(body, TransformerBody):
+        body.give_weights_back()
+        put(model, "model", body.stock)
+        return sites
     slots = [slot for slot in _slots(model) if isinstance(slot.attention, Site)]
     for slot in slots:
         site = slot.attention
@@ -103,6 +131,16 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
 def attentions(model: PreTrainedModel) -> list[Slot]:
     """Every place where the model attends, by a stock or a swapped module, in the model's order."""
     return _slots(model)
+
+
+def decoder_parts(model: Any) -> list[nn.Module]:
+    """The modules of a model that compute the target of an encoder-decoder; none if it is something else."""
+    if not model.config.is_encoder_decoder:
+        return []
+    body: Any = getattr(model, "model", model)
+    if isinstance(body, TransformerBody):
+        return [body.transformer.target_dropout, *body.transformer.decoder]
+    return [model.get_decoder()]
 
 
 def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
@@ -417,11 +455,16 @@ def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | Non
 def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What Marian's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
     sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
-    encoder, decoder = model.get_encoder(), model.get_decoder()
     bias_R1SS = bias_of(same_example(sources_RS, sources_RS))
     # Hides later tokens too, since a mask of pairs replaces the causal one.
     bias_R1TT = bias_of(same_example(targets_RT, targets_RT).tril())
     bias_R1TS = bias_of(same_example(targets_RT, sources_RS))
+    if isinstance(model.model, TransformerBody):
+        ours = model.model.transformer
+        encoded = ours.encode(ours.embed(inputs["input_ids"], inputs["position_ids"]), bias_R1SS)
+        target = ours.embed(inputs["decoder_input_ids"], inputs["decoder_position_ids"])
+        return chosen(ours.decode(target, bias_R1TT, (encoded, bias_R1TS), None)[0], read_N)
+    encoder, decoder = model.get_encoder(), model.get_decoder()
     encoded = marian_embeddings(encoder, inputs["input_ids"], inputs["position_ids"])
     for layer in encoder.layers:
         encoded = layer(encoded, bias_R1SS, layer_head_mask=None)[0]
@@ -502,6 +545,10 @@ _FAMILIES = {
             (MarianEncoderLayer, "self_attn", MarianSite, False),
             (MarianDecoderLayer, "self_attn", MarianSite, False),
             (MarianDecoderLayer, "encoder_attn", MarianSite, True),
+            # In a hand-written body, whose attention is there already.
+            (EncoderLayer, "attention", MarianSite, False),
+            (DecoderLayer, "attention", MarianSite, False),
+            (DecoderLayer, "source_attention", MarianSite, True),
         ),
         marian_hidden_states,
         decoder_head,

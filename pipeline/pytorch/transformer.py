@@ -127,7 +127,8 @@ class Transformer(nn.Module):
         nn.init.normal_(self.embedding.weight, std=settings.width**-0.5)  # times √D in `embed`, they are about 1
         self.encoder = nn.ModuleList(EncoderLayer(settings) for _ in range(settings.num_encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(settings) for _ in range(settings.num_decoder_layers))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.source_dropout = nn.Dropout(settings.dropout)
+        self.target_dropout = nn.Dropout(settings.dropout)
         self.register_buffer("positions", torch.from_numpy(sinusoids(settings.max_positions, settings.width)))
         self.register_buffer("output_bias", torch.zeros(settings.vocab_size))
 
@@ -142,14 +143,15 @@ class Transformer(nn.Module):
         return self.logits(decoded_BTD)  # [B, T, V]
 
     def embed(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
-        """Embeddings times √D, plus positions, which count from 0 unless given, [B, T, D] (sections 3.4, 3.5, 5.4)."""
+        """Embeddings times √D, plus positions, which count from 0 unless given, [B, T, D] (sections 3.4 and 3.5)."""
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         x_BTD = self.embedding(tokens_BT) * self.settings.width**0.5
-        return self.dropout(x_BTD + self.positions[positions_BT])  # [B, T, D]
+        return x_BTD + self.positions[positions_BT]  # [B, T, D]
 
     def encode(self, x_BSD: Tensor, bias_BHSS: Tensor) -> Tensor:
-        """What the encoder makes of an embedded source, [B, S, D]."""
+        """What the encoder makes of an embedded source, [B, S, D], with the first dropout of section 5.4."""
+        x_BSD = self.source_dropout(x_BSD)
         for layer in self.encoder:
             x_BSD = layer(x_BSD, bias_BHSS)
         return x_BSD
@@ -162,6 +164,7 @@ class Transformer(nn.Module):
         With the cache of the tokens before, the target is that one token, and needs no bias.
         """
         new_cache: Cache = []
+        x_BTD = self.target_dropout(x_BTD)
         for layer, pasts in zip(self.decoder, cache or [(None, None)] * len(self.decoder), strict=True):
             x_BTD, pasts = layer(x_BTD, bias_BHTT, source, pasts)
             new_cache.append(pasts)

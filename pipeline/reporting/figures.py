@@ -18,6 +18,7 @@ from pipeline.comparison.results import (
     Metric,
     Results,
 )
+from pipeline.models.attention import described
 from pipeline.reporting import svg
 from pipeline.reporting.formatting import measured, score, small
 from pipeline.reporting.plots import Style, bands, dots, heat_map, legend, new_figure, scientific, steps_axis, styles
@@ -123,7 +124,7 @@ def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> It
         # A logarithm has no place for steps with exactly the same loss.
         points = [(step, distance) for step, distance in enumerate(result.loss_by_step, start=1) if distance]
         any_points = any_points or bool(points)
-        label = f"{visible(result.attention)} attention"
+        label = visible(described(result.attention))
         axis.plot(*(zip(*points, strict=True) if points else ([], [])), linestyle=dash, color=color, label=label)
     control = [(step, distance) for step, distance in enumerate(stepped[0].control_loss_by_step, start=1) if distance]
     if control:

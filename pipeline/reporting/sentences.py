@@ -31,6 +31,7 @@ from pipeline.comparison.results import (
 )
 from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
+from pipeline.models.attention import described
 from pipeline.reporting.formatting import (
     difference_interval,
     difference_text,
@@ -60,7 +61,7 @@ _PROBLEMS: dict[str, tuple[State, str]] = {
     ),
     "attention_map_failed": ("unknown", "the attention of {run} could not be drawn: {error}"),
     "control_failed": ("unknown", "the control of {run} failed: {error}"),
-    "lockstep_failed": ("unknown", "the lock-step with {attention} attention failed: {error}"),
+    "lockstep_failed": ("unknown", "the lock-step with {described} failed: {error}"),
     "lockstep_outdated": (
         "unknown",
         "the data or the checkpoint changed since the runs, so a lock-step would say nothing about them; repeat the "
@@ -318,7 +319,7 @@ def _lockstep_faults(results: Results) -> list[str]:
             if difference is None or not difference <= result.bounds[name]
         ]
         faults.append(
-            f"in lock-step with {result.attention} attention PyTorch and TensorFlow differ: {', '.join(over)}"
+            f"in lock-step with {described(result.attention)} PyTorch and TensorFlow differ: {', '.join(over)}"
         )
     return faults
 
@@ -347,7 +348,8 @@ def failures(runs: list[RunSummary]) -> list[str]:
 def problem_statement(problem: Problem) -> Statement:
     """What the comparison itself could not do, or found contradicted."""
     state, text = _PROBLEMS[problem.code]
-    return Statement(state=state, sentence=text.format(**problem.model_dump()))
+    words = problem.model_dump() | {"described": described(problem.attention or "")}
+    return Statement(state=state, sentence=text.format(**words))
 
 
 def doubts(results: Results) -> list[str]:

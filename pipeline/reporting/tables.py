@@ -15,6 +15,7 @@ from pipeline.comparison.results import (
     Results,
     RunSummary,
 )
+from pipeline.models.attention import described
 from pipeline.reporting.formatting import (
     MINUS,
     UNDEFINED,
@@ -216,7 +217,7 @@ def lockstep(stepped: Iterable[LockstepResult]) -> Table:
             rows.append([LOCKSTEP_TITLES[name], check, small(difference), control, f"{bound:.0e}"])
         worst = f"; the parameter that differs most is {result.worst_parameter}" if result.worst_parameter else ""
         masks = "same dropout masks" if result.dropout else "no dropout"
-        groups[f"{result.attention} attention, {count(result.steps, 'step')}, {masks}{worst}"] = rows
+        groups[f"{described(result.attention)}, {count(result.steps, 'step')}, {masks}{worst}"] = rows
     return Table(
         "Step by step, fp32",
         ["Quantity", "Check", "Difference", "Control", "Allowed"],

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData, metadata_load
 from transformers.utils.hub import cached_file
 
 from pipeline.metrics.specs import HUB_PREFIX
+from pipeline.models.attention import described
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.record import Metrics, RunIdentity
 
@@ -48,7 +49,7 @@ def model_card(
 # {recipe.name}
 
 A model for {recipe.task}, fine-tuned from {start} `{_base(recipe)}` on {_data_name(recipe)}
-in {identity.framework} with {identity.attention} attention, seed {identity.seed}.
+in {identity.framework} with {described(identity.attention)}, seed {identity.seed}.
 
 | validation metric | value |
 |---|---|

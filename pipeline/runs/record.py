@@ -41,7 +41,7 @@ class RunIdentity(Record):
     framework: str
     """"torch" or "tensorflow"."""
     attention: str
-    """"stock", "handwritten" or "module:Class"."""
+    """"stock", "handwritten", "handwritten-model" or "module:Class"."""
     seed: int
     """Seed of the batch order, of new weights and of dropout."""
 
@@ -166,7 +166,7 @@ class RunRecord(RunIdentity):
     weights: WeightsRecord | None = None
     """Where the first weights are from; null if all were random, and in old runs."""
     attention_sites: int = 0
-    """How many attention modules were replaced; 0 with the stock attention."""
+    """How many attention modules were replaced, by themselves or with the model; 0 with the stock attention."""
     attention_max_difference: float = 0.0
     """The largest relative difference of the probe's logits from the stock model's before training."""
     model_files: dict[Annotated[str, Field(pattern="^[^/]+$")], FileRecord] = Field(default_factory=dict)

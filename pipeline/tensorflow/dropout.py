@@ -31,7 +31,7 @@ from pipeline.models.dropout import (
     scale_of_kept,
     unknown_shape,
 )
-from pipeline.tensorflow.swap import attentions, parts_of_tokens_read
+from pipeline.tensorflow.swap import attentions, decoder_parts, parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
 
@@ -149,16 +149,16 @@ def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
 
     Each `Dropout` of Keras is replaced. Subclasses are not; see `refuse_other_draws`.
     """
-    body: Any = getattr(model, "model", model)
-    decoder = parts(body.decoder) if model.config.is_encoder_decoder else set()
+    decoder = {part for layer in decoder_parts(model) for part in parts(layer)}
     slots = attentions(model)
     crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
     merged = {id(slot.attention): slot.attention.num_heads for slot in slots if slot.has_merged_heads}
     read = {id(part) for part in parts_of_tokens_read(model)}
     for parent in (model, *model.submodules):
-        place = Place.of(parent.name, id(parent) in decoder, id(parent) in crossing, is_read=id(parent) in read)
+        # A dropout of the decoder may be in a layer of both encoder and decoder.
         for name, child in list(vars(parent).items()):
             if type(child) is layers.Dropout:
+                place = Place.of(parent.name, id(child) in decoder, id(child) in crossing, is_read=id(parent) in read)
                 how = {"num_heads": merged.get(id(parent)), "name": child.name, "dtype": child._dtype_policy}
                 setattr(parent, name, SharedDropout(child.rate, masks, place, **how))
 

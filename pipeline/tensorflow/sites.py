@@ -19,6 +19,7 @@ from tf_keras import layers
 from transformers import TFPreTrainedModel
 
 from pipeline.models.attention import new_attention
+from pipeline.tensorflow.attention import MultiHeadAttention
 from pipeline.tensorflow.model import layer_defaults
 from pipeline.utils.errors import UserError
 
@@ -107,9 +108,20 @@ class Site(layers.Layer):
         )
 
 
-def swapped_sites(model: TFPreTrainedModel) -> list[Site]:
+class CountedAttention(MultiHeadAttention):
+    """The hand-written attention in a hand-written layer, where the layer around it takes the place of a stock one."""
+
+    calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
+        """Call the attention, and count the call."""
+        self.calls += 1
+        return super().__call__(*args, **kwargs)
+
+
+def swapped_sites(model: TFPreTrainedModel) -> list[Site | CountedAttention]:
     """Every place of the model that attends through a swapped attention, in the order of its layers."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, Site)]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, Site | CountedAttention)]
 
 
 def refuse_shared(model: TFPreTrainedModel, slots: list[Slot]) -> None:

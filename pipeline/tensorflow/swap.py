@@ -23,13 +23,19 @@ from tf_keras import initializers, layers
 from transformers import TFPreTrainedModel
 from transformers.models.bert.modeling_tf_bert import TFBertAttention, TFBertSelfAttention
 from transformers.models.gpt2.modeling_tf_gpt2 import TFAttention, TFBlock
-from transformers.models.marian.modeling_tf_marian import TFMarianAttention, TFMarianDecoderLayer, TFMarianEncoderLayer
+from transformers.models.marian.modeling_tf_marian import (
+    TFMarianAttention,
+    TFMarianDecoderLayer,
+    TFMarianEncoderLayer,
+    TFMarianMainLayer,
+)
 from transformers.models.t5.modeling_tf_t5 import TFT5Attention, TFT5LayerCrossAttention, TFT5LayerSelfAttention
 
-from pipeline.models.attention import attention_class, refuse_arguments, refuse_unsupported
+from pipeline.models.attention import HANDWRITTEN_MODEL, attention_class, refuse_arguments, refuse_unsupported
 from pipeline.models.families import family_of
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.tensorflow.attention import MultiHeadAttention
+from pipeline.tensorflow.body import TransformerBody
 from pipeline.tensorflow.model import freeze_weights, get_weights, preserved_generators, set_weights, weight_shapes
 from pipeline.tensorflow.packed import bias_of, chosen, language_model_logits, plain_head, same_example
 from pipeline.tensorflow.sites import (
@@ -42,7 +48,7 @@ from pipeline.tensorflow.sites import (
     refuse_shared,
     swapped_sites,
 )
-from pipeline.tensorflow.transformer import Transformer
+from pipeline.tensorflow.transformer import DecoderLayer, EncoderLayer, Transformer
 from pipeline.utils.errors import UserError
 
 
@@ -50,13 +56,15 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     """Replace every attention of a stock BERT, GPT-2, T5 or Marian model, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
-    and the call of `MultiHeadAttention`. Weights, their dtype policy and trainability are carried over. Build
-    the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new variables. Until
-    `restore_attention`, `save_pretrained` raises UserError, also that of a model around this one.
+    and the call of `MultiHeadAttention`. With "handwritten-model" all that is around the attention in a Marian model
+    is replaced too: its body becomes the hand-written Transformer. Weights, their dtype policy and trainability are
+    carried over. Build the optimizer and trace `tf.function`s afterwards: GPT-2's merged weights become new
+    variables. Until `restore_attention`, `save_pretrained` raises UserError, also that of a model around this one.
     Raises UserError, before anything is changed, if the model or the class does not fit.
     """
-    refuse_unsupported(model)
-    attention_type = attention_class(attention, MultiHeadAttention)
+    refuse_unsupported(model, attention)
+    is_whole = attention == HANDWRITTEN_MODEL
+    attention_type = MultiHeadAttention if is_whole else attention_class(attention, MultiHeadAttention)
     if attention_sites(model):
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     if not model.built:
@@ -69,17 +77,37 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     refuse_own_classes(model, slots, stock_types)
     # New layers take seeds from the process's generators: the random state stays as it was.
     with preserved_generators():
-        sites = [slot.site(slot.attention, attention_type) for slot in slots]
-        for slot, site in zip(slots, sites, strict=True):
-            site.take_weights(slot.parent)
-            site.make_other_weights()
-            slot.put(site)
+        if is_whole:
+            put_body(model)
+        else:
+            put_sites(slots, attention_type)
     guard_stock_only()
-    return len(sites)
+    return len(slots)
+
+
+def put_sites(slots: list[Slot], attention_type: type) -> None:
+    """Put a site with an attention of this class into each slot."""
+    sites = [slot.site(slot.attention, attention_type) for slot in slots]
+    for slot, site in zip(slots, sites, strict=True):
+        site.take_weights(slot.parent)
+        site.make_other_weights()
+        slot.put(site)
+
+
+def put_body(model: Any) -> None:
+    """Put the hand-written Transformer in the place of the model's body. Raises UserError if it is another body."""
+    if type(getattr(model, "model", None)) is not TFMarianMainLayer:
+        raise UserError(f"{type(model).__name__} is not a translation model of the library, with encoder and decoder")
+    put(model, "model", TransformerBody(model.model))
 
 
 def restore_attention(model: TFPreTrainedModel) -> int:
     """Undo `swap_attention`: put the stock layers back, with the trained weights; returns how many."""
+    body, sites = getattr(model, "model", None), attention_sites(model)
+    if isinstance(body, TransformerBody):
+        body.give_weights_back()
+        put(model, "model", body.stock)
+        return sites
     slots = [slot for slot in _slots(model) if isinstance(slot.attention, Site)]
     for slot in slots:
         site = slot.attention
@@ -105,6 +133,16 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
 def attentions(model: TFPreTrainedModel) -> list[Slot]:
     """Every place where the model attends, by a stock or a swapped layer, in the model's order."""
     return _slots(model)
+
+
+def decoder_parts(model: Any) -> list[layers.Layer]:
+    """The layers of a model that compute the target of an encoder-decoder; none if it is something else."""
+    if not model.config.is_encoder_decoder:
+        return []
+    body: Any = getattr(model, "model", model)
+    if isinstance(body, TransformerBody):
+        return [body.transformer.target_dropout, *body.transformer.decoder]
+    return [body.decoder]
 
 
 def packed_hidden_states(
@@ -441,12 +479,18 @@ def marian_hidden_states(
     positions_RS = inputs["position_ids"] if "position_ids" in inputs else tf.range(tf.shape(source_ids)[1])[None]
     is_packed = "decoder_position_ids" in inputs
     positions_RT = inputs["decoder_position_ids"] if is_packed else tf.range(tf.shape(target_ids)[1])[None]
+    dtype = tf.as_dtype(model.model.compute_dtype)
+    bias_R1SS = bias_of(same_example(sources_RS, sources_RS), dtype)
+    # Hides later tokens too, since a mask of pairs replaces the causal one.
+    bias_R1TT = bias_of(tf.linalg.band_part(same_example(targets_RT, targets_RT), -1, 0), dtype)
+    bias_R1TS = bias_of(same_example(targets_RT, sources_RS), dtype)
+    if isinstance(model.model, TransformerBody):
+        ours = model.model.transformer
+        encoded = ours.encode(ours.embed(source_ids, positions_RS), bias_R1SS, training)
+        target = ours.embed(target_ids, positions_RT)
+        return chosen(ours.decode(target, bias_R1TT, (encoded, bias_R1TS), None, training)[0], read_N)
     encoder, decoder = model.get_encoder(), model.get_decoder()
     encoded = marian_embeddings(encoder, source_ids, positions_RS, training)
-    bias_R1SS = bias_of(same_example(sources_RS, sources_RS), encoded.dtype)
-    # Hides later tokens too, since a mask of pairs replaces the causal one.
-    bias_R1TT = bias_of(tf.linalg.band_part(same_example(targets_RT, targets_RT), -1, 0), encoded.dtype)
-    bias_R1TS = bias_of(same_example(targets_RT, sources_RS), encoded.dtype)
     for layer in encoder.layers:
         encoded = layer(encoded, bias_R1SS, layer_head_mask=None, training=training)[0]
     decoded = marian_embeddings(decoder, target_ids, positions_RT, training)
@@ -533,6 +577,10 @@ _FAMILIES = {
             (TFMarianEncoderLayer, "self_attn", MarianSite, False),
             (TFMarianDecoderLayer, "self_attn", MarianSite, False),
             (TFMarianDecoderLayer, "encoder_attn", MarianSite, True),
+            # In a hand-written body, whose attention is there already.
+            (EncoderLayer, "attention", MarianSite, False),
+            (DecoderLayer, "attention", MarianSite, False),
+            (DecoderLayer, "source_attention", MarianSite, True),
         ),
         marian_hidden_states,
         decoder_head,

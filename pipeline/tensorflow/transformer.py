@@ -131,7 +131,8 @@ class Transformer(layers.Layer):
         self.embedding = layers.Embedding(settings.vocab_size, settings.width, near_one, name="embedding")
         self.encoder = [EncoderLayer(settings, name=f"encoder.{i}") for i in range(settings.num_encoder_layers)]
         self.decoder = [DecoderLayer(settings, name=f"decoder.{i}") for i in range(settings.num_decoder_layers)]
-        self.dropout = layers.Dropout(settings.dropout)
+        self.source_dropout = layers.Dropout(settings.dropout)
+        self.target_dropout = layers.Dropout(settings.dropout)
         # Neither of them is trained.
         table_LD = tf.constant(sinusoids(settings.max_positions, settings.width))
         self.positions = tf.Variable(table_LD, trainable=False, name="positions")
@@ -146,20 +147,21 @@ class Transformer(layers.Layer):
         `mask_BS` is 1 on tokens of the source and 0 on padding.
         """
         bias_B11S = padding_bias(mask_BS)
-        encoded_BSD = self.encode(self.embed(source_BS, training=training), bias_B11S, training)
-        target_BTD = self.embed(target_BT, training=training)
-        decoded_BTD, _ = self.decode(target_BTD, causal_bias(target_BT), (encoded_BSD, bias_B11S), None, training)
+        encoded_BSD = self.encode(self.embed(source_BS), bias_B11S, training)
+        source = (encoded_BSD, bias_B11S)
+        decoded_BTD, _ = self.decode(self.embed(target_BT), causal_bias(target_BT), source, None, training)
         return self.logits(decoded_BTD)  # [B, T, V]
 
-    def embed(self, tokens_BT: Tensor, positions_BT: Tensor | None = None, training: bool = False) -> Tensor:
-        """Embeddings times √D, plus positions, which count from 0 unless given, [B, T, D] (sections 3.4, 3.5, 5.4)."""
+    def embed(self, tokens_BT: Tensor, positions_BT: Tensor | None = None) -> Tensor:
+        """Embeddings times √D, plus positions, which count from 0 unless given, [B, T, D] (sections 3.4 and 3.5)."""
         if positions_BT is None:
             positions_BT = tf.range(tf.shape(tokens_BT)[1])
         x_BTD = self.embedding(tokens_BT) * self.settings.width**0.5
-        return self.dropout(x_BTD + tf.gather(self.positions, positions_BT), training=training)  # [B, T, D]
+        return x_BTD + tf.cast(tf.gather(self.positions, positions_BT), x_BTD.dtype)  # [B, T, D]
 
     def encode(self, x_BSD: Tensor, bias_BHSS: Tensor, training: bool = False) -> Tensor:
-        """What the encoder makes of an embedded source, [B, S, D]."""
+        """What the encoder makes of an embedded source, [B, S, D], with the first dropout of section 5.4."""
+        x_BSD = self.source_dropout(x_BSD, training=training)
         for layer in self.encoder:
             x_BSD = layer(x_BSD, bias_BHSS, training)
         return x_BSD
@@ -172,6 +174,7 @@ class Transformer(layers.Layer):
         With the cache of the tokens before, the target is that one token, and needs no bias.
         """
         new_cache: Cache = []
+        x_BTD = self.target_dropout(x_BTD, training=training)
         for layer, pasts in zip(self.decoder, cache or [(None, None)] * len(self.decoder), strict=True):
             x_BTD, pasts = layer(x_BTD, bias_BHTT, source, pasts, training)
             new_cache.append(pasts)

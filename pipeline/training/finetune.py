@@ -64,7 +64,7 @@ def finetune(
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
     `recipe` is a recipe, a name in recipes/ or a path; `attention` is "stock", "handwritten", or a class of your own,
-    as such or as "module:Class".
+    as such or as "module:Class"; with "handwritten-model" the whole of a Marian model is written by hand.
 
     A finished run of the same recipe is returned as it is unless `overwrite`. `resume` continues from the newest valid
     training checkpoint of an unfinished run, to the bit as if it had never stopped, or starts from the beginning if
