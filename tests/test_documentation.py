@@ -133,6 +133,7 @@ HOSTILE = "x'; touch made; ' \"$(touch made)\" `touch made` $HOME $(shell touch 
             "{} --frameworks torch~tensorflow --attentions stock~handwritten --seeds {} --control on",
         ),
         ("check", "RECIPE FRAMEWORK", "{} --framework {} --attention stock"),
+        ("check", "RECIPE ATTENTION ARCHITECTURE", "{} --framework torch --attention {} --architecture {}"),
         (
             "finetune",
             "RECIPE PROCESSES RESTARTS",

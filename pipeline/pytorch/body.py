@@ -100,15 +100,13 @@ class TransformerBody(nn.Module):
             output_attentions=output_attentions or None,
             output_hidden_states=output_hidden_states or None,
         )
-        encoded_BSD = self.encoded(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
-        mask_BS = torch.ones_like(encoded_BSD[:, :, 0]) if attention_mask is None else attention_mask
+        read: Any = self.encoded(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
+        mask_BS = torch.ones_like(read[:, :, 0]) if attention_mask is None else attention_mask
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        decoded_BTD = self.decoded(decoder_input_ids, encoded_BSD, mask_BS, past_key_values, cache_position)
+        written: Any = self.decoded(decoder_input_ids, read, mask_BS, past_key_values, cache_position)
         return Seq2SeqModelOutput(
-            last_hidden_state=decoded_BTD,  # pyright: ignore[reportArgumentType] -- the library wants its FloatTensor
-            past_key_values=past_key_values,
-            encoder_last_hidden_state=encoded_BSD,
+            last_hidden_state=written, past_key_values=past_key_values, encoder_last_hidden_state=read
         )
 
     def encoded(self, source_BS: Tensor, mask_BS: Tensor | None) -> Tensor:

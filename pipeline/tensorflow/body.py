@@ -25,6 +25,9 @@ from pipeline.tensorflow.sites import CountedAttention, put
 from pipeline.tensorflow.transformer import HIDDEN, Cache, Transformer, padding_bias
 from pipeline.utils.errors import UserError
 
+# For each layer of the decoder its keys and values, then those of the source, each [B, H, S, K].
+LibraryCache = tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+
 
 class TransformerBody(layers.Layer):
     """The hand-written Transformer with the weights of a stock body, and with the call by which its model runs it.
@@ -88,7 +91,7 @@ class TransformerBody(layers.Layer):
         decoder_head_mask: Tensor | None = None,
         cross_attn_head_mask: Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: tuple[tuple[Tensor, ...], ...] | None = None,
+        past_key_values: LibraryCache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
@@ -109,18 +112,11 @@ class TransformerBody(layers.Layer):
             output_attentions=output_attentions or None,
             output_hidden_states=output_hidden_states or None,
         )
-        if encoder_outputs is None:
-            encoded_BSD = self.encoded(input_ids, attention_mask, training)
-        else:
-            encoded_BSD = encoder_outputs[0]
-        mask_BS = tf.ones(tf.shape(encoded_BSD)[:2]) if attention_mask is None else attention_mask
-        decoded_BTD, cache = self.decoded(
-            decoder_input_ids, encoded_BSD, mask_BS, past_key_values, decoder_position_ids, training
-        )
+        read: Any = self.encoded(input_ids, attention_mask, training) if encoder_outputs is None else encoder_outputs[0]
+        mask_BS = tf.ones(tf.shape(read)[:2]) if attention_mask is None else attention_mask
+        written, cache = self.decoded(decoder_input_ids, read, mask_BS, past_key_values, decoder_position_ids, training)
         return TFSeq2SeqModelOutput(
-            last_hidden_state=decoded_BTD,
-            past_key_values=cache if use_cache else None,
-            encoder_last_hidden_state=encoded_BSD,
+            last_hidden_state=written, past_key_values=cache if use_cache else None, encoder_last_hidden_state=read
         )
 
     def encoded(self, source_BS: Tensor, mask_BS: Tensor | None, training: bool = False) -> Tensor:
@@ -133,10 +129,10 @@ class TransformerBody(layers.Layer):
         target_BT: Tensor,
         encoded_BSD: Tensor,
         mask_BS: Tensor,
-        cache: tuple[tuple[Tensor, ...], ...] | None,
+        cache: LibraryCache | None,
         positions_BT: Any,
         training: bool,
-    ) -> tuple[Tensor, tuple[tuple[Tensor, ...], ...]]:
+    ) -> tuple[Tensor, Any]:
         """What the decoder makes of the tokens of a target that follow those in the cache, [B, T, D], and the cache."""
         num_targets, num_cached = tf.shape(target_BT)[1], 0 if cache is None else tf.shape(cache[0][0])[2]
         positions_T = num_cached + tf.range(num_targets)
@@ -186,7 +182,7 @@ def refuse_own_code(stock: Any, settings: TransformerSettings) -> None:
             )
 
 
-def pasts_of(cache: tuple[tuple[Tensor, ...], ...]) -> Cache:
+def pasts_of(cache: LibraryCache) -> Cache:
     """The keys and values of the two attentions of each decoder layer, from the library's cache."""
     return [((own_keys, own_values), (keys, values)) for own_keys, own_values, keys, values in cache]
 

@@ -87,6 +87,15 @@ WRONG = {
     ),
     "an unknown framework": (["sentiment_bert", "--framework", "jax"], "jax"),
     "an unknown attention": (["sentiment_bert", "--attention", "handwriten"], 'Did you mean "handwritten"'),
+    "an unknown architecture": (["sentiment_bert", "--architecture", "handwriten"], 'Did you mean "handwritten"'),
+    "an architecture for another family": (
+        ["sentiment_bert", "--architecture", "handwritten"],
+        "attention=handwritten-model does not fit checkpoint",
+    ),
+    "an architecture and an attention": (
+        ["sentiment_bert", "--architecture", "handwritten", "--attention", "mine:Own"],
+        "but attention is mine:Own; leave one of them out",
+    ),
     "an unknown option": (["sentiment_bert", "--epochs", "3"], "--epochs"),
     "a seed that is no number": (["sentiment_bert", "--seed", "x"], "--seed"),
     "a negative seed": (["sentiment_bert", "--seed", "-1"], "seed is -1"),

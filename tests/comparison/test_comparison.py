@@ -191,7 +191,10 @@ def test_remains_of_a_run_are_replaced_and_anything_else_is_refused():
         ),
         (["--frameworks", "torch torch"], "framework torch is given twice"),
         (["--frameworks", ""], "no framework is given"),
-        (["--attentions", "handwriten"], 'attention is "handwriten", but must be stock, handwritten or module:Class.'),
+        (
+            ["--attentions", "handwriten"],
+            'attention is "handwriten", but must be stock, handwritten, handwritten-model or module:Class.',
+        ),
         (["--attentions", "mine:Nothing"], "mine has no"),
         (["--seeds", "0 one"], '--seeds has "one", but needs whole numbers'),
         (["--seeds", "-1"], '--seeds has "-1", but needs whole numbers'),

@@ -38,6 +38,7 @@ CASES = {
     "t5": ("sequence-to-sequence", 21, "stock", {"train.batch_size": 8, "train.gradient_accumulation": 4}),
     "untied t5": ("sequence-to-sequence", 16, "handwritten", {"train.batch_size": 8, "weights": "random"}),
     "marian": ("translation", 16, "stock", {"train.batch_size": 8}),
+    "marian by hand": ("translation", 16, "handwritten-model", {"train.batch_size": 8}),
     "bert in bf16": ("masked words", 24, "stock", {"train.batch_size": 8, "train.precision": "bf16"}),
 }  # fmt: skip
 STEPS = 4

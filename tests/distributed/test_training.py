@@ -34,8 +34,10 @@ FRAMEWORKS = ("torch", "tensorflow")
 CASES = {
     "single-label": {"rows": 33, "changes": {"train.save_every": 1, "train.keep": "best", "train.epochs": 2}},
     "sequence-to-sequence": {"rows": 40, "changes": {"train.gradient_accumulation": 2, "train.batch_size": 8}},
+    "translation": {"rows": 40, "attention": "handwritten-model", "changes": {"train.batch_size": 16}},
     "masked words": {"rows": 24, "changes": {"train.batch_size": 8, "train.freeze": ["*layer.0.*"]}},
 }
+ATTENTIONS = {kind: case.get("attention", "stock") for kind, case in CASES.items()}
 # What starts two processes, or one at each of two "hosts" that are both this machine, by the port where they meet.
 TORCHRUN, HOST = "torch.distributed.run", ["--nproc-per-node", "1", "--nnodes", "2", "--master-addr", "127.0.0.1"]
 LAUNCHERS = {
@@ -60,7 +62,7 @@ def runs(request, tmp_path_factory):
     """The framework, each recipe, and the folder with a run of each by two processes, and with one that was stopped."""
     folder = tmp_path_factory.mktemp("ranks")
     recipes = {kind: recipe_for(kind, folder) for kind in CASES}
-    in_ranks(train, request.param, recipes, folder / "two", framework=request.param)
+    in_ranks(train, request.param, recipes, folder / "two", ATTENTIONS, framework=request.param)
     return request.param, recipes, folder
 
 
@@ -68,7 +70,7 @@ def runs(request, tmp_path_factory):
 def test_two_processes_train_what_one_trains(runs, kind):
     framework, recipes, folder = runs
     two = load_run(folder / "two" / kind)
-    one = finetune(recipes[kind], framework, out=folder / "one" / kind)
+    one = finetune(recipes[kind], framework, ATTENTIONS[kind], out=folder / "one" / kind)
     assert two.record.train.processes == two.directory.environment().processes == 2
     assert one.record.train.processes == 1 and one.record.batches == two.record.batches
     for own, other in zip(one.directory.history(), two.directory.history(), strict=True):

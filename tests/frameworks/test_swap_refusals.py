@@ -61,7 +61,10 @@ def test_an_attention_is_found_by_its_dotted_name(framework):
 @pytest.mark.parametrize(
     ("attention", "message"),
     [
-        ("handwriten", 'but must be "handwritten" or "package.module:ClassName". Did you mean "handwritten"'),
+        (
+            "handwriten",
+            'but must be "handwritten", "handwritten-model" or "package.module:ClassName". Did you mean "handwritten"',
+        ),
         ("no_such_module:Attention", "no_such_module cannot be imported"),
         ("fractions:Fractoin", 'has no class Fractoin. Did you mean "Fraction"'),
         ("fractions:Fraction", "cannot be made with width, num_heads"),

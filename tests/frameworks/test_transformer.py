@@ -16,7 +16,7 @@ from pipeline.models.transformer import (
 from pipeline.tasks.numerics import log_softmax
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import TensorFlow, Torch
-from tests.helpers.tiny_models import config, inputs, relative
+from tests.helpers.tiny_models import config, inputs, relative, writing_weights
 
 
 class TorchSide:
@@ -225,20 +225,6 @@ def test_twenty_steps_of_the_transformer_are_twenty_steps_of_marian(side):
     # A bias of the keys has no gradient but rounding, of which AdamW makes steps.
     kept = [name for name in after if not name.endswith((".key.bias", "output_bias", "positions"))]
     assert relative({name: after[name] for name in kept}, {name: expected[name] for name in kept}) <= 1e-5
-
-
-def writing_weights(weights, seed):
-    """Weights with which a model writes texts of several lengths, rather than one token for ever."""
-    rng = np.random.default_rng(seed)
-    changed = {
-        name: rng.normal(size=value.shape)
-        for name, value in weights.items()
-        if name.endswith(("fc1.weight", "fc2.weight"))
-    }
-    changed["model.shared.weight"] = 0.3 * rng.normal(size=weights["model.shared.weight"].shape)
-    # The end of a text is likely; padding is likelier, but never written.
-    changed["final_logits_bias"] = (2.0 * (np.arange(97) == 0) + 5.0 * (np.arange(97) == 96))[None]
-    return weights | {name: value.astype(np.float32) for name, value in changed.items()}
 
 
 def without_padding(texts):

@@ -182,8 +182,8 @@ def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train
     constant = family_of(model.config).constant_weights
     backend.freeze(model, constant)
     backend.set_weights(model, random_state(backend.weight_shapes(model)))
-    if attention == "handwritten":
-        backend.swap_attention(model)
+    if attention != "stock":
+        backend.swap_attention(model, attention)
     return backend.Learner(model, train, np.full(steps, 1e-3), loss)
 
 

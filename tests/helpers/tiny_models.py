@@ -111,3 +111,17 @@ def random_state(shapes, seed=7):
         is_norm = name.endswith(("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
         state[name] = (values + 1 if is_norm else values).astype(np.float32)
     return state
+
+
+def writing_weights(weights, seed):
+    """Weights of a Marian with which it writes texts of several lengths, rather than one token for ever."""
+    rng = np.random.default_rng(seed)
+    changed = {
+        name: rng.normal(size=value.shape)
+        for name, value in weights.items()
+        if name.endswith(("fc1.weight", "fc2.weight"))
+    }
+    changed["model.shared.weight"] = 0.3 * rng.normal(size=weights["model.shared.weight"].shape)
+    # The end of a text is likely; padding is likelier, but never written.
+    changed["final_logits_bias"] = (2.0 * (np.arange(97) == 0) + 5.0 * (np.arange(97) == 96))[None]
+    return weights | {name: value.astype(np.float32) for name, value in changed.items()}

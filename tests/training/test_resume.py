@@ -31,8 +31,9 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
     also = {"train.gradient_accumulation": 1 if family == "t5" else 2}
     also |= {"train.precision": "bf16"} if family == "bert" else {}
     recipe = recipe_of(FAMILIES[family], tmp_path, changes=CHANGES | also)
-    # GPT-2 with the hand-written attention, whose dropout must come back too.
-    how = {"framework": framework, "attention": "handwritten" if family == "gpt2" else "stock"}
+    # Written by hand are the attention of GPT-2 and all of Marian, whose dropout must come back too.
+    attention = {"gpt2": "handwritten", "marian": "handwritten-model"}.get(family, "stock")
+    how = {"framework": framework, "attention": attention}
     straight = finetune(recipe.override({"train.save_every": None}), **how, out=tmp_path / "straight")
     options = how | {"out": tmp_path / "killed"}
     kill_at(("step", 3), recipe, **options)
