@@ -42,7 +42,8 @@ OwnFramework = Annotated[
 ]
 Attention = Annotated[str, typer.Option(help="stock, handwritten, handwritten-model, or module:Class of your own.")]
 Architecture = Annotated[
-    str, typer.Option(metavar="stock|handwritten", help="handwritten is --attention handwritten-model: a whole Marian.")
+    str,
+    typer.Option(metavar="stock|handwritten", help="handwritten: all of the model, as --attention handwritten-model."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the batch order, new weights and dropout.")]
 Processes = Annotated[int, typer.Option(help="How many processes train together; they share the threads.")]

@@ -103,13 +103,18 @@ def relative(ours, theirs):
 
 
 def random_state(shapes, seed=7):
-    """Weights by name: large enough that every head attends sharply, and no bias is zero."""
+    """Weights by name: large enough that every head attends sharply, and no bias is zero.
+
+    Encoder and decoder of a Marian have the same positions.
+    """
     rng = np.random.default_rng(seed)
     state = {}
     for name in sorted(shapes):
         values = rng.normal(0.0, 0.2, shapes[name])
         is_norm = name.endswith(("LayerNorm.weight", "layer_norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
         state[name] = (values + 1 if is_norm else values).astype(np.float32)
+        if name.endswith("encoder.embed_positions.weight"):
+            state[name] = state[name.replace("encoder", "decoder")]
     return state
 
 
