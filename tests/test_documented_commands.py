@@ -48,8 +48,9 @@ RUN_ELSEWHERE = {
     "make watch RUN=runs/sentiment_bert/torch-stock-seed0": "tests/cli/test_watching.py",
     'make finetune SET="train.trackers=tensorboard"': "tests/training/test_trackers.py",
     "make tour": "tests/tour/test_tour.py, quickly",
-    "make finetune RECIPE=opus_en_fr_marian ARCHITECTURE=handwritten": "tests/frameworks/test_body.py, offline",
-    'make compare RECIPE=opus_en_fr_marian ATTENTIONS="stock handwritten handwritten-model"': "needs the Hub",
+    'make compare RECIPE=translate_transformer ATTENTIONS="stock handwritten handwritten-model"': (
+        "takes minutes; tests/frameworks/test_body.py compares the three"
+    ),
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
     "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
     ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",

@@ -102,6 +102,11 @@ def test_without_lockstep_records_alone_prove_nothing_unless_the_scores_are_equi
             "The attention of a/b seed 0 could not be drawn: no",
         ),
         (
+            {"code": "lockstep_failed", "attention": "handwritten-model", "error": "no"},
+            "unknown",
+            "The lock-step with handwritten model failed: no",
+        ),
+        (
             {"code": "lockstep_failed", "attention": "stock", "error": "no"},
             "unknown",
             "The lock-step with stock attention failed: no",
