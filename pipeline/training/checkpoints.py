@@ -99,10 +99,9 @@ class TrainingCheckpoints:
             # An older checkpoint of this name is damaged, or the run has come back to its step; it is replaced.
             with staged_folder(path, durable=True) as partial:
                 write_safetensors(partial / ARRAYS_FILE, arrays)
-                # JSON with NaN, which an undefined metric needs to come back as it was.
-                content = json.dumps(state.model_dump(by_alias=True))
-                (partial / STATE_FILE).write_text(content, encoding="utf-8")
-                files = {file: _size_and_digest(partial / file) for file in (ARRAYS_FILE, STATE_FILE)}
+                with open(partial / STATE_FILE, "w", encoding="utf-8") as file:
+                    file.writelines(state.content())
+                files = {each: _size_and_digest(partial / each) for each in (ARRAYS_FILE, STATE_FILE)}
                 manifest = json.dumps({"format": FORMAT, "files": files}, indent=2)
                 (partial / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
             self._drop_others(name)

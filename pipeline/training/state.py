@@ -15,6 +15,7 @@ written, the weights alone are kept of them.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import time
@@ -151,6 +152,17 @@ class SavedState(TrainingState):
     """Training time so far."""
     processes: int = 1
     """The processes that trained together."""
+
+    def content(self) -> Iterator[str]:
+        """The text of state.json, a step of the history at a time.
+
+        As one text, and as the objects that it is made of, the history takes forty times the memory that it has here.
+        """
+        yield '{"history": ['
+        for number, line in enumerate(self.history.lines()):
+            yield (", " if number else "") + json.dumps(line)
+        # JSON with NaN, which an undefined metric needs to come back as it was.
+        yield "], " + json.dumps(self.model_dump(by_alias=True, exclude={"history"})).removeprefix("{")
 
     def training_state(self) -> TrainingState:
         """The state with which the training resumes."""

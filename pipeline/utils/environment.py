@@ -29,6 +29,9 @@ DEFAULTS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # TensorFlow's own pool keeps what each step frees; the system would take it back and hand it out page by page.
     "TF_CPU_ALLOCATOR_USE_BFC": "true",
+    # oneDNN keeps an operation for each new shape. Packed batches have many, and with its own limit of 1,024 the memory
+    # of PyTorch grows over thousands of steps. (TensorFlow keeps them once more, with a limit that cannot be set.)
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "TOKENIZERS_PARALLELISM": "true",
     "DATASETS_VERBOSITY": "critical",  # it logs what it also raises
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

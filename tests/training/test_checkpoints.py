@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def checkpoints(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoints.save(f"step-{step:08d}", arrays_at(step), state_at(step))
     return checkpoints
+
+
+def test_saving_takes_no_more_memory_after_many_steps(checkpoints):
+    history = [OLD_STATE["history"][0] | {"step": step} for step in range(1, 20_001)]
+    state = SavedState.model_validate(OLD_STATE | {"history": history, "step": 20_000})
+    tracemalloc.start()
+    try:
+        path = checkpoints.save("step-00020000", {"weights.0": np.arange(3), "step": np.array(20_000)}, state)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * 2**20  # parts of a file are read for their digest; as one text, the history took 45 MB
+    saved, _ = checkpoints.newest()
+    assert saved.path == path and saved.step == 20_000
+    written = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    assert written["history"] == history and {*written} == {*OLD_STATE, "processes"}
 
 
 def test_the_last_checkpoints_are_kept(checkpoints):
