@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.runs.attention_maps import attention_maps
     from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
+    from pipeline.tour.report import tour_report
     from pipeline.training.callbacks import TrainingCallback
     from pipeline.training.finetune import finetune
     from pipeline.utils.environment import configure_process
@@ -54,6 +55,7 @@ __all__ = [
     "lockstep",
     "predict",
     "report",
+    "tour_report",
 ]
 
 # Running a recipe needs datasets and transformers; describing one must not pay for their import.
@@ -73,6 +75,7 @@ _LAZY = {
     "lockstep": "pipeline.api",
     "predict": "pipeline.runs.prediction",
     "report": "pipeline.api",
+    "tour_report": "pipeline.tour.report",
 }
 
 

@@ -20,7 +20,6 @@ from pipeline.comparison.lockstep_records import as_result
 from pipeline.comparison.results import LockstepResult
 from pipeline.deploy.manifest import FORMATS
 from pipeline.deploy.report.deployment import (
-    FULL,
     ONE_THREAD,
     QUICK,
     Effort,
@@ -41,6 +40,7 @@ from pipeline.tour.results import StepCost, TourResults
 from pipeline.tour.steps import measure_step
 from pipeline.tour.words import WORDS
 from pipeline.training.finetune import finetune
+from pipeline.utils.cores import usable_cores
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.processes import Child, close_all
 
@@ -50,10 +50,14 @@ RECIPE = "sentiment_bert"
 STEP_RECIPES = (RECIPE, "stories_gpt2", "dates_t5")
 
 
+# Processes that run at a time, each with one thread; what is measured is processor time.
+AT_ONCE = 2
+
+
 @dataclass(frozen=True)
 class Scope:
     """How much is done: repeats and what is left out, in experiments and for the whole model; recipes and steps;
-    formats of export; and how many processes run at once.
+    and formats of export.
     """
 
     effort: Effort
@@ -63,16 +67,16 @@ class Scope:
     lockstep_steps: int
     formats: tuple[str, ...]
     recipe_changes: Mapping[str, object]
-    at_once: int
 
 
+ALL_MODES = Effort(processes=1, repeats=5, seconds=0.1, left_out={})
 # In a quick tour XLA compiles small functions only: a whole training step would take it half a minute.
 WITHOUT_XLA = replace(
     QUICK, left_out=QUICK.left_out | {"XLA": "it compiles a training step for long, and this was to be quick"}
 )
 FEW_ROWS: Mapping[str, object] = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
-EVERYTHING = Scope(FULL, FULL, STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1}, at_once=1)
-LITTLE = Scope(QUICK, WITHOUT_XLA, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS, at_once=2)
+EVERYTHING = Scope(ALL_MODES, ALL_MODES, STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1})
+LITTLE = Scope(QUICK, WITHOUT_XLA, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS)
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,8 @@ def tour_report(
 ) -> Tour:
     """Measure on this machine what the two frameworks differ in, and write tour.html, tour.md, tour.json and figures.
 
-    The tour goes to `out`, by default reports/tour, and replaces an older one. `quick` makes few repeats, leaves out
-    what compiles for minutes, and runs two processes at a time. `on_event` is told what is being done. Raises
+    The tour goes to `out`, by default reports/tour, and replaces an older one. `quick` makes few repeats and leaves out
+    what compiles for minutes. `on_event` is told what is being done. Raises
     UserError if the folder holds something else.
 
     >>> tour_report(quick=True).path  # doctest: +SKIP
@@ -116,7 +120,7 @@ def tour_report(
 def measure_tour(scope: Scope, on_event: Callable[[str], None] = lambda text: None) -> TourResults:
     """Everything that the tour shows."""
     with scratch_folder("tour") as scratch:
-        found = run_jobs(_jobs(scope, scratch), scope.at_once, on_event)
+        found = run_jobs(_jobs(scope, scratch), min(AT_ONCE, usable_cores()), on_event)
     findings = {framework: cast(Findings, found[framework]) for framework in FRAMEWORKS}
     deployment = cast(DeploymentResults, found["deployment"])
     return TourResults(
