@@ -277,7 +277,7 @@ def test_every_file_and_folder_that_a_page_names_exists(page):
     homes = ((ROOT / page).parent, ROOT, ROOT / "pipeline")
     of_a_run = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json"}
     of_an_export = {"manifest.json", "tokenizer.json", "model.pt2", "model.onnx", "model.tflite", "model.pt", "model/"}
-    made = of_a_run | of_an_export | {"model/", "results.json", "report.html", "reports/"}
+    made = of_a_run | of_an_export | {"model/", "results.json", "report.html", "reports/", "tour.json"}
     made |= {"progress.json", "wandb/", "reviews.yaml"}
     assert {name for name in pages.file_names(page) if not any((home / name).exists() for home in homes)} <= made
 

@@ -35,8 +35,7 @@ def _cross_attention(results: TourResults) -> Iterator[Picture]:
         if stage.name == "cross-attention":
             weights = stage.shown["torch"]
             figure, (axis,) = new_figure(height=3.6)
-            heat_map(axis, weights, max(map(max, weights)), stage.columns)
-            axis.set_yticks(range(len(stage.rows)), stage.rows, fontsize=9)
+            heat_map(axis, weights, max(map(max, weights)), (stage.rows, stage.columns))
             said = "; ".join(
                 f"{row} looks at {stage.columns[int(np.argmax(found))]}"
                 for row, found in zip(stage.rows, weights, strict=True)
