@@ -116,9 +116,9 @@ def _maps(
         )
     most = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
     encoded = tokenizer([text], return_tensors="np", truncation=True, max_length=most)
-    # A plain fast tokenizer also gives token types, which only BERT reads.
-    is_bert = family_of(model.config).architecture == "encoder"
-    names = ("input_ids", "attention_mask", *(("token_type_ids",) if is_bert else ()))
+    # A plain fast tokenizer also gives token types, which only encoders read.
+    is_encoder = family_of(model.config).architecture == "encoder"
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if is_encoder else ()))
     batch = {name: value.astype(np.int32) for name, value in encoded.items() if name in names}
     if batch["input_ids"].shape[1] == 0:
         raise UserError("attention_maps: the text is empty")
