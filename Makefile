@@ -19,6 +19,8 @@ OUT ?=
 RUN ?=
 EXPORT ?=
 FORMAT ?= onnx
+REPO ?=
+REPORT ?=
 QUANTIZE ?=
 RUNS ?=
 TEXT ?=
@@ -44,9 +46,9 @@ WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTAR
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT QUANTIZE RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT REPO REPORT QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
-SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
+SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
@@ -65,7 +67,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment attention-maps serve bundled test lint bench gpu-check
+.PHONY: help finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment push attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -130,6 +132,9 @@ export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove 
 
 deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
 	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
+
+push: $(VENV)/.installed  ## upload a finished run's model to the Hub, with its card | RUN=runs/... REPO=user/name PRIVATE=1 REPORT=reports/... OVERWRITE=1
+	@$(PIPELINE) push "$$RUN" --repo "$$REPO" $(if $(PRIVATE),--private) $(if $(REPORT),--report "$$REPORT") $(REPLACE) $(VERBOSE)
 
 attention-maps: $(VENV)/.installed  ## draw the attention maps of a finished run | RUN=runs/... TEXT="..." CROSS=1 FRAMEWORK= OUT= OVERWRITE=1
 	@$(PIPELINE) attention-maps "$$RUN" --text "$$TEXT" $(if $(CROSS),--cross) $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(VERBOSE)

@@ -20,6 +20,7 @@ from pipeline.utils.errors import ProofError, RunFailure, Stopped, UserError
 if TYPE_CHECKING:
     from pipeline.api import Comparison, check, compare, compare_runs, lockstep, report
     from pipeline.deploy.export import export_run
+    from pipeline.deploy.hub import push_run
     from pipeline.deploy.report.deployment import deployment_report
     from pipeline.runs.attention_maps import attention_maps
     from pipeline.runs.directory import Run, load_run
@@ -54,6 +55,7 @@ __all__ = [
     "load_run",
     "lockstep",
     "predict",
+    "push_run",
     "report",
     "tour_report",
 ]
@@ -74,6 +76,7 @@ _LAZY = {
     "load_run": "pipeline.runs.directory",
     "lockstep": "pipeline.api",
     "predict": "pipeline.runs.prediction",
+    "push_run": "pipeline.deploy.hub",
     "report": "pipeline.api",
     "tour_report": "pipeline.tour.report",
 }

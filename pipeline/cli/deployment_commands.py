@@ -1,4 +1,4 @@
-"""Commands that take a finished run to where it is used: export, deployment.
+"""Commands that take a finished run to where it is used: export, deployment, push.
 
 Each configures the process, then imports.
 """
@@ -79,6 +79,25 @@ def deployment(
     for question, answer in answers(report.results).items():
         print(escape_controls(f"{question} {answer.word}. {answer.sentence}"))
     print(f"{'report':<21}{escape_controls(str(report.path / 'report.html'))}")
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    repo: Annotated[str, typer.Option(metavar="USER/NAME", help="The repository of the Hub that is made.")],
+    private: Annotated[bool, typer.Option("--private", help="Let nobody else read it.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="The report that the card shows; by default the newest in reports/."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Add a commit if the repository exists.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Upload the model of a finished run to the Hub, with its card and its recipe."""
+    tell(configure_process())
+    from pipeline.deploy.hub import push_run
+
+    print(escape_controls(push_run(run, repo, private=private, report=report, overwrite=overwrite)))
 
 
 def _progress(text: str) -> None:

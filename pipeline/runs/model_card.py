@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
+from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 
 from pipeline.metrics.specs import HUB_PREFIX
 from pipeline.models.attention import described
-from pipeline.recipe.schema import Recipe
+from pipeline.recipe.schema import Files, Recipe
+from pipeline.runs.directory import Run
 from pipeline.runs.record import Metrics, RunIdentity
+from pipeline.tasks.base import task_class
+from pipeline.utils.errors import UserError
+from pipeline.utils.text import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -71,6 +76,30 @@ model = {auto_class}.from_pretrained(folder)
 ```
 
 {_in_tensorflow(auto_class, config)}"""
+
+
+def rebuilt_card(run: Run) -> str:
+    """The card of a finished run, written anew: it was deleted, or an older version wrote it. Raises UserError."""
+    recipe, record = run.directory.recipe(), run.record
+    try:
+        config = AutoConfig.from_pretrained(run.directory.model_folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run.directory.model_folder} cannot be read: {one_line(error)}") from error
+    return model_card(recipe, task_class(recipe.task).auto_class, config, record.identity, record.metrics)
+
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """The recipe with the names of local checkpoints and files, without the folders in which they lie."""
+    files = {
+        split: [Path(file).name for file in files] if isinstance(files, tuple) else files and Path(files).name
+        for split, files in recipe.data.files.model_dump().items()
+    }
+    return recipe.model_copy(
+        update={
+            "checkpoint": _base(recipe),
+            "data": recipe.data.model_copy(update={"files": Files.model_validate(files)}),
+        }
+    )
 
 
 def _front_matter(recipe: Recipe, auto_class: str, config: PretrainedConfig, metrics: Metrics) -> ModelCardData:

@@ -30,7 +30,7 @@ class MLflow:
     def __init__(self, run: TrackedRun):
         self._entities = client("mlflow.entities")
         self._client = client("mlflow").MlflowClient()
-        for library in ("mlflow", "alembic"):  # they tell that they make tables
+        for library in ("mlflow.store", "alembic"):  # they tell that they make tables
             logging.getLogger(library).setLevel(logging.ERROR)
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group)
         found = self._client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'")
