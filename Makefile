@@ -103,7 +103,7 @@ report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir 
 index: $(VENV)/.installed  ## write one page over all reports | OUT=reports
 	@$(PIPELINE) index $(if $(OUT),"$$OUT") $(VERBOSE)
 
-tour: $(VENV)/.installed  ## measure what the frameworks differ in, and follow a sentence through the Transformer | OUT=reports/tour QUICK=1
+tour: $(VENV)/.installed  ## measure what the frameworks differ in | OUT=reports/tour QUICK=1
 	@$(PIPELINE) tour $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= ARCHITECTURE=handwritten SET=
@@ -127,10 +127,10 @@ lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare
 predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=runs/... or EXPORT=exports/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict $(ASKED) $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
 
-export: $(VENV)/.installed  ## convert a finished run for other runtimes, prove it there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
+export: $(VENV)/.installed  ## convert a run for other runtimes, proved there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
 	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
 
-deployment: $(VENV)/.installed  ## measure a finished run in all formats, graphs and eagerly | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
+deployment: $(VENV)/.installed  ## measure a run in all formats, and as graphs | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
 	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 push: $(VENV)/.installed  ## upload a finished run's model to the Hub, with its card | RUN=runs/... REPO=user/name PRIVATE=1 REPORT=reports/... OVERWRITE=1
@@ -156,7 +156,7 @@ lint: $(VENV)/.installed  ## check style, imports and types
 bench: $(VENV)/.installed  ## measure against Trainer and Keras' fit | DATA=folder REPEATS=3 ONLY="classification causal seq2seq" CONTESTANTS="..." ROWS=8192 QUICK=1 OUT=
 	@"$(VENV)/bin/python" -m tests.benchmarks.bench --repeats "$$REPEATS" --rows "$$ROWS" $(if $(DATA),--data "$$DATA") $(if $(ONLY),--only "$$ONLY") $(if $(CONTESTANTS),--contestants "$$CONTESTANTS") $(if $(QUICK),--quick) $(TO)
 
-gpu-check: $(VENV)/.installed  ## compare GPU and processor, resume on the GPU, measure speed | DATA=folder REPEATS=1 ROWS=4096 QUICK=1 OUT=
+gpu-check: $(VENV)/.installed  ## GPU beside processor: numbers, resuming, speed | DATA=folder REPEATS=1 ROWS=4096 QUICK=1 OUT=
 	@"$(VENV)/bin/python" -m tests.benchmarks.gpu_check $(if $(filter REPEATS,$(GIVEN)),--repeats "$$REPEATS") $(if $(filter ROWS,$(GIVEN)),--rows "$$ROWS") $(if $(DATA),--data "$$DATA") $(if $(QUICK),--quick) $(TO)
 
 # Names that verbs had before.

@@ -82,7 +82,8 @@ class ComparisonProgress(ComparisonCallback):
         results = comparison.results
         headline = results.headline or write_headline(results)
         for question, answer in answers(headline).items():
-            self._say(f"{question} {answer.word}.", f"bold {_STYLES[answer.state]}")
+            asked = question if question.endswith("?") else f"{question}:"
+            self._say(f"{asked} {answer.word}.", f"bold {_STYLES[answer.state]}")
             self._say(f"  {answer.sentence}")
         for notice in notices(headline):
             self._say(f"{notice.word}: {notice.sentence}", _STYLES[notice.state])

@@ -132,41 +132,32 @@ def _score(results: Results) -> Answer:
     if not results.comparisons:
         return _answer("unknown", _NOTHING_TO_COMPARE)
     frameworks = {variant.name: variant.framework for variant in results.variants}
-    across = [pair for pair in results.comparisons if frameworks.get(pair.first) != frameworks.get(pair.second)]
-    others = [pair for pair in results.comparisons if pair not in across]
     states: dict[int, State] = {id(pair): _state(results, pair) for pair in results.comparisons}
-    judged = across or others
+    across = [pair for pair in results.comparisons if frameworks.get(pair.first) != frameworks.get(pair.second)]
+    within = [pair for pair in results.comparisons if pair not in across]
+    judged = results.comparisons if "bad" in states.values() else across or within
     state = _worst([states[id(pair)] for pair in judged])
-    if "bad" in states.values():
-        judged, others, state = results.comparisons, [], "bad"
-    elif not across:
-        others = []
-    pairs = [pair for pair in judged if states[id(pair)] == state]
-    rest: list[State] = [states[id(pair)] for pair in others]
-    word = "Yes, across frameworks" if state == "good" and _worst(rest) != "good" else ""
-    return _answer(state, " ".join([_of_pair(results, pairs, len(judged)), *_of_others(rest)]), word)
+    sentences = [_of_pair(results, [pair for pair in judged if states[id(pair)] == state])]
+    if len(results.comparisons) > 1:
+        for name, pairs in (("across frameworks", across), ("within a framework", within)):
+            equivalent = sum(states[id(pair)] == "good" for pair in pairs)
+            sentences += [f"Pairs {name}: {equivalent} of {len(pairs)} equivalent."] if pairs else []
+    is_partly_yes = state == "good" and _worst(list(states.values())) != "good"
+    return _answer(state, " ".join(sentences), "Yes, across frameworks" if is_partly_yes else "")
 
 
-def _of_pair(results: Results, pairs: list[PairComparison], num_judged: int) -> str:
-    """Both scores of the pair with the largest difference, the verdict on it, and how many others have the same."""
+def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
+    """Both scores of the pair with the largest difference, and the verdict on it."""
     name, metric = next(iter(results.metrics.items()))
     widest = max(pairs, key=lambda pair: abs(pair.metrics[name].seeds.mean_difference or 0.0))
     scores = ", ".join(_score_of(metric, variant) for variant in (widest.first, widest.second))
-    also = f" So it is in {len(pairs)} of {num_judged} such pairs." if num_judged > 1 else ""
-    return f"{capitalized(name)}: {scores}: {verdict(widest, name).sentence}.{also}"
+    return f"{capitalized(name)}: {scores}: {verdict(widest, name).sentence}."
 
 
 def _score_of(metric: Metric, variant: str) -> str:
     summary = metric.variants[variant]
     ends = "" if summary.low is None else f" ({interval(summary.low, summary.high, metric.scale)})"
     return f"{variant} {score(summary.mean, metric.scale)}{ends}"
-
-
-def _of_others(states: list[State]) -> list[str]:
-    """What is shown of the pairs within a framework."""
-    if not states:
-        return []
-    return [f"Pairs within a framework: {states.count('good')} of {len(states)} equivalent."]
 
 
 def _state(results: Results, pair: PairComparison) -> State:

@@ -156,7 +156,7 @@ def test_frameworks_are_judged_before_attentions():
     state, word, sentence = scores(pair_with(*WITHIN, "inconclusive", 0.05), pair_with(*ACROSS, "equivalent", 0.005))
     assert (state, word) == ("good", "Yes, across frameworks")
     assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent")
-    assert sentence.endswith("Pairs within a framework: 0 of 1 equivalent.")
+    assert sentence.endswith("Pairs across frameworks: 1 of 1 equivalent. Pairs within a framework: 0 of 1 equivalent.")
     state, word, _ = scores(pair_with(*WITHIN, "equivalent", 0.0), pair_with(*ACROSS, "inconclusive", 0.005))
     assert (state, word) == ("unknown", "Not settled")
 
@@ -168,7 +168,7 @@ def test_an_attention_that_scores_otherwise_is_a_no_whatever_the_frameworks_do()
     assert (state, word) == ("bad", "No")
     assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), torch/handwritten 0.9100")
     assert "torch/stock is higher by 4.0 points" in sentence
-    assert sentence.endswith("So it is in 1 of 2 such pairs.")
+    assert sentence.endswith("Pairs across frameworks: 1 of 1 equivalent. Pairs within a framework: 0 of 1 equivalent.")
 
 
 def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
@@ -176,7 +176,7 @@ def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
         pair_with(*ACROSS, "inconclusive", 0.01), pair_with("torch/handwritten", ACROSS[1], "inconclusive", -0.02)
     )
     assert sentence.startswith("Accuracy: torch/handwritten 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050")
-    assert sentence.endswith("So it is in 2 of 2 such pairs.")
+    assert sentence.endswith("Pairs across frameworks: 0 of 2 equivalent.")
 
 
 def test_scores_that_differ_without_a_reason_leave_the_training_unsettled():
