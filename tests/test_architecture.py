@@ -40,6 +40,7 @@ FILES_OF_FAMILIES = ("pipeline/pytorch/swap.py", "pipeline/tensorflow/swap.py")
 NAMES_FAMILY = {
     "pipeline/data/token_stream.py": "BertNormalizer and others are classes of the tokenizers library for any model",
     "pipeline/tensorflow/model.py": "TFUntiedGPT2LMHeadModel, since the library ignores an output matrix of its own",
+    "pipeline/deploy/tokenizer.py": "MarianTokenizer, of which the library writes no tokenizer.json",
 }
 
 

@@ -8,24 +8,24 @@ must get the tokens that the run's tokenizer gives them.
 from __future__ import annotations
 
 import copy
-import importlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sentencepiece import sentencepiece_model_pb2 as spm
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
-from transformers import PreTrainedTokenizerFast
+from transformers import MarianTokenizer, PreTrainedTokenizerFast
 
 from pipeline.data.splits import read_splits
 from pipeline.training.experiment import Experiment
 from pipeline.utils.errors import ProofError
 from pipeline.utils.text import one_line, shorten
 
-spm = importlib.import_module("sentencepiece.sentencepiece_model_pb2")  # it makes its classes when it is imported
+# protobuf makes the class while the module is imported, where no type checker sees it.
+_ModelProto = spm.ModelProto  # pyright: ignore[reportAttributeAccessIssue]
 # What an export keeps of a run's tokenizer, if it is there.
 _KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # SentencePiece's numbers of what is converted: pieces by their probability; normal pieces, and those of a user.
@@ -42,7 +42,7 @@ def tokenizer_problem(folder: Path) -> str | None:
         return "an export reads texts by tokenizer.json, and the library writes none for the tokenizer of this run"
     if (folder / "target_vocab.json").is_file():
         return "its sources and targets have vocabularies of their own, and tokenizer.json has one"
-    if spm.ModelProto.FromString((folder / "source.spm").read_bytes()).trainer_spec.model_type != _UNIGRAM:
+    if _ModelProto.FromString((folder / "source.spm").read_bytes()).trainer_spec.model_type != _UNIGRAM:
         return "source.spm is no unigram model, the only kind that is converted into tokenizer.json"
     return None
 
@@ -54,12 +54,13 @@ def write_tokenizer(experiment: Experiment, model_folder: Path, folder: Path) ->
             if (source := model_folder / name).exists():
                 shutil.copyfile(source, folder / name)
     else:
+        assert isinstance(experiment.tokenizer, MarianTokenizer), "the only one without tokenizer.json that is exported"
         fast_tokenizer(experiment.tokenizer).save_pretrained(folder)
 
 
-def fast_tokenizer(slow: Any) -> PreTrainedTokenizerFast:
+def fast_tokenizer(slow: MarianTokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer of a Marian checkpoint, which splits sources and joins the tokens of targets as `slow` does."""
-    source = spm.ModelProto.FromString(slow.spm_source.serialized_model_proto())
+    source = _ModelProto.FromString(slow.spm_source.serialized_model_proto())
     scores = {piece.piece: piece.score for piece in source.pieces if piece.type in _PIECES}
     tokens = sorted(slow.encoder, key=slow.encoder.__getitem__)
     pieces = [(token, scores.get(token, _FOREIGN * len(token))) for token in tokens]
