@@ -1,5 +1,7 @@
 """`train.compile` in both frameworks: compiled steps are those of a run that does not compile, but for rounding."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,12 @@ def cut(batch, width):
     """A packed batch whose rows are narrower, by their last positions."""
     is_wide = {key: value.ndim > 1 and value.shape[1] == batch["input_ids"].shape[1] for key, value in batch.items()}
     return {key: value[:, :width] if is_wide[key] else value for key, value in batch.items()}
+
+
+def commands_of_children():
+    """The commands of the processes that this one has started and that still run."""
+    children = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    return [Path(f"/proc/{number}/cmdline").read_text() for number in " ".join(children).split()]
 
 
 def steps(framework, head, batches, **settings):
@@ -49,6 +57,7 @@ def test_compiled_steps_are_those_of_other_steps(framework):
     assert len(np.unique(plain[:, 0])) == 4
     # PyTorch's graph is for all widths, XLA has one for each.
     assert count == (1 if framework == "torch" else 2)
+    assert not any("compile_worker" in command for command in commands_of_children())
 
 
 @pytest.mark.heavy
