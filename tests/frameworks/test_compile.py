@@ -114,7 +114,7 @@ def test_sharded_weights_are_not_compiled(tmp_path):
 
 @pytest.mark.heavy
 def test_both_frameworks_compiled_are_the_same_experiment(tmp_path):
-    report = lockstep(recipe_of("sequence-to-sequence", tmp_path, changes=COMPILED), steps=6)
+    report = lockstep(recipe_of("single-label", tmp_path, changes=COMPILED), steps=6)
     assert report.same, report.as_text()
 
 
