@@ -60,7 +60,7 @@ def compiling() -> Iterator[None]:
     except PipelineError:
         raise
     except Exception as error:  # each part of the compiler has its own
-        if "InvalidCxxCompiler" in str(error):
+        if "InvalidCxxCompiler" in f"{type(error).__name__}: {error}":
             raise UserError(
                 "train.compile is true, but PyTorch compiles by a C++ compiler and found none: install g++, name one "
                 "in the environment variable CXX, or leave train.compile out"

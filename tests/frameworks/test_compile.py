@@ -13,12 +13,6 @@ from tests.helpers.packed_batches import learner_of, with_dropout_keys
 
 USUAL = "bert pairs"
 COMPILED = {"train.compile": True}
-# XLA takes seconds, torch.compile a minute.
-EACH_FRAMEWORK = pytest.mark.parametrize(
-    "framework",
-    [pytest.param("torch", marks=pytest.mark.heavy), pytest.param("tensorflow", marks=pytest.mark.slow)],
-    indirect=True,
-)
 
 
 def cut(batch, width):
@@ -48,7 +42,11 @@ def both(framework, head, batches, **settings):
     return *numbers, compiled[-1].compilations
 
 
-@EACH_FRAMEWORK
+@pytest.mark.parametrize(
+    "framework",
+    [pytest.param("torch", marks=pytest.mark.heavy), pytest.param("tensorflow", marks=pytest.mark.slow)],
+    indirect=True,
+)  # XLA takes seconds, torch.compile a minute
 def test_compiled_steps_are_those_of_other_steps(framework):
     _, packed = with_dropout_keys(USUAL)
     batches = [packed, cut(packed, 12), packed, cut(packed, 12)]
@@ -82,7 +80,7 @@ def test_micro_batches_and_bf16_are_compiled(framework, settings, tolerance):
     assert compiled == pytest.approx(plain, rel=tolerance)
 
 
-@EACH_FRAMEWORK
+@pytest.mark.heavy
 def test_a_compiled_run_is_resumed_to_the_bit_and_says_how_many_graphs_it_compiled(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes=COMPILED | {"train.save_every": 2, "train.epochs": 2})
     whole = finetune(recipe, framework, out=tmp_path / "whole")
