@@ -127,10 +127,10 @@ lockstep: $(VENV)/.installed  ## take the same steps in both frameworks, compare
 predict: $(VENV)/.installed  ## predict with a finished run or an export | RUN=runs/... or EXPORT=exports/... TEXT="..." or INPUT=file, - for standard input; FRAMEWORK= OUT= OVERWRITE=1 SKIP_BAD=1 SET=
 	@$(SETTINGS) $(PIPELINE) predict $(ASKED) $(if $(TEXT),--text "$$TEXT") $(if $(INPUT),--input "$$INPUT") $(OWN_FRAMEWORK) $(TO) $(REPLACE) $(if $(SKIP_BAD),--skip-bad) "$$@" $(VERBOSE)
 
-export: $(VENV)/.installed  ## convert a run for other runtimes, proved there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" QUANTIZE=int8 OUT= OVERWRITE=1
+export: $(VENV)/.installed  ## convert a run for other runtimes, proved there | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript aoti" QUANTIZE=int8 OUT= OVERWRITE=1
 	@$(PIPELINE) export "$$RUN" --format "$$FORMAT" $(if $(QUANTIZE),--quantize "$$QUANTIZE") $(TO) $(REPLACE) $(VERBOSE)
 
-deployment: $(VENV)/.installed  ## measure a run in all formats, and as graphs | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript" OUT= QUICK=1
+deployment: $(VENV)/.installed  ## measure a run in all formats, and as graphs | RUN=runs/... FORMAT="pt2 onnx savedmodel litert torchscript aoti" OUT= QUICK=1
 	@$(PIPELINE) deployment "$$RUN" $(if $(filter FORMAT,$(GIVEN)),--format "$$FORMAT") $(TO) $(if $(QUICK),--quick) $(VERBOSE)
 
 push: $(VENV)/.installed  ## upload a finished run's model to the Hub, with its card | RUN=runs/... REPO=user/name PRIVATE=1 REPORT=reports/... OVERWRITE=1

@@ -28,7 +28,7 @@ class Weights(StrEnum):
 def export(
     run: RunFolder,
     formats: Annotated[
-        str, typer.Option("--format", help="pt2, onnx, savedmodel, litert, torchscript; several, separated by spaces.")
+        str, typer.Option("--format", help="pt2 onnx savedmodel litert torchscript aoti; several, separated by spaces.")
     ] = "onnx",
     quantize: Annotated[Weights | None, typer.Option(help="Turn the weights into 8-bit integers.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the exports' folders go; by default exports/.")] = None,

@@ -19,6 +19,7 @@ from pipeline.deploy.manifest import (
     RECIPE,
     Format,
     FormatFacts,
+    MachineRecord,
     Manifest,
     Quantization,
     TensorRecord,
@@ -67,8 +68,8 @@ def export_run(
 ) -> list[FinishedExport]:
     """Convert a finished run into formats, and prove each in its own runtime; returns the exports in that order.
 
-    `formats` are of pt2, onnx, savedmodel, litert and torchscript, and a run of either framework has them all. Each has
-    a folder in `out`, by default exports/<recipe>/<run>, with "-int8" behind its name if `quantize` is "int8". The
+    `formats` are of pt2, onnx, savedmodel, litert, torchscript and aoti; a run of either framework has all. Each has a
+    folder in `out`, by default exports/<recipe>/<run>, with "-int8" behind its name if `quantize` is "int8". The
     runtime answers every validation row in a fresh process, and is compared with the run's own model; an export that
     does not agree is not kept. `on_event` is told what is being done. Raises UserError, and ProofError with what was
     measured.
@@ -204,6 +205,7 @@ def _converted(
         run_folder=str(run.path),
         model_sha256=sha256_of_file(run.directory.weights_file),
         versions=package_versions(),
+        machine=MachineRecord.of_this_machine() if facts.is_of_one_machine else None,
         full_bytes=graph.full_bytes,
         writing=None if settings is None else _writing(experiment.config, settings, graph.past),
         files=records_of(staging),

@@ -16,6 +16,7 @@ from pipeline.backend import GenerationSettings, OnToken
 from pipeline.deploy.manifest import Manifest, read_manifest
 from pipeline.deploy.runtimes import (
     Arrays,
+    CompiledPackage,
     ExportedProgram,
     LiteRtModel,
     OnnxModel,
@@ -29,6 +30,7 @@ from pipeline.utils.errors import UserError
 
 _CLASSES: dict[str, Callable[[Path, Manifest], Runtime]] = {
     "pt2": ExportedProgram,
+    "aoti": CompiledPackage,
     "torchscript": TorchScript,
     "onnx": OnnxModel,
     "savedmodel": SavedModel,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.runs.machine import instruction_extensions, processor
 from pipeline.runs.record import FileRecord, Record, RunIdentity, parse_record
 from pipeline.utils.errors import UserError, did_you_mean
 from pipeline.utils.files import reason
@@ -17,7 +18,7 @@ from pipeline.utils.hashing import file_fault, sha256_of_file
 MANIFEST, RECIPE, TOKENIZER, README = "manifest.json", "recipe.yaml", "tokenizer.json", "README.md"
 # The version of this contract; a folder of a later one is refused.
 VERSION = 1
-Format = Literal["pt2", "onnx", "savedmodel", "litert", "torchscript"]
+Format = Literal["pt2", "onnx", "savedmodel", "litert", "torchscript", "aoti"]
 Quantization = Literal["int8"]
 
 
@@ -33,6 +34,7 @@ class FormatFacts:
     quantizations: what its weights can be turned into.
     writer_file: the model in a folder if it writes texts; None if such a model cannot be exported.
     most_beams: how many beams it can search with, if there is a limit.
+    is_of_one_machine: whether it runs only on processors like the one that it was made on.
     """
 
     title: str
@@ -44,6 +46,7 @@ class FormatFacts:
     quantizations: tuple[Quantization, ...] = ()
     writer_file: str | None = None
     most_beams: int | None = None
+    is_of_one_machine: bool = False
 
 
 FORMATS: dict[str, FormatFacts] = {
@@ -65,7 +68,15 @@ FORMATS: dict[str, FormatFacts] = {
     "torchscript": FormatFacts(
         "TorchScript (legacy)", "torch", "torch", "torch", "model.pt", ("transformers", "tensorflow", "tf_keras")
     ),
+    "aoti": FormatFacts(
+        "AOTInductor", "torch", "torch", "torch", "model.pt2", ("transformers", "tensorflow", "tf_keras"),
+        is_of_one_machine=True,
+    ),
 }  # fmt: skip
+
+
+# Those that run on any machine, which are made unless others are asked for.
+PORTABLE_FORMATS = tuple(name for name, facts in FORMATS.items() if not facts.is_of_one_machine)
 
 
 class TensorRecord(Record):
@@ -119,13 +130,27 @@ class ProofRecord(Record):
     """The runtime and its version."""
 
 
+class MachineRecord(Record):
+    """The processor whose instructions a model is compiled to."""
+
+    processor: str
+    """Its model name."""
+    instructions: list[str]
+    """Its extensions of the instruction set, by the names that the system gives them."""
+
+    @classmethod
+    def of_this_machine(cls) -> MachineRecord:
+        """The processor that this program runs on."""
+        return cls(processor=processor(), instructions=instruction_extensions())
+
+
 class Manifest(Record):
     """The content of manifest.json."""
 
     version: int = VERSION
     """Of this contract."""
     format: Format
-    """pt2, onnx, savedmodel, litert or torchscript."""
+    """pt2, onnx, savedmodel, litert, torchscript or aoti."""
     quantization: Quantization | None = None
     """int8 if the weights are 8-bit integers."""
     file: str
@@ -154,6 +179,8 @@ class Manifest(Record):
     """The SHA-256 of that run's weights."""
     versions: dict[str, str]
     """Versions of the packages that made the export."""
+    machine: MachineRecord | None = None
+    """The only kind of processor that it runs on; null if it runs on any."""
     full_bytes: int = Field(ge=0)
     """The size of the model with weights in fp32."""
     files: dict[str, FileRecord] = Field(default_factory=dict)
@@ -218,8 +245,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def verified_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished export whose files are all as they were written. Raises UserError."""
+    """The manifest of a finished export whose files are all as they were written. Raises UserError.
+
+    Also raises it if the export is for another processor: the program would end at an instruction that is not there.
+    """
     manifest = read_manifest(folder)
+    made_on, here = manifest.machine, MachineRecord.of_this_machine()
+    if made_on is not None and made_on != here:
+        missing = sorted({*made_on.instructions} - {*here.instructions})
+        raise UserError(
+            f"{folder} was compiled for {made_on.processor}, and this machine has {here.processor}"
+            f"{' without ' * bool(missing)}{', '.join(missing)}; export the run again on this machine, or into a "
+            f"format that runs on any: {', '.join(PORTABLE_FORMATS)}"
+        )
     if manifest.proof is None:
         raise UserError(f"{folder} is an unfinished export: nothing was measured in its runtime; export the run again")
     for name, expected in manifest.files.items():

@@ -14,6 +14,10 @@ inputs = {{name: numpy.array(read[name], numpy.int64) for name in manifest["inpu
 model = torch.export.load("{file}").module()
 inputs = {{name: torch.tensor(read[name]) for name in manifest["inputs"]}}
 {output} = model(**inputs)[0].detach().numpy()""",
+    "aoti": """import torch._inductor
+model = torch._inductor.aoti_load_package("{file}")
+inputs = {{name: torch.tensor(read[name]) for name in manifest["inputs"]}}
+{output} = model(**inputs)[0].numpy()""",
     "torchscript": """import torch
 model = torch.jit.load("{file}")
 inputs = {{name: torch.tensor(read[name]) for name in manifest["inputs"]}}

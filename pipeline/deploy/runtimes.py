@@ -82,6 +82,14 @@ class TorchScript(ExportedProgram):
         return self.torch.jit.load(str(path))
 
 
+class CompiledPackage(ExportedProgram):
+    """A model that AOTInductor has compiled to machine code, in PyTorch."""
+
+    def load(self, path: Path) -> Callable[..., Sequence[Tensor]]:
+        """The compiled model."""
+        return importlib.import_module("torch._inductor").aoti_load_package(str(path))
+
+
 class SavedModel:
     """A SavedModel in TensorFlow, asked through its signature serving_default."""
 

@@ -118,6 +118,11 @@ def write_graph(
         program = torch.export.export(
             Graph(model), (), inputs, dynamic_shapes=dict.fromkeys(input_names, sizes), strict=False
         )
+    if format == "aoti":
+        # One process compiles: others would outlive one that is killed.
+        how = {"compile_threads": 1}
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=how)
+        return WrittenGraph("int64", output_names(model), path.stat().st_size)
     if format == "pt2":
         torch.export.save(program, path)
         return WrittenGraph("int64", output_names(model), path.stat().st_size)

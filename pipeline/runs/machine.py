@@ -51,6 +51,15 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def instruction_extensions() -> list[str]:
+    """The processor's extensions of the instruction set, sorted; empty where the system does not list them."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return sorted(line.partition(":")[2].split())
+    return []
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held at once."""
     status = Path("/proc/self/status")

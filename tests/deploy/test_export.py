@@ -221,12 +221,27 @@ def test_texts_of_every_family_and_both_beam_searches_are_those_of_the_run(tmp_p
         assert list(predict_rows(open_export(export.path), rows)) == expected
 
 
+@pytest.mark.heavy
+def test_machine_code_is_proved_in_its_runtime_and_refused_on_another_processor(run, tmp_path):
+    (export,) = export_run(run, "aoti", out=tmp_path)
+    proof, machine = export.manifest.proof, export.manifest.machine
+    assert proof.largest_difference < 1e-5 and proof.agreement == 1 and "transformers" in proof.absent
+    assert machine.processor and machine.instructions
+    texts = sentences(3, seed=1)
+    found = [line["prediction"] for line in predict_rows(open_export(export.path), texts)]
+    assert found == [line["prediction"] for line in predict(run, texts)]
+    other = machine.model_copy(update={"processor": "Other", "instructions": [*machine.instructions, "new1", "new2"]})
+    write_manifest(export.path, export.manifest.model_copy(update={"machine": other}))
+    with pytest.raises(UserError, match=r"was compiled for Other, and this machine has .* without new1, new2; export"):
+        open_export(export.path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (
             ["--format", "onx"],
-            'format is "onx", but must be one of pt2, onnx, savedmodel, litert, torchscript. Did you mean "onnx"?',
+            'must be one of pt2, onnx, savedmodel, litert, torchscript, aoti. Did you mean "onnx"?',
         ),
         (["--format", "pt2", "--quantize", "int8"], 'pt2 has no weights of type "int8"; onnx, litert can have them'),
         (["--format", ""], "no format is named"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.backend import FRAMEWORKS
 from pipeline.deploy.export import FinishedExport, export_run
-from pipeline.deploy.manifest import FORMATS, Format, Quantization, format_problem
+from pipeline.deploy.manifest import FORMATS, PORTABLE_FORMATS, Format, Quantization, format_problem
 from pipeline.deploy.proof import validation_of
 from pipeline.deploy.report.content import answers, facts, sections
 from pipeline.deploy.report.export_costs import Measured, measure_export
@@ -70,7 +70,7 @@ class DeploymentReport:
 
 def deployment_report(
     run: Run | str | os.PathLike[str],
-    formats: str | Sequence[str] = tuple(FORMATS),
+    formats: str | Sequence[str] = PORTABLE_FORMATS,
     *,
     out: str | os.PathLike[str] | None = None,
     quick: bool = False,
