@@ -70,11 +70,11 @@ def deployment(
 ) -> None:
     """Measure a finished run in every export format, and eager execution beside graphs; write a report."""
     tell(configure_process())
-    from pipeline.deploy.manifest import FORMATS
+    from pipeline.deploy.manifest import PORTABLE_FORMATS
     from pipeline.deploy.report.content import answers
     from pipeline.deploy.report.deployment import deployment_report
 
-    names = list(FORMATS) if formats is None else formats.split()
+    names = list(PORTABLE_FORMATS) if formats is None else formats.split()
     report = deployment_report(run, names, out=out, quick=quick, on_event=_progress)
     for question, answer in answers(report.results).items():
         print(escape_controls(f"{question} {answer.word}. {answer.sentence}"))

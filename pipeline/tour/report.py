@@ -18,7 +18,7 @@ from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.lockstep import compare_frameworks
 from pipeline.comparison.lockstep_records import as_result
 from pipeline.comparison.results import LockstepResult
-from pipeline.deploy.manifest import FORMATS
+from pipeline.deploy.manifest import PORTABLE_FORMATS
 from pipeline.deploy.report.deployment import (
     ONE_THREAD,
     QUICK,
@@ -75,7 +75,7 @@ WITHOUT_XLA = replace(
     QUICK, left_out=QUICK.left_out | {"XLA": "it compiles a training step for long, and this was to be quick"}
 )
 FEW_ROWS: Mapping[str, object] = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
-EVERYTHING = Scope(ALL_MODES, ALL_MODES, STEP_RECIPES, 20, 50, tuple(FORMATS), {"train.epochs": 1})
+EVERYTHING = Scope(ALL_MODES, ALL_MODES, STEP_RECIPES, 20, 50, PORTABLE_FORMATS, {"train.epochs": 1})
 LITTLE = Scope(QUICK, WITHOUT_XLA, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS)
 
 
