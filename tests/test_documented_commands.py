@@ -49,7 +49,7 @@ RUN_ELSEWHERE = {
     'make finetune SET="train.trackers=tensorboard"': "tests/training/test_trackers.py",
     "make tour": "tests/tour/test_tour.py, quickly",
     'make compare RECIPE=translate_transformer ATTENTIONS="stock handwritten handwritten-model"': (
-        "takes minutes; tests/frameworks/test_body.py compares the three"
+        "takes minutes; tests/frameworks/test_body.py compares runs of them"
     ),
     "make push RUN=runs/sentiment_bert/torch-stock-seed0 REPO=user/name PRIVATE=1": "tests/deploy/test_hub.py",
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
