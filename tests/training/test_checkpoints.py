@@ -67,7 +67,7 @@ def test_saving_takes_no_more_memory_after_many_steps(checkpoints):
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert most < 4 * 2**20  # parts of a file are read for their digest; as one text, the history took 45 MB
+    assert most < 4 * 2**20  # parts of a file are read for their digest; the history is a text of 3 MB
     saved, _ = checkpoints.newest()
     assert saved.path == path and saved.step == 20_000
     written = json.loads((path / "state.json").read_text(encoding="utf-8"))
