@@ -38,6 +38,11 @@ def build(settings: TransformerSettings, weights: dict[str, NDArray]) -> Transfo
     return model
 
 
+def frozen(settings: TransformerSettings) -> Transformer:
+    """A Transformer with drawn weights that are not trained."""
+    return Transformer(settings).requires_grad_(False)
+
+
 def tensor(array: NDArray) -> Tensor:
     """An array as the framework's; whole numbers as token ids."""
     return torch.from_numpy(array) if array.dtype.kind == "f" else torch.from_numpy(array).long()
@@ -155,8 +160,8 @@ def attend_wrongly(q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, *rest: object
 
 @contextlib.contextmanager
 def planted_error() -> Iterator[None]:
-    """In the block, every attention computes with `attend_wrongly`, and without gradients."""
-    with mock.patch.object(attention, "attend", attend_wrongly), torch.no_grad():
+    """In the block, every attention computes with `attend_wrongly`."""
+    with mock.patch.object(attention, "attend", attend_wrongly):
         yield
 
 

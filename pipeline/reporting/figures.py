@@ -135,6 +135,7 @@ def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> It
         f"allowed {bound:.0e}", (1, bound), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", va="bottom"
     )
     axis.set_yscale("log")
+    scientific(axis)
     axis.set_ylim(top=bound * 8, bottom=None if any_points else bound / 1e6)
     axis.set_ylabel("relative difference in loss")
     steps_axis(axis)

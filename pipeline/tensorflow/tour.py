@@ -41,6 +41,11 @@ def build(settings: TransformerSettings, weights: dict[str, NDArray]) -> Transfo
     return model
 
 
+def frozen(settings: TransformerSettings) -> Transformer:
+    """A Transformer with drawn weights that are not trained."""
+    return Transformer(settings)
+
+
 def tensor(array: NDArray) -> Tensor:
     """An array as the framework's; whole numbers as token ids."""
     return tf.constant(array) if array.dtype.kind == "f" else tf.constant(array, tf.int32)

@@ -181,14 +181,14 @@ def _graphs(results: TourResults) -> Section:
     for probe in results.probes:
         names.setdefault(probe.answer, []).append(f"{probe.mode} ({tables.PROBES[probe.function]})")
     wrong, refused = names.get("other than eager"), names.get("refused")
-    parts = [f"wrong values without a message: {listed(wrong)}" if wrong else "no graph gave wrong values in silence"]
-    parts += [f"refused: {listed(refused)}"] if refused else []
+    said = f"Wrong values without a message: {listed(wrong)}." if wrong else "No graph gave wrong values in silence."
+    said += f" Refused with a message: {listed(refused)}." if refused else ""
     gains = answers(results.deployment)["What is a graph worth?"].sentence
     found = [modes_table(results.deployment, work) for work in ("inference", "training step")]
     return Section(
         "graphs",
         *heading("graphs"),
-        f"Other than eagerly: {'; '.join(parts)}. A whole model: {gains}",
+        f"{said} A whole model: {gains}",
         [_listing(results, "What a graph cannot know", "decides", "halves")],
         [tables.answers(results.probes), *found],
     )

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import pdb
+import re
 import sys
 import traceback
 import warnings
@@ -27,6 +28,7 @@ from pipeline.deploy.report.results import ModeCost
 from pipeline.deploy.runtimes import Arrays
 from pipeline.tour import sentence
 from pipeline.tour.results import Answer, NanCheck, Probe, ShownError, Stop
+from pipeline.utils.errors import ProofError
 from pipeline.utils.files import temporary_files_vanish
 from pipeline.utils.text import shorten
 
@@ -53,6 +55,8 @@ _INPUTS = {
 }
 # The line of `attend_wrongly` that is wrong, as both frameworks have it.
 _WRONG_LINE = "scores_BHTS = "
+# A line of a message that repeats another error.
+_NAMED = re.compile(r"\w+Error: ")
 # How lines of a message begin that say where the error was.
 _WHERE = ("in user code", "File ", "* ", "Exception encountered", "Call arguments", "\N{BULLET}", "-> ")
 _SHOW_AND_GO_ON = "p doubled_N\ncontinue\n"
@@ -113,7 +117,8 @@ def functions_of(framework: str) -> ModuleType:
 
 def code_shown(place: Place) -> dict[str, str]:
     """The source of the functions that the tour shows, as they were run."""
-    return {name: inspect.getsource(getattr(place.tour, name)) for name in SHOWN}
+    marks = "  # fmt: skip"  # for the formatter, not for readers
+    return {name: inspect.getsource(getattr(place.tour, name)).replace(marks, "") for name in SHOWN}
 
 
 def follow(place: Place, shared: dict[str, NDArray] | None) -> tuple[sentence.Followed, int]:
@@ -148,7 +153,7 @@ def time_calls(place: Place, plan: Plan) -> list[ModeCost]:
     for mode in place.tour.MODES:
         try:
             if mode in plan.left_out:
-                raise ValueError(plan.left_out[mode])
+                raise ProofError(plan.left_out[mode])
             started, first, differences = processor_seconds(), 0.0, []
             for number, batch in enumerate(batches):  # a graph for each shape, as a program of torch.export needs it
                 functions[number][mode] = _called(place, mode, batch)
@@ -217,7 +222,7 @@ def _probed(place: Place, mode: str, name: str, inputs: list[NDArray]) -> Probe:
 def show_errors(place: Place, plan: Plan) -> list[ShownError]:
     """The whole Transformer with an error in its attention, in each mode."""
     spoken = sentence.language()
-    model = place.tour.Transformer(sentence.settings(len(spoken.words)))
+    model = place.tour.frozen(sentence.settings(len(spoken.words)))
     mask_BS = (spoken.source_BS != 0).astype(np.int64)
     inputs = tuple(map(place.tour.tensor, (spoken.source_BS, mask_BS, spoken.target_BT)))
     return [_shown(place, mode, model, inputs) for mode in place.tour.MODES if mode not in plan.left_out]
@@ -247,8 +252,11 @@ def _shown(place: Place, mode: str, model: Callable, inputs: tuple) -> ShownErro
 def _message(error: Exception) -> str:
     """What an error says itself, without the lines that say where it was."""
     lines = [line.strip() for line in str(error).splitlines()]
+    named = [line for line in lines if _NAMED.match(line) and "Exception encountered" not in line]
     said = [line for line in lines if line and not line.startswith(_WHERE)]
-    return shorten(f"{type(error).__name__}: {' '.join(said)}".replace(f"{PROJECT}/", ""), MOST_CHARACTERS)
+    # TensorFlow repeats the error that an inner function raised, after the lines of all outer ones.
+    text = named[-1] if named else f"{type(error).__name__}: {' '.join(said)}"
+    return shorten(text.replace(f"{PROJECT}/", ""), MOST_CHARACTERS)
 
 
 def stop(place: Place, plan: Plan) -> list[Stop]:

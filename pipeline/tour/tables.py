@@ -82,9 +82,10 @@ def runs(probes: list[Probe]) -> Table:
     for probe in probes:
         if probe.runs_by_call:
             by_call = ", ".join(map(str, probe.runs_by_call))
-            groups.setdefault(_mode(probe), []).append([*_probed(probe), str(probe.runs_when_made), by_call])
+            row = [*_probed(probe), str(probe.runs_when_made), by_call]
+            groups.setdefault(FRAMEWORK_NAMES[probe.framework], []).append(row)
     note = "How often Python ran: while the graph was made, and in each call."
-    return Table("Three calls", ["Function", "Results", "When made", "By call"], groups, note, num_texts=2)
+    return Table("Three calls", ["Mode and function", "Results", "When made", "By call"], groups, note, num_texts=2)
 
 
 def answers(probes: list[Probe]) -> Table:
@@ -92,20 +93,16 @@ def answers(probes: list[Probe]) -> Table:
     groups: Groups = {}
     for probe in probes:
         if not probe.runs_by_call:
-            groups.setdefault(_mode(probe), []).append(_probed(probe))
+            groups.setdefault(FRAMEWORK_NAMES[probe.framework], []).append(_probed(probe))
     title = "Other values, and other lengths than the example's"
     note = "Wrong: other values than eagerly, without any message."
-    return Table(title, ["Function", "Results"], groups, note, num_texts=2)
+    return Table(title, ["Mode and function", "Results"], groups, note, num_texts=2)
 
 
 def _probed(probe: Probe) -> list[Cell]:
     answer = _ANSWERS[probe.answer]
     cell = Finding(answer.state, answer.word, probe.problem) if probe.problem else answer
-    return [f"{probe.function}: {PROBES[probe.function]}", cell]
-
-
-def _mode(found: Probe) -> str:
-    return f"{FRAMEWORK_NAMES[found.framework]}, {found.mode}"
+    return [f"{probe.mode}: {probe.function}, which {PROBES[probe.function]}", cell]
 
 
 def code(comparisons: list[CodeComparison]) -> Table:

@@ -249,8 +249,8 @@ def test_the_sentences_follow_the_figures():
     assert "torch.export did not run Python any more" in found["idea"].conclusion
     assert "tf.function is 2.9 times as fast as eager" in found["idea"].conclusion
     assert "no graph was faster than eager in every repeat" in found["idea"].conclusion
-    assert "wrong values without a message: torch.jit.trace (branches on a value)" in found["graphs"].conclusion
-    assert "refused: torch.export (takes new lengths)" in found["graphs"].conclusion
+    assert "Wrong values without a message: torch.jit.trace (branches on a value)" in found["graphs"].conclusion
+    assert "Refused with a message: torch.export (takes new lengths)" in found["graphs"].conclusion
     assert "shown by eager (PyTorch), but not by XLA" in found["debugging"].conclusion
     assert "BERT: PyTorch 41.9 ms, TensorFlow 47.1 ms" in found["performance"].conclusion
     assert "until step 31; this is the same experiment" in found["sameness"].conclusion

@@ -49,7 +49,7 @@ def _picture(
     colors = _colors(list(rows))
     dots(axis, _points(rows), colors)
     axis.set_xlabel(unit)
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, 1.06 * max(spread.high for spread in rows.values()))
     said = "; ".join(f"{row} {in_words(spread)}" for row, spread in rows.items())
     return Picture(name, section, title, "The median, and the range of all measurements.", f"{unit}: {said}.", figure)
 
