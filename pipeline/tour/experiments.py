@@ -131,9 +131,11 @@ def follow(place: Place, shared: dict[str, NDArray] | None) -> tuple[sentence.Fo
     mask_BS, mask_1S = (tour.tensor((ids != 0).astype(np.int64)) for ids in (spoken.source_BS, spoken.sentence_1S))
     losses = tour.train(model, source_BS, mask_BS, target_BT, sentence.STEPS, sentence.LEARNING_RATE)
     trained = place.backend.get_weights(model)
-    written_1T = tour.write_texts(model, sentence_1S, mask_1S, max_new_tokens=spoken.target_BT.shape[1])
-    model = tour.build(settings, trained if shared is None else shared)
-    text_1T = tour.tensor(written_1T[:, :-1])
+    max_new_tokens = spoken.target_BT.shape[1]
+    written_1T = tour.write_texts(model, sentence_1S, mask_1S, max_new_tokens)
+    if shared is not None:
+        model = tour.build(settings, shared)
+    text_1T = tour.tensor(tour.write_texts(model, sentence_1S, mask_1S, max_new_tokens)[:, :-1])
     stages = tour.read_source(model, sentence_1S, mask_1S)
     stages |= tour.write_target(model, stages["encoder output"], mask_1S, text_1T)
     logits_1TV = tour.array(model(sentence_1S, mask_1S, text_1T))
