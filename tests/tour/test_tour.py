@@ -43,6 +43,7 @@ def followed(place, monkeypatch):
     return experiments.follow(place, None)[0]
 
 
+@pytest.mark.slow
 def test_the_sentence_is_followed_as_the_model_computes_it(followed):
     """Beside the model itself, and beside attention and normalization in NumPy."""
     found, weights = followed.stages, followed.weights
@@ -96,6 +97,7 @@ def test_python_runs_at_each_call_eagerly_and_no_more_in_a_graph(place):
         assert found["decides", "torch.export"].answer == "refused" and found["decides", "torch.export"].problem
 
 
+@pytest.mark.slow
 def test_the_planted_error_is_found_at_its_line_and_gone_afterwards(place, followed):
     shown = {error.mode: error for error in experiments.show_errors(place, PLAN)}
     assert shown["eager"].names_the_line and 0 < shown["eager"].own_frames < shown["eager"].frames
