@@ -21,6 +21,13 @@ def _known_framework(framework: str | None) -> str | None:
     return framework
 
 
+def named_folder(path: str) -> Path:
+    """A folder as it is given. Raises UserError if its name is empty, as make passes RUN where it is left out."""
+    if not path.strip():
+        raise UserError("no run is named; name its directory (with make: RUN=runs/...)")
+    return Path(path)
+
+
 _NAMES = "|".join(FRAMEWORKS)
 
 
@@ -35,7 +42,10 @@ RecipeName = Annotated[
     str,
     typer.Argument(help="A name in recipes/, or the path of a .py or .yaml file.", autocompletion=recipe_names),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="The directory of a finished run.")]
+RunFolder = Annotated[Path, typer.Argument(parser=named_folder, metavar="RUN", help="The directory of a finished run.")]
+ModelFolder = Annotated[
+    Path, typer.Argument(parser=named_folder, metavar="RUN", help="The directory of a finished run or of an export.")
+]
 Framework = Annotated[str, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework that trains.")]
 OwnFramework = Annotated[
     str | None, typer.Option(metavar=_NAMES, callback=_known_framework, help="The framework; by default the run's own.")

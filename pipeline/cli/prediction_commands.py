@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app
-from pipeline.cli.options import Debug, Overwrite, OwnFramework, RunFolder, Settings
+from pipeline.cli.options import Debug, ModelFolder, Overwrite, OwnFramework, RunFolder, Settings
 from pipeline.cli.prediction_files import input_lines, prediction_writer, refuse_output
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.recipe.schema import Recipe
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="The directory of a finished run, or an export's folder.")],
+    run: ModelFolder,
     text: Annotated[str | None, typer.Option(help="One text, or one JSON object.")] = None,
     source: Annotated[str | None, typer.Option("--input", help="A file of JSON or text lines; - for stdin.")] = None,
     framework: OwnFramework = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.app import app, tell
-from pipeline.cli.options import Debug, OwnFramework, Settings
+from pipeline.cli.options import Debug, ModelFolder, OwnFramework, Settings
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
@@ -26,7 +26,7 @@ TOKEN = "TOKEN"
 
 @app.command()
 def serve(
-    run: Annotated[Path, typer.Argument(help="The directory of a finished run, or an export's folder.")],
+    run: ModelFolder,
     host: Annotated[
         str, typer.Option(help="The address to listen on; by default only this machine's own.")
     ] = "127.0.0.1",

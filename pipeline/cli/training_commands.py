@@ -25,6 +25,7 @@ from pipeline.cli.options import (
     Seed,
     Settings,
     attention_of,
+    named_folder,
 )
 from pipeline.cli.prediction_files import refuse_output
 from pipeline.recipe.loading import LoadedRecipe, load_recipe, load_shipped, recipe_names
@@ -86,7 +87,9 @@ def finetune(
 
 @app.command()
 def watch(
-    run: Annotated[Path, typer.Argument(help="The directory of a run, finished or not.")],
+    run: Annotated[
+        Path, typer.Argument(parser=named_folder, metavar="RUN", help="The directory of a run, finished or not.")
+    ],
     debug: Debug = False,
 ) -> None:
     """Show how a run goes on until it ends: its loss as a chart, its scores, and the time that is left."""

@@ -183,6 +183,7 @@ def refused(capsys, *arguments):
 
 def test_what_cannot_be_served_is_refused_in_one_message(run, tmp_path, capsys, monkeypatch):
     assert f"{tmp_path} is not a finished run" in refused(capsys, tmp_path)
+    assert "no run is named; name its directory" in refused(capsys, "")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         said = refused(capsys, run.path, "--port", port)
