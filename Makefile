@@ -20,6 +20,7 @@ RUN ?=
 EXPORT ?=
 FORMAT ?= onnx
 REPO ?=
+FILE ?=
 REPORT ?=
 QUANTIZE ?=
 RUNS ?=
@@ -46,7 +47,7 @@ WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTAR
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT REPO REPORT QUANTIZE RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT REPO REPORT FILE QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
@@ -67,7 +68,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment push attention-maps serve bundled test lint bench gpu-check
+.PHONY: help init finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment push attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -108,6 +109,9 @@ tour: $(VENV)/.installed  ## measure what the frameworks differ in | OUT=reports
 
 check: $(VENV)/.installed  ## validate everything, and try the largest batch | RECIPE= FRAMEWORK= ATTENTION= ARCHITECTURE=handwritten SET=
 	@$(SETTINGS) $(PIPELINE) check "$$RECIPE" --framework "$$FRAMEWORK" $(MODEL) $(CODE) "$$@" $(VERBOSE)
+
+init: $(VENV)/.installed  ## look at a file of data and write a recipe for it | FILE=data.csv OUT= OVERWRITE=1
+	@$(PIPELINE) init "$$FILE" $(TO) $(REPLACE) $(VERBOSE)
 
 list: $(VENV)/.installed  ## show the recipes
 	@$(PIPELINE) list $(VERBOSE)

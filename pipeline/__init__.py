@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.runs.prediction import predict
     from pipeline.tour.report import tour_report
     from pipeline.training.callbacks import TrainingCallback
+    from pipeline.training.drafting.recipe_text import draft_recipe
     from pipeline.training.finetune import finetune
     from pipeline.utils.environment import configure_process
 
@@ -49,6 +50,7 @@ __all__ = [
     "compare_runs",
     "configure_process",
     "deployment_report",
+    "draft_recipe",
     "export_run",
     "finetune",
     "load_recipe",
@@ -71,6 +73,7 @@ _LAZY = {
     "compare_runs": "pipeline.api",
     "configure_process": "pipeline.utils.environment",
     "deployment_report": "pipeline.deploy.report.deployment",
+    "draft_recipe": "pipeline.training.drafting.recipe_text",
     "export_run": "pipeline.deploy.export",
     "finetune": "pipeline.training.finetune",
     "load_run": "pipeline.runs.directory",

@@ -52,6 +52,7 @@ RUN_ELSEWHERE = {
         "takes minutes; tests/frameworks/test_body.py compares runs of them"
     ),
     "make push RUN=runs/sentiment_bert/torch-stock-seed0 REPO=user/name PRIVATE=1": "tests/deploy/test_hub.py",
+    "make init FILE=reviews.jsonl": "tests/training/test_drafting.py",
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",
     "make bench DATA=../shared/data REPEATS=3": "needs data that are not in this repository",
     ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",

@@ -1,10 +1,11 @@
-"""Commands that train, or get ready to: finetune, watch, check, list, schema, clean-cache, kill-test.
+"""Commands that train, or get ready to: finetune, watch, check, init, list, schema, clean-cache, kill-test.
 
 Each configures the process, then imports.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -124,6 +125,22 @@ def check(
         recipe, framework, attention, settings=settings or (), allow_hub_code=allow_hub_code, allow_pickle=allow_pickle
     )
     print(escape_controls(f"{resolved.name} is ready: {command}"))
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="A file of data: csv, tsv, json, jsonl, parquet, txt or conll.")],
+    out: Annotated[Path | None, typer.Option(help="The recipe to write; by default <file's name>.yaml.")] = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a file of data and write a recipe for it, with comments."""
+    configure_process()
+    from pipeline.training.drafting.recipe_text import draft_recipe
+
+    path = draft_recipe(file, out, overwrite=overwrite)
+    print(escape_controls(path.read_text(encoding="utf-8")), end="")
+    print(escape_controls(f"This is {path}. Next: make check RECIPE={path}"), file=sys.stderr)
 
 
 @app.command("list")

@@ -248,6 +248,31 @@ def families_of(architectures: Collection[Architecture]) -> tuple[str, ...]:
     return tuple(family.model_type for family in FAMILIES.values() if family.architecture in architectures)
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A checkpoint for somebody who has none in mind, with a usual learning rate and what it is."""
+
+    name: str
+    learning_rate: float
+    reason: str
+
+
+def suggested_checkpoint(architecture: Architecture, is_english: bool, case_matters: bool) -> Suggestion:
+    """A well-known checkpoint of an architecture, for English or for texts of other languages."""
+    if architecture == "decoder":
+        return Suggestion("openai-community/gpt2", 5e-5, "A small model that continues texts, mostly English ones")
+    if architecture == "encoder-decoder":
+        return Suggestion("google-t5/t5-small", 3e-4, "A small model that rewrites texts: English, German, French")
+    if not is_english:
+        name = "google-bert/bert-base-multilingual-cased"
+        return Suggestion(name, 3e-5, "The texts are not, or not only, English, and this model knows 104 languages")
+    if case_matters:
+        return Suggestion(
+            "google-bert/bert-base-cased", 3e-5, "Capital letters help to find names; this model has them"
+        )
+    return Suggestion("google-bert/bert-base-uncased", 3e-5, "The usual model for English texts")
+
+
 def unknown_head(model: object) -> str:
     """The message for a model whose head is not known where packed batches are computed."""
     return f"{type(model).__name__} has a head that cannot be computed for packed batches: set data.batching to padded"
