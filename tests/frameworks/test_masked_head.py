@@ -63,10 +63,13 @@ def tensorflow_sides(share):
 
 
 def functions(framework):
-    return (
-        framework_module(framework, "fast_modules").logits_and_targets,
-        framework_module(framework, "loss").weighted_loss,
-    )
+    modules = framework_module(framework, "fast_modules")
+
+    def logits_and_targets(model, inputs, labels, weights, **training):
+        counted = modules.counted_tokens(model, weights)
+        return modules.logits_and_targets(model, inputs, labels, weights, counted, **training)
+
+    return logits_and_targets, framework_module(framework, "loss").weighted_loss
 
 
 @pytest.mark.parametrize("share", [0.0, 0.15, 1.0])

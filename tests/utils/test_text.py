@@ -20,7 +20,7 @@ from pipeline.utils.text import (
 
 def test_the_examples_of_the_docstrings_are_true():
     results = doctest.testmod(text)
-    assert results.failed == 0 and results.attempted == 7
+    assert results.failed == 0 and results.attempted == 8
 
 
 def test_controls_are_escaped_as_in_json():
