@@ -80,6 +80,17 @@ def test_the_model_writes_the_stock_tokens(framework, num_beams, seeds):
         np.testing.assert_array_equal(written(framework, WHOLE, seed, num_beams=num_beams), texts)
 
 
+@both
+def test_a_step_from_the_cache_gives_the_logits_of_the_whole_text(framework):
+    model, batch = swapped(framework), inputs("marian", "left")
+    whole, target, past = framework.output(model, batch), batch["decoder_input_ids"], None
+    for position in range(target.shape[1]):
+        tokens = framework.tensors(batch | {"decoder_input_ids": target[:, position : position + 1]})
+        outputs = model(**tokens, past_key_values=past, use_cache=True)
+        past = outputs.past_key_values
+        assert relative(framework.numpy(outputs.logits)[:, 0], whole[:, position]) <= 1e-6
+
+
 @pytest.mark.parametrize("how", [dict(use_cache=False), dict(cache_implementation="static")], ids=str)
 def test_the_model_writes_the_same_tokens_without_a_cache_and_with_a_static_one(how):
     np.testing.assert_array_equal(written(Torch, WHOLE, **how), written(Torch, "stock"))
