@@ -156,7 +156,7 @@ class SavedState(TrainingState):
     def content(self) -> Iterator[str]:
         """The text of state.json, a step of the history at a time.
 
-        As one text, and as the objects that it is made of, the history takes forty times the memory that it has here.
+        As one text, and as the objects that it is made of, the history takes eleven times the memory that it has here.
         """
         yield '{"history": ['
         for number, line in enumerate(self.history.lines()):

@@ -38,15 +38,20 @@ def ask(app, method, path, host="localhost", **options):
     return ask_all(app, [(method, path, options)], host)[0]
 
 
-def ask_all(app, requests, host="localhost"):
-    """The responses to requests that are sent at the same time, in their order."""
+def ask_all(app, requests, host="localhost", seconds_after=0.0):
+    """The responses to requests that are sent at the same time, in their order.
+
+    Afterwards the app's loop goes on for some seconds: its end would end all that is still written.
+    """
 
     async def send():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=20) as client:
-            return await asyncio.gather(
+            responses = await asyncio.gather(
                 *(client.request(method, path, **options) for method, path, options in requests)
             )
+            await asyncio.sleep(seconds_after)
+            return responses
 
     return asyncio.run(send())
 
@@ -342,9 +347,9 @@ def test_a_stream_that_fails_or_is_late_ends_with_an_error(start):
     assert (name, content) == ("error", {"error": "the server failed to answer; its log says why"})
     assert any("/secret/weights" in line.get("traceback", "") for line in logged(app))
     words = " ".join(map(str, range(100)))
-    *_, (name, content) = events(ask(app, "POST", "/predict?stream=1", json={"text": words}))
+    (late,) = ask_all(app, [("POST", "/predict?stream=1", {"json": {"text": words}})], seconds_after=1.0)
+    *_, (name, content) = events(late)
     assert (name, content) == ("error", {"error": "there was no answer within 0.5 seconds"})
-    app.batcher.close(10)  # it has ended once nothing is written any more
     assert len(app.model.written) < 60, "the model goes on writing what nobody reads"
 
 
