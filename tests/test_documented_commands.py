@@ -277,7 +277,7 @@ def test_the_measurement_of_memory_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.memory_series --steps 2000 --lines 100000" in COMMANDS
     memory_series.main(["--frameworks", "torch", "--steps", "50", "--lines", "70"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["| torch, 50 steps", "| torch, 70 lines"]
+    assert [row[0] for row in rows] == ["| torch, single-label, 50 steps", "| torch, single-label, 70 lines"]
     assert all(float(row[1]) > 100 for row in rows)
 
 

@@ -87,9 +87,10 @@ def test_the_page_shows_a_text_as_it_is_written(page, start):
         "window.seen = []; new MutationObserver(() => seen.push(document.getElementById('answer').textContent))"
         ".observe(document.getElementById('answer'), {childList: true, characterData: true, subtree: true})"
     )
-    assert asked(page, field_text="one two three") == "one two three"
-    seen = page.evaluate("seen")
-    assert {"one ", "one two "} & set(seen), "it is shown before it is whole"
+    words = " ".join(map(str, range(40)))  # so many that a busy machine does not show them all at once
+    assert asked(page, field_text=words) == words
+    parts = [text for text in page.evaluate("seen") if text.strip() and words.startswith(text.strip())]
+    assert any(text.strip() != words for text in parts), "it is shown before it is whole"
     assert asked(page, field_text="one fail") == "the server failed to answer; its log says why"
 
 

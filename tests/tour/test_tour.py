@@ -1,6 +1,5 @@
 """The tour: what is tried, that its sentence is followed as the model computes, and that the page shows its figures."""
 
-import json
 import math
 import re
 import time
@@ -307,7 +306,7 @@ def test_a_quick_tour_is_taken(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert execute(["tour", "--quick"]) == 0
     assert capsys.readouterr().out.split() == ["tour", "reports/tour/tour.html"]
-    results = TourResults.model_validate(json.loads((tmp_path / "reports" / "tour" / "tour.json").read_text()))
+    results = TourResults.model_validate_json((tmp_path / "reports" / "tour" / "tour.json").read_text())
     assert set(results.sentence.translations.values()) == {"le chat noir dort"}
     assert max(stage.largest_difference for stage in results.sentence.stages) < 1e-4
     assert {(cost.framework, cost.model) for cost in results.steps} == {("torch", "BERT"), ("tensorflow", "BERT")}
