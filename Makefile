@@ -42,6 +42,7 @@ ONLY ?=
 CONTESTANTS ?=
 QUICK ?=
 HEAVY ?=
+COMPILED ?=
 # Which of those that have a default here were given.
 WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
@@ -49,7 +50,7 @@ GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name)
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT REPO REPORT FILE QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
-SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
+SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY COMPILED DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
@@ -151,8 +152,8 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 	@"$(VENV)/bin/python" -m recipes.bundled.translation.grammar && "$(VENV)/bin/python" -m recipes.bundled.translation.vocabulary
 
-test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights
-	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest -m $(if $(HEAVY),heavy,$(if $(QUICK),'not slow and not heavy','not heavy'))
+test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps
+	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest -m $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,'$(if $(QUICK),not slow and )not heavy and not compiles'))
 
 lint: $(VENV)/.installed  ## check style, imports and types
 	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"

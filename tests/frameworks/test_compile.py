@@ -44,7 +44,7 @@ def both(framework, head, batches, **settings):
 
 @pytest.mark.parametrize(
     "framework",
-    [pytest.param("torch", marks=pytest.mark.heavy), pytest.param("tensorflow", marks=pytest.mark.slow)],
+    [pytest.param("torch", marks=pytest.mark.compiles), pytest.param("tensorflow", marks=pytest.mark.slow)],
     indirect=True,
 )  # XLA takes seconds, torch.compile a minute
 def test_compiled_steps_are_those_of_other_steps(framework):
@@ -58,7 +58,7 @@ def test_compiled_steps_are_those_of_other_steps(framework):
     assert not any("compile_worker" in command for command in commands_of_children())
 
 
-@pytest.mark.heavy
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("head", "attention"),
     [
@@ -71,7 +71,7 @@ def test_each_family_is_compiled(framework, head, attention):
     assert compiled == pytest.approx(plain, rel=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("settings", "tolerance"), [({"gradient_accumulation": 2}, 1e-5), ({"precision": "bf16"}, 0.02)]
 )
@@ -80,7 +80,7 @@ def test_micro_batches_and_bf16_are_compiled(framework, settings, tolerance):
     assert compiled == pytest.approx(plain, rel=tolerance)
 
 
-@pytest.mark.heavy
+@pytest.mark.compiles
 def test_a_compiled_run_is_resumed_to_the_bit_and_says_how_many_graphs_it_compiled(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes=COMPILED | {"train.save_every": 2, "train.epochs": 2})
     whole = finetune(recipe, framework, out=tmp_path / "whole")
@@ -94,7 +94,7 @@ def test_a_compiled_run_is_resumed_to_the_bit_and_says_how_many_graphs_it_compil
         finetune(recipe.override({"train.compile": False}), framework, out=tmp_path / "other", resume=True)
 
 
-@pytest.mark.heavy
+@pytest.mark.compiles
 def test_two_processes_compile_and_train_as_one_does(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes=COMPILED)
     one, two = (finetune(recipe, framework, out=tmp_path / f"{n}", processes=n) for n in (1, 2))
@@ -110,7 +110,7 @@ def test_sharded_weights_are_not_compiled(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.heavy
+@pytest.mark.compiles
 def test_both_frameworks_compiled_are_the_same_experiment(tmp_path):
     report = lockstep(recipe_of("single-label", tmp_path, changes=COMPILED), steps=6)
     assert report.same, report.as_text()
