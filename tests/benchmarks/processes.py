@@ -72,6 +72,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args(words)
     configure_process()
+    # By the module's name: the processes that are started know no __main__ of this one.
+    from tests.benchmarks import processes as named
+
     recipe = load_recipe(arguments.recipe, arguments.settings)
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     num_values = 0
@@ -89,7 +92,7 @@ def main(words: list[str] | None = None) -> None:
         step, rate, evaluation = (statistics.median(values) for values in zip(*each, strict=True))
         print(f"{framework:<11} {processes:>9}  {1000 * step:7.1f}  {rate:10.0f}  {evaluation:12.2f}")
     for processes in (n for n in arguments.processes if n > 1):
-        seconds = Launch(sum_seconds, (num_values,), processes, "torch", lambda event: None).run(lambda: False)
+        seconds = Launch(named.sum_seconds, (num_values,), processes, "torch", lambda event: None).run(lambda: False)
         step = statistics.median(each[0] for each in found[arguments.frameworks[0], processes])
         print(f"all-reduce of {num_values:,} numbers in {processes} processes: {1000 * seconds:.1f} ms", end="")
         print(f", {seconds / step:.0%} of a step in {arguments.frameworks[0]}")
