@@ -28,6 +28,8 @@ HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
+# The projections of `MultiHeadAttention`.
+PROJECTIONS = ("query", "key", "value", "out")
 # The library's methods that know only the stock modules.
 _STOCK_ONLY = ("save_pretrained", "prune_heads")
 
@@ -59,6 +61,8 @@ class Site(nn.Module):
     # The classes of the library that a site can replace, and those of their submodules that live on in it.
     stock_types: tuple[type, ...] = ()
     kept: tuple[str, ...] = ()
+    # What the stock module calls the four PROJECTIONS, unless the site has its own way to move weights.
+    projections: tuple[str, ...] = ()
 
     def __init__(self, stock: Any, attention_type: type, **arguments: Any):
         super().__init__()
@@ -82,11 +86,13 @@ class Site(nn.Module):
 
     def take_weights(self, parent: Any) -> None:
         """Move the weights of the stock attention in `parent` to the new one."""
-        raise NotImplementedError
+        for name, stock_name in zip(PROJECTIONS, self.projections, strict=True):
+            put(self.attention, name, getattr(self.stock, stock_name))
 
     def give_weights_back(self, parent: Any) -> None:
         """Move the weights back to the stock attention, as they are now."""
-        raise NotImplementedError
+        for name, stock_name in zip(PROJECTIONS, self.projections, strict=True):
+            put(self.stock, stock_name, getattr(self.attention, name))
 
     @classmethod
     def unfit(cls, stock: Any) -> str | None:

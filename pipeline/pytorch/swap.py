@@ -281,7 +281,8 @@ class T5Site(Site):
     """Replaces T5Attention, self or cross, with its relative position bias."""
 
     stock_types = (T5Attention,)
-    kept = ("q", "k", "v", "o", "relative_attention_bias")
+    projections = ("q", "k", "v", "o")
+    kept = (*projections, "relative_attention_bias")
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
@@ -292,14 +293,12 @@ class T5Site(Site):
         self.gradient_checkpointing = stock.gradient_checkpointing
 
     def take_weights(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            put(self.attention, name, getattr(self.stock, stock_name))
+        super().take_weights(parent)
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
 
     def give_weights_back(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            put(self.stock, stock_name, getattr(self.attention, name))
+        super().give_weights_back(parent)
         if self.has_relative_attention_bias:
             self.stock.relative_attention_bias = self.relative_attention_bias
         self.stock.gradient_checkpointing = self.gradient_checkpointing
@@ -345,20 +344,12 @@ class MarianSite(Site):
     """Replaces MarianAttention: of the encoder, of the decoder, or from the decoder to the source."""
 
     stock_types = (MarianAttention,)
-    kept = ("q_proj", "k_proj", "v_proj", "out_proj")
+    projections = kept = ("q_proj", "k_proj", "v_proj", "out_proj")
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, use_bias=stock.q_proj.bias is not None)
         super().__init__(stock, attention_type, **arguments, dropout=stock.dropout)
         self.is_causal = stock.is_causal
-
-    def take_weights(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), self.kept, strict=True):
-            put(self.attention, name, getattr(self.stock, stock_name))
-
-    def give_weights_back(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), self.kept, strict=True):
-            put(self.stock, stock_name, getattr(self.attention, name))
 
     def forward(
         self,

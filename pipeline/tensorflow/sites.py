@@ -25,6 +25,8 @@ from pipeline.utils.errors import UserError
 
 # Keys and values [B, H, S, K] of earlier tokens.
 Past = tuple[Tensor, Tensor]
+# The projections of `MultiHeadAttention`.
+PROJECTIONS = ("query", "key", "value", "out")
 # The library's methods that know only the stock layers.
 _STOCK_ONLY = ("save_pretrained",)
 
@@ -60,6 +62,8 @@ class Site(layers.Layer):
 
     # The class of the library that a site can replace.
     stock_types: tuple[type, ...] = ()
+    # What the stock layer calls the four PROJECTIONS, unless the site has its own way to move weights.
+    projections: tuple[str, ...] = ()
     # Whether it has the attention weights of all rows and heads in one dimension.
     merges_heads = False
 
@@ -80,11 +84,13 @@ class Site(layers.Layer):
 
     def take_weights(self, parent: Any) -> None:
         """Move the weights of the stock attention in `parent` to the new one."""
-        raise NotImplementedError
+        for name, stock_name in zip(PROJECTIONS, self.projections, strict=True):
+            put(self.attention, name, getattr(self.stock, stock_name))
 
     def give_weights_back(self, parent: Any) -> None:
         """Move the weights back to the stock attention, as they are now."""
-        raise NotImplementedError
+        for name, stock_name in zip(PROJECTIONS, self.projections, strict=True):
+            put(self.stock, stock_name, getattr(self.attention, name))
 
     def make_other_weights(self) -> None:
         """Have an attention with weights beyond its four projections make them before an optimizer is built."""

@@ -282,6 +282,7 @@ class T5Site(Site):
     """Replaces TFT5Attention, self or cross, with its relative position bias."""
 
     stock_types = (TFT5Attention,)
+    projections = ("q", "k", "v", "o")
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.d_model, num_heads=stock.n_heads, head_width=stock.key_value_proj_dim)
@@ -291,14 +292,9 @@ class T5Site(Site):
         self.has_relative_attention_bias = stock.has_relative_attention_bias
 
     def take_weights(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            put(self.attention, name, getattr(self.stock, stock_name))
+        super().take_weights(parent)
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
-
-    def give_weights_back(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), "qkvo", strict=True):
-            put(self.stock, stock_name, getattr(self.attention, name))
 
     def call(
         self,
@@ -353,14 +349,6 @@ class MarianSite(Site):
         arguments = dict(width=stock.embed_dim, num_heads=stock.num_heads, use_bias=stock.q_proj.use_bias)
         super().__init__(stock, attention_type, **arguments, dropout=stock.dropout.rate)
         self.is_decoder = stock.is_decoder
-
-    def take_weights(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), self.projections, strict=True):
-            put(self.attention, name, getattr(self.stock, stock_name))
-
-    def give_weights_back(self, parent: Any) -> None:
-        for name, stock_name in zip(("query", "key", "value", "out"), self.projections, strict=True):
-            put(self.stock, stock_name, getattr(self.attention, name))
 
     def call(
         self,
