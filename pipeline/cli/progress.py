@@ -1,19 +1,19 @@
-"""What a person sees of a training: a progress bar, or plain lines if the output is not a terminal; then a table."""
+"""What a person sees of a training: a progress bar, or lines if the output is not a terminal; then the results."""
 
 from __future__ import annotations
 
 import os
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.models.building import WeightSources
 from pipeline.runs.directory import Run
 from pipeline.runs.record import StepRecord
 from pipeline.training.callbacks import TrainingCallback, tracker_failure
-from pipeline.utils.text import escape_controls
+from pipeline.utils.text import count, escape_controls
 
 # Without a bar: a line after the first step, then after every tenth of the run and every ten seconds.
 NUM_LINES = 10
@@ -43,7 +43,7 @@ class TerminalProgress(TrainingCallback):
     def on_train_begin(self, num_steps: int, num_epochs: int) -> None:
         self.num_steps, self.num_epochs, self.num_examples, self.first = num_steps, num_epochs, 0, None
         if not self.has_bar:
-            self._print(f"{self.title}: {num_steps} steps in {num_epochs} epochs")
+            self._print(f"{self.title}: {count(num_steps, 'step')} in {count(num_epochs, 'epoch')}")
         if self.weights is not None and not self.weights.is_plain:
             self._print(f"  {self.weights}")
         if not self.has_bar:
@@ -133,20 +133,22 @@ class TerminalProgress(TrainingCallback):
 
     def _show(self, run: Run) -> None:
         record, train = run.record, run.record.train
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        rows: list[tuple[str, str]] = []
         for split, metrics in (("validation", record.metrics), ("test", record.test or {})):
             for name, value in metrics.items():
-                score = "undefined" if value is None else f"{value:.4f}"
-                table.add_row(Text(escape_controls(f"{split} {name}")), score)
-        table.add_row("training", f"{train.seconds:.1f} s, {train.examples_per_second:.0f} examples/s")
+                rows.append((f"{split} {name}", "undefined" if value is None else f"{value:.4f}"))
+        rows.append(("training", f"{train.seconds:.1f} s, {train.examples_per_second:.0f} examples/s"))
         if record.attention_sites:
             difference = f"{record.attention_max_difference:.1e} from stock at the start"
-            table.add_row("attention", f"{record.attention_sites} sites, {difference}")
-        table.add_row("padding", f"{train.padding_fraction:.1%} of positions")
+            rows.append(("attention", f"{record.attention_sites} sites, {difference}"))
+        rows.append(("padding", f"{train.padding_fraction:.1%} of positions"))
         for name, counts in _losses(record.data.splits).items():
-            table.add_row(Text(escape_controls(name)), ", ".join(f"{split} {count}" for split, count in counts.items()))
-        table.add_row("results", Text(escape_controls(os.path.relpath(run.path))))
-        self.console.print(table)
+            rows.append((name, ", ".join(f"{split} {number}" for split, number in counts.items())))
+        rows.append(("results", os.path.relpath(run.path)))
+        # Plain lines, which are never cut: a path is there to be copied.
+        width = max(cell_len(name) for name, _ in rows)
+        for name, value in rows:
+            self._print(f"{name}{' ' * (width - cell_len(name))}  {value}")
         if train.steps == 1 and self.most_rate == 0:
             self._print(
                 "The only step is in the warm-up and has learning rate 0, so nothing was trained; set "
@@ -163,7 +165,7 @@ def _losses(splits: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     """What was lost in preparing the data, such as truncated rows, by kind and split."""
     losses: dict[str, dict[str, int]] = {}
     for split, counts in splits.items():
-        for name, count in counts.items():
-            if count and name not in _PLAIN_COUNTS:
-                losses.setdefault("truncated rows" if name == "truncated" else name, {})[split] = count
+        for name, number in counts.items():
+            if number and name not in _PLAIN_COUNTS:
+                losses.setdefault("truncated rows" if name == "truncated" else name, {})[split] = number
     return losses

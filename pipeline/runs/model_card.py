@@ -19,7 +19,7 @@ from pipeline.runs.directory import Run
 from pipeline.runs.record import Metrics, RunIdentity
 from pipeline.tasks.base import task_class
 from pipeline.utils.errors import UserError
-from pipeline.utils.text import one_line
+from pipeline.utils.text import count, one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,7 +60,7 @@ in {identity.framework} with {described(identity.attention)}, seed {identity.see
 |---|---|
 {scores}
 
-Training: {recipe.train.epochs} epochs, batch size {recipe.train.batch_size}, learning rate
+Training: {count(recipe.train.epochs, 'epoch')}, batch size {recipe.train.batch_size}, learning rate
 {recipe.train.learning_rate:g} ({recipe.train.schedule}), precision {recipe.train.precision}. The whole recipe is
 `recipe.yaml` in the run's directory.
 

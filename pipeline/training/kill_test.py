@@ -27,6 +27,7 @@ from pipeline.utils.errors import RunFailure, Stopped
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.hashing import sha256_of_file
 from pipeline.utils.processes import Child, EndedBySignal, ProcessError, is_running
+from pipeline.utils.text import count
 
 # "final save" is writing the run directory, which appears at its end.
 PHASES = ("training", "saving", "evaluation", "start-up", "final save")
@@ -161,8 +162,8 @@ def kill_test(
             seconds |= watch.seconds
             if watch.segment.killed_in is None:
                 break
-        title = f"{recipe.name} {framework}/{attention} seed {seed}: {num_steps} steps in "
-        title += f"{num_steps // steps_per_epoch} epochs, a training checkpoint every {save_every}"
+        title = f"{recipe.name} {framework}/{attention} seed {seed}: {count(num_steps, 'step')} in "
+        title += f"{count(num_steps // steps_per_epoch, 'epoch')}, a training checkpoint every {save_every}"
         title += f", {processes} processes" if processes > 1 else ""
         return KillTestReport(title, len(kills), segments, compare_runs(undisturbed, killed))
 

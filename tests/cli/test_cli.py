@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, one message, nothing half-written."""
 
+import io
 import json
 import os
 import re
@@ -15,8 +16,10 @@ from rich.console import Console
 from pipeline.cli.explanations import finetune_command
 from pipeline.cli.main import app, execute
 from pipeline.cli.progress import TerminalProgress
+from pipeline.runs.directory import load_run
 from pipeline.runs.record import StepRecord
 from tests.helpers.pages import expanded
+from tests.helpers.run_writer import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--set", "data.limit.train=64", "--set", "data.limit.validation=16", "--set", "train.epochs=1"]
@@ -296,6 +299,19 @@ def shown_lines(capsys, *steps_and_seconds):
             )
         )
     return capsys.readouterr().out.splitlines()[1:]
+
+
+def test_results_are_whole_lines_however_narrow_the_output_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs") / "a_recipe_with_a_long_name" / "torch-handwritten-model-seed0-0123abcd"
+    run, output = load_run(write_run(folder)), io.StringIO()
+    progress = TerminalProgress("a run", Console(file=output, highlight=False, width=40))
+    progress.on_train_begin(1, num_epochs=1)
+    progress.on_run_end(run)
+    first, *lines = output.getvalue().splitlines()
+    assert first == "a run: 1 step in 1 epoch"
+    assert lines[0].split() == ["validation", "accuracy", f"{run.metrics['accuracy']:.4f}"]
+    assert f"results              {folder}" in lines and not any(line.endswith(" ") for line in lines)
 
 
 def test_the_time_left_is_not_computed_from_the_first_step(capsys):
