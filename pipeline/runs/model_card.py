@@ -60,7 +60,7 @@ in {identity.framework} with {described(identity.attention)}, seed {identity.see
 |---|---|
 {scores}
 
-Training: {count(recipe.train.epochs, 'epoch')}, batch size {recipe.train.batch_size}, learning rate
+Training: {count(recipe.train.epochs, "epoch")}, batch size {recipe.train.batch_size}, learning rate
 {recipe.train.learning_rate:g} ({recipe.train.schedule}), precision {recipe.train.precision}. The whole recipe is
 `recipe.yaml` in the run's directory.
 
