@@ -22,7 +22,7 @@ from pipeline.cli.options import (
     whole_numbers,
 )
 from pipeline.recipe.loading import LoadedRecipe, load_recipe
-from pipeline.utils.environment import configure_process
+from pipeline.utils.environment import NO_FRAMEWORK, configure_process
 from pipeline.utils.text import escape_controls
 
 
@@ -123,7 +123,7 @@ def tour(
     debug: Debug = False,
 ) -> None:
     """Measure on this machine what the frameworks differ in, and follow a sentence through the Transformer in both."""
-    tell(configure_process())
+    tell(configure_process(NO_FRAMEWORK))
     from pipeline.tour.report import tour_report
 
     finished = tour_report(out, quick=quick, on_event=lambda text: print(text, file=sys.stderr))

@@ -1,4 +1,4 @@
-"""One page over all reports: a line each, the newest first, with the answers of its first screen."""
+"""One page over all reports: a line each, the newest first; of a comparison with the answers of its first screen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from pipeline.reporting.first_screen import answers
 from pipeline.reporting.formatting import date
 from pipeline.reporting.sentences import Finding
 from pipeline.reporting.writer import environment
+from pipeline.runs.record import RunIdentity
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, reason
 from pipeline.utils.text import one_line, shorten
@@ -33,6 +35,16 @@ EARLIER_QUESTIONS = {
         {"good": "Measured", "unknown": "Not settled", "bad": "Not comparable"},
     ),
 }
+
+
+class Place(NamedTuple):
+    """Where reports of a kind lie in the folder of all reports: their results, and the page beside them."""
+
+    pattern: str
+    page: str = "report.html"
+
+
+PLACES = (Place("*/results.json"), Place("deployment/*/*/results.json"), Place("*/tour.json", "tour.html"))
 # How an index is recognized before it is replaced; written by every version.
 MARK = '<meta name="generator" content="twinstep gallery">'
 
@@ -49,7 +61,7 @@ class Entry:
 
 
 def write_index(folder: Path = Path("reports")) -> Path:
-    """Write <folder>/index.html over <folder>/*/results.json; returns its path.
+    """Write <folder>/index.html over all comparisons, deployment reports and tours in <folder>; returns its path.
 
     A report that cannot be read is named on the page. Raises UserError if the page cannot be written, or if it would
     replace a page of another kind.
@@ -78,20 +90,23 @@ def _is_index(page: Path) -> bool:
 
 def entries(folder: Path) -> list[Entry]:
     """An entry for every report, the newest first, broken ones last."""
+    found = sorted((path, place.page) for place in PLACES for path in folder.glob(place.pattern))
     # Folders that begin with a dot are reports that are being written.
-    paths = sorted(path for path in folder.glob("*/results.json") if not path.parent.name.startswith("."))
-    read = [_read(path) for path in paths]
+    read = [_read(path, folder, page) for path, page in found if not path.parent.name.startswith(".")]
     whole = sorted((pair for pair in read if pair[1].broken is None), key=lambda pair: pair[0], reverse=True)
     return [entry for _, entry in whole] + [entry for _, entry in read if entry.broken]
 
 
-def _read(path: Path) -> tuple[str, Entry]:
+def _read(path: Path, reports: Path, page: str) -> tuple[str, Entry]:
     """The time to sort by, and the entry."""
     folder = path.parent
     # A name need not be text.
-    link = f"{quote(os.fsencode(folder.name))}/report.html" if (folder / "report.html").is_file() else ""
+    link = f"{quote(os.fsencode(folder.relative_to(reports)))}/{page}" if (folder / page).is_file() else ""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
+        if title := _title_of_another_kind(path.name, results):
+            created = str(results["created"])
+            return created, Entry(title, link, date(created), {})
         if results["schema"] in EARLIER_SCHEMAS:
             found = _earlier_answers(results["headline"])
         elif results["schema"] == SCHEMA_VERSION:
@@ -103,10 +118,20 @@ def _read(path: Path) -> tuple[str, Entry]:
         created = str(results["created"])
         return created, Entry(str(results["recipe"]), link, date(created), shortened)
     except (KeyError, TypeError, ValidationError) as error:
-        why = f"results.json is not that of a report: {type(error).__name__} {one_line(error)}"
+        why = f"{path.name} is not that of a report: {type(error).__name__} {one_line(error)}"
         return "", _broken(folder, link, why)
     except (OSError, ValueError, RecursionError) as error:
-        return "", _broken(folder, link, f"results.json cannot be read: {error}")
+        return "", _broken(folder, link, f"{path.name} cannot be read: {error}")
+
+
+def _title_of_another_kind(name: str, results: dict[str, object]) -> str:
+    """What a report that is no comparison is called; "" for a comparison."""
+    if name == "tour.json":
+        return "Tour of both frameworks"
+    if "formats" in results and "run" in results:
+        run = RunIdentity.model_validate(results["run"])
+        return f"Deployment of {run.label}"
+    return ""
 
 
 def _earlier_answers(headline: dict[str, object]) -> dict[str, Finding]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.runs.record import EnvironmentRecord
@@ -37,9 +38,11 @@ def describe_environment(
 
 def package_versions() -> dict[str, str]:
     """The versions of Python and of the packages that a run uses."""
-    installed = {distribution.name.lower(): distribution.version for distribution in distributions()}
-    packages = {name: installed[name] for name in PACKAGES if name in installed}
-    return {"python": platform.python_version()} | packages
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def processor() -> str:

@@ -41,6 +41,7 @@ from pipeline.tour.steps import measure_step
 from pipeline.tour.words import WORDS
 from pipeline.training.finetune import finetune
 from pipeline.utils.cores import usable_cores
+from pipeline.utils.environment import NO_FRAMEWORK
 from pipeline.utils.files import scratch_folder
 from pipeline.utils.processes import Child, close_all
 
@@ -74,7 +75,7 @@ ALL_MODES = Effort(processes=1, repeats=5, seconds=0.1, left_out={})
 SLOW_TO_MAKE = dict.fromkeys(
     ("torch.export", "XLA"), "its graph of a training step takes long, and this was to be quick"
 )
-FEW_MODES = replace(QUICK, left_out=QUICK.left_out | SLOW_TO_MAKE)
+FEW_MODES = replace(QUICK, repeats=2, left_out=QUICK.left_out | SLOW_TO_MAKE)
 FEW_ROWS: Mapping[str, object] = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
 EVERYTHING = Scope(ALL_MODES, ALL_MODES, STEP_RECIPES, 20, 50, PORTABLE_FORMATS, {"train.epochs": 1})
 LITTLE = Scope(QUICK, FEW_MODES, (RECIPE,), 5, 5, ("torchscript",), FEW_ROWS)
@@ -167,14 +168,13 @@ def _jobs(scope: Scope, scratch: Path) -> dict[str, Job]:
     def steps(name: str, framework: str) -> Child:
         return Child(measure_step, framework, name, scope.num_steps, framework=framework, environment=ONE_THREAD)
 
+    def told(framework: str, function: Callable[..., object], *arguments: object) -> Child:
+        return Child(function, *arguments, framework=framework, sends_events=True, environment=ONE_THREAD)
+
     jobs = {
-        "deployment": Job(
-            lambda found: Child(deploy, scratch / "run", scope, sends_events=True, environment=ONE_THREAD)
-        ),
+        "deployment": Job(lambda found: told(first, deploy, scratch / "run", scope)),
         first: Job(lambda found: experiments(first)),
-        "lockstep": Job(
-            lambda found: Child(step_together, scope.lockstep_steps, sends_events=True, environment=ONE_THREAD)
-        ),
+        "lockstep": Job(lambda found: told(NO_FRAMEWORK, step_together, scope.lockstep_steps)),
         # The second framework follows the sentence with the weights that the first has trained.
         second: Job(lambda found: experiments(second, cast(Findings, found[first]).followed.weights), after=first),
     }

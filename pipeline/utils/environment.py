@@ -43,6 +43,8 @@ DEFAULTS = {
 # Options of glibc's mallopt: how much free memory is given back to the system, and from which size on a piece of
 # memory is the system's own. Older versions take at most 32 MiB for the second.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Of a process that only starts others and writes what they found: transformers imports neither framework there.
+NO_FRAMEWORK = "none"
 # What TensorFlow's C++ writes while it is imported, before any log level of its own holds.
 _NATIVE_NOISE = re.compile(
     rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
@@ -58,7 +60,8 @@ def configure_process(framework: str | None = None) -> str | None:
 
     It makes the libraries quiet, chooses Keras 2 for TensorFlow, and has the process keep the memory that it frees,
     which saves time in every step. With `framework` ("torch" or "tensorflow"), transformers imports only that one in
-    this process, which saves seconds. Variables that are set already are left alone, but for the framework's.
+    this process, which saves seconds; with NO_FRAMEWORK neither. Variables that are set already are left alone, but for
+    the framework's.
 
     Unless a variable says how many, both frameworks compute with a thread for each core that this process may use and
     that no other process uses at the moment, and at least one. Processes that this one starts inherit the number.

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -10,9 +11,14 @@ import pytest
 
 from pipeline import UserError
 from pipeline.comparison.results import SCHEMA_VERSION, ProbeDifference
+from pipeline.deploy.report import deployment
 from pipeline.reporting.index import entries, write_index
 from pipeline.reporting.tables import sameness
+from pipeline.reporting.writer import write_pages
+from pipeline.runs.record import RunIdentity
+from pipeline.tour import content as tour
 from pipeline.utils.text import shorten, visible
+from tests.helpers import tour_example
 from tests.helpers.comparison_example import example
 
 
@@ -87,6 +93,26 @@ def report_folder(folder, name, text):
     (path / "report.html").touch()
     content = {"schema": SCHEMA_VERSION, "created": created, "recipe": text, "headline": headline, "runs": []}
     (path / "results.json").write_text(json.dumps(content))
+
+
+def test_the_index_lists_comparisons_deployment_reports_and_the_tour(tmp_path):
+    toured = tour_example.example().model_copy(update={"created": "2026-11-26T10:00:00+00:00"})
+    deployed = toured.deployment.model_copy(update={"created": "2026-11-25T10:00:00+00:00"})
+    run = RunIdentity(recipe="mine", framework="torch", attention="stock", seed=3)
+    pages = deployment.content_of(deployed.model_copy(update={"run": run})), deployed.model_copy(update={"run": run})
+    for place, (content, results) in {
+        "elsewhere": pages, "deployment/mine/one": pages, "tour": (tour.content_of(toured), toured),
+    }.items():  # fmt: skip
+        write_pages(tmp_path / place, replace(content, pictures=[]), results.model_dump(mode="json"))
+    report_folder(tmp_path, "compared", "A recipe")
+    found = entries(tmp_path)
+    assert [(entry.title, entry.link) for entry in found] == [
+        ("Tour of both frameworks", "tour/tour.html"),
+        ("Deployment of mine torch/stock seed 3", "deployment/mine/one/report.html"),
+        ("Deployment of mine torch/stock seed 3", "elsewhere/report.html"),
+        ("A recipe", "compared/report.html"),
+    ]
+    assert not any(entry.broken for entry in found) and all((tmp_path / entry.link).is_file() for entry in found)
 
 
 def test_texts_and_names_of_folders_are_only_text_on_the_index(tmp_path):

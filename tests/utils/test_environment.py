@@ -42,6 +42,15 @@ def test_a_process_is_quiet_and_kept_to_its_framework(environment):
     assert {name: os.environ[name] for name in DEFAULTS} == DEFAULTS
 
 
+def test_a_process_that_only_starts_others_imports_neither_framework(environment):
+    code = (
+        "import sys; from pipeline.utils.environment import *; configure_process(NO_FRAMEWORK); import transformers; "
+        "import pipeline.tour.report; sys.exit(str({'torch', 'tensorflow'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stderr == "set()\n"
+
+
 def test_what_the_user_has_set_is_left_alone(environment):
     environment.setenv("TRANSFORMERS_VERBOSITY", "debug")
     configure_process()
