@@ -43,6 +43,11 @@ def explain(error: PipelineError) -> str:
     return f"{error}\nOn the command line: {options}; with make: {variables}."
 
 
+def make_variable(option: str) -> str:
+    """The variable of make that an option of the command line is, such as PORT for --port."""
+    return option.removeprefix("--").replace("-", "_").upper()
+
+
 def finetune_command(
     recipe: str, framework: str, attention: str = "stock", seed: int = 0, settings: Sequence[str] = (),
     out: Path | None = None, processes: int = 1, *, allow_hub_code: bool = False, allow_pickle: bool = False,

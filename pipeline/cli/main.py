@@ -19,7 +19,7 @@ from pipeline.cli import (  # noqa: F401
     training_commands,
 )
 from pipeline.cli.app import app
-from pipeline.cli.explanations import explain
+from pipeline.cli.explanations import explain, make_variable
 from pipeline.utils.errors import PipelineError, UserError
 from pipeline.utils.text import escape_controls, shorten
 
@@ -67,7 +67,10 @@ def _unexpected(error: Exception, debug: bool) -> int:
     if usage_message is not None:
         # The library that checks types quotes pydantic.
         message = usage_message().replace("Value error, ", "").replace("Input should be", "must be")
-        return _fail(f"{message} (see --help)", WRONG_INPUT, debug)
+        message = message.partition(", unable to parse")[0]
+        options = [name for name in getattr(getattr(error, "param", None), "opts", ()) if name.startswith("--")]
+        with_make = "".join(f"with make: {make_variable(name)}; " for name in options[:1])
+        return _fail(f"{message} ({with_make}see --help)", WRONG_INPUT, debug)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from pipeline.cli.explanations import explain
+from pipeline.cli.app import app
+from pipeline.cli.explanations import explain, make_variable
 from pipeline.cli.main import execute
 from pipeline.recipe.loading import load_recipe
 from pipeline.utils.errors import RunFailure, UserError, combine_errors
@@ -95,6 +97,30 @@ def test_the_arguments_of_an_error_are_translated():
         "On the command line: --resume or --overwrite; with make: RESUME=1 or OVERWRITE=1.",
     ]
     assert explain(UserError("there is no such file")) == "there is no such file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "x", "--port", "abc"], "'--port': must be a valid integer (with make: PORT; see --help)"),
+        (["serve", "x", "--batch", "0"], "must be greater than or equal to 1 (with make: BATCH; see --help)"),
+        (["lockstep", "x", "--dropout", "maybe"], "not one of 'on', 'off'. (with make: DROPOUT; see --help)"),
+        (["serve"], "Missing argument 'RUN'. (see --help)"),
+    ],
+)
+def test_a_wrong_value_is_said_to_users_of_make_too(arguments, said, capsys):
+    assert execute(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+def test_each_option_is_a_variable_of_make():
+    makefile, found = (ROOT / "Makefile").read_text(), []
+    names = {*re.findall(r"^(?:TEXTS|SWITCHES) := .*(?:\n  .*)?", makefile, flags=re.MULTILINE)}
+    variables = set(" ".join(names).split())
+    for command in get_command(app).commands.values():
+        found += [name for option in command.params for name in option.opts if name.startswith("--")]
+    assert {"--port", "--debug-eager"} <= set(found)
+    assert {name for name in found if make_variable(name) not in variables} == set()
 
 
 def test_errors_are_combined_with_each_line_and_argument_once():
