@@ -20,7 +20,6 @@ from pipeline.tour import tables
 from pipeline.tour.figures import pictures
 from pipeline.tour.results import ShownError, Stage, Stop, TourResults
 from pipeline.tour.words import WORDS, heading
-from pipeline.utils.text import count
 
 NAMES = Names("tour.html", "tour.md", "tour.json")
 
@@ -141,7 +140,7 @@ def _gain(results: TourResults, framework: str) -> str:
     if len(own) < 2:
         return f"{FRAMEWORK_NAMES[framework]}: no graph was timed"
     shape = tables.sizes_of(results.call_shapes[0])
-    return f"{FRAMEWORK_NAMES[framework]}, attention alone with {shape}: {gain_in_words(own, 0)}"
+    return f"{FRAMEWORK_NAMES[framework]}, attention alone on a short text ({shape}): {gain_in_words(own, 0)}"
 
 
 def _code(results: TourResults) -> Section:
@@ -226,7 +225,7 @@ def _deployment(results: TourResults) -> Section:
 def _sameness(results: TourResults) -> Section:
     found = results.lockstep
     first = found.first_step_over_rounding
-    until = f"until step {first - 1}" if first else f"in all {count(found.steps, 'step')}"
+    until = tables.equal_steps(first, found.steps)
     same = "the same experiment" if found.same else "not the same experiment"
     masks = "with the same dropout masks" if found.dropout else "without dropout"
     title, _ = heading("sameness")

@@ -42,7 +42,7 @@ def _cross_attention(results: TourResults) -> Iterator[Picture]:
             )
             yield Picture(
                 "cross-attention", "sentence", "Where the decoder looks, first head",
-                "A row for each word written so far, after which the next is chosen. Bright: the words it reads.",
+                "A row for each word written so far. Bright: what it reads, to choose the word that comes after it.",
                 f"Most weight: {said}.", figure,
             )  # fmt: skip
 

@@ -72,9 +72,7 @@ class Scope:
 
 ALL_MODES = Effort(processes=1, repeats=5, seconds=0.1, left_out={})
 # In a quick tour only small functions are compiled by XLA and exported: whole training steps take long.
-SLOW_TO_MAKE = dict.fromkeys(
-    ("torch.export", "XLA"), "its graph of a training step takes long, and this was to be quick"
-)
+SLOW_TO_MAKE = dict.fromkeys(("torch.export", "XLA"), "for a whole model it takes long, and this was to be quick")
 FEW_MODES = replace(QUICK, repeats=2, left_out=QUICK.left_out | SLOW_TO_MAKE)
 FEW_ROWS: Mapping[str, object] = {"data.limit.train": 256, "data.limit.validation": 32, "train.epochs": 1}
 EVERYTHING = Scope(ALL_MODES, ALL_MODES, STEP_RECIPES, 20, 50, PORTABLE_FORMATS, {"train.epochs": 1})

@@ -19,6 +19,7 @@ from pipeline.tour.results import (
     Stop,
     TourResults,
 )
+from pipeline.utils.text import count
 
 _ANSWERS = {
     "as eager": Finding("good", "As eager"),
@@ -32,7 +33,10 @@ PROBES = {
     "decides": "branches on a value",
     "halves": "takes new lengths",
 }
-_APART = " Keras' Adam adds its epsilon at another place than PyTorch's, and rounding grows."
+_APART = (
+    " Each framework trains with an Adam of its own here, and Keras' adds its epsilon at another place than PyTorch's. "
+    "For its recipes this project has one optimizer, the same in both: see the section on the same numbers."
+)
 # Of a table whose rows are in groups by framework.
 Groups = dict[str, list[list[Cell]]]
 
@@ -50,9 +54,17 @@ def losses(found: SentenceTour) -> Table:
         [f"step {step + 1}", *(number_in_words(each[step]) for each in found.losses.values())] for step in steps
     ]
     apart = found.first_step_over_rounding
-    until = f"until step {apart - 1}" if apart else f"in all {found.steps} steps"
-    note = f"The losses are equal within one millionth {until}." + (_APART if apart else "")
+    note = f"The losses are equal within one millionth {equal_steps(apart, found.steps)}." + (_APART if apart else "")
     return Table("Training", ["Loss", *(FRAMEWORK_NAMES[name] for name in found.losses)], {"": rows}, note)
+
+
+def equal_steps(first_apart: int | None, steps: int) -> str:
+    """In which steps two trainings are equal, from the first one, counted from 1, in which they are not."""
+    if first_apart is None:
+        return f"in all {count(steps, 'step')}"
+    if first_apart < 3:
+        return "in no step" if first_apart == 1 else "in the first step only"
+    return f"until step {first_apart - 1}"
 
 
 def calls(results: TourResults) -> Table:
@@ -185,7 +197,8 @@ def steps(costs: list[StepCost]) -> Table:
     kinds = list(costs[0].milliseconds_by_kind) if costs else []
     note = (
         "Processor time of one thread in a fresh process. Memory is the most that the process held, Python included. "
-        "The kinds are shares of profiled steps, times the time of a step that was not profiled."
+        "The kinds are shares of profiled steps, times the time of a step that was not profiled. Between operators: "
+        "Python, the runtime, reading batches."
     )
     title = "Time and memory of a step, and its milliseconds by kind of operator"
     return Table(title, ["Framework", "Step, ms", "First step, s", "Memory, MiB", *kinds], groups, note)

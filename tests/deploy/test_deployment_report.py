@@ -97,13 +97,25 @@ def test_the_answers_are_those_of_the_figures():
     )
     assert least.sentence == (
         "For 1×32, ONNX int8 needs the least processor time, 1.00 ms. For 32×64, ONNX int8 needs the least processor "
-        "time, 49.0 ms; the range of ONNX overlaps. ONNX int8 has the smallest model; the process of ONNX int8 holds "
-        "the least memory."
+        "time, 49.0 ms; the range of ONNX overlaps. The smallest model is that of ONNX int8; the process of ONNX int8 "
+        "holds the least memory."
     )
     assert graphs.sentence == (
         "PyTorch: for inference with 1×32, no graph was faster than eager in every repeat; for a training step with "
         "32×64, no graph was faster than eager in every repeat. TensorFlow: for inference with 1×32, tf.function is 12 "
         "times as fast as eager; for a training step with 32×64, XLA is 2.2 times as fast as eager."
+    )
+
+
+def test_the_run_itself_is_called_so_and_equal_logits_are_said_to_be_equal():
+    run, onnx = results().formats[:2]
+    equal = onnx.model_copy(update={"largest_difference": 0.0, "model_bytes": 4 * 2**20, "cost": cost(9.0, 90.0, 700)})
+    agreement, least, _ = answers(results(formats=[run, equal])).values()
+    assert agreement.sentence == "ONNX answers 1,000 validation rows as the run does; in fp32, the logits are equal."
+    assert least.sentence == (
+        "For 1×32, the run itself needs the least processor time, 8.00 ms; the range of ONNX overlaps. For 32×64, the "
+        "run itself needs the least processor time, 80.0 ms; the range of ONNX overlaps. The smallest model is that of "
+        "the run itself; the process of the run itself holds the least memory."
     )
 
 

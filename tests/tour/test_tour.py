@@ -19,6 +19,7 @@ from pipeline.tour.experiments import Place, functions_of
 from pipeline.tour.report import Job, run_jobs
 from pipeline.tour.results import TourResults
 from pipeline.tour.steps import shares_of
+from pipeline.tour.tables import equal_steps
 from pipeline.tour.words import WORDS
 from pipeline.utils.processes import Child
 from tests.helpers.attention_reference import multi_head_attention
@@ -268,6 +269,14 @@ def test_the_page_says_what_frameworks_and_transformer_are_before_its_first_tabl
     assert "<script" not in text
     for question in WORDS.points["questions"]:
         assert question in text
+
+
+@pytest.mark.parametrize(
+    ("first_apart", "said"),
+    [(None, "in all 20 steps"), (1, "in no step"), (2, "in the first step only"), (9, "until step 8")],
+)
+def test_the_steps_that_are_equal_are_named(first_apart, said):
+    assert equal_steps(first_apart, 20) == said
 
 
 def test_each_fact_has_a_date_and_a_source():

@@ -69,7 +69,9 @@ def _agreement(results: DeploymentResults) -> Finding:
     sentence = f"{listed([each.title for each in proved])} {_verb(proved)} {rows} as the run does"
     if exact := [each for each in proved if each.quantization is None]:
         largest = max(each.largest_difference or 0.0 for each in exact)
-        sentence += f"; in fp32, logits differ by at most {small(largest)}"
+        sentence += "; in fp32, " + (
+            f"logits differ by at most {small(largest)}" if largest else "the logits are equal"
+        )
     if rounded := [each for each in proved if each.quantization is not None]:
         least = min(1.0 if each.agreement is None else each.agreement for each in rounded)
         sentence += f"; with int8 weights, {least:.1%} of the predictions or more are the same"
@@ -82,13 +84,17 @@ def _verb(formats: list[FormatCost]) -> str:
     return "answers" if len(formats) == 1 else "answer"
 
 
+def _named(each: FormatCost) -> str:
+    return "the run itself" if each.format is None else each.title
+
+
 def _least(results: DeploymentResults) -> Finding:
     known = [each for each in results.formats if each.cost is not None]
     if len(known) < 2:
         return Finding("unknown", "Not settled", "There are not two formats with figures to compare.")
     sentences = []
     for number, shape in enumerate(results.shapes):
-        spreads = {each.title: each.cost.milliseconds[number] for each in known if each.cost is not None}
+        spreads = {_named(each): each.cost.milliseconds[number] for each in known if each.cost is not None}
         best, others = _best(spreads)
         also = f"; the range of {listed(others)} overlaps" if others else ""
         sentences.append(
@@ -96,8 +102,10 @@ def _least(results: DeploymentResults) -> Finding:
             f"{number_in_words(spreads[best].median)} ms{also}."
         )
     smallest = min((each for each in known if each.model_bytes is not None), key=lambda each: each.model_bytes or 0)
-    memory, _ = _best({each.title: each.cost.peak_memory_bytes for each in known if each.cost is not None})
-    sentences.append(f"{smallest.title} has the smallest model; the process of {memory} holds the least memory.")
+    memory, _ = _best({_named(each): each.cost.peak_memory_bytes for each in known if each.cost is not None})
+    sentences.append(
+        f"The smallest model is that of {_named(smallest)}; the process of {memory} holds the least memory."
+    )
     return Finding("good", "Measured", " ".join(sentences))
 
 
