@@ -14,6 +14,9 @@ CONTROL ?= on
 KILLS ?= 5
 PROCESSES ?= 1
 RESTARTS ?= 0
+TRIALS ?= 20
+WORKERS ?= 1
+SPACE ?=
 SET ?=
 OUT ?=
 RUN ?=
@@ -48,7 +51,7 @@ WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTAR
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
-TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS SET OUT RUN EXPORT FORMAT REPO REPORT FILE QUANTIZE RUNS TEXT \
+TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS TRIALS WORKERS SPACE SET OUT RUN EXPORT FORMAT REPO REPORT FILE QUANTIZE RUNS TEXT \
   INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY COMPILED DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
@@ -69,7 +72,7 @@ RANKS = $(if $(filter PROCESSES,$(GIVEN)),--processes "$$PROCESSES")
 VERBOSE = $(if $(DEBUG),--debug)
 
 .DEFAULT_GOAL := help
-.PHONY: help init finetune watch compare report index tour check list schema clean-cache kill-test lockstep predict export deployment push attention-maps serve bundled test lint bench gpu-check
+.PHONY: help init finetune watch compare sweep report index tour check list schema clean-cache kill-test lockstep predict export deployment push attention-maps serve bundled test lint bench gpu-check
 .PHONY: gallery drill attention embedded
 
 help:  ## show this list
@@ -98,6 +101,9 @@ watch: $(VENV)/.installed  ## show the loss and scores of a run while it trains 
 
 compare: $(VENV)/.installed  ## run every framework, attention and seed; compare | RECIPE= FRAMEWORKS= ATTENTIONS="stock handwritten handwritten-model" SEEDS="0 1 2" CONTROL=on|off SET= OUT= RERUN=1
 	@$(SETTINGS) $(PIPELINE) compare "$$RECIPE" --frameworks "$$FRAMEWORKS" --attentions "$$ATTENTIONS" --seeds "$$SEEDS" --control "$$CONTROL" $(TO) $(if $(RERUN),--rerun) $(if $(ALLOW_HUB_CODE),--allow-hub-code) "$$@" $(VERBOSE)
+
+sweep: $(VENV)/.installed  ## search for the values of keys that score best | RECIPE= SPACE="train.learning_rate=log(1e-5,1e-3) train.batch_size=16,32" TRIALS=20 WORKERS=1 FRAMEWORK= ATTENTION= ARCHITECTURE=handwritten SEED= SET= OUT=
+	@$(SETTINGS) $(PIPELINE) sweep "$$RECIPE" --space "$$SPACE" --trials "$$TRIALS" --workers "$$WORKERS" --framework "$$FRAMEWORK" $(MODEL) --seed "$$SEED" $(TO) $(CODE) "$$@" $(VERBOSE)
 
 report: $(VENV)/.installed  ## compare finished runs of any machine | RUNS="dir dir" OUT=
 	@$(RUN_FOLDERS) $(PIPELINE) report "$$@" $(TO) $(VERBOSE)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.runs.attention_maps import attention_maps
     from pipeline.runs.directory import Run, load_run
     from pipeline.runs.prediction import predict
+    from pipeline.sweeps.callbacks import SweepCallback
+    from pipeline.sweeps.sweep import Sweep, sweep
     from pipeline.tour.report import tour_report
     from pipeline.training.callbacks import TrainingCallback
     from pipeline.training.drafting.recipe_text import draft_recipe
@@ -41,6 +43,8 @@ __all__ = [
     "Run",
     "RunFailure",
     "Stopped",
+    "Sweep",
+    "SweepCallback",
     "Train",
     "TrainingCallback",
     "UserError",
@@ -59,6 +63,7 @@ __all__ = [
     "predict",
     "push_run",
     "report",
+    "sweep",
     "tour_report",
 ]
 
@@ -66,6 +71,8 @@ __all__ = [
 _LAZY = {
     "Comparison": "pipeline.api",
     "Run": "pipeline.runs.directory",
+    "Sweep": "pipeline.sweeps.sweep",
+    "SweepCallback": "pipeline.sweeps.callbacks",
     "TrainingCallback": "pipeline.training.callbacks",
     "attention_maps": "pipeline.runs.attention_maps",
     "check": "pipeline.api",
@@ -81,6 +88,7 @@ _LAZY = {
     "predict": "pipeline.runs.prediction",
     "push_run": "pipeline.deploy.hub",
     "report": "pipeline.api",
+    "sweep": "pipeline.sweeps.sweep",
     "tour_report": "pipeline.tour.report",
 }
 

@@ -20,6 +20,7 @@ from pipeline.recipe.loading import load_recipe, recipe_names
 from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
 from tests.benchmarks import bench, real_text
 from tests.helpers import pages
+from tests.helpers.children import train_trials_here
 from tests.helpers.pages import MAKEFILE, PAGES, ROOT, TEXT, blocks, names, shape, table
 
 COMMANDS = list(dict.fromkeys(pages.commands()))
@@ -220,6 +221,7 @@ def test_python_code_runs(page, code, workplace, monkeypatch, small):
     monkeypatch.setattr("recipes.sentiment_bert.RECIPE", small)
     monkeypatch.setattr(pipeline, "load_recipe", lambda *arguments: load_recipe(*arguments) and small)
     monkeypatch.setattr(pipeline, "compare", compare_little, raising=False)
+    train_trials_here(monkeypatch)
     exec(compile(code, page, "exec"), {})
 
 
@@ -280,6 +282,7 @@ def test_every_file_and_folder_that_a_page_names_exists(page):
     of_an_export = {"manifest.json", "tokenizer.json", "model.pt2", "model.onnx", "model.tflite", "model.pt", "model/"}
     made = of_a_run | of_an_export | {"model/", "results.json", "report.html", "reports/", "tour.json"}
     made |= {"progress.json", "wandb/", "reviews.yaml"}
+    made |= {"best.yaml", "settings.json", "report/", "trials/", "trials/0007/", "sweep.html", "sweep.json"}
     assert {name for name in pages.file_names(page) if not any((home / name).exists() for home in homes)} <= made
 
 

@@ -51,6 +51,9 @@ RUN_ELSEWHERE = {
     'make compare RECIPE=translate_transformer ATTENTIONS="stock handwritten handwritten-model"': (
         "takes minutes; tests/frameworks/test_body.py compares runs of them"
     ),
+    'make sweep SPACE="train.learning_rate=log(1e-5,1e-3) train.batch_size=16,32" TRIALS=20': (
+        "takes minutes; tests/sweeps/test_sweep.py"
+    ),
     "make push RUN=runs/sentiment_bert/torch-stock-seed0 REPO=user/name PRIVATE=1": "tests/deploy/test_hub.py",
     "make init FILE=reviews.jsonl": "tests/training/test_drafting.py",
     "make lockstep STEPS=50": "tests/test_documentation.py, with two steps",

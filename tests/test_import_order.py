@@ -24,7 +24,7 @@ ORDER = (
     {"reporting"},
     {"api"},
     {"deploy"},
-    {"tour"},
+    {"tour", "sweeps"},
     {"cli"},
     {"pipeline"},  # pipeline/__init__.py and __main__.py
 )

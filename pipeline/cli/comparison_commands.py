@@ -1,4 +1,4 @@
-"""Commands that compare: compare, report, lockstep, index, tour. Each configures the process, then imports."""
+"""Commands that compare: compare, sweep, report, lockstep, index, tour. Each configures the process, then imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pipeline.cli.options import (
     Architecture,
     Attention,
     Debug,
+    Framework,
     HubCode,
+    Pickle,
     RecipeName,
     ReportFolder,
     Settings,
@@ -63,6 +65,50 @@ def compare(
     progress.show(comparison)
     if any(not run.completed for run in comparison.results.runs):
         raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT", help='"KEY=log(LOW,HIGH) KEY=VALUE,VALUE"; also uniform(LOW,HIGH) and int(LOW,HIGH).'
+        ),
+    ],
+    trials: Annotated[
+        int, typer.Option(help="How many trials there are in the end, those of earlier calls included.")
+    ] = 20,
+    framework: Framework = "torch",
+    attention: Attention = "stock",
+    architecture: Architecture = "stock",
+    seed: Annotated[int, typer.Option(help="Seed of every trial, and of the values that are drawn.")] = 0,
+    workers: Annotated[int, typer.Option(help="How many trials train at a time; they share the threads.")] = 1,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; by default sweeps/<recipe>.")] = None,
+    allow_hub_code: HubCode = False,
+    allow_pickle: Pickle = False,
+    debug: Debug = False,
+) -> None:
+    """Search for the values of some keys with which a recipe scores best; the same command goes on with a sweep."""
+    tell(configure_process())
+    loaded, attention = LoadedRecipe.read(recipe, settings or ()), attention_of(attention, architecture)
+    from pipeline.cli.comparison_progress import SweepProgress
+    from pipeline.sweeps.sweep import sweep
+
+    progress = SweepProgress(loaded.recipe.name)
+    try:
+        found = sweep(
+            loaded, space, trials, framework, attention, seed, out, workers=workers, allow_hub_code=allow_hub_code,
+            allow_pickle=allow_pickle, callback=progress,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        progress.close()
+        print("stopped; finished trials are kept, and the same command goes on with the others", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        progress.close()
+    progress.show(found)
 
 
 @app.command()

@@ -31,6 +31,9 @@ WAYS = {
     "restarts": ("--restarts NUMBER", "RESTARTS=number"),
     "resume": ("--resume", "RESUME=1"),
     "seed": ("--seed NUMBER", "SEED=number"),
+    "space": ("--space TEXT", 'SPACE="key=log(low,high) key=value,value"'),
+    "trials": ("--trials NUMBER", "TRIALS=number"),
+    "workers": ("--workers NUMBER", "WORKERS=number"),
 }
 
 

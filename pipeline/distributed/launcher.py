@@ -8,7 +8,6 @@ error says which rank failed first, and how.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
 import socket
@@ -20,10 +19,8 @@ from multiprocessing import connection
 from typing import Generic, TypeVar
 
 from pipeline.distributed.ranks import LAUNCHED
-from pipeline.utils.cores import usable_cores
-from pipeline.utils.environment import THREAD_VARIABLES
 from pipeline.utils.errors import PipelineError, RunFailure, Stopped, UserError
-from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all, is_halted
+from pipeline.utils.processes import Child, EndedBySignal, ProcessError, close_all, is_halted, shared_threads
 
 LOOPBACK = "127.0.0.1"
 # How long the other ranks have to end by themselves after one has failed, or after the first one has its result.
@@ -162,8 +159,6 @@ def rank_environments(size: int) -> list[dict[str, str]]:
 
     The ranks meet at two ports of the loopback device. Each has its share of the threads of this process.
     """
-    given = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name, "").isdecimal()), None)
-    threads = max(1, (int(given) if given else usable_cores()) // size)
     shared = {
         "WORLD_SIZE": str(size),
         "LOCAL_WORLD_SIZE": str(size),
@@ -174,7 +169,7 @@ def rank_environments(size: int) -> list[dict[str, str]]:
         # Else gloo listens at the address that the machine's name leads to.
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
         "PYTHONUNBUFFERED": "1",
-        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        **shared_threads(size),
     }
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 

@@ -56,6 +56,7 @@ def finetune(
     restarts: int = 0,
     change_processes: bool = False,
     debug_eager: bool = False,
+    score_test: bool = True,
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
     stop: StopRequest | None = None,
@@ -79,6 +80,8 @@ def finetune(
     With `debug_eager` each operation runs by itself in either framework, so that a `breakpoint()` in an attention stops
     in every step and sees numbers. The run is slower, and the same but for rounding.
 
+    Without `score_test` the test split is not scored: whoever searches for settings must not choose by it.
+
     With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`, `StopOnSignal()` by
     SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
 
@@ -92,8 +95,8 @@ def finetune(
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
     """
     arguments = _Arguments(
-        recipe, framework, attention, seed, out, overwrite, resume, change_processes, debug_eager, allow_hub_code,
-        allow_pickle,
+        recipe, framework, attention, seed, out, overwrite, resume, change_processes, debug_eager, score_test,
+        allow_hub_code, allow_pickle,
     )  # fmt: skip
     stop, callback = stop or StopRequest(), callback or TrainingCallback()
     if processes != 1 or restarts != 0:
@@ -116,6 +119,7 @@ class _Arguments:
     resume: bool
     change_processes: bool
     debug_eager: bool
+    score_test: bool
     allow_hub_code: bool
     allow_pickle: bool
 
@@ -182,6 +186,8 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
     _refuse_ranks(channel, recipe, saved, arguments.change_processes)
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
+    if not arguments.score_test:
+        experiment.examples.pop("test", None)
     backend = load_backend(arguments.framework)
     scorers = load_metrics(experiment.metric_names)
     with (

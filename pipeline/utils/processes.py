@@ -227,6 +227,13 @@ def child_environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONSAFEPATH": "1"}
 
 
+def shared_threads(size: int) -> dict[str, str]:
+    """The environment variables that give each of `size` processes its share of the threads of this one."""
+    given = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name, "").isdecimal()), None)
+    threads = max(1, (int(given) if given else usable_cores()) // size)
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
 def close_all(children: Iterable[Child]) -> None:
     """End all processes that still run, at once and not one after another."""
     children = list(children)

@@ -18,6 +18,7 @@ PAGES = [
     "pipeline/distributed/README.md",
     "pipeline/deploy/README.md",
     "pipeline/tour/README.md",
+    "pipeline/sweeps/README.md",
     "tests/benchmarks/README.md",
     "recipes/bundled/sentiment/README.md",
     "recipes/bundled/dates/README.md",
@@ -29,7 +30,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 # The file name in the first comment of a Python or YAML block, such as "# mine.py".
 FILE_NAME = re.compile(r"# (\w+\.(?:py|yaml))\n")
 # Files and folders that a reader or a run makes.
-_MADE = re.compile(r"(?:runs|reports|exports)/\S|figures/|mine\.|my_attention\.py|reviews\.jsonl")
+_MADE = re.compile(r"(?:runs|reports|exports|sweeps)/\S|figures/|mine\.|my_attention\.py|reviews\.jsonl")
 
 
 def blocks(page, language):
