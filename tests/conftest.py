@@ -21,8 +21,16 @@ import pytest
 import transformers  # noqa: F401 -- it looks for frameworks once, so before a command keeps the process to one
 
 from pipeline.recipe.loading import load_recipe
+from tests.helpers.memory import GraphMemory
 
 FRAMEWORKS = ("torch", "tensorflow")
+GRAPH_MEMORY = GraphMemory(growth_mib=400)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+    """Keeps the memory of a worker that has run thousands of tests below 3 GB."""
+    GRAPH_MEMORY.free_if_grown()
 
 
 @pytest.fixture(scope="session")

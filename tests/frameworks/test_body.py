@@ -284,7 +284,7 @@ def test_a_run_takes_the_steps_of_a_stock_run_and_saves_a_stock_model(framework,
     assert not any(loaded.values())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_steps_of_both_frameworks_are_in_lock_step_and_so_are_those_of_the_stock_model(tmp_path):
     recipe = recipe_of("translation", tmp_path, changes=CHANGES)
     traces = {name: record(recipe, name, 6, WHOLE) for name in NAMES}

@@ -118,11 +118,18 @@ def test_padding_of_targets_beside_sources_without_padding_does_not_matter(frame
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["bert regression", "bert spans", "bert masked", "gpt2 causal", "t5", "marian"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "bert regression", "bert spans", "bert masked", "gpt2 causal", "t5",
+        pytest.param("marian", marks=pytest.mark.heavy),
+    ],
+)  # fmt: skip
 def test_training_on_packed_rows_is_training_on_padded_batches(framework, head):
     padded, packed = HEADS[head][4]()
     wider, more_rows = with_more_padding(packed, 3, 2), {key: np.roll(rows, 1, axis=0) for key, rows in packed.items()}
-    expected = steps_of(learner_of(framework, head, steps=3, gradient_accumulation=2), [padded] * 3)
+    # In PyTorch for both frameworks: TensorFlow would trace a second graph, which takes seconds.
+    expected = steps_of(learner_of("torch", head, steps=3, gradient_accumulation=2), [padded] * 3)
     # The first of two micro-batches has one row here, or two, so it has fewer slots than the batch.
     learner = learner_of(framework, head, steps=3, gradient_accumulation=2)
     actual = steps_of(learner, [packed, wider, more_rows])
@@ -133,10 +140,9 @@ def test_training_on_packed_rows_is_training_on_padded_batches(framework, head):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["bert spans", "gpt2 causal", "t5", "marian"])
+@pytest.mark.parametrize("head", ["bert spans", "gpt2 causal", "t5"])
 def test_more_micro_batches_than_packed_rows_change_nothing(framework, head):
     _, packed = HEADS[head][4]()
-    expected, actual = (
-        steps_of(learner_of(framework, head, gradient_accumulation=count), [packed])[0] for count in (1, 8)
-    )
+    (expected,) = steps_of(learner_of("torch", head), [packed])
+    (actual,) = steps_of(learner_of(framework, head, gradient_accumulation=8), [packed])
     assert (actual.loss, actual.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-5)

@@ -13,7 +13,8 @@ from pipeline.runs.record import RunIdentity
 from pipeline.training.agreement import refuse_disagreement
 from pipeline.utils.errors import UserError
 from tests.helpers.families import recipe_of
-from tests.helpers.ranks import in_ranks
+from tests.helpers.marks import heavy_in_tensorflow
+from tests.helpers.ranks import in_ranks, in_threads
 
 
 @dataclasses.dataclass
@@ -54,9 +55,9 @@ OTHERS = {
 ALLOWED = {"versions": {"torch": "2.13", "device": "gpu", "threads": "4"}}
 
 
-def messages(send, recipe):
+def messages(ranks, recipe):
     """What all ranks are told if the last one has each of OTHERS in turn; all must hear the same."""
-    with Channel.join(Ranks.from_environment()).together() as channel:
+    with Channel.join(ranks).together() as channel:
         heard = {}
         for name, (changes, _) in {**OTHERS, "settings": (None, ""), "nothing": (ALLOWED, "")}.items():
             facts, is_last = Facts(recipe), channel.ranks.rank == channel.size - 1
@@ -70,9 +71,9 @@ def messages(send, recipe):
     return heard
 
 
-@pytest.mark.slow
 def test_whatever_one_rank_has_of_its_own_all_are_told_who_differs_in_what(tmp_path):
-    heard = in_ranks(messages, recipe_of("single-label", tmp_path), size=3)
+    heard, *others = in_threads(messages, recipe_of("single-label", tmp_path), size=3)
+    assert others == [heard] * 2
     assert heard.pop("nothing") == [None] * 3
     expected = {name: message for name, (_, message) in OTHERS.items()} | {"settings": "digest of the settings of rank"}
     assert heard.keys() == expected.keys()
@@ -87,6 +88,7 @@ def train_on_own_data(send, framework, recipes, out):
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_ranks_with_other_data_are_refused_before_the_first_step(framework, tmp_path):
     recipes = []
     for rank in range(2):

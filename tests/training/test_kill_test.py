@@ -9,9 +9,11 @@ from pipeline import finetune
 from pipeline.training.kill_test import PHASES, Moment, compare_runs, kill_moments, kill_test
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines
+from tests.helpers.marks import heavy_in_tensorflow
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes={"train.dropout": 0.1, "train.save_every": 1})
     report = kill_test(recipe, framework, num_kills=1, seed=2)

@@ -15,6 +15,7 @@ from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.signals import StopRequest
 from tests.helpers.interruption import Kill, Killed, assert_same_outcome
+from tests.helpers.marks import heavy_in_tensorflow
 from tests.utils.test_processes import has_ended
 
 
@@ -72,6 +73,7 @@ FAULTS = {
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_a_killed_rank_ends_all_and_a_restart_gives_the_same_bits(framework, tiny, tmp_path):
     """The second run replaces the first one, which stays until the second is complete."""
     recipe, out, following = tiny.override({"train.dropout": 0.1}), tmp_path / "run", Following(2, kill(1))
@@ -103,6 +105,7 @@ def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(rank
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_message(
     framework, fault, tiny, tmp_path, capfd
@@ -120,6 +123,7 @@ def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(
     before, after, framework, tiny, tmp_path
