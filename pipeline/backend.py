@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.batches import Features
@@ -68,6 +69,23 @@ class WrittenGraph(NamedTuple):
     full_bytes: int
     # If it keeps keys and values in an array [2 * layers, B, heads, P, width]: the first, third and last size.
     past: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The update of one projection: the name of its module in the stock PyTorch model, and A and B at the start.
+
+    `site` is that of its dropout in shared masks. `reads_source` marks a projection in a decoder of what the encoder
+    computed.
+    """
+
+    module: str
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    scale: float
+    dropout: float
+    site: int
+    reads_source: bool
 
 
 # Is called with the next token of each text, [B], as soon as it is written; what it raises ends the writing.
@@ -131,7 +149,7 @@ class Learner(Predictor, Protocol):
         ...
 
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's current weights."""
+        """A copy of the model's current weights; if the recipe trains updates of low rank, of the trained ones."""
         ...
 
     def restore_weights(self, weights: list[NDArray]) -> None:
@@ -141,8 +159,8 @@ class Learner(Predictor, Protocol):
     def state(self) -> dict[str, NDArray]:
         """All that the next step depends on: weights, the optimizer's moments, counts, and random generators.
 
-        The keys are "weights.I", "optimizer.I.NAME", "step" and "parts", the number of micro-batches, and "random.NAME"
-        if dropout masks are not shared.
+        The keys are "weights.I", as of `copy_weights`, "optimizer.I.NAME", "step" and "parts", the number of
+        micro-batches, and "random.NAME" if dropout masks are not shared.
         """
         ...
 
@@ -188,6 +206,13 @@ class Backend(Protocol):
 
     def set_weights(self, model: Model, weights: dict[str, NDArray]) -> None:
         """Set every weight of the stock model."""
+        ...
+
+    def add_adapters(self, model: Model, adapters: Iterable[Adapter]) -> None:
+        """Give projections of the stock model updates of low rank, in place.
+
+        A and B are weights of the model from then on: "MODULE.lora_A" [in, rank] and "MODULE.lora_B" [rank, out].
+        """
         ...
 
     def freeze(self, model: Model, patterns: Iterable[str]) -> list[str]:

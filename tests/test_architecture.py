@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FRAMEWORK_FILES = (
     "attention.py", "body.py", "dropout.py", "export.py", "fast_modules.py", "generation.py", "graphs.py", "group.py",
-    "loss.py", "model.py", "optimizer.py", "packed.py", "sites.py", "swap.py", "tour.py", "train.py", "transformer.py",
+    "lora.py", "loss.py", "model.py", "optimizer.py", "packed.py", "sites.py", "swap.py", "tour.py", "train.py",
+    "transformer.py",
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.
 ONE_SIDED = {

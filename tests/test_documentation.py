@@ -17,7 +17,7 @@ import yaml
 import pipeline
 from pipeline.cli.main import app
 from pipeline.recipe.loading import load_recipe, recipe_names
-from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
+from pipeline.recipe.schema import Data, Files, Limit, Lora, Recipe, Train
 from tests.benchmarks import bench, real_text
 from tests.helpers import pages
 from tests.helpers.children import train_trials_here
@@ -238,6 +238,7 @@ def test_the_window_attention_of_the_readme_runs_and_is_reported(small, workplac
 def keys(model, prefix=""):
     """The dotted keys of a model of the recipe with their defaults."""
     nested = {Data: "data.", Train: "train.", Files: "data.files.", Limit: "data.limit."}
+    groups = {Lora | None: (Lora, "train.lora.")}
     defaults = {}
     for name, field in model.model_fields.items():
         if field.annotation in nested:
@@ -245,6 +246,8 @@ def keys(model, prefix=""):
         else:
             default = "required" if field.is_required() else field.get_default(call_default_factory=True)
             defaults[prefix + name] = str(default)
+        if field.annotation in groups:
+            defaults |= keys(*groups[field.annotation])
     return defaults
 
 

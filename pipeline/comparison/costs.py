@@ -28,6 +28,7 @@ KINDS = {
     "startup_seconds": _Kind("s", False),
     "train_seconds": _Kind("s", False),
     "peak_memory_bytes": _Kind("bytes", False),
+    "trainable_parameters": _Kind("parameters", False),
 }
 MIN_RUNS = 3
 # With fewer runs, a factor of at least this shows a difference. Repeated on a machine that does other things besides,

@@ -76,8 +76,10 @@ class ComparedRun:
 
     @cached_property
     def settings(self) -> JsonObject:
-        """The recipe's settings by dotted key, without locations and without what no run reads."""
-        flat = flatten(self.recipe.model_dump(mode="json"))
+        """The recipe's settings by dotted key, without locations and without what no run reads; LoRA's are one text."""
+        values, lora = self.recipe.model_dump(mode="json"), self.recipe.train.lora
+        values["train"]["lora"] = None if lora is None else str(lora)
+        flat = flatten(values)
         return {key: value for key, value in flat.items() if key not in (*LOCATIONS, *NOT_READ_BY_RUNS)}
 
     def column(self, name: str) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from pipeline.models.attention_check import swap_with_proof
 from pipeline.models.checkpoint import checkpoint_fingerprint
 from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.initialization import Weights, off_by_one_rounding
-from pipeline.models.schedule import learning_rates
+from pipeline.models.optimization import learning_rates
 from pipeline.recipe.schema import Recipe
 from pipeline.training.agreement import digest
 from pipeline.training.experiment import Experiment, prepare, start

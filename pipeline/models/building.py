@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from pipeline.models.initialization import (
     with_prefix,
     without_head,
 )
+from pipeline.models.lora import adapters_of, moved, weights_to_freeze
 from pipeline.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -44,11 +46,16 @@ class WeightSources:
 
 
 class Start(NamedTuple):
-    """The model of step 0, the proof that its attention is in place, and where its weights are from."""
+    """The model of step 0, the proof that its attention is in place, where its weights are from, and its sizes.
+
+    `parameters` is how many numbers its weights have, `trainable` how many of them are trained.
+    """
 
     model: Model
     proof: Proof
     sources: WeightSources
+    parameters: int
+    trainable: int
 
 
 def build_model(
@@ -108,22 +115,42 @@ def build_for_training(
 
     `probe` is the batch on which a swapped attention is compared with the stock one. Raises UserError, ProofError.
     """
-    precision, new_head = recipe.train.precision, draws_head(recipe, config)
-    proof = Proof()
-    if attention != STOCK and precision != "fp32":
-        # The proof compares logits in fp32, which a model with bf16 layers cannot compute.
+    precision, new_head, lora = recipe.train.precision, draws_head(recipe, config), recipe.train.lora
+    proof, is_proven = Proof(), attention == STOCK
+    if attention != STOCK and (precision != "fp32" or lora is not None):
+        # The proof compares logits in fp32, which a model with bf16 layers cannot compute, and an update that is zero
+        # would not be missed.
         exact = build_model(backend, recipe, head, config, seed, "fp32", allow_pickle, new_head)
-        proof = swap_with_proof(backend, exact, attention, probe)
+        if lora is not None:
+            backend.add_adapters(exact, moved(adapters_of(lora, backend.weight_shapes(exact), config, seed)))
+        proof, is_proven = swap_with_proof(backend, exact, attention, probe), True
         del exact
-    model, weights = _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
+    model, sources = _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
     if recipe.perturb_weights:
         backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
-    backend.freeze(model, (*family_of(config).constant_weights, *recipe.train.freeze))
-    if attention != STOCK and precision == "fp32":
+    parameters, trainable = _freeze(backend, model, recipe, config, seed, sources)
+    if not is_proven:
         proof = swap_with_proof(backend, model, attention, probe)
     elif attention != STOCK:
         backend.swap_attention(model, attention)
-    return Start(model, proof, weights)
+    return Start(model, proof, sources, parameters, trainable)
+
+
+def _freeze(
+    backend: Backend, model: Model, recipe: Recipe, config: PretrainedConfig, seed: int, sources: WeightSources
+) -> tuple[int, int]:
+    """Freeze what the recipe does not train, and add the updates of LoRA; returns the number of parameters and of
+    those that are trained.
+    """
+    constants, patterns, lora = tuple(family_of(config).constant_weights), recipe.train.freeze, recipe.train.lora
+    shapes = backend.weight_shapes(model)
+    if lora is not None:
+        backend.add_adapters(model, adapters_of(lora, shapes, config, seed))
+        shapes = backend.weight_shapes(model)
+        patterns = tuple(weights_to_freeze(family_of(config).without_constants(shapes), sources.new, patterns))
+    frozen = set(backend.freeze(model, (*constants, *patterns)))
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    return sum(sizes.values()), sum(size for name, size in sizes.items() if name not in frozen)
 
 
 def draws_head(recipe: Recipe, config: PretrainedConfig) -> bool:

@@ -7,7 +7,7 @@ on 32-bit integers and so with the same bits. All additions and multiplications 
     token key    mix(mix(mix(seed) + step) + 65536 * example + position): the example's index in the global batch, the
                  token's position inside the example
     site key     mix(token key + (1 + site) * SITE): the dropouts of a forward pass are its sites 0, 1, 2, ... in the
-                 order in which they run; a rate of 0 is no site
+                 order in which they run; a rate of 0 is no site; those of LoRA have numbers of their own
     hidden states [R, L, D]
                  word j of a token is mix(site key + j * WORD); its lower 16 bits are the number of element 2j, its
                  upper 16 bits that of element 2j + 1
@@ -84,13 +84,14 @@ class Place:
 
     `tokens` and `attended` are TOKEN_KEYS or DECODER_TOKEN_KEYS. `is_read` marks places at the end of a model: in a
     packed batch only the tokens that the head reads are computed there. `name` is that of the module around it, for
-    errors.
+    errors. `site` is its number if it is not counted.
     """
 
     name: str
     tokens: str
     attended: str
     is_read: bool
+    site: int | None = None
 
     @classmethod
     def of(cls, name: str, is_decoder: bool, is_cross_attention: bool, is_read: bool) -> Place:

@@ -56,6 +56,13 @@ class Family:
     output_in_body: bool = False
     # The embedding matrix whose row for padding starts at 0.
     padded_embedding: str | None = None
+    # The linear layers in the model's layers by the last parts of their names, those that LoRA adapts by default, and
+    # which of them read the source in a decoder.
+    projections: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+    reads_source: re.Pattern = _NONE
+    # Whether the matrices of these layers are [in, out], where Linear has [out, in].
+    has_inputs_first: bool = False
     max_positions: Callable[[PretrainedConfig], int | None] = lambda config: config.max_position_embeddings
     # Settings of the config without which the library's PyTorch and TensorFlow compute different models.
     requires: Mapping[str, object] = field(default_factory=dict)
@@ -88,6 +95,10 @@ class Family:
         """The value of a weight that is never trained; None for other weights."""
         made = (make(shape) for pattern, make in self.constant_weights.items() if fnmatchcase(name, pattern))
         return next(made, None)
+
+    def without_constants(self, names: Iterable[str]) -> list[str]:
+        """The names of weights that may be trained."""
+        return [name for name in names if not any(fnmatchcase(name, each) for each in self.constant_weights)]
 
     def weights_with_effect(self, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """The weights that the loss depends on; of a vector in part, that part.
@@ -161,6 +172,8 @@ _BERT = Family(
     optional_weights=re.compile(r"(^|\.)pooler\."),
     unread_weights=re.compile(r"(^|\.)position_ids$"),
     padded_embedding="word_embeddings.weight",
+    projections=("query", "key", "value", "dense"),
+    adapted=("query", "value"),
     swap_requires={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
     without_key_bias=_bert_without_key_bias,
     constant_shifts=_bert_constant_shifts,
@@ -183,6 +196,9 @@ _GPT2 = Family(
         "add_cross_attention": False,
     },
     pools_last_token=True,
+    projections=("c_attn", "c_proj", "c_fc"),
+    adapted=("c_attn",),
+    has_inputs_first=True,
     tied_outputs={"GPT2LMHeadModel": "hidden_states"},
     without_key_bias=_gpt2_without_key_bias,
 )
@@ -200,6 +216,9 @@ _T5 = Family(
         r"|^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"
     ),
     output_in_body=True,
+    projections=("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),
+    adapted=("q", "v"),
+    reads_source=re.compile(r"\.EncDecAttention\.[kv]$"),
     max_positions=lambda config: None,  # positions are relative
     tied_outputs={"T5ForConditionalGeneration": "decoder_hidden_states"},
     tied_output_scale=lambda config: config.d_model**-0.5,
@@ -221,6 +240,9 @@ _MARIAN = Family(
     },
     output_in_body=True,
     padded_embedding="model.shared.weight",
+    projections=("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    adapted=("q_proj", "v_proj"),
+    reads_source=re.compile(r"\.encoder_attn\.[kv]_proj$"),
     # TensorFlow ignores the first two. Which layers the others leave out is drawn by each framework for itself.
     requires={
         "share_encoder_decoder_embeddings": True,

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from fnmatch import fnmatchcase
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.recipe.schema import Train
 from pipeline.utils.errors import RunFailure
 
 # PyTorch's clip_grad_norm_ divides by (norm + this).
 CLIP_EPSILON = 1e-6
 # Added to the logits of positions that must not be chosen.
 HIDDEN_LOGIT = -1e9
+
+
+def learning_rates(train: Train, num_steps: int) -> NDArray[np.float64]:
+    """The rate applied at each step, shape [num_steps], computed once so that both frameworks apply the same numbers.
+
+    Warm-up is linear from 0 over ceil(warmup_ratio · num_steps) steps; then the rate is constant, falls linearly
+    to 0, or follows half a cosine to 0. The same numbers as transformers.get_scheduler, so that a recipe's rate means
+    what it means elsewhere.
+    """
+    warmup = math.ceil(train.warmup_ratio * num_steps)
+    step = np.arange(num_steps)
+    rising = step / max(1, warmup)
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    falling = {
+        "constant": np.ones(num_steps),
+        "linear": 1 - progress,
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+    }[train.schedule]
+    return train.learning_rate * np.where(step < warmup, rising, falling)
 
 
 def more_micro_batches(micro_batches: int, num_rows: int, error: Exception) -> int:
@@ -32,6 +56,8 @@ def decays(name: str, num_dimensions: int) -> bool:
 
 def matching(names: list[str], patterns: tuple[str, ...]) -> tuple[set[str], list[str]]:
     """The names that match any shell-style pattern, and the patterns that match no name."""
-    matched = {name for name in names for pattern in patterns if fnmatchcase(name, pattern)}
-    idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    matched = set(names) & set(patterns)
+    others = [pattern for pattern in patterns if pattern not in matched]
+    matched |= {name for name in names for pattern in others if fnmatchcase(name, pattern)}
+    idle = [pattern for pattern in others if not any(fnmatchcase(name, pattern) for name in names)]
     return matched, idle

@@ -3,7 +3,7 @@
 In reading order, and the same in `pipeline/tensorflow`:
 
 - the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
-  `swap` put another attention into them, and `body` the whole Transformer
+  `swap` put another attention into them, and `body` the whole Transformer; `lora` gives projections updates
 - a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
   puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
@@ -13,6 +13,7 @@ In reading order, and the same in `pipeline/tensorflow`:
 from pipeline.pytorch.export import write_graph, write_writer
 from pipeline.pytorch.graphs import MODES, execution
 from pipeline.pytorch.group import Group
+from pipeline.pytorch.lora import add_adapters
 from pipeline.pytorch.model import (
     architecture,
     attention_weights,
@@ -38,6 +39,7 @@ __all__ = [
     "Group",
     "Learner",
     "Predictor",
+    "add_adapters",
     "architecture",
     "attention_calls",
     "attention_weights",

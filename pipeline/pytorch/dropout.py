@@ -33,7 +33,9 @@ from pipeline.models.dropout import (
     signed,
     unknown_shape,
 )
+from pipeline.models.lora import place_of_update
 from pipeline.pytorch.attention import attend
+from pipeline.pytorch.lora import LoraLinear
 from pipeline.pytorch.model import random_generators
 from pipeline.pytorch.swap import attentions, decoder_parts, parts_of_tokens_read
 from pipeline.utils.errors import UserError
@@ -127,11 +129,12 @@ class DropoutMasks:
         """
         if not num_dropped(rate):
             return x
-        self.site += 1
+        self.site += place.site is None
+        site = self.site if place.site is None else place.site
         if not scale_of_kept(rate):
             return x * 0
         keys = self.keys_of_tokens(x, place)
-        sites = mix(keys + signed(self.site * SITE % 2**32))
+        sites = mix(keys + signed(site * SITE % 2**32))
         if x.ndim == 4:
             scales = attention_scales(sites, self.keys[place.attended], x.shape[1], rate, x.dtype)
         else:
@@ -248,12 +251,15 @@ def share_dropout(model: PreTrainedModel, masks: DropoutMasks) -> None:
     slots = attentions(model)
     crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
     read = {id(part) for part in parts_of_tokens_read(model)}
+    inside_read = {part for module in parts_of_tokens_read(model)[1:] for part in parts(module)}
     attending = {slot.attention for slot in slots}
     for name, parent in list(model.named_modules()):
         # A dropout of the decoder may be in a module of both encoder and decoder.
         for child_name, child in parent._modules.items():
             if type(child) is nn.Dropout:
                 place = Place.of(name, id(child) in decoder, id(child) in crossing, is_read=id(parent) in read)
+                if isinstance(parent, LoraLinear):
+                    place = place_of_update(parent.adapter, name, id(parent) in decoder, id(parent) in inside_read)
                 parent._modules[child_name] = SharedDropout(child.p, masks, place).train(child.training)
         if parent in attending or isinstance(getattr(parent, "dropout", None), int | float):
             place = Place.of(name, id(parent) in decoder, id(parent) in crossing, is_read=id(parent) in read)

@@ -22,6 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
 from pipeline.data.batches import Features
+from pipeline.models.lora import BASE
 from pipeline.models.optimization import matching
 from pipeline.utils.cores import short_openmp_waits, while_cores_are_missing
 from pipeline.utils.errors import UserError
@@ -81,7 +82,8 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
         for path, module in model.named_modules()
         for name in module._buffers.keys() - module._non_persistent_buffers_set
     }
-    return dict(model.named_parameters()) | {name: x for name, x in model.named_buffers() if name in saved}
+    weights = dict(model.named_parameters()) | {name: x for name, x in model.named_buffers() if name in saved}
+    return {name.replace(f".{BASE}.", "."): weight for name, weight in weights.items()}
 
 
 def to_array(weight: Tensor) -> NDArray[np.float32]:

@@ -35,9 +35,11 @@ from pipeline.models.attention import HANDWRITTEN_MODEL, attention_class, refuse
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.pytorch.body import TransformerBody
+from pipeline.pytorch.lora import base_of, cut_adapter, join_adapter
 from pipeline.pytorch.model import get_weights, set_weights, weight_shapes
 from pipeline.pytorch.packed import bias_of, chosen, language_model_logits, plain_head, same_example
 from pipeline.pytorch.sites import (
+    PROJECTIONS,
     Site,
     Slot,
     guard_stock_only,
@@ -218,11 +220,11 @@ class GPT2Site(Site):
     @classmethod
     def unfit(cls, stock: Any) -> str | None:
         """Its merged projection is cut, so it has to be the library's, whatever wraps the projections of others."""
-        merged = type(stock.c_attn)
+        merged = type(base_of(stock.c_attn))
         return None if merged is Conv1D else f"c_attn is {merged.__name__}, but has to be Conv1D"
 
     def take_weights(self, parent: Any) -> None:
-        merged, projected = self.stock.c_attn, self.stock.c_proj
+        merged, projected = base_of(self.stock.c_attn), base_of(self.stock.c_proj)
         self.resid_dropout = self.stock.resid_dropout
         attention = self.attention
         # GPT-2 stores Conv1D weights [in, out]; Linear wants [out, in].
@@ -240,15 +242,19 @@ class GPT2Site(Site):
         for parameter in (merged.weight, merged.bias, projected.weight):
             parameter.grad = None
             parameter.data = parameter.data.new_empty(0)
+        cut_adapter(self.stock.c_attn, attention, PROJECTIONS[:3])
+        cut_adapter(self.stock.c_proj, attention, PROJECTIONS[3:])
 
     def give_weights_back(self, parent: Any) -> None:
-        merged, projected = self.stock.c_attn, self.stock.c_proj
+        merged, projected = base_of(self.stock.c_attn), base_of(self.stock.c_proj)
         attention = self.attention
+        join_adapter(self.stock.c_attn, attention, PROJECTIONS[:3])
+        join_adapter(self.stock.c_proj, attention, PROJECTIONS[3:])
         linears = (attention.query, attention.key, attention.value)
         merged.weight.data = torch.cat([linear.weight.detach() for linear in linears]).t().contiguous()
         merged.bias.data = torch.cat([linear.bias.detach() for linear in linears])
         projected.weight.data = attention.out.weight.detach().t().contiguous()
-        projected.bias = attention.out.bias
+        projected.bias = base_of(attention.out).bias
         merged.weight.requires_grad = any(linear.weight.requires_grad for linear in linears)
         merged.bias.requires_grad = any(linear.bias.requires_grad for linear in linears)
         projected.weight.requires_grad = attention.out.weight.requires_grad
@@ -406,7 +412,7 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
 def bert_parts_of_tokens_read(model: Any) -> list[Any]:
     """The modules of BERT's last layer behind its attention."""
     last = model.bert.encoder.layer[-1]
-    return [last.attention.output, last.output]
+    return [last.attention.output, last.intermediate, last.output]
 
 
 def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
@@ -254,17 +254,21 @@ class Learner(Predictor):
             ) from error
         self.micro_batches = more_micro_batches(self.micro_batches, num_rows, error)
 
+    def saved(self, weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+        """Those of the model's weights that `copy_weights` copies; with LoRA the others never change."""
+        return [weight for weight in weights if weight.requires_grad or self.settings.lora is None]
+
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's current weights."""
-        return [to_array(weight) for weight in self.model.parameters()]
+        """A copy of the model's current weights; see `pipeline.backend.Learner`."""
+        return [to_array(weight) for weight in self.saved(self.model.parameters())]
 
     def restore_weights(self, weights: list[NDArray]) -> None:
         """Put back the weights that `copy_weights` returned."""
         with torch.no_grad():
-            for weight, value in zip(self.model.parameters(), weights, strict=True):
+            for weight, value in zip(self.saved(self.model.parameters()), weights, strict=True):
                 weight.copy_(torch.from_numpy(value))
             if self.sharded is not None:
-                for part, value in zip(self.sharded.parts, weights, strict=True):
+                for part, value in zip(self.saved(self.sharded.parts), weights, strict=True):
                     part.copy_(ShardedModel.part(torch.from_numpy(value), part))
 
     def state(self) -> dict[str, NDArray]:
@@ -293,7 +297,7 @@ class Learner(Predictor):
             if shapes != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
                 raise ValueError(f"optimizer.{index} is {shapes}, which are not the moments of a weight {shape}")
             moments[index] = {name: ShardedModel.part(value, own[index]) for name, value in found.items()}
-        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(list(self.model.parameters())))])
+        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(self.saved(self.model.parameters())))])
         self.micro_batches = arrays["parts"].item()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         for name, generator in self.generators().items():

@@ -41,6 +41,26 @@ _NEWER_KEYS = ("encoding", "field", "labels", "separator", "split", "split_colum
 VALUES_BEFORE_KEYS = {"data": {"batching": "sorted"}, "train": {"dropout_masks": "framework"}}
 
 
+class Lora(StrictModel):
+    """LoRA: projections whose own weights stay as they are get an update of low rank, which is trained instead."""
+
+    rank: int = Field(default=8, ge=1, le=4_096)
+    """Rank of the update of each projection: so many columns has A, so many rows has B."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The update is multiplied by `alpha / rank`."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout rate on what the update reads."""
+    targets: Annotated[tuple[str, ...], TEXT_OR_LIST] = ()
+    """Which projections, by the ends of their names as in `target_modules` of peft, or `all-linear`; by default `query`
+    and `value` in BERT, `c_attn` in GPT-2, `q` and `v` in T5, `q_proj` and `v_proj` in Marian.
+    """
+
+    def __str__(self) -> str:
+        parts = [f"rank {self.rank}", f"alpha {self.alpha:g}"]
+        parts += [f"dropout {self.dropout:g}"] if self.dropout else []
+        return ", ".join(parts + ([f"targets {' '.join(self.targets)}"] if self.targets else []))
+
+
 class Train(StrictModel):
     """The optimization, the same in both frameworks. `batch_size` is the number of examples in one optimizer step."""
 
@@ -96,6 +116,10 @@ class Train(StrictModel):
     """`balanced`, a list, or a mapping from label to weight; single-label classification."""
     freeze: Names = ()
     """Shell-style patterns of weight names that are not trained, such as `bert.embeddings.*`."""
+    lora: Lora | None = None
+    """Trains an update of low rank of some projections and a new head, and nothing else; `null` trains all weights.
+    `train.lora.rank=8` is enough.
+    """
     keep: Literal["last", "best"] = "last"
     """`best` saves the weights of the best epoch."""
     keep_metric: str | None = None
@@ -184,6 +208,14 @@ class Recipe(StrictModel):
     def _known_task(cls, task: str) -> str:
         return task_name(task)
 
+    @model_validator(mode="after")
+    def _adapts_something(self) -> Recipe:
+        if self.train.lora is not None and self.weights == "random":
+            raise ValueError(
+                "train.lora keeps the weights of the checkpoint, but weights is random: leave one of them out"
+            )
+        return self
+
     @field_validator("options", mode="before")
     @classmethod
     def _options_of_the_task(cls, value: object, info: ValidationInfo) -> object:
@@ -215,7 +247,7 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
-        for key in ("sharding", "deterministic", "compile"):
+        for key in ("sharding", "deterministic", "compile", "lora"):
             if not values["train"][key]:
                 del values["train"][key]
         for key in _NEWER_KEYS:
@@ -234,7 +266,9 @@ class Recipe(StrictModel):
 
 
 # The models by the title that pydantic gives its errors.
-_MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in (Recipe, Data, Train, Files, Limit, Split)}
+_MODELS: dict[str, type[BaseModel]] = {
+    model.__name__: model for model in (Recipe, Data, Train, Lora, Files, Limit, Split)
+}
 
 
 def validated(values: Mapping[str, object], name: str) -> Recipe:

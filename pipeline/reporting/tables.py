@@ -40,6 +40,7 @@ COST_TITLES = {
     "startup_seconds": "Start-up until training",
     "train_seconds": "Training",
     "peak_memory_bytes": "Peak memory of the process",
+    "trainable_parameters": "Trained weights",
 }
 LOCKSTEP_TITLES = {
     "logits": "Initial logits, largest difference",

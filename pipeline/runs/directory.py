@@ -32,6 +32,8 @@ RECIPE, METRICS, HISTORY, PREDICTIONS = "recipe.yaml", "metrics.json", "history.
 PROBE, ENVIRONMENT, MODEL = "probe.npz", "environment.json", "model"
 # Ends the name of the folder beside a run in which TensorBoard finds it.
 TENSORBOARD = ".tensorboard"
+# Of a run that trained updates of low rank.
+ADAPTER = "adapter"
 # Only while a run trains.
 PROGRESS = "progress.json"
 # Everything that a finished run holds.
@@ -148,6 +150,11 @@ class RunDirectory:
         return self.model_folder / "model.safetensors"
 
     @property
+    def adapter_folder(self) -> Path:
+        """The trained updates of `train.lora` and the head, as peft reads them."""
+        return self.path / ADAPTER
+
+    @property
     def checkpoints_folder(self) -> Path:
         """The training checkpoints of an unfinished run, beside the directory."""
         return self.path.with_name(f"{self.path.name}.checkpoints")
@@ -165,7 +172,7 @@ class RunDirectory:
         """What lies in the directory, or in its model/, and is of no run; these files must not be lost."""
         model = self.model_folder
         in_model = {entry.name for entry in model.iterdir()} if model.is_dir() and not model.is_symlink() else set()
-        strange = self.contents() - CONTENTS - {ATTENTION_MAPS}
+        strange = self.contents() - CONTENTS - {ADAPTER, ATTENTION_MAPS}
         return sorted(strange | {f"{MODEL}/{name}" for name in in_model - MODEL_CONTENTS})
 
     def refuse_foreign_files(self) -> None:
@@ -258,7 +265,7 @@ class RunDirectory:
 
         Files of others that have come into this one meanwhile stay.
         """
-        with staged_folder(self.path, own=CONTENTS) as folder:
+        with staged_folder(self.path, own=CONTENTS | {ADAPTER}) as folder:
             yield RunDirectory(folder)
 
     def in_progress(self) -> RunDirectory | None:

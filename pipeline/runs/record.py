@@ -94,6 +94,10 @@ class TrainRecord(Record):
     """The processes that trained together at the end."""
     compilations: int = Field(default=0, ge=0)
     """Graphs that `train.compile` has compiled, also before a run was resumed; 0 without it."""
+    parameters: int | None = Field(default=None, ge=1)
+    """The numbers in all weights of the model, with the updates of `train.lora`. None in old runs."""
+    trainable_parameters: int | None = Field(default=None, ge=1)
+    """Those of them that were trained. None in old runs."""
 
 
 class DataRecord(Record):

@@ -3,7 +3,7 @@
 In reading order, and the same in `pipeline/pytorch`:
 
 - the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
-  `swap` put another attention into them, and `body` the whole Transformer
+  `swap` put another attention into them, and `body` the whole Transformer; `lora` gives projections updates
 - a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
   puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
@@ -16,6 +16,7 @@ with legacy_keras():  # transformers' TensorFlow classes are Keras 2
     from pipeline.tensorflow.export import write_graph, write_writer
     from pipeline.tensorflow.graphs import MODES, execution
     from pipeline.tensorflow.group import Group
+    from pipeline.tensorflow.lora import add_adapters
     from pipeline.tensorflow.model import (
         architecture,
         attention_weights,
@@ -41,6 +42,7 @@ __all__ = [
     "Group",
     "Learner",
     "Predictor",
+    "add_adapters",
     "architecture",
     "attention_calls",
     "attention_weights",

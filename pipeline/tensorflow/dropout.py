@@ -31,6 +31,8 @@ from pipeline.models.dropout import (
     scale_of_kept,
     unknown_shape,
 )
+from pipeline.models.lora import place_of_update
+from pipeline.tensorflow.lora import LoraLinear
 from pipeline.tensorflow.swap import attentions, decoder_parts, parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
@@ -92,11 +94,12 @@ class DropoutMasks:
         """
         if not num_dropped(rate):
             return x
-        self.site += 1
+        self.site += place.site is None
+        site = self.site if place.site is None else place.site
         if not scale_of_kept(rate):
             return x * 0
         keys = self.keys_of_tokens(x, place)
-        sites = mix(keys + np.uint32(self.site * SITE % 2**32))
+        sites = mix(keys + np.uint32(site * SITE % 2**32))
         if x.shape.rank == 4:
             scales = attention_scales(sites, self.keys[place.attended], cast(int, x.shape[1]), rate)
         else:
@@ -154,11 +157,16 @@ def share_dropout(model: TFPreTrainedModel, masks: DropoutMasks) -> None:
     crossing = {part for slot in slots if slot.is_cross for part in parts(slot.attention)}
     merged = {id(slot.attention): slot.attention.num_heads for slot in slots if slot.has_merged_heads}
     read = {id(part) for part in parts_of_tokens_read(model)}
+    inside_read = {part for layer in parts_of_tokens_read(model)[1:] for part in parts(layer)}
     for parent in (model, *model.submodules):
         # A dropout of the decoder may be in a layer of both encoder and decoder.
         for name, child in list(vars(parent).items()):
             if type(child) is layers.Dropout:
                 place = Place.of(parent.name, id(child) in decoder, id(child) in crossing, is_read=id(parent) in read)
+                if isinstance(parent, LoraLinear):
+                    place = place_of_update(
+                        parent.adapter, parent.name, id(parent) in decoder, id(parent) in inside_read
+                    )
                 how = {"num_heads": merged.get(id(parent)), "name": child.name, "dtype": child._dtype_policy}
                 setattr(parent, name, SharedDropout(child.rate, masks, place, **how))
 

@@ -36,9 +36,11 @@ from pipeline.models.families import family_of
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.tensorflow.attention import MultiHeadAttention
 from pipeline.tensorflow.body import TransformerBody
+from pipeline.tensorflow.lora import base_of, cut_adapter, join_adapter
 from pipeline.tensorflow.model import freeze_weights, get_weights, preserved_generators, set_weights, weight_shapes
 from pipeline.tensorflow.packed import bias_of, chosen, language_model_logits, plain_head, same_example
 from pipeline.tensorflow.sites import (
+    PROJECTIONS,
     Past,
     Site,
     Slot,
@@ -223,7 +225,7 @@ class GPT2Site(Site):
         super().__init__(stock, attention_type, **arguments)
 
     def take_weights(self, parent: Any) -> None:
-        merged, projected = self.stock.c_attn, self.stock.c_proj
+        merged, projected = base_of(self.stock.c_attn), base_of(self.stock.c_proj)
         self.resid_dropout = self.stock.resid_dropout
         attention = self.attention
         # GPT-2 stores its bias [1, out]; Dense wants [out].
@@ -241,10 +243,14 @@ class GPT2Site(Site):
             frozen = [id(variable) for variable in source._non_trainable_weights]
             pairs = ((dense.kernel, source.weight), (dense.bias, source.bias))
             freeze_weights(dense, [ours for ours, stock in pairs if id(stock) in frozen])
+        cut_adapter(self.stock.c_attn, attention, PROJECTIONS[:3])
+        cut_adapter(self.stock.c_proj, attention, PROJECTIONS[3:])
 
     def give_weights_back(self, parent: Any) -> None:
-        merged, projected = self.stock.c_attn, self.stock.c_proj
+        merged, projected = base_of(self.stock.c_attn), base_of(self.stock.c_proj)
         attention = self.attention
+        join_adapter(self.stock.c_attn, attention, PROJECTIONS[:3])
+        join_adapter(self.stock.c_proj, attention, PROJECTIONS[3:])
         denses = (attention.query, attention.key, attention.value)
         merged.weight.assign(tf.concat([dense.kernel for dense in denses], axis=1))
         merged.bias.assign(tf.concat([dense.bias for dense in denses], axis=0)[None])
@@ -295,6 +301,9 @@ class T5Site(Site):
         super().take_weights(parent)
         if self.has_relative_attention_bias:
             self.relative_attention_bias = self.stock.relative_attention_bias
+            # Keras lists a variable as trained wherever it is assigned.
+            if any(variable is self.relative_attention_bias for variable in self.stock._non_trainable_weights):
+                freeze_weights(self, [self.relative_attention_bias])
 
     def call(
         self,
@@ -404,13 +413,15 @@ def bert_hidden_states(
     attended = last.attention.dense_output(
         chosen(mixed_RLD, read_N), input_tensor=chosen(hidden_RLD, read_N), training=training
     )
-    return last.bert_output(last.intermediate(attended), input_tensor=attended, training=training)
+    # It takes no `training`, but hands it to the layers in it.
+    widened = last.intermediate(attended, training=training)
+    return last.bert_output(widened, input_tensor=attended, training=training)
 
 
 def bert_parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
     """The layers of BERT's last layer behind its attention."""
     last = model.bert.encoder.layer[-1]
-    return [last.attention.dense_output, last.bert_output]
+    return [last.attention.dense_output, last.intermediate, last.bert_output]
 
 
 def gpt2_hidden_states(

@@ -298,13 +298,17 @@ class Learner(Predictor, tf_keras.Model):
         self.micro_batches = more_micro_batches(self.micro_batches, num_rows, error)
         self.train_function = None  # the next fit traces it anew
 
+    def saved(self) -> list[tf.Variable]:
+        """Those of the model's weights that `copy_weights` copies; with LoRA the others never change."""
+        return self.model.weights if self.settings.lora is None else self.model.trainable_variables
+
     def copy_weights(self) -> list[NDArray]:
-        """A copy of the model's current weights."""
-        return [weight.numpy() for weight in self.model.weights]
+        """A copy of the model's current weights; see `pipeline.backend.Learner`."""
+        return [weight.numpy() for weight in self.saved()]
 
     def restore_weights(self, weights: list[NDArray]) -> None:
         """Put back the weights that `copy_weights` returned."""
-        for weight, value in zip(self.model.weights, weights, strict=True):
+        for weight, value in zip(self.saved(), weights, strict=True):
             weight.assign(value)
 
     def state(self) -> dict[str, NDArray]:
@@ -319,7 +323,7 @@ class Learner(Predictor, tf_keras.Model):
 
     def load_state(self, arrays: dict[str, NDArray]) -> None:
         """Continue from what `state` returned."""
-        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(self.model.weights))])
+        self.restore_weights([arrays[f"weights.{i}"] for i in range(len(self.saved()))])
         for i, moments in enumerate(self.optimizer.moments()):
             for name, moment in moments.items():
                 moment.assign(arrays[f"optimizer.{i}.{name}"])

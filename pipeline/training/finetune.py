@@ -20,6 +20,7 @@ from pipeline.metrics.scoring import load_metrics
 from pipeline.models import checkpoint
 from pipeline.models.attention import STOCK, attention_name
 from pipeline.models.building import Start
+from pipeline.models.lora import merged, save_adapter
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.directory import Run, RunDirectory, load_run
@@ -383,7 +384,13 @@ def _write_run(
         experiment, config = trainer.experiment, trainer.experiment.config
         config.architectures = [backend.architecture(model)]
         card = model_card(recipe, experiment.task.auto_class, config, record.identity, record.metrics)
-        weights = backend.get_weights(model)
+        weights, lora = backend.get_weights(model), recipe.train.lora
+        if lora is not None:
+            save_adapter(
+                staging.adapter_folder, weights, lora, config, started.sources.new, recipe.checkpoint,
+                experiment.task.auto_class,
+            )  # fmt: skip
+            weights = merged(weights, lora, config)
         checkpoint.save_checkpoint(staging.model_folder, weights, config, experiment.tokenizer, card)
         record = record.model_copy(update={"model_files": records_of(staging.model_folder)})
         staging.progress_file.unlink(missing_ok=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.data.batches import Batch, padding_fraction
-from pipeline.models.building import WeightSources
+from pipeline.models.building import Start, WeightSources
 from pipeline.runs.machine import peak_memory_bytes
 from pipeline.runs.record import DataRecord, TrainRecord, WeightsRecord
 from pipeline.training.experiment import Experiment
 from pipeline.training.state import TrainingState
 
 
-def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Batch], processes: int) -> TrainRecord:
+def train_record(
+    experiment: Experiment, state: TrainingState, plan: Sequence[Batch], processes: int, started: Start
+) -> TrainRecord:
     """Speed, padding and memory of the steps that were taken; `plan` has the batch of every step of all epochs."""
     history = state.history
     seconds = history[-1].seconds
@@ -30,6 +32,8 @@ def train_record(experiment: Experiment, state: TrainingState, plan: Sequence[Ba
         dropout_masks=experiment.recipe.train.dropout_masks,
         processes=processes,
         compilations=state.compilations,
+        parameters=started.parameters,
+        trainable_parameters=started.trainable,
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.metrics.loss import LOSS
 from pipeline.metrics.specs import lower_is_better
 from pipeline.models import checkpoint
 from pipeline.models.building import Start
-from pipeline.models.schedule import learning_rates
+from pipeline.models.optimization import learning_rates
 from pipeline.runs.directory import RunDirectory
 from pipeline.runs.history import HistoryFile, Progress
 from pipeline.runs.machine import peak_memory_bytes
@@ -377,7 +377,7 @@ class Trainer:
             kept_epoch=kept.epoch,
             test=dict(test.metrics) if test else None,
             evaluations=self.state.evaluations,
-            train=train_record(self.experiment, self.state, self.plan, self.channel.size),
+            train=train_record(self.experiment, self.state, self.plan, self.channel.size, started),
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
             data=data_record(self.experiment),
             checkpoint_fingerprint=self.fingerprints["checkpoint"],

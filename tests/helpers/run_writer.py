@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from pipeline.data.batches import digest, training_batches
-from pipeline.models.schedule import learning_rates
+from pipeline.models.optimization import learning_rates
 from pipeline.recipe.loading import load_recipe
 
 NUM_TRAIN, NUM_VALIDATION = 101, 40

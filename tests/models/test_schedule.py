@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from pipeline.models.schedule import learning_rates
+from pipeline.models.optimization import learning_rates
 from pipeline.recipe.schema import Train
 
 

@@ -10,7 +10,7 @@ import yaml
 from pipeline.cli.main import execute
 from pipeline.recipe.json_schema import recipe_schema
 from pipeline.recipe.loading import load_recipe, recipe_names
-from pipeline.recipe.schema import Data, Files, Limit, Recipe, Train
+from pipeline.recipe.schema import Data, Files, Limit, Lora, Recipe, Train
 from pipeline.recipe.task_table import TASKS
 from tests.helpers.pages import names, table
 
@@ -76,6 +76,7 @@ def described():
         (Recipe, ""),
         (Data, "data."),
         (Train, "train."),
+        (Lora, "train.lora."),
         (Files, "data.files."),
         (Limit, "data.limit."),
     ):
