@@ -33,7 +33,7 @@ MOST_FILES = 14
 LARGER = {
     "pipeline/pytorch": (
         19,
-        "export.py and graphs.py are for deployment, tour.py for the tour, body.py and lora.py for models",
+        "export.py and graphs.py are for deployment, tour.py for the tour, body.py and lora.py for others",
     ),
     "pipeline/tensorflow": (19, "the same files as PyTorch"),
 }

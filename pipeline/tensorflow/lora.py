@@ -43,12 +43,12 @@ class LoraLinear(layers.Layer):
 
     def variable(self, name: str, value: NDArray) -> tf.Variable:
         """A trained variable with this value."""
-        return self.add_weight(name, value.shape, initializer=initializers.Constant(value))
+        start: Any = value  # Keras' types know numbers only
+        return self.add_weight(name, value.shape, initializer=initializers.Constant(start))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """[B, T, I] -> [B, T, O]."""
-        dropped_BTI = tf.cast(self.dropout(inputs, training=training), self.compute_dtype)
-        reduced_BTR = tf.tensordot(dropped_BTI, self.lora_A, 1) * self.adapter.scale
+        reduced_BTR = tf.tensordot(self.dropout(inputs, training=training), self.lora_A, 1) * self.adapter.scale
         return self.base_layer(inputs) + tf.tensordot(reduced_BTR, self.lora_B, 1)  # [B, T, O]
 
     @property

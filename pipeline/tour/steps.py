@@ -41,7 +41,7 @@ def measure_step(framework: str, recipe_name: str, steps: int) -> StepCost:
     """Training steps of a recipe on its first batches, in this process, which is fresh: timed, then profiled."""
     backend, recipe = load_backend(framework), load_recipe(recipe_name)
     experiment = prepare(recipe)
-    model, _, _ = start(experiment, backend, seed=0)
+    model = start(experiment, backend, seed=0).model
     num_steps = WARM_UP + 2 * steps
     plan = [experiment.training_plan(0, 0)[0]] * num_steps  # one batch: all steps do the same work
     features = experiment.features(plan, epoch=0, seed=0, first_step=0)

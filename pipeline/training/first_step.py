@@ -91,7 +91,7 @@ def check(
     experiment = prepare(recipe, attention, allow_hub_code, allow_pickle)
     backend = load_backend(framework)
     with backend.preserved_generators():
-        model, _, sources = start(experiment, backend, 0, attention)
-        step = try_first_step(experiment, backend, model)
-    backend.restore_attention(model)
-    return experiment, sources, step
+        started = start(experiment, backend, 0, attention)
+        step = try_first_step(experiment, backend, started.model)
+    backend.restore_attention(started.model)
+    return experiment, started.sources, step
