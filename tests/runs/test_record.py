@@ -33,6 +33,8 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
             "dropout_masks": "shared",
             "processes": 2,
             "compilations": 3,
+            "parameters": 700,
+            "trainable_parameters": 70,
         },
         "batches": ["fedcba9876543210"],
         "data": OLD["data"]
