@@ -113,6 +113,10 @@ def _tested_pairs(results: Results, metric: str) -> tuple[float | None, list[tup
     return margin, rows
 
 
+# Fewer points than these are marked in a line.
+FEW_POINTS = 20
+
+
 def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> Iterable[Picture]:
     """The differences in loss, step by step, beside those of the control."""
     stepped = [result for result in results if result.loss_by_step]
@@ -125,10 +129,13 @@ def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> It
         points = [(step, distance) for step, distance in enumerate(result.loss_by_step, start=1) if distance]
         any_points = any_points or bool(points)
         label = visible(described(result.attention))
-        axis.plot(*(zip(*points, strict=True) if points else ([], [])), linestyle=dash, color=color, label=label)
+        mark = "." if len(points) < FEW_POINTS else ""  # a step between two without a point draws no line
+        axis.plot(
+            *(zip(*points, strict=True) if points else ([], [])), linestyle=dash, marker=mark, color=color, label=label
+        )
     control = [(step, distance) for step, distance in enumerate(stepped[0].control_loss_by_step, start=1) if distance]
     if control:
-        axis.plot(*zip(*control, strict=True), color=svg.INK, linewidth=0.8, label="PyTorch, off by one rounding")
+        axis.plot(*zip(*control, strict=True), color=svg.INK, linewidth=0.8, label="two PyTorch trainings")
     bound = max(result.bounds["loss"] for result in stepped)
     axis.axhline(bound, color=svg.INK, linewidth=1, linestyle=(0, (6, 3)))
     axis.annotate(

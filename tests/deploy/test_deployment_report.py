@@ -93,7 +93,7 @@ def test_the_answers_are_those_of_the_figures():
     agreement, least, graphs = answers(results()).values()
     assert agreement.state == "unknown" and agreement.sentence == (
         "ONNX and ONNX int8 answer 1,000 validation rows as the run does; in fp32, logits differ by at most 2.7e-06; "
-        "with int8 weights, 99.5% of the predictions or more are the same. There are no figures for LiteRT."
+        "with int8 weights, 99.5% or more of the predictions are the same. There are no figures for LiteRT."
     )
     assert least.sentence == (
         "For 1×32, ONNX int8 needs the least processor time, 1.00 ms. For 32×64, ONNX int8 needs the least processor "
@@ -108,10 +108,16 @@ def test_the_answers_are_those_of_the_figures():
 
 
 def test_the_run_itself_is_called_so_and_equal_logits_are_said_to_be_equal():
-    run, onnx = results().formats[:2]
+    run, onnx, rounded = results().formats[:3]
     equal = onnx.model_copy(update={"largest_difference": 0.0, "model_bytes": 4 * 2**20, "cost": cost(9.0, 90.0, 700)})
     agreement, least, _ = answers(results(formats=[run, equal])).values()
     assert agreement.sentence == "ONNX answers 1,000 validation rows as the run does; in fp32, the logits are equal."
+    for agreed, said in ((1.0, "all of the predictions"), (0.9999, "99.9% or more of the predictions")):
+        found = results(formats=[run, rounded.model_copy(update={"agreement": agreed})])
+        assert (
+            f"with int8 weights, {said} are the same"
+            in answers(found)["Does every format answer as the run does?"].sentence
+        )
     assert least.sentence == (
         "For 1×32, the run itself needs the least processor time, 8.00 ms; the range of ONNX overlaps. For 32×64, the "
         "run itself needs the least processor time, 80.0 ms; the range of ONNX overlaps. The smallest model is that of "

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipeline.comparison.results import Results
-from pipeline.reporting.figures import pictures
+from pipeline.reporting.figures import lockstep, pictures
 from pipeline.reporting.first_screen import with_headline
 from pipeline.utils.text import shorten, visible
 from tests.helpers.comparison_example import example
@@ -91,3 +91,17 @@ def test_a_map_of_cross_attention_has_the_written_tokens_as_rows_and_the_read_on
     assert {*one["tokens"], *one["written"]} <= set(texts)
     assert any("wrote-x → read-b; wrote-y → read-a" in text for text in texts)
     assert "the token that the model wrote" in last_layer.caption
+
+
+def test_a_step_between_two_without_a_difference_is_marked_and_the_legend_is_whole(results):
+    (found,) = results.sameness.lockstep[:1]
+    distances = [0.0, 6e-8, 0.0, 0.0, 5e-8]
+    few = found.model_copy(update={"loss_by_step": distances, "control_loss_by_step": distances})
+    many = found.model_copy(update={"loss_by_step": [6e-8] * 50})
+    for shown, marker in ((few, "."), (many, "")):
+        (picture,) = lockstep([shown])
+        (axis,) = picture.figure.axes
+        assert axis.lines[0].get_marker() == marker
+        assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == [
+            "stock attention", "two PyTorch trainings",
+        ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, Spread, Work
@@ -74,7 +75,9 @@ def _agreement(results: DeploymentResults) -> Finding:
         )
     if rounded := [each for each in proved if each.quantization is not None]:
         least = min(1.0 if each.agreement is None else each.agreement for each in rounded)
-        sentence += f"; with int8 weights, {least:.1%} of the predictions or more are the same"
+        # Rounded down: 100% means all.
+        share = "all" if least == 1 else f"{math.floor(1000 * least) / 10:.1f}% or more"
+        sentence += f"; with int8 weights, {share} of the predictions are the same"
     if not failed:
         return Finding("good", "Yes", f"{sentence}.")
     return Finding("unknown", "Not all", f"{sentence}. There are no figures for {listed(failed)}.")
