@@ -8,13 +8,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._triton import has_triton
 from transformers import PreTrainedModel
 
 from pipeline.models.dropout import (
@@ -133,15 +137,25 @@ class DropoutMasks:
         site = self.site if place.site is None else place.site
         if not scale_of_kept(rate):
             return x * 0
-        keys = self.keys_of_tokens(x, place)
-        sites = mix(keys + signed(site * SITE % 2**32))
-        if x.ndim == 4:
-            scales = attention_scales(sites, self.keys[place.attended], x.shape[1], rate, x.dtype)
-        else:
-            scales = hidden_scales(sites, x.shape[-1], rate, x.dtype)
-        if scales.numel() != x.numel():
+        keys, site_key = self.keys_of_tokens(x, place), signed(site * SITE % 2**32)
+        attended = self.keys[place.attended] if x.ndim == 4 else None
+        if attended is not None and attended.shape != (x.shape[0], x.shape[3]):
             raise UserError(unknown_shape(place, x.shape))
+        if x.is_cuda and not torch.compiler.is_compiling() and self.has_kernels():
+            from pipeline.pytorch.kernels import drop  # imported here: only a PyTorch for GPUs brings Triton
+
+            return drop(x, keys, attended, site_key, rate)
+        if attended is not None:
+            scales = attention_scales(mix(keys + site_key), attended, x.shape[1], rate, x.dtype)
+        else:
+            scales = hidden_scales(mix(keys + site_key), x.shape[-1], rate, x.dtype)
         return x * scales.view(x.shape)
+
+    @staticmethod
+    @cache
+    def has_kernels() -> bool:
+        """Whether this machine can compile `pipeline/pytorch/kernels.py`, which takes Triton and a C compiler."""
+        return has_triton() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 
     def keys_of_tokens(self, x: Tensor, place: Place) -> Tensor:
         """The keys of the tokens to which the first dimensions of `x` belong, [R, L]."""

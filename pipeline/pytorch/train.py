@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
@@ -33,6 +34,9 @@ from pipeline.pytorch.packed import tokens_read
 from pipeline.recipe.schema import Train
 from pipeline.utils.errors import RunFailure
 
+# The library's attention kernels, the first that can is used.
+ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 
 class Predictor:
     """A model that predicts; see `pipeline.backend.Predictor`."""
@@ -47,6 +51,16 @@ class Predictor:
             self.accelerator.prepare_model(model, evaluation_mode=True)  # else wrapped for several processes
             self.autocast = self.accelerator.autocast
 
+    @contextlib.contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Around each forward pass: the precision, and on a GPU the kernels of attention.
+
+        That of cuDNN takes milliseconds to prepare for each new shape, and packed rows have new shapes in every step.
+        """
+        on_gpu = self.model.device.type == "cuda"
+        with self.autocast(), sdpa_kernel(ANY_SHAPE) if on_gpu else contextlib.nullcontext():
+            yield
+
     @torch.inference_mode()
     def logits(self, inputs: Features) -> NDArray[np.float32]:
         """Logits of one batch in evaluation mode; see `pipeline.backend.Predictor`."""
@@ -58,7 +72,7 @@ class Predictor:
         self.model.eval()
         batch = self.tensors(inputs | targets)
         labels, weights = (batch.pop(key) for key in TARGETS)
-        with self.autocast():
+        with self.forward_pass():
             counted = counted_tokens(self.model, weights)
             logits, labels, weights = logits_and_targets(self.model, batch, labels, weights, counted)
         losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
@@ -70,13 +84,13 @@ class Predictor:
     ) -> NDArray[np.int32]:
         """Token ids [B, T] that the model writes; see `pipeline.backend.Predictor`."""
         self.model.eval()
-        with self.autocast():
+        with self.forward_pass():
             return generate(self.model, self.tensors(inputs), settings, on_token).int().cpu().numpy()
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits in evaluation mode."""
         self.model.eval()
-        with self.autocast():
+        with self.forward_pass():
             return forward(self.model, inputs) if self.optimize else head_logits(self.model(**inputs))
 
     def tensors(self, batch: Features) -> dict[str, Tensor]:
@@ -229,7 +243,7 @@ class Learner(Predictor):
         self.masks.start(tensors, tokens_read(self.model, tensors))
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
         counted = counted_tokens(self.model, tensors["loss_weights"])
-        with self.watched_draws(), self.autocast():
+        with self.watched_draws(), self.forward_pass():
             targets = self.logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS), counted)
         # The logits hold the gradient afterwards; they are not kept until all gradients are computed.
         return weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)

@@ -31,6 +31,7 @@ CONTESTANTS = {
             {"framework": "torch", "attention": "stock", "dropout_masks": "framework"},
         ),
         "ours-torch-deterministic": ("ours", {"framework": "torch", "attention": "stock", "deterministic": True}),
+        "ours-torch-compiled": ("ours", {"framework": "torch", "attention": "stock", "compile": True}),
         "ours-torch-handwritten": ("ours", {"framework": "torch", "attention": "handwritten"}),
         "ours-tensorflow": ("ours", {"framework": "tensorflow", "attention": "stock"}),
         "ours-tensorflow-handwritten": ("ours", {"framework": "tensorflow", "attention": "handwritten"}),
@@ -41,19 +42,23 @@ WARMUP_RATIO, WEIGHT_DECAY, MAX_GRAD_NORM = 0.06, 0.01, 1.0
 
 
 class Stopwatch:
-    """Measures the training time and peak memory of one contestant."""
+    """Measures the training time and peak memory of one contestant, which is to take `steps` steps."""
 
-    def __init__(self):
-        self.began = self.first = self.last = None
+    def __init__(self, steps):
+        self.began = self.first = self.middle = self.last = None
         self.steps = self.peak = 0
+        self.half, self.all = (steps + 1) // 2, steps
 
     def begin(self):
         self.began = time.time()
 
     def step(self):
+        self.steps += 1
+        if self.steps in (1, self.half, self.all):
+            wait_for_gpu()
         self.last = time.time()
         self.first = self.first or self.last
-        self.steps += 1
+        self.middle = self.last if self.steps <= self.half else self.middle
         self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def report(self, launched):
@@ -63,11 +68,25 @@ class Stopwatch:
             "startup_seconds": self.first - launched,
             "peak_memory_bytes": self.peak * unit,
             "steps": self.steps,
+            # Without what a GPU does only once, and without tracing.
+            "seconds_of_later_half": self.last - self.middle,
+            "steps_of_later_half": max(0, self.steps - self.half),
         }
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
+        if torch := torch_on_gpu():
             report["peak_memory_bytes"] = torch.cuda.max_memory_allocated()  # there it is the device's that is short
         return report
+
+
+def torch_on_gpu():
+    """PyTorch's module where the contestant computes with it on a GPU, else None."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
+def wait_for_gpu():
+    """Wait until a GPU has done all that it was given; its work ends after the call that begins it."""
+    if torch := torch_on_gpu():
+        torch.cuda.synchronize()
 
 
 class CountedCollator:
@@ -229,7 +248,7 @@ def ours(workload, folder, out, seed, watch, precision, framework, attention, **
             epochs=workload["epochs"], batch_size=workload["batch_size"], learning_rate=workload["learning_rate"],
             weight_decay=WEIGHT_DECAY, warmup_ratio=WARMUP_RATIO, max_grad_norm=MAX_GRAD_NORM, precision=precision,
             dropout_masks=changes.get("dropout_masks", "shared"),
-            deterministic=changes.get("deterministic", False),
+            deterministic=changes.get("deterministic", False), compile=changes.get("compile", False),
         ),
         options=options.get(workload["name"]),
     )  # fmt: skip
@@ -242,7 +261,7 @@ def main(spec):
     folder = Path(spec["folder"])
     workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
     kind, options = CONTESTANTS[spec["contestant"]]
-    watch = Stopwatch()
+    watch = Stopwatch(workload["steps"])
     real_token_share, trained = {"trainer": trainer, "keras": keras, "ours": ours}[kind](
         workload, folder, Path(spec["out"]), spec["seed"], watch, **options
     )

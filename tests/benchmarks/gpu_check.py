@@ -1,20 +1,23 @@
 """`make gpu-check`: is a training on this machine's GPU the same experiment as on its processor, and how fast is it?
 
-    python -m tests.benchmarks.gpu_check [--parts "lockstep processes resume speed"] [--steps 50] [--kills 2]
-        [--rows 4096] [--repeats 1] [--data FOLDER] [--quick] [--out reports/gpu]
+    python -m tests.benchmarks.gpu_check [--parts "masks lockstep processes resume speed"] [--steps 50] [--kills 2]
+        [--rows 4096] [--repeats 1] [--only classification] [--data FOLDER] [--quick] [--out reports/gpu]
 
-Four parts. *lockstep* takes the same steps on the processor and on the GPU, for the bundled recipes and both
-attentions, in each framework that sees the GPU. *processes* takes them in one process and, where there are several
-GPUs, in one for each. *resume* kills runs on the GPU, with deterministic kernels, and compares what they leave with
-runs that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2 small and
-T5-small in bf16; a row tells what deterministic kernels cost. Prints the tables and writes them to report.md. Without a
-GPU all of it runs on the processor, and says so.
+Five parts. *masks* compares shared dropout masks of the kernels with those of plain operations, to the bit, and times
+both beside the library's dropout. *lockstep* takes the same steps on the processor and on the GPU, for the bundled
+recipes and both attentions, in each framework that sees the GPU. *processes* takes them in one process and, where there
+are several GPUs, in one for each. *resume* kills runs on the GPU, with deterministic kernels, and compares what they
+leave with runs that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2
+small and T5-small in bf16; a row tells what deterministic kernels cost. Prints the tables and writes them to report.md.
+Without a GPU all of it runs on the processor, and says so.
 """
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,11 +29,16 @@ from pipeline.utils import processes
 from pipeline.utils.cores import usable_cores
 from pipeline.utils.environment import THREAD_VARIABLES
 from tests.benchmarks import bench
+from tests.benchmarks.workloads import SETTINGS
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 ATTENTIONS = ("stock", "handwritten")
 PRECISIONS = ("fp32", "bf16")
-PARTS = ("lockstep", "processes", "resume", "speed")
+PARTS = ("masks", "lockstep", "processes", "resume", "speed")
+# Hidden states [rows, tokens, width] and attention weights [rows, heads, tokens, tokens] whose masks are compared.
+MASKED = ((32, 128, 768), (5, 37, 333), (32, 12, 128, 128), (3, 5, 17, 70))
+# What is enough of a training to be killed in and resumed.
+RESUMED = {"data.limit.train": 512, "data.limit.validation": 64, "train.epochs": 2}
 CONTESTANTS = (
     "trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-deterministic-bf16",
     "ours-torch-handwritten-bf16",
@@ -52,6 +60,72 @@ def gpus():
         if asked.returncode == 0:
             names[framework] = asked.stdout.splitlines()
     return names
+
+
+def masks_table():
+    """Whether masks have the bits that plain operations give on the processor, and the time forward and backward."""
+    import torch
+
+    from pipeline.models.dropout import TOKEN_KEYS, Place
+    from pipeline.pytorch.dropout import DropoutMasks
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place, draw = Place("gpu_check", TOKEN_KEYS, "attended", is_read=False), torch.Generator().manual_seed(0)
+    by_kernels, without_kernels = vars(DropoutMasks)["has_kernels"], staticmethod(lambda: False)
+    lines = [
+        "| over | type | bits | ms by kernels | ms by operations | ms of the library |",
+        "|---|---|---|---|---|---|",
+    ]
+    for shape in MASKED:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(shape, generator=draw).to(dtype)
+            attended = torch.randint(-(2**31), 2**31, (shape[0], shape[-1]), generator=draw, dtype=torch.int32)
+            keys = attended[:, : shape[-2]] if len(shape) == 4 else attended[:, : shape[1]]
+            masks = DropoutMasks()
+
+            def drop(x, masks=masks, keys=keys, attended=attended):
+                masks.keys = {TOKEN_KEYS: keys.to(x.device), "attended": attended.to(x.device)}
+                masks.site = 0
+                return masks.drop(x, 0.1, place)
+
+            on_gpu, wanted = x.to(device), dropped_and_gradient(drop, x)
+            same = torch.equal(wanted, dropped_and_gradient(drop, on_gpu))
+            times = [milliseconds(drop, on_gpu)]
+            DropoutMasks.has_kernels = without_kernels
+            same = same and torch.equal(wanted, dropped_and_gradient(drop, on_gpu))
+            times.append(milliseconds(drop, on_gpu))
+            DropoutMasks.has_kernels = by_kernels
+            times.append(milliseconds(lambda x: torch.nn.functional.dropout(x, 0.1), on_gpu))
+            cells = " | ".join(f"{each:.3f}" for each in times)
+            lines.append(f"| {list(shape)} | {dtype} | {'the same' if same else 'DIFFERENT'} | {cells} |")
+    return lines
+
+
+def dropped_and_gradient(drop, x):
+    """`x` after a dropout, and the gradient of half its squares; on the processor."""
+    import torch
+
+    x = x.clone().requires_grad_()
+    y = drop(x)
+    y.backward(y.detach())
+    return torch.stack((y.detach().cpu(), x.grad.cpu()))
+
+
+def milliseconds(function, x, repeats=20):
+    """The median time of a function and its gradient."""
+    import torch
+
+    x, times = x.clone().requires_grad_(), []
+    for _ in range(repeats + 3):
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        y = function(x)
+        y.backward(y.detach())
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - began))
+    return statistics.median(times[3:])
 
 
 def share_cores():
@@ -126,7 +200,7 @@ def speed_table(settings):
     arguments = ["--repeats", str(settings.repeats), "--rows", str(settings.rows), "--out", str(settings.out / "bench")]
     arguments += ["--contestants", " ".join(CONTESTANTS), "--shape", "small" if settings.quick else "published"]
     arguments += ["--data", str(settings.data)] if settings.data else []
-    arguments += ["--only", "classification", "--quick"] if settings.quick else []
+    arguments += ["--only", "classification", "--quick"] if settings.quick else ["--only", settings.only]
     bench.main(arguments)
     return (settings.out / "bench" / "report.md").read_text(encoding="utf-8").splitlines()[2:]
 
@@ -139,6 +213,7 @@ def main(arguments):
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--only", default=" ".join(SETTINGS), help="workloads of the speed part")
     parser.add_argument("--data", type=Path, help="folder with glue/SST-2, wikitext2 and tatoeba_eng_fra")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one recipe, few steps, small models")
     parser.add_argument("--out", type=Path, default=bench.ROOT / "reports" / "gpu")
@@ -147,9 +222,9 @@ def main(arguments):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     seen = gpus()
     frameworks = [framework for framework, names in seen.items() if names] or list(seen)
-    recipes, changes = RECIPES, {}
+    recipes, resumed = RECIPES, RESUMED
     if settings.quick:
-        recipes, changes = RECIPES[:1], {"data.limit.train": 64, "data.limit.validation": 32, "train.epochs": 1}
+        recipes, resumed = RECIPES[:1], {"data.limit.train": 64, "data.limit.validation": 32, "train.epochs": 1}
         settings.steps, settings.kills, frameworks = 2, 1, frameworks[:1]
     lines = ["# Training on a GPU", ""]
     lines += [
@@ -157,9 +232,10 @@ def main(arguments):
         for framework, names in seen.items()
     ]
     parts = {
+        "masks": lambda: processes.call(masks_table, framework="torch"),
         "lockstep": lambda: lockstep_table(recipes, frameworks, settings.steps),
         "processes": lambda: processes_table(recipes, max(map(len, seen.values())), settings.steps),
-        "resume": lambda: resume_table(recipes, frameworks, settings.kills, changes | {"train.deterministic": True}),
+        "resume": lambda: resume_table(recipes, frameworks, settings.kills, resumed | {"train.deterministic": True}),
         "speed": lambda: speed_table(settings),
     }
     settings.out.mkdir(parents=True, exist_ok=True)

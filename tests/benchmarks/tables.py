@@ -35,6 +35,7 @@ def _row(name, runs, workload, ceilings, speeds, baseline):
     seconds = statistics.median(run["seconds"] for run in whole)
     return row | {
         "examples_per_second": spread([mine for mine, _ in pairs]),
+        "later_examples_per_second": spread([_later_speed(run, workload) for run in whole]),
         "ratio": spread(ratios) if ratios else None,
         "score": spread([run["score"] for run in whole]),
         "real_token_share": statistics.median(run["real_token_share"] for run in whole),
@@ -47,6 +48,12 @@ def _row(name, runs, workload, ceilings, speeds, baseline):
 
 def _speed(run, workload):
     return workload["rows"] * workload["epochs"] / run["seconds"]
+
+
+def _later_speed(run, workload):
+    """Examples a second in the later half of the steps; 0 where there are too few."""
+    seconds = run["seconds_of_later_half"]
+    return workload["batch_size"] * run["steps_of_later_half"] / seconds if seconds > 0 else 0.0
 
 
 def spread(values):
@@ -94,9 +101,9 @@ def _section(name, workload, runs):
         f"{workload['steps']} steps of {workload['batch_size']}, learning rate {workload['learning_rate']:g}, "
         f"vocabulary {workload['vocabulary']}. The ceiling, matrix products of these shapes: {shown or 'unknown'}.",
         "",
-        f"| who | runs | examples/s | to {baseline_of(runs)} | {score} | real tokens | of the ceiling "
-        "| peak memory, MB | launch to first step, s | steps |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| who | runs | examples/s | to {baseline_of(runs)} | in the later half | {score} | real tokens "
+        "| of the ceiling | peak memory, MB | launch to first step, s | steps |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows([run for run in runs if run["contestant"] != "ceiling"], workload, ceilings):
         lines.append("| " + " | ".join(_cells(row)) + " |")
@@ -115,13 +122,14 @@ def ceiling_of(runs):
 def _cells(row):
     runs = f"{row['runs']}" + (f", {row['failed']} failed" if row["failed"] else "")
     if not row["runs"]:
-        return [row["contestant"], runs, *["failed"] * 8]
+        return [row["contestant"], runs, *["failed"] * 9]
     memory = {key: value / 1e6 for key, value in row["peak_memory_bytes"].items()}
     return [
         row["contestant"],
         runs,
         _median_and_range(row["examples_per_second"], 0),
         _median_and_range(row["ratio"], 2) if row["ratio"] else "",
+        _median_and_range(row["later_examples_per_second"], 0),
         _median_and_range(row["score"], 3),
         f"{row['real_token_share']:.0%}",
         f"{row['share_of_ceiling']:.0%}" if row["share_of_ceiling"] else "",

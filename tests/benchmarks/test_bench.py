@@ -17,6 +17,7 @@ def run(contestant, repeat, seconds, score):
     return {
         "workload": "classification", "contestant": contestant, "repeat": repeat, "seconds": seconds, "score": score,
         "startup_seconds": 7.0, "peak_memory_bytes": (500 + repeat) * MB, "real_token_share": 0.25, "steps": 20,
+        "steps_of_later_half": 10, "seconds_of_later_half": seconds / 4,
     }  # fmt: skip
 
 
@@ -38,6 +39,11 @@ def table():
 def test_a_speed_is_given_as_median_and_range_over_the_repeats():
     assert table()["trainer-fp32"]["examples_per_second"] == {"median": 50, "low": 30, "high": 60}
     assert table()["ours-torch-fp32"]["score"] == {"median": 0.5, "low": 0.5, "high": 0.875}
+
+
+def test_the_speed_in_the_later_half_counts_its_own_steps_and_seconds():
+    # 10 steps of 30 examples: in 1, 1.5 and 1.25 s.
+    assert table()["ours-torch-fp32"]["later_examples_per_second"] == {"median": 240, "low": 200, "high": 300}
 
 
 def test_a_ratio_is_taken_within_each_repeat():
