@@ -44,7 +44,10 @@ class Place(NamedTuple):
     page: str = "report.html"
 
 
-PLACES = (Place("*/results.json"), Place("deployment/*/*/results.json"), Place("*/tour.json", "tour.html"))
+PLACES = (
+    Place("*/results.json"), Place("deployment/*/*/results.json"), Place("*/tour.json", "tour.html"),
+    Place("*/sweep.json", "sweep.html"),
+)  # fmt: skip
 # How an index is recognized before it is replaced; written by every version.
 MARK = '<meta name="generator" content="twinstep gallery">'
 
@@ -61,7 +64,7 @@ class Entry:
 
 
 def write_index(folder: Path = Path("reports")) -> Path:
-    """Write <folder>/index.html over all comparisons, deployment reports and tours in <folder>; returns its path.
+    """Write <folder>/index.html over all reports in <folder>, of every kind; returns its path.
 
     A report that cannot be read is named on the page. Raises UserError if the page cannot be written, or if it would
     replace a page of another kind.
@@ -128,6 +131,8 @@ def _title_of_another_kind(name: str, results: dict[str, object]) -> str:
     """What a report that is no comparison is called; "" for a comparison."""
     if name == "tour.json":
         return "Tour of both frameworks"
+    if name == "sweep.json":
+        return f"Sweep of {results['recipe']}"
     if "formats" in results and "run" in results:
         run = RunIdentity.model_validate(results["run"])
         return f"Deployment of {run.label}"

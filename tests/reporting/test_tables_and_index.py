@@ -95,7 +95,7 @@ def report_folder(folder, name, text):
     (path / "results.json").write_text(json.dumps(content))
 
 
-def test_the_index_lists_comparisons_deployment_reports_and_the_tour(tmp_path):
+def test_the_index_lists_comparisons_deployment_reports_the_tour_and_sweeps(tmp_path):
     toured = tour_example.example().model_copy(update={"created": "2026-11-26T10:00:00+00:00"})
     deployed = toured.deployment.model_copy(update={"created": "2026-11-25T10:00:00+00:00"})
     run = RunIdentity(recipe="mine", framework="torch", attention="stock", seed=3)
@@ -104,6 +104,10 @@ def test_the_index_lists_comparisons_deployment_reports_and_the_tour(tmp_path):
         "elsewhere": pages, "deployment/mine/one": pages, "tour": (tour.content_of(toured), toured),
     }.items():  # fmt: skip
         write_pages(tmp_path / place, replace(content, pictures=[]), results.model_dump(mode="json"))
+    (tmp_path / "swept").mkdir()
+    (tmp_path / "swept" / "sweep.html").touch()
+    created = "2026-11-23T10:00:00+00:00"
+    (tmp_path / "swept" / "sweep.json").write_text(json.dumps({"recipe": "mine", "created": created}))
     report_folder(tmp_path, "compared", "A recipe")
     found = entries(tmp_path)
     assert [(entry.title, entry.link) for entry in found] == [
@@ -111,6 +115,7 @@ def test_the_index_lists_comparisons_deployment_reports_and_the_tour(tmp_path):
         ("Deployment of mine torch/stock seed 3", "deployment/mine/one/report.html"),
         ("Deployment of mine torch/stock seed 3", "elsewhere/report.html"),
         ("A recipe", "compared/report.html"),
+        ("Sweep of mine", "swept/sweep.html"),
     ]
     assert not any(entry.broken for entry in found) and all((tmp_path / entry.link).is_file() for entry in found)
 
