@@ -6,6 +6,7 @@ framework and any number of processes see the same batches, and a run that resum
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,7 +14,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.packing import Layout, Packing, Stream, pack, pack_into, work
+from pipeline.data.packing import (
+    Layout,
+    Packing,
+    Shape,
+    Stream,
+    few_shapes,
+    pack,
+    pack_into,
+    pack_into_shape,
+    work,
+)
 from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.data import Batching
 from pipeline.utils.hashing import short_digest
@@ -23,6 +34,8 @@ WINDOW_BATCHES = 64
 # Where the batches of a training are cut into groups, from the narrowest to the widest: those of a group get one width.
 # The few wide ones do not widen the others. More groups leave less padding, but XLA compiles a step for each.
 GROUP_ENDS = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)
+# From so many batches of a training are the shapes of all packed ones chosen, and from so many numbers of rows.
+SAMPLE_BATCHES, MOST_NUMBERS = 256, 8
 # Of so many batches is the number of rows chosen that suits them all.
 PACKED_TO_CHOOSE = 256
 # The keys of a batch that the loss reads; all others are inputs of the model.
@@ -33,11 +46,15 @@ Features = dict[str, NDArray]
 
 
 def filled(targets: Features, values: Array) -> Array:
-    """An array of the labels' shape: `values`, or if there are only those of positions that count, 0 elsewhere."""
+    """An array of the labels' shape: `values`, or if there are only those of some positions, 0 elsewhere.
+
+    These are the positions that count, in order; what is behind their values is left out.
+    """
     if values.shape == targets["labels"].shape:
         return values
+    counts = targets["loss_weights"] > 0
     out = np.zeros(targets["labels"].shape, values.dtype)
-    out[targets["loss_weights"] > 0] = values
+    out[counts] = values[: counts.sum()]
     return out
 
 
@@ -182,6 +199,31 @@ def packed_batch(
     of_rows = lengths[rows].reshape(len(rows), -1)
     packing = pack(of_rows) if num_rows is None else pack_into(of_rows, min(num_rows, len(rows)))
     return Batch(rows, _rounded(packing.widths(of_rows), pad_to_multiple_of), packing)
+
+
+def packed_in_few_shapes(
+    plans: Sequence[Sequence[Batch]], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1
+) -> list[list[Batch]]:
+    """The same steps in packed batches of few shapes, which need a little more padding.
+
+    On a CPU the libraries prepare their operations for each shape and keep them, which takes time and memory. The
+    shapes suit the first SAMPLE_BATCHES batches, with the numbers of rows that most of these have by themselves.
+    """
+    of_batches = [lengths[batch.rows].reshape(len(batch.rows), -1) for plan in plans for batch in plan]
+    sample = of_batches[:SAMPLE_BATCHES]
+    numbers = Counter(pack(each).num_rows for each in sample).most_common(MOST_NUMBERS)
+    shapes = few_shapes(sample, sorted(number for number, _ in numbers), pad_to_multiple_of)
+    packed = [pack_into_shape(each, shapes) for each in of_batches]
+    num_slots: dict[Shape, int] = {}
+    for packing, shape in packed:
+        num_slots[shape] = max(packing.num_slots, num_slots.get(shape, 0))
+    remaining = iter(packed)
+
+    def shaped(batch: Batch) -> Batch:
+        packing, shape = next(remaining)
+        return Batch(batch.rows, shape.widths, packing, shape.num_rows, num_slots[shape])
+
+    return [[shaped(batch) for batch in plan] for plan in plans]
 
 
 def in_few_shapes(

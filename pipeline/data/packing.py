@@ -5,12 +5,14 @@ example it belongs to. A padded batch is the special case of one example in each
 """
 
 # B examples of the batch · R rows · L width of a row · P slots: the most examples in one row
+# Of few shapes: S batches of a sample · N numbers of rows · W widths of a row, one for each stream · C candidates
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,10 @@ MOST_PER_ROW = 8
 # In rows of this width a position costs about twice what it costs in a narrow one, because of attention: measured in
 # training steps of BERT on one thread, of 256 dimensions 1.8 times, of 768 dimensions 1.5 times.
 DOUBLE_WORK_WIDTH = 512
+# The batches of a training get at most so many shapes. With fewer, more of their positions are padding.
+MOST_SHAPES = 40
+# The share of batches for which a shape of their own is made, so that all shapes come up early in a training.
+LEAST_SHARE = 0.015
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,18 @@ class Packing:
     def widths(self, lengths: NDArray[np.int64]) -> tuple[int, ...]:
         """The width that the rows need in each stream for examples of these lengths [B, streams]."""
         return tuple((self.starts + lengths).max(axis=0).tolist())
+
+
+class Shape(NamedTuple):
+    """A number of rows, and their width in each stream."""
+
+    num_rows: int
+    widths: tuple[int, ...]
+
+    @property
+    def work(self) -> float:
+        """The work of rows of this shape, see `work`."""
+        return work(self.num_rows, self.widths)
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,73 @@ def pack_into(lengths: NDArray[np.int64], num_rows: int) -> Packing:
     totals = np.maximum(lengths.sum(axis=0), 1)
     shares = (lengths * (totals.prod() // totals)).sum(axis=1)  # of all streams alike, in whole numbers
     return _balanced(lengths, np.argsort(-shares, kind="stable"), shares, num_rows)
+
+
+def few_shapes(sample: Sequence[NDArray[np.int64]], numbers: Sequence[int], multiple: int = 1) -> list[Shape]:
+    """At most MOST_SHAPES shapes in which batches like those of a sample are packed, that of the least work first.
+
+    `sample` has the lengths [B, streams] of the examples of each batch, `numbers` the numbers of rows to choose from;
+    widths are multiples of `multiple`. The first choice is a shape wider than any batch of the sample needs, which is
+    meant for the largest LEAST_SHARE of them. Then the shape that saves the most work is added, again and again, if
+    at least LEAST_SHARE of the sample use it.
+    """
+    needed_SNW = np.array([[pack_into(each, min(n, len(each))).widths(each) for n in numbers] for each in sample])
+    needed_SNW = -(-needed_SNW // multiple) * multiple
+    largest_NW = needed_SNW.max(axis=0)
+    ample_NW = -(-ample_widths(largest_NW + largest_NW // 8) // multiple) * multiple
+    by_number = [
+        [Shape(num_rows, tuple(widths)) for widths in needed_SNW[:, n].tolist()] for n, num_rows in enumerate(numbers)
+    ]
+    smallest_first = np.argsort([min(shape.work for shape in shapes) for shapes in zip(*by_number, strict=True)])
+    is_large = np.isin(np.arange(len(sample)), smallest_first[len(sample) - int(LEAST_SHARE * len(sample)) :])
+    ample = [Shape(num_rows, tuple(widths)) for num_rows, widths in zip(numbers, ample_NW.tolist(), strict=True)]
+    own = {shape for shapes in by_number for shape, large in zip(shapes, is_large, strict=True) if not large}
+    candidates = [min(ample, key=lambda shape: shape.work), *sorted(own)]
+    costs_CS = [
+        np.where((needed_SNW[:, numbers.index(shape.num_rows)] <= shape.widths).all(axis=-1), shape.work, np.inf)
+        for shape in candidates
+    ]
+    chosen = _with_least_work(np.stack(costs_CS, axis=1))
+    return sorted((candidates[c] for c in chosen), key=lambda shape: shape.work)
+
+
+def _with_least_work(costs_SC: NDArray[np.float64]) -> list[int]:
+    """The first candidate and the others that `few_shapes` chooses; costs are infinite where a batch does not fit."""
+    chosen, costs_S = [0], costs_SC[:, 0]
+    while len(chosen) < MOST_SHAPES:
+        sums_C = np.minimum(costs_S[:, None], costs_SC).sum(axis=0)
+        sums_C[(costs_SC < costs_S[:, None]).mean(axis=0) < LEAST_SHARE] = np.inf
+        if sums_C.min() >= costs_S.sum():
+            break
+        chosen.append(int(sums_C.argmin()))
+        costs_S = np.minimum(costs_S, costs_SC[:, chosen[-1]])
+    return chosen
+
+
+def ample_widths(widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each width rounded up to one of eight between a power of two and the next."""
+    step = 2 ** np.maximum(0, np.floor(np.log2(np.maximum(widths, 1))).astype(np.int64) - 3)
+    return -(-widths // step) * step
+
+
+def pack_into_shape(lengths: NDArray[np.int64], shapes: Sequence[Shape]) -> tuple[Packing, Shape]:
+    """Lay examples of these `lengths` [B, streams] into the first of the shapes that is large enough.
+
+    If none is, into the rows of the last one, made as wide as they need to be, and a little wider.
+    """
+    packings: dict[int, Packing] = {}
+    longest, totals = lengths.max(axis=0), lengths.sum(axis=0)
+    for shape in shapes:
+        num_rows = min(shape.num_rows, len(lengths))
+        if (np.maximum(longest, -(-totals // num_rows)) <= shape.widths).all():  # else there is no need to try
+            if num_rows not in packings:
+                packings[num_rows] = pack_into(lengths, num_rows)
+            if np.less_equal(packings[num_rows].widths(lengths), shape.widths).all():
+                return packings[num_rows], shape
+    last = shapes[-1]
+    packing = pack_into(lengths, min(last.num_rows, len(lengths)))
+    widths = ample_widths(np.maximum(packing.widths(lengths), last.widths)).tolist()
+    return packing, Shape(last.num_rows, tuple(widths))
 
 
 def work(num_rows: int, widths: Sequence[int]) -> float:

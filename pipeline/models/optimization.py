@@ -15,6 +15,8 @@ from pipeline.utils.errors import RunFailure
 CLIP_EPSILON = 1e-6
 # Added to the logits of positions that must not be chosen.
 HIDDEN_LOGIT = -1e9
+# Where logits are computed only of the tokens that have a loss, their number is a multiple of this.
+COUNTED_MULTIPLE = 8
 
 
 def learning_rates(train: Train, num_steps: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.pytorch.model import architecture, head_logits
-from pipeline.pytorch.packed import chosen, span_logits, tokens_read
+from pipeline.pytorch.packed import chosen, span_logits, tokens_read, tokens_with_loss
 from pipeline.pytorch.swap import head, packed_hidden_states
 
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
@@ -77,11 +77,11 @@ def packed_logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def counted_tokens(model: Any, loss_weights: Tensor) -> Tensor | None:
-    """Of a masked language model the positions that have a loss, [N], through all rows; None for other models.
+    """Of a masked language model the tokens of `tokens_with_loss`, [N]; None for other models.
 
     Such a model predicts about one token in seven, and needs to compute logits for these only.
     """
-    return loss_weights.flatten().nonzero()[:, 0] if architecture(model).endswith("ForMaskedLM") else None
+    return tokens_with_loss(loss_weights) if architecture(model).endswith("ForMaskedLM") else None
 
 
 def logits_and_targets(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.models.families import family_of, unknown_head
-from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.models.optimization import COUNTED_MULTIPLE, HIDDEN_LOGIT
 from pipeline.pytorch.model import architecture
 from pipeline.utils.errors import UserError
 
@@ -29,12 +29,22 @@ def tokens_read(model: Any, batch: dict[str, Tensor]) -> Tensor | None:
     if "segment_ids" not in batch:
         return None
     if architecture(model).endswith("ForMaskedLM") and "loss_weights" in batch:
-        return batch["loss_weights"].flatten().nonzero()[:, 0]
+        return tokens_with_loss(batch["loss_weights"])
     if "pooled_positions" not in batch or hasattr(model, "qa_outputs"):
         return None
     rows, length = batch["segment_ids"].shape
     starts_R1 = torch.arange(0, rows * length, length, device=batch["segment_ids"].device)[:, None]
     return (starts_R1 + batch["pooled_positions"]).flatten()
+
+
+def tokens_with_loss(loss_weights: Tensor) -> Tensor:
+    """The tokens whose weight is not 0, [N], counted through all rows, and behind them up to seven others.
+
+    So N is a multiple of eight if there are enough tokens: on a CPU, operations are prepared and kept for each N.
+    """
+    has_loss_N = loss_weights.flatten() != 0
+    counted = has_loss_N.nonzero()[:, 0]
+    return torch.cat((counted, (~has_loss_N).nonzero()[: -len(counted) % COUNTED_MULTIPLE, 0]))
 
 
 def chosen(x_RLD: Tensor, tokens_N: Tensor | None) -> Tensor:

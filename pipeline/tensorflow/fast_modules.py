@@ -12,7 +12,7 @@ from tensorflow import Tensor
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.tensorflow.model import architecture, head_logits
-from pipeline.tensorflow.packed import chosen, span_logits, tokens_read
+from pipeline.tensorflow.packed import chosen, span_logits, tokens_read, tokens_with_loss
 from pipeline.tensorflow.swap import head, packed_hidden_states
 
 
@@ -61,12 +61,11 @@ def packed_logits(model: tf_keras.Model, inputs: dict[str, Tensor], training: bo
 
 
 def counted_tokens(model: tf_keras.Model, loss_weights: Tensor) -> Tensor | None:
-    """Of a masked language model the positions that have a loss, [N], through all rows; None for other models.
+    """Of a masked language model the tokens of `tokens_with_loss`, [N]; None for other models.
 
     Such a model predicts about one token in seven, and needs to compute logits for these only.
     """
-    is_masked = architecture(model).endswith("ForMaskedLM")
-    return tf.where(tf.reshape(loss_weights, [-1]) > 0)[:, 0] if is_masked else None
+    return tokens_with_loss(loss_weights) if architecture(model).endswith("ForMaskedLM") else None
 
 
 def logits_and_targets(

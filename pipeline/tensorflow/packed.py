@@ -14,7 +14,7 @@ import tf_keras
 from tensorflow import Tensor
 
 from pipeline.models.families import family_of, unknown_head
-from pipeline.models.optimization import HIDDEN_LOGIT
+from pipeline.models.optimization import COUNTED_MULTIPLE, HIDDEN_LOGIT
 from pipeline.tensorflow.model import architecture
 from pipeline.utils.errors import UserError
 
@@ -28,12 +28,22 @@ def tokens_read(model: tf_keras.Model, batch: dict[str, Tensor]) -> Tensor | Non
     if "segment_ids" not in batch:
         return None
     if architecture(model).endswith("ForMaskedLM") and "loss_weights" in batch:
-        return tf.where(tf.reshape(batch["loss_weights"], [-1]) > 0)[:, 0]
+        return tokens_with_loss(batch["loss_weights"])
     if "pooled_positions" not in batch or hasattr(model, "qa_outputs"):
         return None
     rows, length = tf.unstack(tf.shape(batch["segment_ids"]))
     starts_R1 = tf.range(0, rows * length, length)[:, None]
     return tf.reshape(starts_R1 + batch["pooled_positions"], [-1])
+
+
+def tokens_with_loss(loss_weights: Tensor) -> Tensor:
+    """The tokens whose weight is not 0, [N], counted through all rows, and behind them up to seven others.
+
+    So N is a multiple of eight if there are enough tokens: on a CPU, operations are prepared and kept for each N.
+    """
+    has_loss_N = tf.reshape(loss_weights, [-1]) != 0
+    counted = tf.where(has_loss_N)[:, 0]
+    return tf.concat((counted, tf.where(tf.logical_not(has_loss_N))[: -tf.size(counted) % COUNTED_MULTIPLE, 0]), axis=0)
 
 
 def chosen(x_RLD: Tensor, tokens_N: Tensor | None) -> Tensor:

@@ -76,11 +76,12 @@ class Experiment:
         )
 
     def training_plans(self, seed: int, num_epochs: int | None = None) -> list[list[batches.Batch]]:
-        """The batches of all epochs, or of so many; in few shapes if the recipe compiles its steps."""
+        """The batches of all epochs, or of so many; in few shapes if they are packed or their steps compiled."""
         data, train, lengths = self.recipe.data, self.recipe.train, self.examples["train"].lengths
         plans = [self.training_plan(epoch, seed) for epoch in range(num_epochs or train.epochs)]
         if not train.compile:
-            return plans
+            is_packed = data.batching == "packed"
+            return batches.packed_in_few_shapes(plans, lengths, data.pad_to_multiple_of) if is_packed else plans
         return batches.in_few_shapes(plans, lengths, train.gradient_accumulation, data.pad_to_multiple_of)
 
     def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:

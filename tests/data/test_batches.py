@@ -13,6 +13,7 @@ from pipeline.data.batches import (
     evaluation_batches,
     filled_up,
     in_few_shapes,
+    packed_in_few_shapes,
     padding_fraction,
     training_batches,
 )
@@ -116,6 +117,44 @@ def test_batches_for_compiled_steps_are_the_same_steps_in_at_most_six_shapes(bat
     # Each shape covers batches of similar widths: little padding is added.
     more = padding_fraction(lengths, batches) - padding_fraction(lengths, [batch for plan in plans for batch in plan])
     assert more < 0.2
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+@pytest.mark.parametrize("num_streams", [1, 2])
+def test_packed_batches_are_the_same_steps_in_few_shapes(num_streams, multiple):
+    lengths = LENGTHS if num_streams == 1 else np.stack([LENGTHS, LENGTHS + LENGTHS[::-1] // 8], axis=1)
+    plans = [training_batches(lengths, 32, 5, epoch, "packed", multiple) for epoch in range(4)]
+    shaped = packed_in_few_shapes(plans, lengths, multiple)
+    assert [digest(plan) for plan in shaped] == [digest(plan) for plan in plans]
+    by_themselves, batches = ([batch for plan in each for batch in plan] for each in (plans, shaped))
+    shapes = [(batch.num_rows, batch.least_slots, *batch.widths) for batch in batches]
+    assert len({(batch.num_rows, *batch.widths) for batch in by_themselves}) > 1.5 * len(set(shapes))
+    assert len(set(shapes)) <= 40 + 2, "those of the sample, and up to two for larger batches"
+    assert all(width % multiple == 0 for _, _, *widths in shapes for width in widths)
+    for batch in batches:
+        needed = batch.layout(lengths)  # which fails if a row is too narrow
+        assert len(needed.streams[0].examples) <= batch.num_rows and batch.packing.num_slots <= batch.least_slots
+        assert sum(stream.is_real.sum() for stream in needed.streams) == lengths[batch.rows].sum()
+    assert padding_fraction(lengths, batches) - padding_fraction(lengths, by_themselves) < 0.04
+
+
+def test_batches_of_two_sizes_get_two_shapes_without_more_padding():
+    # By hand: 2, 2, 2 and 6 tokens fill two rows of 6; four times 6 tokens need four.
+    lengths = np.array([2, 2, 2, 6, 6, 6, 6, 6] * 50)
+    plans = [[Batch(np.arange(i, i + 4), (6,)) for i in range(0, 400, 4)]]
+    (shaped,) = packed_in_few_shapes(plans, lengths)
+    assert [(b.num_rows, b.widths, b.least_slots) for b in shaped] == [(2, (6,), 3), (4, (6,), 1)] * 50
+    assert shaped[0].packing.rows.tolist() == [1, 1, 1, 0]
+    assert shaped[0].packing.starts.tolist() == [[0], [2], [4], [0]]
+
+
+def test_a_batch_larger_than_those_that_the_shapes_were_chosen_for_gets_wider_rows():
+    lengths = np.append(np.full(4000, 5), [50, 50, 50, 53])
+    plans = [[Batch(np.arange(i, i + 4), (5,)) for i in range(0, 4004, 4)]]
+    (shaped,) = packed_in_few_shapes(plans, lengths)
+    assert {(batch.num_rows, batch.widths) for batch in shaped[:-1]} == {(4, (5,))}
+    # 53 in the steps of four from 32 to 64; the others need 5, and an eighth more.
+    assert (shaped[-1].num_rows, shaped[-1].widths) == (4, (56,))
 
 
 def test_rows_and_slots_that_fill_a_batch_up_count_for_nothing_and_change_no_other():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.helpers.classifiers import framework_module, tensor
 from tests.helpers.packed_batches import HEADS, learner_of, loss_and_gradients, with_dropout_keys
 from tests.helpers.tiny_models import relative
 
@@ -38,9 +39,23 @@ def test_the_last_layer_of_bert_computes_only_the_tokens_that_the_head_reads(fra
     loss_and_gradients(framework, learner, packed)
     read = {"bert pairs": "pooled_positions", "bert masked": "loss_weights"}.get(head, "input_ids")
     counts = packed[read] > 0 if head == "bert masked" else np.ones_like(packed[read])
-    assert computed == [counts.sum()] and (
+    # Of a masked language model a multiple of eight, if there are as many tokens.
+    others = min(-counts.sum() % 8, counts.size - counts.sum()) if head == "bert masked" else 0
+    assert computed == [counts.sum() + others] and (
         head in ("bert tokens", "bert spans") or counts.sum() < packed["input_ids"].size
     )
+
+
+# Of 3 x 7 tokens: none with a loss, as many as make eight, more, all but one, and all.
+@pytest.mark.parametrize(("num_counted", "expected"), [(0, 0), (8, 8), (9, 16), (20, 21), (21, 21)])
+def test_tokens_with_a_loss_come_first_and_are_filled_up_to_a_multiple_of_eight(framework, num_counted, expected):
+    weights = np.zeros(21, np.float32)
+    weights[np.random.default_rng(3).permutation(21)[:num_counted]] = 0.5
+    tokens_with_loss = framework_module(framework, "packed").tokens_with_loss
+    tokens = np.asarray(tokens_with_loss(tensor(framework, weights.reshape(3, 7))))
+    assert tokens[:num_counted].tolist() == np.flatnonzero(weights).tolist()
+    assert len(tokens) == len(set(tokens.tolist())) == expected
+    assert not weights[tokens[num_counted:]].any()
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
