@@ -25,6 +25,24 @@ from tests.helpers.memory import GraphMemory
 
 FRAMEWORKS = ("torch", "tensorflow")
 GRAPH_MEMORY = GraphMemory(growth_mib=400)
+TESTS = Path(__file__).parent
+# The files that take a minute or more, which are begun first: otherwise one worker would still have one when the other
+# has nothing left to do.
+LONGEST = [
+    TESTS / name
+    for name in (
+        "distributed/test_training.py", "comparison/test_lockstep.py", "training/test_processes.py",
+        "test_documented_commands.py", "frameworks/test_packed.py", "training/test_resume.py", "training/test_run.py",
+        "comparison/test_comparison.py", "tasks/test_every_task.py", "frameworks/test_swap_weights.py",
+        "frameworks/test_swap.py", "test_documentation.py", "cli/test_cli.py",
+    )
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of the files in LONGEST first."""
+    assert all(path.exists() for path in LONGEST), "LONGEST names a file that is not there"
+    items.sort(key=lambda item: LONGEST.index(item.path) if item.path in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(trylast=True)
@@ -46,7 +64,7 @@ def framework(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small():
     """The recipe `sentiment_bert` on 96 rows: seconds instead of half a minute."""
     return load_recipe("sentiment_bert", {"data.limit.train": 96, "data.limit.validation": 40, "train.epochs": 1})

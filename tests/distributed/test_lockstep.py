@@ -36,7 +36,7 @@ def test_of_a_sharded_recipe_tensorflow_trains_what_has_whole_weights(monkeypatc
     assert asked == {("torch", 1): "fsdp", ("torch", 2): "fsdp", ("tensorflow", 1): None, ("tensorflow", 2): None}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_two_processes_are_in_lock_step_with_one_in_both_frameworks(tmp_path):
     report = compare_processes(recipe_of("sequence-to-sequence", tmp_path), [2], steps=4)
     assert list(report.pairs) == [

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +14,12 @@ from pipeline.comparison.lockstep import compare_traces
 from pipeline.comparison.traces import record
 from pipeline.distributed.launcher import rank_environments
 from pipeline.models.safetensors_files import read_safetensors
-from pipeline.utils.errors import RunFailure
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines, sha256
 from tests.helpers.rank_training import (
     FAULTS,
-    traces,
     traces_by_when_sums_begin,
-    train,
-    train_drifting,
-    train_short_of_memory,
+    train_all,
     train_short_of_memory_early,
     train_told_by_tf_config,
 )
@@ -36,6 +34,12 @@ CASES = {
     "sequence-to-sequence": {"rows": 40, "changes": {"train.gradient_accumulation": 2, "train.batch_size": 8}},
     "translation": {"rows": 40, "attention": "handwritten-model", "changes": {"train.batch_size": 16}},
     "masked words": {"rows": 24, "changes": {"train.batch_size": 8, "train.freeze": ["*layer.0.*"]}},
+}
+# Recipes of a kind each, for what goes wrong on purpose.
+SPECIAL = {
+    "faults": ("causal rows", 40, {"train.batch_size": 8}),
+    "short memory": ("single-label", 64, {"train.batch_size": 32}),
+    "drift": ("single-label", 32, {"train.epochs": 3}),
 }
 ATTENTIONS = {kind: case.get("attention", "stock") for kind, case in CASES.items()}
 # What starts two processes, or one at each of two "hosts" that are both this machine, by the port where they meet.
@@ -57,18 +61,39 @@ def recipe_for(kind, folder):
     return recipe_of(kind, folder / kind, num_rows=case["rows"], changes=case["changes"])
 
 
+def special_recipe(name, folder):
+    kind, num_rows, changes = SPECIAL[name]
+    (folder / name).mkdir()
+    return recipe_of(kind, folder / name, num_rows=num_rows, changes=changes)
+
+
+@dataclass
+class Trained:
+    """What two processes of a framework did: runs in `folder` / "two", traces with faults, how drift ended."""
+
+    framework: str
+    folder: Path
+    recipes: dict
+    special: dict
+    traces: dict
+    drift: str
+
+
 @pytest.fixture(scope="module", params=FRAMEWORKS)
-def runs(request, tmp_path_factory):
-    """The framework, each recipe, and the folder with a run of each by two processes, and with one that was stopped."""
+def trained(request, tmp_path_factory):
+    """All of it in one start of the processes, which takes TensorFlow ten seconds for each."""
     folder = tmp_path_factory.mktemp("ranks")
     recipes = {kind: recipe_for(kind, folder) for kind in CASES}
-    in_ranks(train, request.param, recipes, folder / "two", ATTENTIONS, framework=request.param)
-    return request.param, recipes, folder
+    special = {name: special_recipe(name, folder) for name in SPECIAL}
+    found = in_ranks(
+        train_all, request.param, recipes, special, folder / "two", ATTENTIONS, FAULTS, framework=request.param
+    )
+    return Trained(request.param, folder, recipes, special, *found)
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_two_processes_train_what_one_trains(runs, kind):
-    framework, recipes, folder = runs
+def test_two_processes_train_what_one_trains(trained, kind):
+    framework, recipes, folder = trained.framework, trained.recipes, trained.folder
     two = load_run(folder / "two" / kind)
     one = finetune(recipes[kind], framework, ATTENTIONS[kind], out=folder / "one" / kind)
     assert two.record.train.processes == two.directory.environment().processes == 2
@@ -85,9 +110,8 @@ def test_two_processes_train_what_one_trains(runs, kind):
         assert np.abs(weight - theirs[name]).max() < 1e-4, name
 
 
-def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(runs):
-    framework, recipes, folder = runs
-    kind = next(iter(recipes))
+def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(trained):
+    folder, kind = trained.folder, next(iter(CASES))
     whole, resumed = load_run(folder / "two" / kind), load_run(folder / "two" / "stopped")
     assert (folder / "two" / "message").read_text().startswith("stopped; the training checkpoint")
     assert resumed.record.train.resumed_at and not whole.record.train.resumed_at
@@ -99,12 +123,9 @@ def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(runs
     assert histories[0] == histories[1]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(framework, tmp_path):
-    recipe = recipe_of("single-label", tmp_path, num_rows=64, changes={"train.batch_size": 32})
-    whole = finetune(recipe, framework, out=tmp_path / "whole")
-    in_ranks(train_short_of_memory, framework, recipe, tmp_path / "short", framework=framework)
-    short = load_run(tmp_path / "short")
+def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(trained, tmp_path):
+    whole = finetune(trained.special["short memory"], trained.framework, out=tmp_path / "whole")
+    short = load_run(trained.folder / "two" / "short memory")
     assert (whole.record.train.gradient_accumulation, short.record.train.gradient_accumulation) == (1, 2)
     losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -132,12 +153,9 @@ def test_memory_that_is_short_after_sums_have_begun_splits_the_steps_of_all(tmp_
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(framework, tmp_path):
-    recipe = recipe_of("single-label", tmp_path, num_rows=32, changes={"train.epochs": 3})
-    with pytest.raises(RunFailure, match="^after epoch 1 the weights of rank 1 are not those of rank 0"):
-        in_ranks(train_drifting, framework, recipe, tmp_path / "run", framework=framework)
-    assert not (tmp_path / "run").exists()
+def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(trained):
+    assert trained.drift.startswith("after epoch 1 the weights of rank 1 are not those of rank 0")
+    assert not (trained.folder / "two" / "drift").exists()
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -176,10 +194,7 @@ def assert_same_training(one, two):
     assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_each_fault_in_sharing_a_step_is_seen_in_lock_step(framework, tmp_path):
-    recipe = recipe_of("causal rows", tmp_path, num_rows=40, changes={"train.batch_size": 8})
-    alone = record(recipe, framework, 4)
-    found = in_ranks(traces, framework, recipe, 4, FAULTS, framework=framework)
-    same = {fault: compare_traces("tiny", alone, trace).same for fault, trace in found.items()}
+def test_each_fault_in_sharing_a_step_is_seen_in_lock_step(trained):
+    alone = record(trained.special["faults"], trained.framework, 4)
+    same = {fault: compare_traces("tiny", alone, trace).same for fault, trace in trained.traces.items()}
     assert same == {None: True} | dict.fromkeys(FAULTS, False)

@@ -13,7 +13,7 @@ from pipeline.comparison import traces as traces_module
 from pipeline.comparison.traces import record_in_ranks
 from pipeline.distributed.ranks import LAUNCHED, Ranks
 from pipeline.training.signals import StopRequest
-from pipeline.utils.errors import Stopped
+from pipeline.utils.errors import RunFailure, Stopped
 
 
 class StopsAtOneRank(StopRequest):
@@ -43,6 +43,18 @@ def train(send, framework, recipes, folder, attentions=None):
     name, recipe = next(iter(recipes.items()))
     train_until_stopped(send, framework, recipe, folder / "stopped", attentions[name])
     finetune(recipe, framework, attentions[name], out=folder / "stopped", resume=True)
+
+
+def train_all(send, framework, recipes, special, folder, attentions, faults):
+    """All that `test_training.py` has two ranks do: traces with faults, and the message that ends a run that drifts."""
+    train(send, framework, recipes, folder, attentions)
+    found = traces(send, framework, special["faults"], 4, faults)
+    train_short_of_memory(send, framework, special["short memory"], folder / "short memory")
+    try:
+        train_drifting(send, framework, special["drift"], folder / "drift")
+    except RunFailure as error:
+        return found, str(error)
+    return found, ""
 
 
 def train_until_stopped(send, framework, recipe, out, attention):

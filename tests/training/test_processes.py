@@ -105,8 +105,11 @@ def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(rank
 
 
 @pytest.mark.slow
-@heavy_in_tensorflow
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("framework", "fault"),
+    [*(("torch", fault) for fault in FAULTS), pytest.param("tensorflow", "diverges", marks=pytest.mark.heavy)],
+    indirect=["framework"],
+)
 def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_message(
     framework, fault, tiny, tmp_path, capfd
 ):
@@ -123,8 +126,11 @@ def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_
 
 
 @pytest.mark.slow
-@heavy_in_tensorflow
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("framework", "before", "after"),
+    [("torch", 2, 1), ("torch", 1, 2), pytest.param("tensorflow", 2, 1, marks=pytest.mark.heavy)],
+    indirect=["framework"],
+)
 def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(
     before, after, framework, tiny, tmp_path
 ):

@@ -16,6 +16,7 @@ from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils.processes import call
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_at, read_lines
+from tests.helpers.marks import heavy_in_tensorflow
 
 FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence", "marian": "translation"}
 # Everything that a resumed run must bring back: dropout, accumulation, best weights, patience. Three steps an epoch.
@@ -26,7 +27,9 @@ CHANGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [*list(FAMILIES)[:3], pytest.param("marian", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "family", [*list(FAMILIES)[:2], *(pytest.param(family, marks=pytest.mark.heavy) for family in list(FAMILIES)[2:])]
+)
 def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_path):
     also = {"train.gradient_accumulation": 1 if family == "t5" else 2}
     also |= {"train.precision": "bf16"} if family == "bert" else {}
@@ -47,6 +50,7 @@ def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_a_resumed_run_stops_early_at_the_same_epoch(framework, tmp_path):
     changes = CHANGES | {"train.epochs": 5, "train.learning_rate": 1e-12, "train.dropout": 0.0}
     recipe = recipe_of("single-label", tmp_path, changes=changes)

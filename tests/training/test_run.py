@@ -1,5 +1,6 @@
 """A run from recipe to directory, in both frameworks: what is written, what is refused, what is kept."""
 
+import functools
 import json
 import os
 from collections import Counter
@@ -20,11 +21,23 @@ from tests.helpers.interruption import read_lines, sha256
 FILES = {"recipe.yaml", "metrics.json", "history.jsonl", "predictions.jsonl", "probe.npz", "environment.json", "model"}
 
 
+@pytest.fixture(scope="module")
+def plain_run(small, tmp_path_factory):
+    """Gives the finished run of a framework with seed 3, trained once; no test may change it."""
+    folder = tmp_path_factory.mktemp("plain")
+
+    @functools.cache
+    def finished(framework):
+        return finetune(small, framework, seed=3, out=folder / framework / "run")
+
+    return finished
+
+
 @pytest.mark.slow
-def test_a_run_leaves_what_the_contract_says(framework, small, tmp_path):
-    run = finetune(small, framework=framework, seed=3, out=tmp_path / "run")
+def test_a_run_leaves_what_the_contract_says(framework, small, plain_run):
+    run = plain_run(framework)
     assert {entry.name for entry in run.path.iterdir()} == FILES
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    assert [entry.name for entry in run.path.parent.iterdir()] == ["run"]
     report = json.loads((run.path / "metrics.json").read_text())
     assert {key: report[key] for key in ("recipe", "framework", "attention", "seed", "status")} == {
         "recipe": "sentiment_bert", "framework": framework, "attention": "stock", "seed": 3, "status": "completed",
@@ -67,15 +80,16 @@ def test_the_resolved_recipe_of_a_run_can_be_run(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(framework, small, tmp_path):
-    runs = [finetune(small, framework, seed=seed, out=tmp_path / name) for seed, name in [(1, "a"), (1, "b"), (2, "c")]]
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(framework, small, plain_run, tmp_path):
+    others = [finetune(small, framework, seed=seed, out=tmp_path / f"{seed}") for seed in (3, 2)]
+    runs = [plain_run(framework), *others]
     prints = [sha256(run.path / "model" / "model.safetensors") for run in runs]
     assert prints[0] == prints[1] != prints[2]
 
 
 @pytest.mark.slow
-def test_both_frameworks_start_from_the_same_model_and_batches(small, tmp_path):
-    runs = [finetune(small, framework, out=tmp_path / framework) for framework in ("torch", "tensorflow")]
+def test_both_frameworks_start_from_the_same_model_and_batches(small, plain_run):
+    runs = [plain_run(framework) for framework in ("torch", "tensorflow")]
     with np.load(runs[0].path / "probe.npz") as first, np.load(runs[1].path / "probe.npz") as second:
         assert np.abs(first["logits_before"] - second["logits_before"]).max() <= 1e-5
     histories = [read_lines(run.path / "history.jsonl") for run in runs]
@@ -203,28 +217,27 @@ def check_loss(run, small):
 
 
 @pytest.mark.slow
-def test_a_test_split_is_scored_once_at_the_end(framework, small, tmp_path):
+def test_a_test_split_is_scored_once_at_the_end(framework, small, plain_run, tmp_path):
     files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
     run = finetune(small.override(files), framework, out=tmp_path / "run")
     assert set(run.record.test) == set(run.metrics) == {"accuracy", "f1", "loss"}
     assert run.record.data.test["rows"] == 24
     right = [line["prediction"] == line["reference"] for line in read_lines(run.path / "predictions.jsonl")[:24]]
     assert run.record.test["accuracy"] == pytest.approx(np.mean(right))
-    other = finetune(small, framework, out=tmp_path / "other")
+    other = plain_run(framework)
     assert other.record.test is None and "test" not in json.loads((other.path / "metrics.json").read_text())
 
 
 @pytest.mark.slow
-def test_options_reach_the_training(framework, small, tmp_path):
-    plain = finetune(small, framework, out=tmp_path / "plain")
-    first = read_lines(plain.path / "history.jsonl")
+def test_options_reach_the_training(framework, small, plain_run, tmp_path):
+    first = read_lines(plain_run(framework).path / "history.jsonl")
     for name, changes in {
         "label smoothing": {"train.label_smoothing": 0.2},
         "class weights": {"train.class_weights": {"negative": 1.0, "positive": 3.0}},
         "dropout": {"train.dropout": 0.0},
         "precision": {"train.precision": "bf16"},
     }.items():
-        changed = finetune(small.override(changes), framework, out=tmp_path / name.replace(" ", "-"))
+        changed = finetune(small.override(changes), framework, seed=3, out=tmp_path / name.replace(" ", "-"))
         assert read_lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
 
 
