@@ -1,6 +1,7 @@
 """One, two, three processes are one experiment, in either framework: with real processes on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from pipeline.models.safetensors_files import read_safetensors
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines, sha256
 from tests.helpers.rank_training import (
-    FAULTS,
+    FAULTS_IN_SUMS,
+    SHARES,
     traces_by_when_sums_begin,
     train_all,
     train_short_of_memory_early,
@@ -41,6 +43,8 @@ SPECIAL = {
     "short memory": ("single-label", 64, {"train.batch_size": 32}),
     "drift": ("single-label", 32, {"train.epochs": 3}),
 }
+# In how a batch is shared, which both frameworks do by the same code, and in how each of them sums the gradients.
+FAULTS_OF = {"torch": (*SHARES, *FAULTS_IN_SUMS), "tensorflow": FAULTS_IN_SUMS}
 ATTENTIONS = {kind: case.get("attention", "stock") for kind, case in CASES.items()}
 # What starts two processes, or one at each of two "hosts" that are both this machine, by the port where they meet.
 TORCHRUN, HOST = "torch.distributed.run", ["--nproc-per-node", "1", "--nnodes", "2", "--master-addr", "127.0.0.1"]
@@ -85,8 +89,9 @@ def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     recipes = {kind: recipe_for(kind, folder) for kind in CASES}
     special = {name: special_recipe(name, folder) for name in SPECIAL}
+    faults = FAULTS_OF[request.param]
     found = in_ranks(
-        train_all, request.param, recipes, special, folder / "two", ATTENTIONS, FAULTS, framework=request.param
+        train_all, request.param, recipes, special, folder / "two", ATTENTIONS, faults, framework=request.param
     )
     return Trained(request.param, folder, recipes, special, *found)
 
@@ -113,7 +118,8 @@ def test_two_processes_train_what_one_trains(trained, kind):
 def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(trained):
     folder, kind = trained.folder, next(iter(CASES))
     whole, resumed = load_run(folder / "two" / kind), load_run(folder / "two" / "stopped")
-    assert (folder / "two" / "message").read_text().startswith("stopped; the training checkpoint")
+    # Beside busy processes, a rank may hear that the other one has stopped before it stops itself.
+    assert re.match(r"(rank [01]: )?stopped; the training checkpoint", (folder / "two" / "message").read_text())
     assert resumed.record.train.resumed_at and not whole.record.train.resumed_at
     assert sha256(whole.directory.weights_file) == sha256(resumed.directory.weights_file)
     kept = ("step", "loss", "grad_norm")
@@ -197,4 +203,4 @@ def assert_same_training(one, two):
 def test_each_fault_in_sharing_a_step_is_seen_in_lock_step(trained):
     alone = record(trained.special["faults"], trained.framework, 4)
     same = {fault: compare_traces("tiny", alone, trace).same for fault, trace in trained.traces.items()}
-    assert same == {None: True} | dict.fromkeys(FAULTS, False)
+    assert same == {None: True} | dict.fromkeys(FAULTS_OF[trained.framework], False)

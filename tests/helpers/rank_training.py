@@ -199,7 +199,7 @@ def faulty_trace(framework, recipe, steps, fault, attention):
     try:
         if fault in SHARES:
             module.share = lambda batch, ranks: SHARES[fault](share(batch, ranks), ranks)
-        if fault in ("mean for sum", "clipping before the sum"):
+        if fault in FAULTS_IN_SUMS:
             backend.Group.sum = SUMS[framework, fault](real_sum)
         return record_in_ranks(lambda event: None, recipe, framework, steps, attention)
     finally:
@@ -271,7 +271,7 @@ SUMS = {
     ("tensorflow", "mean for sum"): _tensorflow_mean,
     ("tensorflow", "clipping before the sum"): _tensorflow_clipped,
 }
-FAULTS = (*SHARES, "mean for sum", "clipping before the sum")
+FAULTS_IN_SUMS = ("mean for sum", "clipping before the sum")
 
 
 def _mean_of_sharded(call):
