@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 
+from pipeline.backend import load_backend
 from tests.helpers.framework_drivers import FRAMEWORKS, TensorFlow, Torch
 from tests.helpers.tiny_models import FAMILIES, SITES, inputs, is_real, relative
 
@@ -58,6 +59,29 @@ def test_swap_then_restore_leaves_every_weight_and_name_as_it_was(framework, fam
     assert list(after) == list(before)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
+
+
+ATTENTION_WEIGHTS = {"bert": "*.attention.*", "gpt2": "*.attn.*", "t5": "*Attention.*", "marian": "*_attn.*"}
+
+
+@both
+@families
+def test_weights_that_are_frozen_are_not_trained_in_a_swapped_attention(framework, family):
+    model, backend = framework.build(family), load_backend(framework.name)
+    frozen = backend.freeze(model, [ATTENTION_WEIGHTS[family]])
+    assert len(frozen) >= 4 * SITES[family]
+    before = num_trained(model)
+    framework.swap().swap_attention(model)
+    assert num_trained(model) == before
+    framework.swap().restore_attention(model)
+    assert num_trained(model) == before
+
+
+def num_trained(model):
+    """How many numbers of a model are trained, in either framework."""
+    if hasattr(model, "trainable_variables"):
+        return sum(np.prod(variable.shape) for variable in model.trainable_variables)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @families
