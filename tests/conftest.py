@@ -15,6 +15,7 @@ from pipeline.utils.environment import configure_process
 configure_process()
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ import transformers  # noqa: F401 -- it looks for frameworks once, so before a c
 
 from pipeline.recipe.loading import load_recipe
 from tests.helpers.memory import GraphMemory
+from tests.helpers.one_framework import SkipOnImport, is_case_of
 
 FRAMEWORKS = ("torch", "tensorflow")
 GRAPH_MEMORY = GraphMemory(growth_mib=400)
@@ -43,6 +45,25 @@ def pytest_collection_modifyitems(items):
     """Puts the tests of the files in LONGEST first."""
     assert all(path.exists() for path in LONGEST), "LONGEST names a file that is not there"
     items.sort(key=lambda item: LONGEST.index(item.path) if item.path in LONGEST else len(LONGEST))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--only", choices=FRAMEWORKS, help="the one framework that is installed; else both must be")
+
+
+def pytest_configure(config):
+    if only := config.getoption("--only"):
+        import datasets  # noqa: F401 -- it looks for frameworks once, so before they seem to be there
+
+        sys.meta_path.insert(0, SkipOnImport(set(FRAMEWORKS) - {only}))
+
+
+def pytest_collection_modifyitems(config, items):
+    """With `--only`, leaves out the other framework's case of each test for both."""
+    if only := config.getoption("--only"):
+        left_out = [item for item in items if is_case_of(item, set(FRAMEWORKS) - {only})]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(trylast=True)

@@ -32,8 +32,8 @@ MOST_FILES = 14
 # Folders that may have more, with the reason.
 LARGER = {
     "pipeline/pytorch": (
-        20,
-        "export.py and graphs.py are for deployment, tour.py for the tour, body.py and lora.py for others",
+        21,
+        "export.py and graphs.py are for deployment, tour.py for the tour, library.py for versions",
     ),
     "pipeline/tensorflow": (19, "the same files as PyTorch, without kernels.py"),
 }
@@ -45,6 +45,7 @@ DYNAMIC = {
     "pipeline/tasks/base.py": "a task is loaded by its name in the recipe",
     "pipeline/metrics/specs.py": "a metric is loaded by its name in the recipe",
     "pipeline/deploy/runtimes.py": "a runtime is loaded by the format's name, in a process that has no other framework",
+    "pipeline/pytorch/library.py": "a module of transformers is loaded by the name that it has in its version",
     "pipeline/models/attention.py": "an attention class of the user's own is loaded by module:Class",
     "pipeline/training/trackers/base.py": "the client of a tracker is a package that need not be installed",
     "pipeline/recipe/loading.py": "a recipe's Python file is executed",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
+
+from pipeline.utils.environment import configure_process
+from pipeline.utils.processes import INTERPRETERS, child_environment, interpreter
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +45,20 @@ def add_former_name(former: str, name: str, command: Callable[..., None]) -> Non
         command(*arguments, **options)
 
     app.command(former, help=f"The former name of {name}.")(renamed)
+
+
+def configure_for(framework: str) -> str | None:
+    """Configure the process for a framework; where that has another Python, the command begins anew in that one.
+
+    Returns what there is to tell; see `configure_process`. Raises UserError if there is no such Python.
+    """
+    python = interpreter(framework)
+    if python != os.path.abspath(sys.executable):
+        environment = child_environment(python)
+        # It is that Python then, whatever it calls itself.
+        del environment[INTERPRETERS[framework]]
+        os.execve(python, [python, "-m", "pipeline", *sys.argv[1:]], environment)
+    return configure_process(framework)
 
 
 def tell(note: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import add_former_name, app
+from pipeline.cli.app import add_former_name, app, configure_for
 from pipeline.cli.options import Debug, ModelFolder, Overwrite, OwnFramework, RunFolder, Settings
 from pipeline.cli.prediction_files import input_lines, prediction_writer, refuse_output
 from pipeline.recipe.overrides import parse_overrides
@@ -78,7 +78,7 @@ def _opened(
     chosen = framework or finished.record.framework
     if out is not None:
         refuse_output(out, overwrite)
-    configure_process(chosen)
+    configure_for(chosen)
     from pipeline.runs.prediction import open_run
 
     encoding = _encoding(changes, finished.directory.recipe()) if is_file else None
@@ -114,7 +114,7 @@ def attention_maps(
     chosen = framework or finished.record.framework
     if out is not None:
         refuse_output(out, overwrite)
-    configure_process(chosen)
+    configure_for(chosen)
     from pipeline.runs.attention_figure import draw_attention_maps
     from pipeline.runs.attention_maps import maps_of_run
 

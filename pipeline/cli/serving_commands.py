@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import app, tell
+from pipeline.cli.app import app, configure_for, tell
 from pipeline.cli.options import Debug, ModelFolder, OwnFramework, Settings
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.utils.environment import configure_process
@@ -77,7 +77,7 @@ def _opening(folder: Path, framework: str | None, changes: dict[str, object]) ->
         return lambda: _served(open_export(folder, changes), format_name)
     finished = load_run(folder)
     chosen = framework or finished.record.framework
-    tell(configure_process(chosen))
+    tell(configure_for(chosen))
     from pipeline.runs.prediction import open_run
 
     return lambda: _served(open_run(finished, chosen, changes), chosen)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import add_former_name, app, tell
+from pipeline.cli.app import add_former_name, app, configure_for, tell
 from pipeline.cli.explanations import finetune_command
 from pipeline.cli.options import (
     Architecture,
@@ -60,7 +60,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Fine-tune a recipe and write its run directory."""
-    tell(configure_process(framework))
+    tell(configure_for(framework))
     loaded, attention = LoadedRecipe.read(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.cli.progress import TerminalProgress
     from pipeline.training.finetune import finetune
@@ -115,7 +115,7 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Validate recipe, data, checkpoint and metrics, and try one step on the largest batch; nothing is written."""
-    configure_process(framework)
+    configure_for(framework)
     resolved, attention = load_recipe(recipe, settings or ()), attention_of(attention, architecture)
     from pipeline.api import check
 

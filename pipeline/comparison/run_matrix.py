@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -150,7 +149,8 @@ def execute(run: PlannedRun, recipe: Recipe, arguments: Sequence[str]) -> Compar
         return read_run(run.folder)
     if RunDirectory(run.folder).is_unfinished:
         shutil.rmtree(run.folder)
-    command = [sys.executable, "-m", "pipeline", "finetune", *arguments, "--framework", run.framework]
+    python = processes.interpreter(run.framework)
+    command = [python, "-m", "pipeline", "finetune", *arguments, "--framework", run.framework]
     command += ["--attention", run.attention, "--seed", str(run.seed), "--out", str(run.folder)]
     # Resume from what an earlier process saved, unless all runs are to be repeated.
     has_checkpoints = TrainingCheckpoints(RunDirectory(run.folder).checkpoints_folder, keep=1).names()

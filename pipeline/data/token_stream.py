@@ -134,8 +134,10 @@ def _read_slowly(
     id_type, texts = np.min_scalar_type(len(tokenizer)), iter(texts)
     while chunk := cast(list[str], list(islice(texts, CHUNK_TEXTS))):
         how = {"truncation": True, "max_length": max_length, "return_overflowing_tokens": True}
-        found = dict(tokenizer(text_target=chunk, **how) if is_target else tokenizer(text=chunk, **how))
-        rows, cut_off = (cast(list[list[int]], found[key]) for key in ("input_ids", "overflowing_tokens"))
+        found = [tokenizer(text_target=text, **how) if is_target else tokenizer(text=text, **how) for text in chunk]
+        rows = [cast(list[int], tokens["input_ids"]) for tokens in found]
+        # Version 5 of transformers says so only of texts that are cut off.
+        cut_off = [tokens.get("overflowing_tokens") for tokens in found]
         ids = np.fromiter(chain.from_iterable(rows), id_type)
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         yield _TokenChunk(ids, np.zeros(len(ids), np.uint8), lengths, np.array([bool(tokens) for tokens in cut_off]))

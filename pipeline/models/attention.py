@@ -83,8 +83,9 @@ def _unsupported_fields(config: PretrainedConfig) -> Iterator[str]:
     for name, value in family_of(config).swap_requires.items():
         if getattr(config, name, value) != value:
             yield f"{name} is {getattr(config, name)!r}, but must be {value!r}"
-    if any(config.pruned_heads.values()):
-        yield f"pruned_heads is {config.pruned_heads}, but must be empty"
+    pruned = getattr(config, "pruned_heads", {})  # which version 5 of transformers no longer knows
+    if any(pruned.values()):
+        yield f"pruned_heads is {pruned}, but must be empty"
     # Only PyTorch models have one; None there means that the model is not built yet.
     implementation = getattr(config, "_attn_implementation", None)
     if implementation not in (None, "eager", "sdpa"):

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from pipeline.backend import Architecture
@@ -22,6 +21,7 @@ from pipeline.data.hub import anew, explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
 from pipeline.models.generation import SPECIAL_IDS
 from pipeline.models.initialization import Weights
+from pipeline.models.library import read_config, read_tokenizer, save_tokenizer
 from pipeline.models.safetensors_files import read_safetensors, write_safetensors
 from pipeline.recipe.schema import Recipe
 from pipeline.tasks.options import SequenceToSequenceOptions
@@ -42,7 +42,7 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 def load_config(recipe: Recipe) -> PretrainedConfig:
     """The checkpoint's configuration, with the recipe's dropout in it. Raises UserError."""
     try:
-        config = persistently(lambda: AutoConfig.from_pretrained(recipe.checkpoint, trust_remote_code=False))
+        config, refusal = persistently(lambda: read_config(recipe.checkpoint))
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and errors of the Hub's own here
         raise UserError(f"recipe {recipe.name}: {_explain(error, recipe.checkpoint)}") from error
     if config.model_type not in FAMILIES:
@@ -50,11 +50,15 @@ def load_config(recipe: Recipe) -> PretrainedConfig:
             f'recipe {recipe.name}: checkpoint {recipe.checkpoint} is of type "{config.model_type}"; '
             f"supported are: {', '.join(FAMILIES)}"
         )
-    if problems := list(_value_problems(config)):
+    problems = list(_value_problems(config)) or ([one_line(refusal)] if refusal is not None else [])
+    if problems:
         raise UserError(f"recipe {recipe.name}: config.json of checkpoint {recipe.checkpoint}: {'; '.join(problems)}")
     if recipe.train.dropout is not None:
         for key in family_of(config).dropout_keys:
             setattr(config, key, recipe.train.dropout)
+    # Version 5 of transformers calls every T5 tied, and says here that one is not.
+    if getattr(config, "scale_decoder_outputs", True) is False:
+        config.tie_word_embeddings = False
     config.dtype = "float32"
     # In which form a model answers is for its caller to say.
     config.return_dict, config.torchscript = True, False
@@ -95,7 +99,7 @@ def _is_of(kind: type, value: object) -> bool:
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer, fast if it has a fast version; one without a pad token (GPT-2) pads with its end."""
     try:
-        tokenizer = persistently(lambda: _read_tokenizer(recipe.checkpoint))
+        tokenizer = persistently(lambda: read_tokenizer(recipe.checkpoint))
     except Exception as error:  # as in load_config
         raise UserError(f"recipe {recipe.name}: tokenizer: {_explain(error, recipe.checkpoint)}") from error
     if not tokenizer.is_fast and type(tokenizer).__name__ not in _SLOW_TOKENIZERS:
@@ -104,24 +108,6 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint, also of one that transformers 5 saved.
-
-    That version has another name for the plain class, and lists under `extra_special_tokens` what version 4 calls
-    `additional_special_tokens`, where version 4 wants a mapping.
-    """
-    saved, renamed = get_tokenizer_config(checkpoint, trust_remote_code=False), {}
-    if isinstance(extra := saved.get("extra_special_tokens"), list):
-        texts = [token["content"] if isinstance(token, dict) else token for token in extra]
-        renamed = {"extra_special_tokens": {}, "additional_special_tokens": texts}
-    if saved.get("tokenizer_class") == "TokenizersBackend":
-        return PreTrainedTokenizerFast.from_pretrained(checkpoint, **renamed)
-    with warnings.catch_warnings():
-        # That of Marian works without it; the documentation says what it would change.
-        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
-        return AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
 
 
 def fit_problems(
@@ -213,7 +199,7 @@ def save_checkpoint(
         # A checkpoint whose config.json says how to write texts is saved as it is.
         warnings.filterwarnings("ignore", "Some non-default generation parameters", UserWarning)
         config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -221,7 +221,8 @@ _T5 = Family(
     reads_source=re.compile(r"\.EncDecAttention\.[kv]$"),
     max_positions=lambda config: None,  # positions are relative
     tied_outputs={"T5ForConditionalGeneration": "decoder_hidden_states"},
-    tied_output_scale=lambda config: config.d_model**-0.5,
+    # Version 5 of transformers has a setting of its own for that, since it calls every T5 tied.
+    tied_output_scale=lambda config: config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", True) else 1.0,
 )
 _MARIAN = Family(
     model_type="marian",

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
 
 from pipeline.models.attention import refuse_arguments
 from pipeline.models.transformer import TransformerSettings, module_paths, refuse_two_tables, settings_of
+from pipeline.pytorch.library import CACHE, num_keys_after
 from pipeline.pytorch.sites import HOOKS, CountedAttention, put
 from pipeline.pytorch.transformer import HIDDEN, Transformer, padding_bias
 from pipeline.utils.errors import UserError
@@ -87,8 +88,10 @@ class TransformerBody(nn.Module):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cache_position: Tensor | None = None,
+        cache: EncoderDecoderCache | None = None,
+        **kwargs: Any,
     ) -> Seq2SeqModelOutput:
-        """The library's outputs: what encoder and decoder compute, and the cache."""
+        """The library's outputs: what encoder and decoder compute, and the cache, by either of its names."""
         refuse_arguments(
             type(self.stock).__name__,
             decoder_attention_mask=decoder_attention_mask,
@@ -102,12 +105,12 @@ class TransformerBody(nn.Module):
         )
         read: Any = self.encoded(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
         mask_BS = torch.ones_like(read[:, :, 0]) if attention_mask is None else attention_mask
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        written: Any = self.decoded(decoder_input_ids, read, mask_BS, past_key_values, cache_position)
-        return Seq2SeqModelOutput(
-            last_hidden_state=written, past_key_values=past_key_values, encoder_last_hidden_state=read
-        )
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        written: Any = self.decoded(decoder_input_ids, read, mask_BS, cache, cache_position)
+        named_cache: dict[str, Any] = {CACHE: cache}
+        return Seq2SeqModelOutput(last_hidden_state=written, encoder_last_hidden_state=read, **named_cache)
 
     def encoded(self, source_BS: Tensor, mask_BS: Tensor | None) -> Tensor:
         """What the encoder makes of a source, [B, S, D]; without a mask all of it is read."""
@@ -127,7 +130,7 @@ class TransformerBody(nn.Module):
         if positions_T is None:
             num_cached = 0 if cache is None else cache.get_seq_length()
             positions_T = torch.arange(num_targets, device=target_BT.device) + num_cached
-        num_keys = num_targets if cache is None else cache.get_mask_sizes(positions_T, 0)[0]
+        num_keys = num_targets if cache is None else num_keys_after(cache, positions_T, 0)
         is_later_TS = torch.arange(num_keys, device=target_BT.device) > positions_T[:, None]
         pasts = (
             None if cache is None else [pasts_of(cache, i, positions_T) for i in range(len(self.transformer.decoder))]

@@ -16,6 +16,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from pipeline.backend import GenerationSettings, WrittenGraph
 from pipeline.models.families import family_of
+from pipeline.pytorch.library import CACHE
 from pipeline.pytorch.model import architecture
 
 # Of ONNX's set of operators, the version that the graphs are written in.
@@ -79,10 +80,10 @@ class Writer(nn.Module):
         inputs: dict[str, Any]
         if self.model.config.is_encoder_decoder:
             inputs = {"decoder_input_ids": input_ids, "attention_mask": attention_mask, "encoder_outputs": (beside,)}
-            inputs["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
+            inputs[CACHE] = EncoderDecoderCache(cache, DynamicCache())
         else:
             bias = Graph.causal_bias(attention_mask, input_ids.shape[1])
-            inputs = {"input_ids": input_ids, "attention_mask": bias, "position_ids": beside, "past_key_values": cache}
+            inputs = {"input_ids": input_ids, "attention_mask": bias, "position_ids": beside, CACHE: cache}
         logits = self.model(**inputs, use_cache=True).logits
         return logits.float(), Writer.keys_and_values(cache)
 
@@ -148,11 +149,11 @@ def write_writer(model: PreTrainedModel, path: Path, settings: GenerationSetting
             tokens = torch.ones(TRACED_ROWS, TRACED_TOKENS, dtype=torch.int64)
             mask, beside = ids.clone(), encoder(**read).last_hidden_state
             kept = model(decoder_input_ids=ids[:, :TRACED_PAST], encoder_outputs=(beside,), use_cache=True)
-            past = Writer.keys_and_values(kept.past_key_values.self_attention_cache)
+            past = Writer.keys_and_values(kept[CACHE].self_attention_cache)
         else:
             tokens, beside = ids, ids.clone()
             mask = torch.ones(TRACED_ROWS, TRACED_PAST + TRACED_LENGTH, dtype=torch.int64)
-            past = Writer.keys_and_values(model(input_ids=ids[:, :TRACED_PAST], use_cache=True).past_key_values)
+            past = Writer.keys_and_values(model(input_ids=ids[:, :TRACED_PAST], use_cache=True)[CACHE])
         shapes = (length, length, {1: Dim.DYNAMIC, 3: Dim.DYNAMIC}, length)
         step = torch.export.export(Writer(model), (tokens, mask, past, beside), dynamic_shapes=shapes, strict=False)
         convert(step, path / "step.onnx", ("logits", "present"), quantize=False)

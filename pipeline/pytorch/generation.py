@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.backend import GenerationSettings, OnToken
 from pipeline.models.decoding import beam_search, greedy
 from pipeline.models.generation import generation_config
+from pipeline.pytorch.library import settings_of_caller_only
 from pipeline.pytorch.transformer import HIDDEN, Cache, Transformer, padding_bias
 
 
@@ -23,9 +24,7 @@ def generate(
 
     `on_token` is as in `pipeline.backend.Predictor.generate`.
     """
-    # use_model_defaults: else settings that equal the library's own defaults are replaced by the checkpoint's.
     options: dict[str, Any] = {"generation_config": generation_config(model.config, settings)}
-    options["use_model_defaults"] = False
     options["synced_gpus"] = False  # each of several ranks has all weights, and texts of its own
     if on_token is not None:
 
@@ -34,7 +33,8 @@ def generate(
                 on_token(tokens.numpy())
 
         options["streamer"] = SimpleNamespace(put=put, end=lambda: None)
-    return model.generate(**inputs, **options)
+    with settings_of_caller_only(model, options):
+        return model.generate(**inputs, **options)
 
 
 @torch.no_grad()

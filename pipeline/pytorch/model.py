@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_utils import no_init_weights
 
 from pipeline.data.batches import Features
 from pipeline.models.lora import BASE
 from pipeline.models.optimization import matching
+from pipeline.pytorch.library import no_init_weights, tie_weights
+from pipeline.pytorch.sites import swapped_sites
 from pipeline.utils.cores import short_openmp_waits, while_cores_are_missing
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
@@ -44,7 +45,7 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             f'{auto_class} of type "{config.model_type}" cannot be built in PyTorch from this config.json: '
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
-    model.tie_weights()  # else output and input embeddings stay separate, since initialization was skipped
+    tie_weights(model)  # else output and input embeddings stay separate, since initialization was skipped
     for module in model.modules():
         # Else the embedding of padding, which can be the first token of a text, would be trained in TensorFlow only.
         if isinstance(module, nn.Embedding):
@@ -139,9 +140,22 @@ def attention_weights(model: Any, batch: Features) -> NDArray[np.float32]:
     is_cross = "decoder_input_ids" in batch
     reader = model.get_encoder() if model.config.is_encoder_decoder and not is_cross else model
     inputs = {key: torch.from_numpy(value).to(model.device, torch.int64) for key, value in batch.items()}
-    with torch.inference_mode():
-        outputs = reader(**inputs, output_attentions=True)
-    layers = outputs.cross_attentions if is_cross else outputs.attentions
+    layers: list[Tensor] = []
+
+    def ask(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return args, kwargs | {"return_weights": True}
+
+    def keep(attention: nn.Module, args: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        if (args[1] is not None) == is_cross:
+            layers.append(outputs[1])
+
+    # By hooks of our own: which models and layers pass `output_attentions` on differs between versions of the library.
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for site in swapped_sites(model):
+            attention: Any = getattr(site, "attention", site)
+            hooks.enter_context(attention.register_forward_pre_hook(ask, with_kwargs=True))
+            hooks.enter_context(attention.register_forward_hook(keep))
+        reader(**inputs)
     return np.stack([weights[0].float().cpu().numpy() for weights in layers])
 
 

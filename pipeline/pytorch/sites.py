@@ -19,6 +19,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 
 from pipeline.models.attention import new_attention
 from pipeline.pytorch.attention import MultiHeadAttention
+from pipeline.pytorch.library import num_keys_after
 from pipeline.utils.errors import UserError
 
 # Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
@@ -139,9 +140,11 @@ class Site(nn.Module):
         """How many keys S the queries will meet once the keys of `new_BTD` are in the cache."""
         if cache is None:
             return new_BTD.shape[1]
-        # The cache reads no more than the length of these positions.
-        positions_T = new_BTD.new_empty(new_BTD.shape[1])
-        return cache.get_mask_sizes(positions_T, self.layer_idx)[0]
+        return num_keys_after(cache, new_BTD[0, :, 0], self.layer_idx)
+
+    def num_earlier(self, cache: Cache | None) -> Any:
+        """How many tokens are in the cache before those of this call."""
+        return 0 if cache is None else cache.get_seq_length(self.layer_idx)
 
 
 class CountedAttention(MultiHeadAttention):
@@ -204,8 +207,8 @@ def guard_stock_only() -> None:
     are left to the library.
     """
     for name in _STOCK_ONLY:
-        method = getattr(PreTrainedModel, name)
-        if not hasattr(method, "stock_only"):
+        method = getattr(PreTrainedModel, name, None)  # version 5 of transformers has no prune_heads
+        if method is not None and not hasattr(method, "stock_only"):
             setattr(PreTrainedModel, name, _stock_only(method))
 
 

@@ -1,4 +1,4 @@
-"""The modules of each model family in transformers 4.57: another attention put in and taken out, packed rows computed.
+"""The modules of each model family in transformers: another attention put in and taken out, packed rows computed.
 
 The only file of this folder that knows how those models call their modules; `_FAMILIES` at its end lists what it knows.
 A *site* is one place where a model attends: a module with the stock call signature that holds an attention with the
@@ -12,6 +12,7 @@ afterwards to the stock module again. `pipeline/tensorflow/swap.py` has the same
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
-from transformers.models.bert.modeling_bert import BertAttention, BertSdpaSelfAttention, BertSelfAttention
+from transformers.models.bert import modeling_bert
+from transformers.models.bert.modeling_bert import BertAttention, BertSelfAttention
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 from transformers.models.marian.modeling_marian import (
     MarianAttention,
@@ -35,6 +37,7 @@ from pipeline.models.attention import HANDWRITTEN_MODEL, attention_class, refuse
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.pytorch.body import TransformerBody
+from pipeline.pytorch.library import additive, asks_for_attention, hidden_states_of, install_recorders
 from pipeline.pytorch.lora import base_of, cut_adapter, join_adapter
 from pipeline.pytorch.model import get_weights, set_weights, weight_shapes
 from pipeline.pytorch.packed import bias_of, chosen, language_model_logits, plain_head, same_example
@@ -75,6 +78,7 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     refuse_shared(model, slots)
     stock_types = tuple(stock_type for _, _, site, _ in _SLOTS for stock_type in site.stock_types)
     refuse_own_classes(model, slots, stock_types)
+    install_recorders(model)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         if is_whole:
@@ -169,7 +173,8 @@ def head(model: Any, hidden_BTD: Tensor) -> Tensor:
 class BertSite(Site):
     """Replaces BertSelfAttention and the dense layer behind it, which is the output projection."""
 
-    stock_types = (BertSelfAttention, BertSdpaSelfAttention)
+    # Version 4 of transformers has a class of its own for PyTorch's fused attention.
+    stock_types = (BertSelfAttention, getattr(modeling_bert, "BertSdpaSelfAttention", BertSelfAttention))
     kept = ("query", "key", "value")
 
     def __init__(self, stock: Any, attention_type: type):
@@ -196,15 +201,18 @@ class BertSite(Site):
         past_key_values: Cache | None = None,
         output_attentions: bool | None = False,
         cache_position: Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments(
             "BERT",
             head_mask=head_mask,
             encoder_hidden_states=encoder_hidden_states,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if cache is None else cache,
         )
-        return self.attend(hidden_states, None, attention_mask, None, output_attentions)
+        bias_BHTS = additive(attention_mask, hidden_states.shape[1])
+        return self.attend(hidden_states, None, bias_BHTS, None, output_attentions)
 
 
 class GPT2Site(Site):
@@ -272,14 +280,16 @@ class GPT2Site(Site):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         output_attentions: bool | None = False,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments("GPT-2", head_mask=head_mask, encoder_hidden_states=encoder_hidden_states)
-        cache, _ = self.half_of_cache(past_key_values, is_cross=False)
-        bias_BHTS = _causal_bias(attention_mask, hidden_states, self.num_keys(cache, hidden_states))
+        cache, _ = self.half_of_cache(past_key_values if cache is None else cache, is_cross=False)
+        bias_BHTS = _causal_bias(self, attention_mask, hidden_states, cache)
         past = self.past_of(cache, cache_position)
-        output_BTD, weights_BHTS = self.attend(hidden_states, None, bias_BHTS, past, output_attentions)
+        with_weights = output_attentions or asks_for_attention()
+        output_BTD, weights_BHTS = self.attend(hidden_states, None, bias_BHTS, past, with_weights)
         return self.resid_dropout(output_BTD), weights_BHTS
 
 
@@ -295,6 +305,9 @@ class T5Site(Site):
         # T5 scales its first weights instead of its scores.
         super().__init__(stock, attention_type, **arguments, use_bias=False, dropout=stock.dropout, scale=1.0)
         self.has_relative_attention_bias = stock.has_relative_attention_bias
+        # Since it uses fused attention, the library returns weights always, and may leave out the mask of a decoder.
+        self.is_fused, self.is_causal = hasattr(stock, "is_causal"), getattr(stock, "is_causal", False)
+        self.takes_positions = "cache_position" in inspect.signature(stock.compute_bias).parameters
         # The model sets this on every module that has it.
         self.gradient_checkpointing = stock.gradient_checkpointing
 
@@ -321,29 +334,46 @@ class T5Site(Site):
         use_cache: bool | None = False,
         output_attentions: bool | None = False,
         cache_position: Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> tuple[Tensor | None, ...]:
-        """The library's outputs: hidden states [B, T, D], the position bias, and attention weights on request."""
+        """The library's outputs: hidden states [B, T, D], the position bias, and attention weights on request.
+
+        The position bias that the first layer returns, for the others, has the mask in it.
+        """
         refuse_arguments("T5", layer_head_mask=layer_head_mask)
         is_cross = key_value_states is not None
-        cache, filled = self.half_of_cache(past_key_values, is_cross)
-        if position_bias is None:  # The first layer makes it and hands it to the others.
+        cache, filled = self.half_of_cache(past_key_values if cache is None else cache, is_cross)
+        if position_bias is None:
             num_keys = key_value_states.shape[1] if is_cross else self.num_keys(cache, hidden_states)
-            position_bias = self.position_bias(mask, hidden_states.shape[1], num_keys, cache_position)
+            bias_BHTS = additive(mask, num_keys)
+            if self.is_causal:
+                bias_BHTS = _causal_bias(self, mask, hidden_states, cache)
+            position_bias = self.position_bias(bias_BHTS, hidden_states, num_keys, cache, cache_position)
         past = filled or self.past_of(cache, None if is_cross else cache_position)
         output_BTD, weights_BHTS = self.attend(hidden_states, key_value_states, position_bias, past, output_attentions)
-        return (output_BTD, position_bias, weights_BHTS) if output_attentions else (output_BTD, position_bias)
+        with_weights = output_BTD, position_bias, weights_BHTS
+        return with_weights if output_attentions or self.is_fused else with_weights[:2]
 
     def position_bias(
-        self, mask: Tensor | None, num_queries: int, num_keys: int, cache_position: Tensor | None
+        self,
+        bias_BHTS: Tensor | None,
+        hidden_BTD: Tensor,
+        num_keys: int,
+        cache: Cache | None,
+        cache_position: Tensor | None,
     ) -> Tensor | None:
-        """What is added to the scores [B, H, T, S]: relative positions (in a first layer) and the mask."""
-        if mask is not None:
-            mask = mask[..., :num_keys]
+        """What is added to the scores [B, H, T, S]: relative positions (in a first layer) and `bias_BHTS` of a mask."""
         if not self.has_relative_attention_bias:
-            return mask
-        bias_1HTS = self.stock.compute_bias(num_keys, num_keys, cache_position=cache_position)
-        bias_1HTS = bias_1HTS[:, :, -num_queries:]
-        return bias_1HTS if mask is None else bias_1HTS + mask
+            return bias_BHTS
+        sizes, earlier = (hidden_BTD.shape[1], num_keys), self.num_earlier(cache)
+        if self.takes_positions:
+            if cache_position is None:
+                cache_position = torch.arange(sizes[0], device=hidden_BTD.device) + earlier
+            bias_1HTS = self.stock.compute_bias(*sizes, cache_position=cache_position)
+        else:
+            bias_1HTS = self.stock.compute_bias(*sizes, past_seen_tokens=earlier)
+        return bias_1HTS if bias_BHTS is None else bias_1HTS + bias_BHTS
 
 
 class MarianSite(Site):
@@ -366,29 +396,29 @@ class MarianSite(Site):
         layer_head_mask: Tensor | None = None,
         output_attentions: bool | None = False,
         cache_position: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments("Marian", layer_head_mask=layer_head_mask)
-        is_cross, bias_BHTS = key_value_states is not None, attention_mask
-        cache, filled = self.half_of_cache(past_key_values, is_cross)
+        is_cross = key_value_states is not None
+        cache, filled = self.half_of_cache(past_key_values if cache is None else cache, is_cross)
         if self.is_causal:
-            bias_BHTS = _causal_bias(attention_mask, hidden_states, self.num_keys(cache, hidden_states))
+            bias_BHTS = _causal_bias(self, attention_mask, hidden_states, cache)
+        else:
+            bias_BHTS = additive(attention_mask, (key_value_states if is_cross else hidden_states).shape[1])
         past = filled or self.past_of(cache, None if is_cross else cache_position)
         return self.attend(hidden_states, key_value_states, bias_BHTS, past, output_attentions)
 
 
-def _causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: int) -> Tensor:
+def _causal_bias(site: Site, mask: Tensor | None, hidden_BTD: Tensor, cache: Cache | None) -> Tensor:
     """The additive bias [B or 1, 1, T, S] of the mask that a decoder passes: boolean, additive, or None."""
-    num_queries = hidden_BTD.shape[1]
+    num_keys = site.num_keys(cache, hidden_BTD)
     if mask is None:
         # The model leaves out a mask that a fused kernel would make by itself.
-        ones_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=hidden_BTD.device)
-        mask = ones_TS.tril(num_keys - num_queries)[None, None]
-    mask = mask[..., :num_keys]
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
+        positions_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) + site.num_earlier(cache)
+        mask = (torch.arange(num_keys, device=hidden_BTD.device) <= positions_T[:, None])[None, None]
+    return additive(mask, num_keys)
 
 
 def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
@@ -403,7 +433,7 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
     bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
     *layers, last = model.bert.encoder.layer
     for layer in layers:
-        hidden_RLD = layer(hidden_RLD, bias_R1LL)[0]
+        hidden_RLD = hidden_states_of(layer(hidden_RLD, bias_R1LL))
     # After its attention, a layer computes each token for itself.
     mixed_RLD = last.attention.self(hidden_RLD, bias_R1LL)[0]
     return last.feed_forward_chunk(last.attention.output(chosen(mixed_RLD, read_N), chosen(hidden_RLD, read_N)))
@@ -431,22 +461,21 @@ def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
 def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What T5's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
     sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
-    encoder, bias_R1SS, position_bias = model.encoder, bias_of(same_example(sources_RS, sources_RS)), None
-    encoded = encoder.dropout(encoder.embed_tokens(inputs["input_ids"]))
-    positions_S = torch.arange(sources_RS.shape[1], device=sources_RS.device)
+    encoder, decoder, bias_R1SS = model.encoder, model.decoder, bias_of(same_example(sources_RS, sources_RS))
+    # Hides later tokens too, since a mask of pairs replaces the causal one.
+    bias_R1TT = bias_of(same_example(targets_RT, targets_RT).tril())
+    bias_R1TS = bias_of(same_example(targets_RT, sources_RS))
+    encoded, position_bias = encoder.dropout(encoder.embed_tokens(inputs["input_ids"])), None
+    positions_S, positions_T = (torch.arange(x.shape[1], device=x.device) for x in (sources_RS, targets_RT))
     for block in encoder.block:
         # The first block computes a bias from positions and mask, which the others use too.
-        encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)
+        encoded, position_bias = block(encoded, bias_R1SS, position_bias, cache_position=positions_S)[:2]
     encoded = encoder.dropout(encoder.final_layer_norm(encoded))
-    decoded = model.decoder(
-        input_ids=inputs["decoder_input_ids"],
-        # Hides later tokens too, since a mask of pairs replaces the causal one.
-        attention_mask=bias_of(same_example(targets_RT, targets_RT).tril()),
-        encoder_hidden_states=encoded,
-        encoder_attention_mask=same_example(targets_RT, sources_RS),
-        use_cache=False,
-    )
-    return chosen(decoded.last_hidden_state, read_N)
+    decoded, biases = decoder.dropout(decoder.embed_tokens(inputs["decoder_input_ids"])), (None, None)
+    for block in decoder.block:
+        biases_and_sources = biases[0], encoded, bias_R1TS, biases[1]
+        decoded, *biases = block(decoded, bias_R1TT, *biases_and_sources, cache_position=positions_T)
+    return chosen(decoder.dropout(decoder.final_layer_norm(decoded)), read_N)
 
 
 def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
@@ -464,10 +493,10 @@ def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor |
     encoder, decoder = model.get_encoder(), model.get_decoder()
     encoded = marian_embeddings(encoder, inputs["input_ids"], inputs["position_ids"])
     for layer in encoder.layers:
-        encoded = layer(encoded, bias_R1SS, layer_head_mask=None)[0]
+        encoded = hidden_states_of(layer(encoded, bias_R1SS, layer_head_mask=None))
     decoded = marian_embeddings(decoder, inputs["decoder_input_ids"], inputs["decoder_position_ids"])
     for layer in decoder.layers:
-        decoded = layer(decoded, bias_R1TT, encoded, bias_R1TS, use_cache=False)[0]
+        decoded = hidden_states_of(layer(decoded, bias_R1TT, encoded, bias_R1TS, use_cache=False))
     return chosen(decoded, read_N)
 
 

@@ -21,9 +21,11 @@ from typing import IO, Generic, Self, TypeVar, cast
 
 from pipeline.utils.cores import usable_cores
 from pipeline.utils.environment import THREAD_VARIABLES
-from pipeline.utils.errors import RunFailure
+from pipeline.utils.errors import RunFailure, UserError
 from pipeline.utils.files import is_alive
 
+# The environment variables that name the Python of a framework, if the two have environments of their own.
+INTERPRETERS = {"torch": "TWINSTEP_PYTHON_TORCH", "tensorflow": "TWINSTEP_PYTHON_TENSORFLOW"}
 # How long a process has to end by itself after it is asked to.
 GRACE_SECONDS = 1.0
 # Has the system kill this process when its parent ends (PR_SET_PDEATHSIG is 1), then becomes the command. Popen's
@@ -58,7 +60,7 @@ class Child(Generic[Result]):
     The function is importable, and it, its arguments, events and result can be pickled. With `sends_events` it gets,
     before its arguments, a function that sends an event to this process. `environment` has variables of its own. What
     it prints goes to a log, of which errors show the end. As a context manager, the process has ended when the block
-    has.
+    has. The Python is that of the framework; see `interpreter`.
 
     >>> with Child(math.sqrt, 4.0) as child:  # doctest: +SKIP
     ...     child.result()
@@ -79,7 +81,7 @@ class Child(Generic[Result]):
         self._num_read = 0
         self._pipe, theirs = Pipe()
         with theirs:
-            command = [sys.executable, "-m", "pipeline.utils.child", str(theirs.fileno()), framework]
+            command = [interpreter(framework), "-m", "pipeline.utils.child", str(theirs.fileno()), framework]
             self._process = _start(command, self._log, [theirs.fileno()], environment or {})
         try:
             with contextlib.suppress(OSError):  # a process that has died already; `result` says of what
@@ -208,10 +210,23 @@ def _state(pid: int) -> str:
         return ""
 
 
-def child_environment() -> dict[str, str]:
+def interpreter(framework: str) -> str:
+    """The Python that has a framework installed: the one that its variable in INTERPRETERS names, else this one.
+
+    Raises UserError if the variable names no program.
+    """
+    variable = INTERPRETERS.get(framework, "")
+    path = os.environ.get(variable) or sys.executable
+    if not os.access(path, os.X_OK) or os.path.isdir(path):
+        raise UserError(f"{variable} in the environment is {path}, but must be the path of a Python program")
+    return os.path.abspath(path)
+
+
+def child_environment(python: str = sys.executable) -> dict[str, str]:
     """The environment of a new process: this one's, with the same modules importable, and free to choose a framework.
 
-    The working directory comes last among the places of modules, unless the pipeline itself lies there: a file of the
+    Another `python` than this one has installed packages of its own, and only the other modules are the same. The
+    working directory comes last among the places of modules, unless the pipeline itself lies there: a file of the
     user's may be called pipeline.py or recipes.py.
 
     Both frameworks get as many threads; left alone, each chooses by a rule of its own. If the user has set some of the
@@ -221,6 +236,9 @@ def child_environment() -> dict[str, str]:
     here, own = Path.cwd(), Path(__file__).resolve().parents[2]
     places = [Path(place).resolve() for place in sys.path if place]
     places = [place for place in places if place != here or here == own]
+    if python != sys.executable:
+        installed = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+        places = [place for place in places if not any(place.is_relative_to(prefix) for prefix in installed)]
     places = dict.fromkeys([*([] if own in places else [own]), *places, here])
     threads = next((os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)), str(usable_cores()))
     kept |= {name: threads for name in THREAD_VARIABLES if not os.environ.get(name)}
@@ -245,14 +263,14 @@ def close_all(children: Iterable[Child]) -> None:
 def _start(
     command: Sequence[str], log: IO[bytes], pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen:
-    """Start a command, given by its path, that ends with this process.
+    """Start a command, given by its path, that ends with this process; in general the path is that of a Python.
 
     It leads a process group, so that it can be ended with all that it starts.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_ITS_PARENT, str(os.getpid())]
     return subprocess.Popen(
         [*launcher, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        env=child_environment() | dict(environment or {}), start_new_session=True, pass_fds=pass_fds,
+        env=child_environment(command[0]) | dict(environment or {}), start_new_session=True, pass_fds=pass_fds,
     )  # fmt: skip
 
 

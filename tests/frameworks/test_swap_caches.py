@@ -10,6 +10,7 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import Cache, CacheLayerMixin, QuantizedLayer
 from transformers.integrations.executorch import TorchExportableModuleWithStaticCache
 
+from pipeline.pytorch.library import CACHE
 from tests.helpers.framework_drivers import Torch
 from tests.helpers.tiny_models import BATCH, TARGET, VOCABULARY, inputs, relative
 
@@ -54,7 +55,7 @@ def tokens(positions):
 def decode(model, cache, positions, encoded):
     """The model's outputs for fixed tokens at the given positions, with attentions."""
     ids = tokens(positions)
-    arguments = dict(past_key_values=cache, cache_position=torch.tensor(positions), output_attentions=True)
+    arguments = dict(**{CACHE: cache}, cache_position=torch.tensor(positions), output_attentions=True)
     with torch.no_grad():
         if model.config.is_encoder_decoder:
             return model(decoder_input_ids=ids, encoder_outputs=(encoded,), **arguments)
@@ -155,8 +156,8 @@ def test_a_filled_cache_takes_several_tokens_at_once(implementation):
         full = model(torch.cat([prompt, rest], dim=1)).logits[:, 4:]
         Torch.swap().swap_attention(model)
         cache = DynamicCache(config=model.config)
-        model(prompt, past_key_values=cache)
-        after = model(rest, past_key_values=cache).logits
+        model(prompt, **{CACHE: cache})
+        after = model(rest, **{CACHE: cache}).logits
     assert relative(after.numpy(), full.numpy()) <= 1e-5
 
 

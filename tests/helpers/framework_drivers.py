@@ -39,6 +39,9 @@ class Torch:
         implementation = "eager" if family == "t5" else implementation
         model = model_class._from_config(settings, attn_implementation=implementation).eval()
         model.tie_weights()
+        if overrides.get("tie_word_embeddings") is False and hasattr(model, "lm_head"):
+            # Version 5 of transformers ties the output matrix of each T5.
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
         shapes |= {name: tuple(x.shape) for name, x in model.named_buffers() if name == "final_logits_bias"}
         state = random_state(shapes)

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.models.checkpoint import load_tokenizer
 from pipeline.models.initialization import complete_weights
+from pipeline.models.library import save_tokenizer
 from pipeline.recipe.loading import load_recipe
 from pipeline.utils.errors import UserError
 from tests.helpers.checkpoints import changed_checkpoint
@@ -30,7 +31,7 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
     assert tokenizer(TEXT)["input_ids"] == expected(TEXT)["input_ids"]
     assert tokenizer.pad_token_id == expected.pad_token_id
     assert {"<one>", "<two>"} & set(tokenizer.all_special_tokens) == ({"<one>", "<two>"} if extra else set())
-    tokenizer.save_pretrained(tmp_path / "saved")
+    save_tokenizer(tokenizer, tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert saved["tokenizer_class"] != "TokenizersBackend", "version 4 must read what a run saves"
 

@@ -1,0 +1,110 @@
+"""What differs between versions 4.57 and 5 of transformers in configurations and tokenizers, each with its reason.
+
+`pipeline/pytorch/library.py` is the same for models. All other code is the same for both versions.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import transformers
+from huggingface_hub import errors as hub_errors
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils.hub import cached_file
+
+_IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
+# What the library raises for a setting of another type than its own; 4.57 takes any.
+_WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeError) if _IS_VERSION_5 else TypeError
+# What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
+_PLAIN_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+def read_config(checkpoint: str) -> tuple[PretrainedConfig, Exception | None]:
+    """The configuration of a checkpoint, and what the library has against it.
+
+    Version 5 refuses a whole number for a number, and null for a default, which 4.57 takes; they are replaced. With
+    any other setting of a wrong type the configuration is incomplete, and is good for saying what is wrong with it.
+    """
+    try:
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False), None
+    except _WRONG_TYPE:
+        if not _IS_VERSION_5:
+            raise
+    saved, _ = PretrainedConfig.get_config_dict(checkpoint)
+    config_class = CONFIG_MAPPING[saved["model_type"]]
+    own = config_class()
+    repaired = {
+        name: float(value) if type(value) is int and isinstance(getattr(own, name, None), float) else value
+        for name, value in saved.items()
+        if value is not None or getattr(own, name, None) is None
+    }
+    try:
+        return config_class.from_dict(repaired), None
+    except _WRONG_TYPE as error:
+        vars(own).update({own.attribute_map.get(name, name): value for name, value in saved.items()})
+        return own, error
+
+
+def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint, saved by either version: its tokenizer.json, if it has one.
+
+    Version 5 has another name for the plain class, and lists under `extra_special_tokens` what 4.57 calls
+    `additional_special_tokens`, where 4.57 wants a mapping. It also makes the tokenizer of a family anew from the
+    vocabulary alone, though tokenizer.json may have another kind of model than the family's.
+    """
+    saved = get_tokenizer_config(checkpoint, trust_remote_code=False)
+    renamed: dict[str, list[str] | dict[str, str]] = {}
+    if isinstance(extra := saved.get("extra_special_tokens"), list):
+        texts = [token["content"] if isinstance(token, dict) else token for token in extra]
+        renamed["extra_special_tokens"] = texts if _IS_VERSION_5 else {}
+        if not _IS_VERSION_5:
+            renamed["additional_special_tokens"] = texts
+    if saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        return _plain(checkpoint, saved, renamed)
+    with warnings.catch_warnings():
+        # That of Marian works without it; the documentation says what it would change.
+        warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
+        except TypeError:  # version 5, whose model cannot be made from another one's vocabulary
+            if not _IS_VERSION_5 or _kind_of_model(checkpoint) is None:
+                raise
+            return _plain(checkpoint, saved, renamed)
+    made = getattr(getattr(type(tokenizer), "model", None), "__name__", None)
+    if _IS_VERSION_5 and made is not None and _kind_of_model(checkpoint) not in (None, made):
+        return _plain(checkpoint, saved, renamed)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a tokenizer so that both versions read it: under the names that 4.57 has for class and special tokens."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved.get("tokenizer_class") == "TokenizersBackend":
+        saved["tokenizer_class"] = "PreTrainedTokenizerFast"
+        saved.setdefault("model_input_names", tokenizer.model_input_names)
+    if isinstance(saved.get("extra_special_tokens"), list):
+        saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
+    file.write_text(json.dumps(saved, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(checkpoint: str, saved: Mapping[str, object], renamed: Mapping[str, object]) -> PreTrainedTokenizerFast:
+    """The tokenizer of tokenizer.json as it is."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint, **renamed)  # type: ignore[arg-type]
+    if "model_input_names" not in saved:
+        family = saved.get("tokenizer_class") not in ("TokenizersBackend", "PreTrainedTokenizerFast")
+        tokenizer.model_input_names = ["input_ids", "attention_mask"] if family else list(_PLAIN_INPUTS)
+    return tokenizer
+
+
+def _kind_of_model(checkpoint: str) -> str | None:
+    """What kind of model the tokenizer.json of a checkpoint has, such as "BPE"; None without one."""
+    file = cached_file(checkpoint, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        return None
+    return json.loads(Path(file).read_text(encoding="utf-8"))["model"].get("type")
