@@ -1,4 +1,4 @@
-"""Tests where one framework alone is installed: those of the other are left out, and those that need both are skipped."""
+"""Tests where one framework alone is installed: cases of the other are left out, what needs both is skipped."""
 
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
