@@ -46,18 +46,27 @@ CONTESTANTS ?=
 QUICK ?=
 HEAVY ?=
 COMPILED ?=
+STACK ?=
 # Which of those that have a default here were given.
 WITH_OWN_DEFAULTS := FRAMEWORK ARCHITECTURE FORMAT REPEATS ROWS PROCESSES RESTARTS
 GIVEN := $(foreach name,$(WITH_OWN_DEFAULTS),$(if $(filter file,$(origin $(name))),,$(name)))
 # A value is a text, whatever it holds: make expands no dollar sign in it, and the shell reads it from the environment,
 # as "$$RECIPE", so that no quotation mark, space or semicolon in it is one of the command.
 TEXTS := PYTHON RECIPE FRAMEWORK ATTENTION ARCHITECTURE SEED FRAMEWORKS ATTENTIONS SEEDS STEPS DROPOUT CONTROL KILLS PROCESSES RESTARTS TRIALS WORKERS SPACE SET OUT RUN EXPORT FORMAT REPO REPORT FILE QUANTIZE RUNS TEXT \
-  INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS
+  INPUT DATA PORT HOST BATCH QUEUE DEADLINE REPEATS ROWS ONLY CONTESTANTS STACK
 SWITCHES := OVERWRITE RESUME CHANGE_PROCESSES RERUN SKIP_BAD PRIVATE CROSS QUICK HEAVY COMPILED DEBUG DEBUG_EAGER ALLOW_HUB_CODE ALLOW_PICKLE
 $(foreach name,$(TEXTS) $(SWITCHES),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
 
-VENV := .venv
+# With STACK=split each framework has an environment of its own, and PyTorch a newer transformers.
+ifneq ($(filter-out split,$(STACK)),)
+  $(error STACK is "$(STACK)", but must be split, or not given)
+endif
+VENV := .venv$(if $(STACK),-torch)
+ifdef STACK
+  export TWINSTEP_PYTHON_TORCH := $(abspath .venv-torch/bin/python)
+  export TWINSTEP_PYTHON_TENSORFLOW := $(abspath .venv-tensorflow/bin/python)
+endif
 PIPELINE := "$(VENV)/bin/python" -m pipeline
 # The words of SET and of RUNS become the arguments "$$@" of the shell.
 SETTINGS = set -f; set --; for each in $$SET; do set -- "$$@" --set "$$each"; done;
@@ -82,15 +91,24 @@ help:  ## show this list
 ALONE := import fcntl, os, sys; lock = os.open("pyproject.toml", os.O_RDONLY); os.set_inheritable(lock, True); \
   fcntl.flock(lock, fcntl.LOCK_EX); os.execvp("sh", ["sh", "-ec", sys.argv[1]])
 
+# What each environment has; .venv-torch has other versions of the packages that constraints-torch.txt names.
+EXTRAS_OF_.venv := all,dev
+EXTRAS_OF_.venv-torch := torch,onnx,serve,tensorboard,dev
+EXTRAS_OF_.venv-tensorflow := tensorflow,litert,serve,tensorboard,dev
+NEWER = $(filter .venv-torch,$(@D))
+NEWER_PACKAGES := huggingface_hub|tokenizers|transformers
+.venv-torch/.installed: .venv-tensorflow/.installed constraints-torch.txt
+
 # A half-finished install leaves no stamp, so the next verb starts it again.
-$(VENV)/.installed: pyproject.toml constraints.txt
+.venv/.installed .venv-torch/.installed .venv-tensorflow/.installed: pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
-	@echo "Installing into $(VENV), once; this takes a minute or two."
+	@echo "Installing into $(@D), once; this takes a minute or two."
 	@"$$PYTHON" -c '$(ALONE)' ' \
-	  if test "$@" -nt pyproject.toml && test "$@" -nt constraints.txt; then exit; fi; \
-	  test -x "$(VENV)/bin/python" || "$$PYTHON" -m venv "$(VENV)"; \
-	  "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[all,dev]"; \
+	  if test "$@" -nt pyproject.toml && test "$@" -nt constraints.txt $(if $(NEWER),&& test "$@" -nt constraints-torch.txt); then exit; fi; \
+	  test -x "$(@D)/bin/python" || "$$PYTHON" -m venv "$(@D)"; \
+	  grep -v "^[[:space:]]*#" constraints.txt $(if $(NEWER),| grep -vE "^($(NEWER_PACKAGES))==" | cat - constraints-torch.txt) > "$(@D)/constraints.txt"; \
+	  "$(@D)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 -c "$(@D)/constraints.txt" -e ".[$(EXTRAS_OF_$(@D))]"; \
 	  touch "$@"'
 
 finetune: $(VENV)/.installed  ## fine-tune a recipe | RECIPE= FRAMEWORK=torch|tensorflow ATTENTION= ARCHITECTURE=handwritten SEED= SET="a.b=1 c=2" OUT= OVERWRITE=1 RESUME=1 PROCESSES=1 RESTARTS=0 CHANGE_PROCESSES=1 DEBUG_EAGER=1
@@ -158,8 +176,8 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 	@"$(VENV)/bin/python" -m recipes.bundled.translation.grammar && "$(VENV)/bin/python" -m recipes.bundled.translation.vocabulary
 
-test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps
-	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest -m $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,'$(if $(QUICK),not slow and )not heavy and not compiles'))
+test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps, STACK=split PyTorch's with transformers 5
+	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest $(if $(STACK),--only torch) -m $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,'$(if $(QUICK),not slow and )not heavy and not compiles'))
 
 lint: $(VENV)/.installed  ## check style, imports and types
 	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"

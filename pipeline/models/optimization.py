@@ -63,22 +63,3 @@ def matching(names: list[str], patterns: tuple[str, ...]) -> tuple[set[str], lis
     matched |= {name for name in names for pattern in others if fnmatchcase(name, pattern)}
     idle = [pattern for pattern in others if not any(fnmatchcase(name, pattern) for name in names)]
     return matched, idle
-
-
-def learning_rates(train: Train, num_steps: int) -> NDArray[np.float64]:
-    """The rate applied at each step, [num_steps]: computed once, so that both frameworks apply the same numbers.
-
-    Warm-up is linear from 0 over ceil(warmup_ratio · num_steps) steps; then the rate is constant, falls linearly
-    to 0, or follows half a cosine to 0. The same numbers as transformers.get_scheduler, so that a recipe's rate means
-    what it means elsewhere.
-    """
-    warmup = math.ceil(train.warmup_ratio * num_steps)
-    step = np.arange(num_steps)
-    rising = step / max(1, warmup)
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    falling = {
-        "constant": np.ones(num_steps),
-        "linear": 1 - progress,
-        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
-    }[train.schedule]
-    return train.learning_rate * np.where(step < warmup, rising, falling)

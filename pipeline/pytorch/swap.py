@@ -366,13 +366,13 @@ class T5Site(Site):
         """What is added to the scores [B, H, T, S]: relative positions (in a first layer) and `bias_BHTS` of a mask."""
         if not self.has_relative_attention_bias:
             return bias_BHTS
-        sizes, earlier = (hidden_BTD.shape[1], num_keys), self.num_earlier(cache)
-        if self.takes_positions:
-            if cache_position is None:
-                cache_position = torch.arange(sizes[0], device=hidden_BTD.device) + earlier
-            bias_1HTS = self.stock.compute_bias(*sizes, cache_position=cache_position)
+        sizes = hidden_BTD.shape[1], num_keys
+        if not self.takes_positions:
+            bias_1HTS = self.stock.compute_bias(*sizes, past_seen_tokens=self.num_earlier(cache))
         else:
-            bias_1HTS = self.stock.compute_bias(*sizes, past_seen_tokens=earlier)
+            if cache_position is None:
+                cache_position = torch.arange(sizes[0], device=hidden_BTD.device) + self.num_earlier(cache)
+            bias_1HTS = self.stock.compute_bias(*sizes, cache_position=cache_position)
         return bias_1HTS if bias_BHTS is None else bias_1HTS + bias_BHTS
 
 

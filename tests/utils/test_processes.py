@@ -31,6 +31,10 @@ class RowError(UserError):
         self.row = row
 
 
+def where():
+    return os.environ.get("MARK"), os.environ["PYTHONPATH"].split(os.pathsep)
+
+
 def refuse_row():
     raise RowError(7, reason="has no label")
 
@@ -220,3 +224,22 @@ def test_an_error_with_a_constructor_of_its_own_comes_back_as_it_was():
     with pytest.raises(RowError) as caught:
         call(refuse_row)
     assert (str(caught.value), caught.value.row, caught.value.arguments) == ("row 7: has no label", 7, ("recipe",))
+
+
+def test_each_framework_has_the_python_that_its_variable_names_with_its_own_packages(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nMARK=other exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("TWINSTEP_PYTHON_TENSORFLOW", str(python))
+    (mark, places), (_, own_places) = call(where, framework="tensorflow"), call(where, framework="torch")
+    assert mark == "other"
+    # The code of the project is the same; installed packages are not.
+    assert str(Path(__file__).parents[2]) in places
+    assert any("site-packages" in place for place in own_places)
+    assert not any("site-packages" in place for place in places)
+
+
+def test_a_variable_that_names_no_python_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TWINSTEP_PYTHON_TORCH", str(tmp_path / "python"))
+    with pytest.raises(UserError, match=r"TWINSTEP_PYTHON_TORCH in the environment is .*, but must be the path"):
+        call(where, framework="torch")
