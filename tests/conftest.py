@@ -41,8 +41,12 @@ LONGEST = [
 ]  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the tests of the files in LONGEST first."""
+def pytest_collection_modifyitems(config, items):
+    """Puts the tests of the files in LONGEST first; with `--only`, leaves out cases of the other framework."""
+    if only := config.getoption("--only"):
+        left_out = [item for item in items if is_case_of(item, set(FRAMEWORKS) - {only})]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     assert all(path.exists() for path in LONGEST), "LONGEST names a file that is not there"
     items.sort(key=lambda item: LONGEST.index(item.path) if item.path in LONGEST else len(LONGEST))
 
@@ -56,14 +60,6 @@ def pytest_configure(config):
         import datasets  # noqa: F401 -- it looks for frameworks once, so before they seem to be there
 
         sys.meta_path.insert(0, SkipOnImport(set(FRAMEWORKS) - {only}))
-
-
-def pytest_collection_modifyitems(config, items):
-    """With `--only`, leaves out the other framework's case of each test for both."""
-    if only := config.getoption("--only"):
-        left_out = [item for item in items if is_case_of(item, set(FRAMEWORKS) - {only})]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(trylast=True)
