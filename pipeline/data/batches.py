@@ -7,9 +7,11 @@ framework and any number of processes see the same batches, and a run that resum
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import lru_cache, partial
+from itertools import chain, islice, pairwise
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from pipeline.data.packing import (
 )
 from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.data import Batching
-from pipeline.utils.hashing import short_digest
+from pipeline.utils.hashing import sha256_of_bytes
 
 # Sorted batches are sorted by length only inside a window of this many: little padding, and almost a plain shuffle.
 WINDOW_BATCHES = 64
@@ -38,6 +40,8 @@ GROUP_ENDS = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)
 SAMPLE_BATCHES, MOST_NUMBERS = 256, 8
 # Of so many batches is the number of rows chosen that suits them all.
 PACKED_TO_CHOOSE = 256
+# Epochs whose order is kept: where one ends and the next begins, both are in use.
+KEPT_ORDERS = 2
 # The keys of a batch that the loss reads; all others are inputs of the model.
 TARGETS = ("labels", "loss_weights")
 
@@ -150,6 +154,35 @@ class Batch:
         return self.num_rows * sum(self.widths)
 
 
+@dataclass(frozen=True)
+class Plan(Sequence[Batch]):
+    """The batches of an epoch, or of some of its steps; each is made when it is asked for, and not kept.
+
+    So what a process holds of a long training is the order of the current epoch. `rows_of_steps` draws that order: the
+    rows of each step of the whole epoch. `make` lays the rows of a step out.
+    """
+
+    rows_of_steps: Callable[[], Sequence[NDArray[np.int64]]]
+    make: Callable[[NDArray[np.int64]], Batch]
+    steps: range
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Plan: ...
+    def __getitem__(self, index: int | slice) -> Batch | Plan:
+        if isinstance(index, slice):
+            return replace(self, steps=self.steps[index])
+        return self.make(self.rows(index))
+
+    def rows(self, index: int) -> NDArray[np.int64]:
+        """The rows of a batch, which is not laid out for this."""
+        return self.rows_of_steps()[self.steps[index]]
+
+
 def training_batches(
     lengths: NDArray[np.int64],
     batch_size: int,
@@ -157,34 +190,50 @@ def training_batches(
     epoch: int,
     batching: Batching,
     pad_to_multiple_of: int = 1,
-) -> list[Batch]:
+) -> Plan:
     """The batches of one epoch: each example once; a smaller last batch is kept.
 
     `lengths` are in tokens, [N], or [N, 2] for sources and targets. The examples are shuffled and cut into batches,
     which are "packed" into few rows or "padded". For "sorted" ones, windows of many batches are cut instead and sorted
     by length before they are cut into padded batches, which are shuffled.
     """
+    return training_plans(lengths, batch_size, seed, [epoch], batching, pad_to_multiple_of)[0]
+
+
+def training_plans(
+    lengths: NDArray[np.int64],
+    batch_size: int,
+    seed: int,
+    epochs: Iterable[int],
+    batching: Batching,
+    pad_to_multiple_of: int = 1,
+) -> list[Plan]:
+    """`training_batches` of several epochs, of which only KEPT_ORDERS are in memory."""
+    draw = lru_cache(KEPT_ORDERS)(partial(_rows_of_steps, lengths, batch_size, seed, batching))
+    make = partial(
+        packed_batch if batching == "packed" else padded_batch, lengths=lengths, pad_to_multiple_of=pad_to_multiple_of
+    )
+    return [Plan(partial(draw, epoch), make, range(-(-len(lengths) // batch_size))) for epoch in epochs]
+
+
+def _rows_of_steps(
+    lengths: NDArray[np.int64], batch_size: int, seed: int, batching: Batching, epoch: int
+) -> list[NDArray[np.int64]]:
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    if batching == "sorted":
-        totals = _totals(lengths)
-        windows = (
-            window[np.argsort(totals[window], kind="stable")] for window in _cut(order, batch_size * WINDOW_BATCHES)
-        )
-        chunks = [rows for window in windows for rows in _cut(window, batch_size)]
-        chunks = [chunks[i] for i in rng.permutation(len(chunks))]
-    else:
-        chunks = _cut(order, batch_size)
-    make = packed_batch if batching == "packed" else padded_batch
-    return [make(rows, lengths, pad_to_multiple_of) for rows in chunks]
+    if batching != "sorted":
+        return _cut(order, batch_size)
+    totals = _totals(lengths)
+    windows = (window[np.argsort(totals[window], kind="stable")] for window in _cut(order, batch_size * WINDOW_BATCHES))
+    chunks = [rows for window in windows for rows in _cut(window, batch_size)]
+    return [chunks[i] for i in rng.permutation(len(chunks))]
 
 
-def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> list[Batch]:
+def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> Plan:
     """Every example once, the longest first, so that a lack of memory shows at once; nothing is random."""
-    order = np.argsort(-_totals(lengths), kind="stable")
-    return [
-        padded_batch(order[i : i + batch_size], lengths, pad_to_multiple_of) for i in range(0, len(order), batch_size)
-    ]
+    rows_of_steps = _cut(np.argsort(-_totals(lengths), kind="stable"), batch_size)
+    make = partial(padded_batch, lengths=lengths, pad_to_multiple_of=pad_to_multiple_of)
+    return Plan(lambda: rows_of_steps, make, range(len(rows_of_steps)))
 
 
 def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
@@ -201,29 +250,29 @@ def packed_batch(
     return Batch(rows, _rounded(packing.widths(of_rows), pad_to_multiple_of), packing)
 
 
-def packed_in_few_shapes(
-    plans: Sequence[Sequence[Batch]], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1
-) -> list[list[Batch]]:
+def packed_in_few_shapes(plans: Sequence[Plan], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> list[Plan]:
     """The same steps in packed batches of few shapes, which need a little more padding.
 
     On a CPU the libraries prepare their operations for each shape and keep them, which takes time and memory. The
     shapes suit the first SAMPLE_BATCHES batches, with the numbers of rows that most of these have by themselves.
     """
-    of_batches = [lengths[batch.rows].reshape(len(batch.rows), -1) for plan in plans for batch in plan]
-    sample = of_batches[:SAMPLE_BATCHES]
+
+    def of_examples(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return lengths[rows].reshape(len(rows), -1)
+
+    sample = [of_examples(rows) for rows in islice(chain.from_iterable(map(rows_of, plans)), SAMPLE_BATCHES)]
     numbers = Counter(pack(each).num_rows for each in sample).most_common(MOST_NUMBERS)
     shapes = few_shapes(sample, sorted(number for number, _ in numbers), pad_to_multiple_of)
-    packed = [pack_into_shape(each, shapes) for each in of_batches]
     num_slots: dict[Shape, int] = {}
-    for packing, shape in packed:
+    for rows in chain.from_iterable(map(rows_of, plans)):
+        packing, shape = pack_into_shape(of_examples(rows), shapes)
         num_slots[shape] = max(packing.num_slots, num_slots.get(shape, 0))
-    remaining = iter(packed)
 
-    def shaped(batch: Batch) -> Batch:
-        packing, shape = next(remaining)
-        return Batch(batch.rows, shape.widths, packing, shape.num_rows, num_slots[shape])
+    def shaped(rows: NDArray[np.int64]) -> Batch:
+        packing, shape = pack_into_shape(of_examples(rows), shapes)
+        return Batch(rows, shape.widths, packing, shape.num_rows, num_slots[shape])
 
-    return [[shaped(batch) for batch in plan] for plan in plans]
+    return [replace(plan, make=shaped) for plan in plans]
 
 
 def in_few_shapes(
@@ -260,16 +309,24 @@ def _in_groups(batches: list[Batch], num_rows: int) -> list[Batch]:
     return shaped
 
 
-def padding_fraction(lengths: NDArray[np.int64], batches: list[Batch]) -> float:
+def padding_fraction(lengths: NDArray[np.int64], batches: Iterable[Batch]) -> float:
     """The share of positions in these batches that hold padding."""
-    positions = sum(batch.num_positions for batch in batches)
-    return 1 - sum(int(lengths[b.rows].sum()) for b in batches) / positions
+    real = positions = 0
+    for batch in batches:
+        real += int(lengths[batch.rows].sum())
+        positions += batch.num_positions
+    return 1 - real / positions
 
 
-def digest(batches: list[Batch]) -> str:
+def rows_of(batches: Sequence[Batch]) -> Iterator[NDArray[np.int64]]:
+    """The rows of each batch; those of a plan are not laid out for this."""
+    return map(batches.rows, range(len(batches))) if isinstance(batches, Plan) else (batch.rows for batch in batches)
+
+
+def digest(*plans: Sequence[Batch]) -> str:
     """Sixteen hex digits of the rows of every batch, in order: two plans with the same one have the same batches."""
-    counted = [np.concatenate([[len(batch.rows)], batch.rows]) for batch in batches]
-    return short_digest(np.concatenate(counted).astype("<i8").tobytes())
+    rows_of_steps = chain.from_iterable(map(rows_of, plans))
+    return sha256_of_bytes(np.append(len(rows), rows).astype("<i8").tobytes() for rows in rows_of_steps)[:16]
 
 
 def _rounded(widths: Iterable[int], multiple: int) -> tuple[int, ...]:

@@ -26,14 +26,14 @@ def refuse_disagreement(
     identity: RunIdentity,
     versions: Mapping[str, str],
     fingerprints: Mapping[str, str | None],
-    plan: Sequence[Batch],
+    plans: Sequence[Sequence[Batch]],
     steps_done: int,
     weights_digest: str,
 ) -> None:
     """Raise UserError, with who differs in what, unless all ranks have the same.
 
-    `versions` are those of the framework, `plan` has the batches of all epochs, and `weights_digest` is of the weights
-    from which the training goes on, or of all arrays of the training checkpoint.
+    `versions` are those of the framework, `plans` have the batches of each epoch, and `weights_digest` is of the
+    weights from which the training goes on, or of all arrays of the training checkpoint.
     """
     packages = package_versions() | {name: value for name, value in versions.items() if name not in _OF_A_MACHINE}
     channel.agree({
@@ -41,7 +41,7 @@ def refuse_disagreement(
         "the digest of the settings": recipe.digest(),
         **{f"the version of {name}": str(version) for name, version in packages.items()},
         **{f"the fingerprint of the {name}": str(value) for name, value in fingerprints.items()},
-        "the digest of the batch plan": batches.digest(list(plan)),
+        "the digest of the batch plan": batches.digest(*plans),
         "the number of steps done": str(steps_done),
         "the digest of the weights": weights_digest,
     })  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -68,21 +68,24 @@ class Experiment:
         }
         return digests | {"generation configuration": checkpoint.generation_fingerprint(self.recipe)}
 
-    def training_plan(self, epoch: int, seed: int) -> list[batches.Batch]:
+    def training_plan(self, epoch: int, seed: int) -> batches.Plan:
         """The batches of an epoch, one for each step, as nothing but their examples asks for; epochs count from 0."""
-        data, lengths = self.recipe.data, self.examples["train"].lengths
-        return batches.training_batches(
-            lengths, self.recipe.train.batch_size, seed, epoch, data.batching, data.pad_to_multiple_of
-        )
+        return self._training_plans([epoch], seed)[0]
 
-    def training_plans(self, seed: int, num_epochs: int | None = None) -> list[list[batches.Batch]]:
+    def training_plans(self, seed: int, num_epochs: int | None = None) -> Sequence[Sequence[batches.Batch]]:
         """The batches of all epochs, or of so many; in few shapes if they are packed or their steps compiled."""
         data, train, lengths = self.recipe.data, self.recipe.train, self.examples["train"].lengths
-        plans = [self.training_plan(epoch, seed) for epoch in range(num_epochs or train.epochs)]
+        plans = self._training_plans(range(num_epochs or train.epochs), seed)
         if not train.compile:
             is_packed = data.batching == "packed"
             return batches.packed_in_few_shapes(plans, lengths, data.pad_to_multiple_of) if is_packed else plans
         return batches.in_few_shapes(plans, lengths, train.gradient_accumulation, data.pad_to_multiple_of)
+
+    def _training_plans(self, epochs: Iterable[int], seed: int) -> list[batches.Plan]:
+        data, lengths = self.recipe.data, self.examples["train"].lengths
+        return batches.training_plans(
+            lengths, self.recipe.train.batch_size, seed, epochs, data.batching, data.pad_to_multiple_of
+        )
 
     def features(self, plan: Iterable[batches.Batch], epoch: int, seed: int, first_step: int) -> Iterator[Features]:
         """Inputs and targets of each batch of an epoch, and the keys of its tokens if dropout masks are shared.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, islice
 
 from pipeline.data.batches import Batch, padding_fraction
 from pipeline.models.building import Start, WeightSources
@@ -13,9 +14,9 @@ from pipeline.training.state import TrainingState
 
 
 def train_record(
-    experiment: Experiment, state: TrainingState, plan: Sequence[Batch], processes: int, started: Start
+    experiment: Experiment, state: TrainingState, plans: Sequence[Sequence[Batch]], processes: int, started: Start
 ) -> TrainRecord:
-    """Speed, padding and memory of the steps that were taken; `plan` has the batch of every step of all epochs."""
+    """Speed, padding and memory of the steps that were taken; `plans` have the batches of each epoch."""
     history = state.history
     seconds = history[-1].seconds
     return TrainRecord(
@@ -23,7 +24,9 @@ def train_record(
         seconds=seconds,
         examples_per_second=sum(step.examples for step in history) / seconds,
         tokens_per_second=sum(step.tokens for step in history) / seconds,
-        padding_fraction=padding_fraction(experiment.examples["train"].lengths, list(plan[: len(history)])),
+        padding_fraction=padding_fraction(
+            experiment.examples["train"].lengths, islice(chain.from_iterable(plans), len(history))
+        ),
         batching=experiment.recipe.data.batching,
         first_step_seconds=history[0].seconds,
         peak_memory_bytes=max(state.peak_memory_bytes, peak_memory_bytes()),

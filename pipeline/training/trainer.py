@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import Backend, Group, Learner, Model, StepReport
 from pipeline.data import batches
-from pipeline.data.batches import Features, share
+from pipeline.data.batches import Features, rows_of, share
 from pipeline.distributed.channel import Channel
 from pipeline.metrics.loss import LOSS
 from pipeline.metrics.specs import lower_is_better
@@ -83,8 +84,8 @@ class Trainer:
         self.callback, self.checkpoints, self.stop, self.channel = callback, checkpoints, stop, channel
         train = experiment.recipe.train
         self.epoch_plans = experiment.training_plans(identity.seed)
-        self.plan = [batch for plan in self.epoch_plans for batch in plan]
-        self.learning_rates = learning_rates(train, len(self.plan))
+        self.num_steps = sum(map(len, self.epoch_plans))
+        self.learning_rates = learning_rates(train, self.num_steps)
         # Before a learner may leave this rank no more than a part of them.
         self.weights_digest = digest(backend.get_weights(model)) if channel.size > 1 else ""
         self.learner: Learner = backend.Learner(model, train, self.learning_rates, experiment.task.loss, group)
@@ -134,7 +135,7 @@ class Trainer:
         before = self.learner.state()
         try:
             arrays = saved.arrays()
-            saved.state.refuse_other_plan(len(self.plan), len(self.epoch_plans))
+            saved.state.refuse_other_plan(self.num_steps, len(self.epoch_plans))
             refuse_other_arrays(arrays, before, saved.state.is_over)
             if saved.state.is_over:
                 self.learner.restore_weights(in_order(WEIGHTS, arrays))
@@ -152,7 +153,7 @@ class Trainer:
         """Raise UserError, with who differs in what, if the ranks would not train the same run."""
         if self.channel.size > 1:
             refuse_disagreement(
-                self.channel, self.experiment.recipe, self.identity, self.versions, self.fingerprints, self.plan,
+                self.channel, self.experiment.recipe, self.identity, self.versions, self.fingerprints, self.epoch_plans,
                 self.state.steps_done, self.weights_digest,
             )  # fmt: skip
 
@@ -163,7 +164,7 @@ class Trainer:
 
         `staging` is where the run is written, None at all ranks but the first. Raises Stopped and RunFailure.
         """
-        self.callback.on_train_begin(len(self.plan), len(self.epoch_plans))
+        self.callback.on_train_begin(self.num_steps, len(self.epoch_plans))
         with HistoryFile(staging, self.state.history) as self.history_file:
             self._show_progress()
             self.clock.start()
@@ -196,20 +197,25 @@ class Trainer:
         (first,) = self.experiment.features(self.epoch_plans[0][:1], 0, self.identity.seed, 0)
         return share(first, self.channel.ranks)
 
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """The rows of the training split that a step is taken on; steps count from 1."""
+        epoch, index = divmod(step - 1, len(self.epoch_plans[0]))
+        return next(rows_of(self.epoch_plans[epoch][index : index + 1]))
+
     def on_step(self, report: StepReport) -> None:
         """Record one optimizer step, and save a training checkpoint if one is due or asked for."""
         for what, value in (("loss", report.loss), ("gradient norm", report.grad_norm)):
             if not math.isfinite(value):
                 raise RunFailure(self._diverged(report.step, f"the {what} of step {report.step} is {value}"))
-        batch = self.plan[report.step - 1]
+        rows = self._rows(report.step)
         record = StepRecord(
             step=report.step,
             epoch=(report.step - 1) // len(self.epoch_plans[0]) + 1,
             loss=report.loss,
             learning_rate=float(self.learning_rates[report.step - 1]),
             grad_norm=report.grad_norm,
-            examples=len(batch.rows),
-            tokens=int(self.experiment.examples["train"].lengths[batch.rows].sum()),
+            examples=len(rows),
+            tokens=int(self.experiment.examples["train"].lengths[rows].sum()),
             seconds=round(self.clock.seconds(), 6),
         )
         if report.micro_batches != self.state.micro_batches:
@@ -249,7 +255,7 @@ class Trainer:
 
     def _show_progress(self) -> None:
         if self.history_file is not None:
-            num_steps, num_epochs = len(self.plan), len(self.epoch_plans)
+            num_steps, num_epochs = self.num_steps, len(self.epoch_plans)
             self.history_file.show_progress(
                 Progress(steps=num_steps, epochs=num_epochs, evaluations=self.state.evaluations)
             )
@@ -344,7 +350,7 @@ class Trainer:
         """The message for a run whose numbers are no longer finite."""
         newest, _ = self.checkpoints.newest()
         saved = f"The last training checkpoint is {newest.path}" if newest else "There is no training checkpoint"
-        rows = ", ".join(str(row) for row in self.plan[step - 1].rows + 1)
+        rows = ", ".join(str(row) for row in self._rows(step) + 1)
         train = self.experiment.recipe.train
         return (
             f"{what}, so the run stops. Its batch holds the training examples {rows} (counted from 1). Lower "
@@ -377,7 +383,7 @@ class Trainer:
             kept_epoch=kept.epoch,
             test=dict(test.metrics) if test else None,
             evaluations=self.state.evaluations,
-            train=train_record(self.experiment, self.state, self.plan, self.channel.size, started),
+            train=train_record(self.experiment, self.state, self.epoch_plans, self.channel.size, started),
             batches=[batches.digest(plan) for plan in self.epoch_plans[: self.state.epochs_done]],
             data=data_record(self.experiment),
             checkpoint_fingerprint=self.fingerprints["checkpoint"],

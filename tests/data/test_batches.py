@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pipeline.data.batches import (
     packed_in_few_shapes,
     padding_fraction,
     training_batches,
+    training_plans,
 )
 
 LENGTHS = np.random.default_rng(7).integers(3, 61, size=4099)
@@ -53,6 +55,37 @@ def test_the_plan_is_a_pure_function_of_seed_and_epoch(batching):
     assert flat(3, 1) == flat(3, 1)
     assert flat(3, 1) != flat(3, 2)
     assert flat(3, 1) != flat(4, 1)
+
+
+def test_a_plan_draws_the_order_of_an_epoch_once_and_keeps_that_of_two():
+    drawn = []
+    plans = training_plans(LENGTHS, 32, 5, range(4), "packed")
+    for plan in plans:
+        plan.rows_of_steps.func.cache_clear()
+        for step in range(len(plan)):
+            plan.rows(step)
+            plan[step : step + 2].rows(0)
+        drawn.append(plan.rows_of_steps.func.cache_info())
+    assert [info.misses for info in drawn] == [1] * 4
+    assert {info.maxsize for info in drawn} == {2}
+
+
+def test_batches_of_several_epochs_hold_nothing_that_grows_with_the_epochs():
+    plans = training_plans(LENGTHS, 32, 5, range(30), "packed")
+    tracemalloc.start()
+    for plan in plans:
+        assert sum(len(batch.rows) for batch in plan) == len(LENGTHS)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 4 * 8 * len(LENGTHS)  # two orders of 8 bytes a row, and what cuts them
+
+
+def test_a_part_of_a_plan_has_the_same_batches():
+    plan = training_batches(LENGTHS, 32, 5, 0, "packed")
+    part = plan[100:]
+    assert len(part) == len(plan) - 100 and [b.rows.tolist() for b in part] == [b.rows.tolist() for b in plan][100:]
+    assert (part[0].widths, part[-1].widths) == (plan[100].widths, plan[-1].widths)
+    assert digest(plan[:100], part) == digest(plan) == digest(list(plan)) != digest(part, plan[:100])
 
 
 def test_the_digest_tells_other_rows_another_order_and_other_cuts_apart():

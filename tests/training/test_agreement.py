@@ -25,7 +25,7 @@ class Facts:
     identity: object = dataclasses.field(default_factory=lambda: identity())
     versions: dict = dataclasses.field(default_factory=lambda: {"torch": "2.13", "device": "cpu", "threads": "2"})
     fingerprints: dict = dataclasses.field(default_factory=lambda: {"data": "d0", "checkpoint": "c0"})
-    plan: list = dataclasses.field(default_factory=lambda: plan(seed=3))
+    plans: list = dataclasses.field(default_factory=lambda: plans(seed=3))
     steps_done: int = 7
     weights_digest: str = "w0"
 
@@ -34,8 +34,8 @@ def identity(attention="stock", seed=3):
     return RunIdentity(recipe="tiny", framework="torch", attention=attention, seed=seed)
 
 
-def plan(seed):
-    return training_batches(np.full(12, 5), batch_size=4, seed=seed, epoch=0, batching="packed")
+def plans(seed):
+    return [training_batches(np.full(12, 5), batch_size=4, seed=seed, epoch=0, batching="packed")]
 
 
 # What the last rank has instead, and how the message begins that tells of it.
@@ -47,7 +47,7 @@ OTHERS = {
         {"fingerprints": {"data": "d1", "checkpoint": "c0"}},
         "fingerprint of the data of rank 2 is d1, of rank 0 d0",
     ),
-    "plan": ({"plan": plan(seed=4)}, "digest of the batch plan of rank 2 is "),
+    "plan": ({"plans": plans(seed=4)}, "digest of the batch plan of rank 2 is "),
     "steps": ({"steps_done": 8}, "number of steps done of rank 2 is 8, of rank 0 7"),
     "weights": ({"weights_digest": "w1"}, "digest of the weights of rank 2 is w1, of rank 0 w0"),
 }
