@@ -9,11 +9,13 @@ import pytest
 
 from pipeline.data.batches import (
     Batch,
+    Plan,
     Ragged,
     digest,
     evaluation_batches,
     filled_up,
     in_few_shapes,
+    packed_batch,
     packed_in_few_shapes,
     padding_fraction,
     training_batches,
@@ -171,11 +173,16 @@ def test_packed_batches_are_the_same_steps_in_few_shapes(num_streams, multiple):
     assert padding_fraction(lengths, batches) - padding_fraction(lengths, by_themselves) < 0.04
 
 
+def in_order(lengths, batch_size):
+    """A plan of batches as the examples come."""
+    rows_of_steps = np.arange(len(lengths)).reshape(-1, batch_size)
+    return Plan(lambda: rows_of_steps, lambda rows: packed_batch(rows, lengths), range(len(rows_of_steps)))
+
+
 def test_batches_of_two_sizes_get_two_shapes_without_more_padding():
     # By hand: 2, 2, 2 and 6 tokens fill two rows of 6; four times 6 tokens need four.
     lengths = np.array([2, 2, 2, 6, 6, 6, 6, 6] * 50)
-    plans = [[Batch(np.arange(i, i + 4), (6,)) for i in range(0, 400, 4)]]
-    (shaped,) = packed_in_few_shapes(plans, lengths)
+    (shaped,) = packed_in_few_shapes([in_order(lengths, 4)], lengths)
     assert [(b.num_rows, b.widths, b.least_slots) for b in shaped] == [(2, (6,), 3), (4, (6,), 1)] * 50
     assert shaped[0].packing.rows.tolist() == [1, 1, 1, 0]
     assert shaped[0].packing.starts.tolist() == [[0], [2], [4], [0]]
@@ -183,8 +190,7 @@ def test_batches_of_two_sizes_get_two_shapes_without_more_padding():
 
 def test_a_batch_larger_than_those_that_the_shapes_were_chosen_for_gets_wider_rows():
     lengths = np.append(np.full(4000, 5), [50, 50, 50, 53])
-    plans = [[Batch(np.arange(i, i + 4), (5,)) for i in range(0, 4004, 4)]]
-    (shaped,) = packed_in_few_shapes(plans, lengths)
+    (shaped,) = packed_in_few_shapes([in_order(lengths, 4)], lengths)
     assert {(batch.num_rows, batch.widths) for batch in shaped[:-1]} == {(4, (5,))}
     # 53 in the steps of four from 32 to 64; the others need 5, and an eighth more.
     assert (shaped[-1].num_rows, shaped[-1].widths) == (4, (56,))
