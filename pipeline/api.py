@@ -31,6 +31,7 @@ from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
 from pipeline.reporting import writer
 from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
+from pipeline.reporting.progress import following
 from pipeline.reporting.sentences import verdict
 from pipeline.runs.directory import TENSORBOARD
 from pipeline.training import first_step
@@ -182,6 +183,8 @@ def lockstep(
     True
     """
     resolved, name = LoadedRecipe.of(recipe).recipe, attention_name(attention)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise UserError(f"steps is {steps!r}, but must be a whole number from 1")
     if counts := _several(processes):
         return compare_processes(resolved, counts, steps, name, seed, dropout=dropout)
     return compare_frameworks(resolved, steps, name, seed, dropout=dropout)
@@ -198,6 +201,7 @@ def compare(
     control: bool = True,
     allow_hub_code: bool = False,
     callback: ComparisonCallback | None = None,
+    quiet: bool = False,
 ) -> Comparison:
     """Run a recipe with every framework, attention and seed, and compare; the report is `out` or reports/<recipe>.
 
@@ -206,15 +210,27 @@ def compare(
 
     Each run has a process of its own, one after the other. Finished runs are used as they are unless `rerun`; a run
     that fails is shown as failed. With `control` PyTorch also trains each seed from a start in which each weight is off
-    by one rounding: how far it gets from itself says what rounding explains. Raises UserError before the first run for
-    anything that is wrong with the input.
+    by one rounding: how far it gets from itself says what rounding explains. `callback` follows the comparison; without
+    one, its progress is printed, unless `quiet`. Raises UserError before the first run for anything that is wrong with
+    the input.
 
     >>> comparison = compare("sentiment_bert", attentions=["stock"])  # doctest: +SKIP
     >>> comparison.verdicts  # doctest: +SKIP
     """
-    loaded, callback = LoadedRecipe.of(recipe), callback or ComparisonCallback()
-    frameworks, seeds = _several(frameworks), _several(seeds)
-    names = [attention_name(attention) for attention in _several(attentions)]
+    loaded = LoadedRecipe.of(recipe)
+    with following(loaded.recipe.name, callback, quiet) as callback:
+        return _compare(
+            loaded, _several(frameworks), _several(attentions), _several(seeds), out, rerun, control, allow_hub_code,
+            callback,
+        )  # fmt: skip
+
+
+def _compare(
+    loaded: LoadedRecipe, frameworks: list[str], attentions: list[str | type], seeds: list[int],
+    out: str | os.PathLike[str] | None, rerun: bool, control: bool, allow_hub_code: bool, callback: ComparisonCallback,
+) -> Comparison:  # fmt: skip
+    """The runs, the lock-step and the report of a comparison."""
+    names = [attention_name(attention) for attention in attentions]
     folder = _report_folder(loaded.recipe.name + loaded.recipe.suffix(loaded.original), out)
     planned = run_matrix.plan(loaded.recipe, loaded.original, frameworks, names, seeds, rerun)
     controls = run_matrix.plan_controls(loaded.recipe, loaded.original, planned) if control else []

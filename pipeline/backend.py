@@ -329,8 +329,10 @@ class Backend(Protocol):
         ...
 
 
-def framework_problem(framework: str) -> str | None:
+def framework_problem(framework: object) -> str | None:
     """What is wrong with the name of a framework."""
+    if not isinstance(framework, str):
+        return f"framework is {framework!r}, but must be one of {', '.join(FRAMEWORKS)}"
     if framework in FRAMEWORKS:
         return None
     meant = _OTHER_NAMES.get(framework.lower())

@@ -48,7 +48,8 @@ def compare(
     numbers = whole_numbers(seeds, "--seeds")
     loaded = LoadedRecipe.read(recipe, settings or ())
     from pipeline.api import compare
-    from pipeline.cli.comparison_progress import ComparisonProgress
+    from pipeline.cli.comparison_progress import show_comparison
+    from pipeline.reporting.progress import ComparisonProgress
 
     progress = ComparisonProgress(loaded.recipe.name)
     try:
@@ -62,7 +63,7 @@ def compare(
         raise typer.Exit(1) from None
     finally:
         progress.close()
-    progress.show(comparison)
+    show_comparison(comparison)
     if any(not run.completed for run in comparison.results.runs):
         raise typer.Exit(1)
 
@@ -93,7 +94,8 @@ def sweep(
     """Search for the values of some keys with which a recipe scores best; the same command goes on with a sweep."""
     tell(configure_process())
     loaded, attention = LoadedRecipe.read(recipe, settings or ()), attention_of(attention, architecture)
-    from pipeline.cli.comparison_progress import SweepProgress
+    from pipeline.cli.comparison_progress import show_sweep
+    from pipeline.sweeps.progress import SweepProgress
     from pipeline.sweeps.sweep import sweep
 
     progress = SweepProgress(loaded.recipe.name)
@@ -108,7 +110,7 @@ def sweep(
         raise typer.Exit(1) from None
     finally:
         progress.close()
-    progress.show(found)
+    show_sweep(found)
 
 
 @app.command()
@@ -120,9 +122,9 @@ def report(
     """Compare finished runs, made on any machine at any time, and write the report."""
     configure_process()
     from pipeline.api import report
-    from pipeline.cli.comparison_progress import ComparisonProgress
+    from pipeline.cli.comparison_progress import show_comparison
 
-    ComparisonProgress("").show(report(runs, out))
+    show_comparison(report(runs, out))
 
 
 @app.command()

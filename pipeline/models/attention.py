@@ -54,10 +54,15 @@ def supported(attention: str) -> str:
 def attention_name(attention: str | type) -> str:
     """The name of an attention that may be given as a class: "module:Class" for a class that can be imported.
 
-    Raises UserError for a class of a script or notebook, or one inside a function: a run could not be made again.
+    Raises UserError for a class of a script or notebook, or one inside a function: a run could not be made again; and
+    for what is neither a name nor a class.
     """
-    if not isinstance(attention, type):
+    if isinstance(attention, str):
         return attention
+    if not isinstance(attention, type):
+        raise UserError(
+            f"attention is {attention!r}, but must be {', '.join(NAMES)}, or a class", arguments=("attention",)
+        )
     module, name = attention.__module__, attention.__qualname__
     if module == "__main__" or not name.isidentifier():
         raise UserError(

@@ -16,11 +16,11 @@ from pipeline.recipe.overrides import RECIPES, Values, parse_overrides, resolve_
 from pipeline.recipe.schema import VALUES_BEFORE_KEYS, Recipe, explain_error, validated
 from pipeline.recipe.yaml_reader import read_yaml
 from pipeline.utils.errors import UserError, did_you_mean
-from pipeline.utils.text import one_line
+from pipeline.utils.text import one_line, shorten
 
 
-def load_recipe(source: str | os.PathLike, overrides: Mapping[str, object] | Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its name in `recipes/` or by the path of a .py or .yaml file.
+def load_recipe(source: str | os.PathLike | Recipe, overrides: Mapping[str, object] | Iterable[str] = ()) -> Recipe:
+    """Read a recipe by its name in `recipes/` or by the path of a .py or .yaml file; a Recipe is taken as it is.
 
     `overrides` are a mapping, as for `Recipe.override`, or "key=value" texts. Relative paths in the recipe are
     relative to its file's folder, those in overrides to the working directory. Raises UserError.
@@ -28,15 +28,22 @@ def load_recipe(source: str | os.PathLike, overrides: Mapping[str, object] | Ite
     >>> load_recipe("sentiment_bert", {"train.epochs": 1}).train.epochs
     1
     """
-    recipe = load_shipped(source)
+    recipe = source if isinstance(source, Recipe) else load_shipped(source)
     if isinstance(overrides, str):
         overrides = [overrides]
-    changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    return recipe.override(changes) if changes else recipe
+    if isinstance(overrides, Iterable) and not isinstance(overrides, Mapping):
+        overrides = parse_overrides(overrides)
+    return recipe.override(overrides) if overrides else recipe
 
 
 def load_shipped(source: str | os.PathLike) -> Recipe:
-    """The recipe as its file has it, paths made absolute."""
+    """The recipe as its file has it, paths made absolute. Raises UserError."""
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"recipe is {shorten(repr(source), 80)}, but must be a Recipe, a name in recipes/, or the path of a .py or "
+            ".yaml file",
+            arguments=("recipe",),
+        )
     path = _find(str(source))
     if path.suffix == ".py":
         values, name = _from_python(path), path.stem

@@ -43,8 +43,14 @@ def dotted(changes: Mapping[str, object], recipe: BaseModel) -> Values:
     """Nested changes as dotted keys: {"train": {"epochs": 1}} changes this one key and leaves its neighbors.
 
     Only what is a group of keys in `recipe` is taken apart. A mapping that is itself a value, such as `data.columns`,
-    replaces the old one as a whole.
+    replaces the old one as a whole. Raises UserError for changes that are no mapping from keys.
     """
+    if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+        raise UserError(
+            f"changes of a recipe are {changes!r}, but must be a mapping from keys to values, such as "
+            '{"train.epochs": 1}',
+            arguments=("overrides",),
+        )
     flat: Values = {}
     for key, value in changes.items():
         group: object = recipe

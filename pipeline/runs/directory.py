@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.recipe.loading import load_resolved
 from pipeline.recipe.schema import Recipe
 from pipeline.runs.model_files import refuse_altered
+from pipeline.runs.notebook import run_html
 from pipeline.runs.record import EnvironmentRecord, Metrics, RunIdentity, RunRecord, StepRecord, parse_record
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import (
@@ -73,6 +74,13 @@ class Run:
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {'undefined' if v is None else f'{v:.4g}'}" for name, v in self.metrics.items())
         return f"<Run {self.record.identity.label}: {scores}; {self.path}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the scores, and the loss of each step as a curve."""
+        history: list[StepRecord] = []
+        with contextlib.suppress(UserError, OSError):  # a run whose history is gone still has its scores
+            history = self.directory.history()
+        return run_html(self.record, history, str(self.path))
 
 
 @dataclass(frozen=True)

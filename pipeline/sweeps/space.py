@@ -98,6 +98,8 @@ def _settings(space: str | Mapping[str, object]) -> Iterator[Parameter]:
         for key, values in space.items():
             yield _parameter(key, values if isinstance(values, str) else _listed(key, values))
         return
+    if not isinstance(space, str):
+        raise UserError(f"the space is {space!r}, but must be a text or a mapping; write {WAYS}", arguments=("space",))
     for setting in _BETWEEN_SETTINGS.split(space.strip()) if space.strip() else ():
         key, equals, values = setting.partition("=")
         if not (equals and key.strip() and values.strip()):

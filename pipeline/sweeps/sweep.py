@@ -20,6 +20,7 @@ from pipeline.runs.record import parse_record
 from pipeline.sweeps.callbacks import SweepCallback
 from pipeline.sweeps.content import content_of
 from pipeline.sweeps.folder import BEST, CONTENTS, RECIPE, SETTINGS, run_folder
+from pipeline.sweeps.progress import following
 from pipeline.sweeps.results import SweepResults, SweepSettings
 from pipeline.sweeps.search import Search
 from pipeline.sweeps.space import Parameter, read_space, shown
@@ -94,6 +95,7 @@ def sweep(
     allow_hub_code: bool = False,
     allow_pickle: bool = False,
     callback: SweepCallback | None = None,
+    quiet: bool = False,
 ) -> Sweep:
     """Search for the values of some keys with which a recipe scores best; the sweep is in `out` or sweeps/<recipe>.
 
@@ -107,8 +109,9 @@ def sweep(
     go on from their training checkpoints. `trials` counts all of them, so more can be asked for later.
 
     Trials are compared by their validation score. None is scored on the test split but the best one, at the end.
-    Writes best.yaml, which is a recipe, and report/sweep.html, .md and .json. Raises UserError before the first trial
-    for anything that is wrong with the input, and RunFailure if no trial was completed.
+    Writes best.yaml, which is a recipe, and report/sweep.html, .md and .json. `callback` follows the sweep; without
+    one, its progress is printed, unless `quiet`. Raises UserError before the first trial for anything that is wrong
+    with the input, and RunFailure if no trial was completed.
 
     >>> found = sweep("sentiment_bert", "train.learning_rate=log(1e-5,1e-3)", trials=10)  # doctest: +SKIP
     >>> found.best_recipe.train.learning_rate, found.best_run.metrics["accuracy"]  # doctest: +SKIP
@@ -119,9 +122,9 @@ def sweep(
     plan = RunPlan(framework, name, seed, allow_hub_code, allow_pickle)
     default = Path("sweeps") / f"{loaded.recipe.name}{loaded.recipe.suffix(loaded.original)}"
     folder = Path(out) if out is not None else default
-    with locked(folder):
+    with locked(folder), following(loaded.recipe.name, callback, quiet) as callback:
         settings = _settings(folder, loaded.recipe, parameters, plan)
-        search = Search(folder, loaded.recipe, parameters, plan, settings, callback or SweepCallback())
+        search = Search(folder, loaded.recipe, parameters, plan, settings, callback)
         search.run_trials(trials, workers)
         return Sweep(folder, search.finish())
 

@@ -184,7 +184,7 @@ def _jobs(scope: Scope, scratch: Path) -> dict[str, Job]:
 def deploy(send: Callable[[str], None], folder: Path, scope: Scope) -> DeploymentResults:
     """A small run is trained and measured as the deployment report does."""
     send(f"training {RECIPE}, to export it")
-    run = finetune(load_recipe(RECIPE, scope.recipe_changes), out=folder)
+    run = finetune(load_recipe(RECIPE, scope.recipe_changes), out=folder, quiet=True)
     return measure_deployment(run, scope.formats, scope.whole_model, send)
 
 

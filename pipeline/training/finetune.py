@@ -28,7 +28,7 @@ from pipeline.runs.machine import describe_environment
 from pipeline.runs.model_card import model_card
 from pipeline.runs.model_files import records_of
 from pipeline.runs.record import EnvironmentRecord, RunIdentity
-from pipeline.training.callbacks import TrainingCallback
+from pipeline.training.callbacks import TrainingCallback, following
 from pipeline.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, refuse_foreign
 from pipeline.training.experiment import prepare, start
 from pipeline.training.processes import Event, EventSender, RunInProcesses
@@ -62,6 +62,7 @@ def finetune(
     allow_pickle: bool = False,
     stop: StopRequest | None = None,
     callback: TrainingCallback | None = None,
+    quiet: bool = False,
 ) -> Run:
     """Fine-tune a recipe and return its run directory, `out` or runs/<recipe>/<framework>-<attention>-seed<seed>.
 
@@ -84,7 +85,8 @@ def finetune(
     Without `score_test` the test split is not scored: whoever searches for settings must not choose by it.
 
     With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`, `StopOnSignal()` by
-    SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run.
+    SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run; without one, its progress is
+    printed, unless `quiet`.
 
     The directory appears when everything in it is written. Until then history.jsonl grows by a line per step in
     `.<name>.partial-<process id>-<machine>/` beside it.
@@ -99,12 +101,13 @@ def finetune(
         recipe, framework, attention, seed, out, overwrite, resume, change_processes, debug_eager, score_test,
         allow_hub_code, allow_pickle,
     )  # fmt: skip
-    stop, callback = stop or StopRequest(), callback or TrainingCallback()
-    if processes != 1 or restarts != 0:
-        return _launch(arguments, processes, restarts, stop, callback)
-    with Channel.join(Ranks.from_environment()).together() as channel:
-        _refuse_arguments(arguments)
-        return _finetune(channel, arguments, stop, callback)
+    stop = stop or StopRequest()
+    with following(arguments.title, callback, quiet, has_bar=not debug_eager) as callback:
+        if processes != 1 or restarts != 0:
+            return _launch(arguments, processes, restarts, stop, callback)
+        with Channel.join(Ranks.from_environment()).together() as channel:
+            _refuse_arguments(arguments)
+            return _finetune(channel, arguments, stop, callback)
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,14 @@ class _Arguments:
     score_test: bool
     allow_hub_code: bool
     allow_pickle: bool
+
+    @property
+    def title(self) -> str:
+        """The run in a few words, such as "sentiment_bert torch/stock seed 0"."""
+        source = self.recipe.recipe if isinstance(self.recipe, LoadedRecipe) else self.recipe
+        name = source.name if isinstance(source, Recipe) else Path(str(source)).stem
+        attention = self.attention if isinstance(self.attention, str) else getattr(self.attention, "__name__", "")
+        return f"{name} {self.framework}/{attention} seed {self.seed}"
 
     def loaded(self) -> tuple[LoadedRecipe, RunIdentity, RunDirectory]:
         """The recipe, what the run is called, and where it is written. Raises UserError."""

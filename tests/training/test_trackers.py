@@ -1,6 +1,7 @@
 """Trackers: what TensorBoard reads of a run, resumed or not, and that no tracker can stop or change one."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -194,10 +195,13 @@ def test_a_tracker_that_lags_too_far_behind_is_given_up(monkeypatch):
     assert [(name, cause) for name, cause, _ in noting.failures] == [("mlflow", "5 points are waiting for it")]
 
 
-def test_without_a_callback_python_warns(tmp_path, tiny, monkeypatch):
+def test_a_failed_tracker_is_printed_with_the_progress_and_a_quiet_call_warns(tmp_path, tiny, monkeypatch, capsys):
     with_tracker(monkeypatch, Remembering(fails_at="open"))
+    recipe = tiny.override({"train.trackers": ["mlflow"]})
+    finetune(recipe, out=tmp_path / "run")
+    assert re.search("the tracker mlflow failed .* No space left", capsys.readouterr().err)
     with pytest.warns(UserWarning, match="the tracker mlflow failed .* No space left"):
-        finetune(tiny.override({"train.trackers": ["mlflow"]}), out=tmp_path / "run")
+        finetune(recipe, out=tmp_path / "run", overwrite=True, quiet=True)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
