@@ -11,7 +11,7 @@ from pipeline.comparison.lockstep import compare_frameworks, compare_traces
 from pipeline.comparison.traces import Distance, Trace, record, record_with_controls
 from pipeline.training.experiment import Experiment
 
-STEPS = 50
+STEPS = 20
 FRAMEWORKS = ("torch", "tensorflow")
 OTHER = {"torch": "tensorflow", "tensorflow": "torch"}
 
