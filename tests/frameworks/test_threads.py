@@ -44,6 +44,7 @@ print(more - usable_cores(), number() - before, torch.equal(alone, beside))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux' /proc")
 @pytest.mark.parametrize("variables", [{}, {"GOMP_SPINCOUNT": "300000"}], ids=["unset", "set by the user"])
 def test_an_idle_team_makes_openmp_wait_shortly_unless_the_user_said_how_threads_wait(variables):
