@@ -232,6 +232,14 @@ def test_a_body_of_pytorch_without_a_model_around_it_is_refused():
     assert Torch.swap().attention_sites(model) == 0
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_of_pytorch_stays_in_its_mode(training):
+    model = Torch.build("marian").train(training)
+    for change in (lambda: Torch.swap().swap_attention(model, WHOLE), lambda: Torch.swap().restore_attention(model)):
+        change()
+        assert {module.training for module in model.modules()} == {training}
+
+
 def test_a_hook_that_the_model_would_lose_is_refused_and_one_that_moves_still_runs():
     model, seen = Torch.build("marian"), []
     model.model.encoder.layers[0].fc1.register_forward_hook(lambda *_: seen.append("fc1"))
