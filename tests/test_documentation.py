@@ -285,7 +285,7 @@ def test_every_file_and_folder_that_a_page_names_exists(page):
     of_an_export = {"manifest.json", "tokenizer.json", "model.pt2", "model.onnx", "model.tflite", "model.pt", "model/"}
     made = of_a_run | of_an_export | {"model/", "results.json", "report.html", "reports/", "tour.json"}
     made |= {"progress.json", "wandb/", "reviews.yaml"}
-    made |= {"best.yaml", "settings.json", "report/", "trials/", "trials/0007/", "sweep.html", "sweep.json"}
+    made |= {"adapter/", "best.yaml", "settings.json", "report/", "trials/", "trials/0007/", "sweep.html", "sweep.json"}
     assert {name for name in pages.file_names(page) if not any((home / name).exists() for home in homes)} <= made
 
 
