@@ -92,9 +92,9 @@ ALONE := import fcntl, os, sys; lock = os.open("pyproject.toml", os.O_RDONLY); o
   fcntl.flock(lock, fcntl.LOCK_EX); os.execvp("sh", ["sh", "-ec", sys.argv[1]])
 
 # What each environment has; .venv-torch has other versions of the packages that constraints-torch.txt names.
-EXTRAS_OF_.venv := all,dev
-EXTRAS_OF_.venv-torch := torch,onnx,serve,tensorboard,dev
-EXTRAS_OF_.venv-tensorflow := tensorflow,litert,serve,tensorboard,dev
+EXTRAS_OF_.venv := all,dev,peft
+EXTRAS_OF_.venv-torch := torch,onnx,serve,tensorboard,sweep,dev,peft
+EXTRAS_OF_.venv-tensorflow := tensorflow,litert,serve,tensorboard,sweep,dev
 NEWER = $(filter .venv-torch,$(@D))
 NEWER_PACKAGES := huggingface_hub|tokenizers|transformers
 .venv-torch/.installed: .venv-tensorflow/.installed constraints-torch.txt
