@@ -206,6 +206,7 @@ def test_a_frozen_head_is_not_trained(tmp_path):
         "data.limit.train": 8,
         "data.limit.validation": 8,
         "train.warmup_ratio": 0.0,
+        "train.weight_decay": 0.0,
     }
     trace = record(load_recipe("sentiment_bert", changes), "torch", 1)
     moved = {name for name, value in trace.after.items() if not np.array_equal(value, trace.before[name])}
