@@ -31,7 +31,6 @@ ORDER = (
 MOST_FILES = 14
 # Folders that may have more, with the reason.
 LARGER = {
-    "pipeline/models": (15, "library.py has what differs between versions of transformers, apart from what does not"),
     "pipeline/pytorch": (
         21,
         "export.py and graphs.py are for deployment, tour.py for the tour, library.py for versions",

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
-from pipeline.backend import Architecture
+from pipeline.backend import Architecture, GenerationSettings
 from pipeline.data.hub import anew, explain_hub_error, persistently
 from pipeline.models.families import FAMILIES, families_of, family_of
-from pipeline.models.generation import SPECIAL_IDS
 from pipeline.models.initialization import Weights
 from pipeline.models.library import read_config, read_tokenizer, save_tokenizer
 from pipeline.models.safetensors_files import read_safetensors, write_safetensors
@@ -36,6 +35,8 @@ _NUMBERS_OF_LAYERS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers
 _MOST_LAYERS = 1_000
 # Tokenizers without a fast version, which the task of their models does not need.
 _SLOW_TOKENIZERS = ("MarianTokenizer",)
+# The token ids in a model's config that generation depends on.
+_SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -84,7 +85,7 @@ def _value_problems(config: PretrainedConfig) -> Iterator[str]:
                 f"{name} is {one_line(shorten(repr(getattr(config, name)), 60))}, but must be {value!r}: otherwise the "
                 "library's PyTorch and TensorFlow compute different models"
             )
-    for name in SPECIAL_IDS:
+    for name in _SPECIAL_IDS:
         value = getattr(config, name, None)
         if value is not None and not (_is_of(int, value) and -1 <= value < 2**31):
             yield f"{name} is {one_line(shorten(repr(value), 60))}, but must be the number of one token"
@@ -208,6 +209,16 @@ def checkpoint_fingerprint(recipe: Recipe, allow_pickle: bool = False) -> str | 
     if recipe.weights == "random":
         return None
     return sha256_of_file(*_weight_files(recipe.checkpoint, recipe.name, allow_pickle))[:16]
+
+
+def generation_config(config: PretrainedConfig, settings: GenerationSettings) -> GenerationConfig:
+    """The library's settings for generation without sampling, the same in both frameworks.
+
+    Of the model's `config` only the special tokens count.
+    """
+    special = {key: getattr(config, key) for key in _SPECIAL_IDS if getattr(config, key, None) is not None}
+    never = None if family_of(config).writes_padding else [[config.pad_token_id]]
+    return GenerationConfig(**settings, **special, bad_words_ids=never, do_sample=False)
 
 
 def generation_fingerprint(recipe: Recipe) -> str | None:

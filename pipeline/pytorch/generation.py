@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.backend import GenerationSettings, OnToken
+from pipeline.models.checkpoint import generation_config
 from pipeline.models.decoding import beam_search, greedy
-from pipeline.models.generation import generation_config
 from pipeline.pytorch.library import settings_of_caller_only
 from pipeline.pytorch.transformer import HIDDEN, Cache, Transformer, padding_bias
 

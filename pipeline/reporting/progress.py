@@ -89,8 +89,5 @@ def following(title: str, callback: ComparisonCallback | None, quiet: bool) -> I
     if callback is not None or quiet:
         yield callback or ComparisonCallback()
         return
-    progress = ComparisonProgress(title, python_console())
-    try:
+    with contextlib.closing(ComparisonProgress(title, python_console())) as progress:
         yield progress
-    finally:
-        progress.close()

@@ -79,8 +79,5 @@ def following(title: str, callback: SweepCallback | None, quiet: bool) -> Iterat
     if callback is not None or quiet:
         yield callback or SweepCallback()
         return
-    progress = SweepProgress(title, python_console())
-    try:
+    with contextlib.closing(SweepProgress(title, python_console())) as progress:
         yield progress
-    finally:
-        progress.close()

@@ -13,9 +13,9 @@ from transformers import TFPreTrainedModel
 
 from pipeline.backend import GenerationSettings, OnToken
 from pipeline.data.batches import Features
+from pipeline.models.checkpoint import generation_config
 from pipeline.models.decoding import beam_search, greedy
 from pipeline.models.families import family_of
-from pipeline.models.generation import generation_config
 from pipeline.tensorflow.transformer import HIDDEN, Cache, Transformer, padding_bias
 
 

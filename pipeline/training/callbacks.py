@@ -241,11 +241,8 @@ def following(
     if callback is not None or quiet:
         yield callback or TrainingCallback()
         return
-    progress = PrintedProgress(title, python_console(), has_bar)
-    try:
+    with contextlib.closing(PrintedProgress(title, python_console(), has_bar)) as progress:
         yield progress
-    finally:
-        progress.close()
 
 
 def _losses(splits: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:

@@ -80,19 +80,15 @@ def finetune(
     as torchrun has started is one of those that train together.
 
     With `debug_eager` each operation runs by itself in either framework, so that a `breakpoint()` in an attention stops
-    in every step and sees numbers. The run is slower, and the same but for rounding.
-
-    Without `score_test` the test split is not scored: whoever searches for settings must not choose by it.
+    in every step and sees numbers; slower, and the same but for rounding. Without `score_test` the test split is not
+    scored: whoever searches for settings must not choose by it.
 
     With `stop` a run can be asked to save itself and end: `StopRequest()` by its `requested`, `StopOnSignal()` by
     SIGINT and SIGTERM; without it no signal is handled. `callback` follows the run; without one, its progress is
-    printed, unless `quiet`.
+    printed, unless `quiet`. The directory appears when everything in it is written. Until then history.jsonl grows by a
+    line per step in `.<name>.partial-<process id>-<machine>/` beside it.
 
-    The directory appears when everything in it is written. Until then history.jsonl grows by a line per step in
-    `.<name>.partial-<process id>-<machine>/` beside it.
-
-    Raises UserError before the first step for anything that is wrong with the input, RunFailure if a run cannot
-    continue, and Stopped if it was asked to stop.
+    Raises UserError before the first step for wrong input, RunFailure if a run cannot continue, and Stopped.
 
     >>> run = finetune("sentiment_bert", framework="tensorflow", seed=1)  # doctest: +SKIP
     >>> run.metrics["accuracy"], run.path  # doctest: +SKIP
