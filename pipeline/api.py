@@ -23,7 +23,8 @@ from pipeline.comparison.lockstep import (
     compare_processes,
 )
 from pipeline.comparison.lockstep_records import LOCKSTEP_STEPS
-from pipeline.comparison.results import LockstepResult, Problem, Results
+from pipeline.comparison.records.sameness import LockstepResult
+from pipeline.comparison.results import Problem, Results
 from pipeline.comparison.run_matrix import ComparisonCallback, PlannedRun
 from pipeline.comparison.run_set import ComparedRun, read_run, refuse_incomparable, with_variants
 from pipeline.models.attention import ATTENTIONS, STOCK, attention_name

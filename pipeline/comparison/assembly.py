@@ -9,21 +9,10 @@ from pipeline.comparison import examples, same_experiment
 from pipeline.comparison.attention_maps import maps_of_frameworks
 from pipeline.comparison.control import compare_with_control
 from pipeline.comparison.costs import break_even, compare_memory, compare_speed, compare_time, costs, machines
+from pipeline.comparison.records.sameness import LockstepResult, Sameness
+from pipeline.comparison.records.scores import Agreement, Metric, MetricComparison, PairComparison
 from pipeline.comparison.resampling import Resampled, resampled_metrics
-from pipeline.comparison.results import (
-    Agreement,
-    DataSummary,
-    LockstepResult,
-    Metric,
-    MetricComparison,
-    PairComparison,
-    Problem,
-    RecipeMargin,
-    Results,
-    RunSummary,
-    Sameness,
-    Variant,
-)
+from pipeline.comparison.results import DataSummary, Problem, RecipeMargin, Results, RunSummary, Variant
 from pipeline.comparison.run_set import ComparedRun, by_variant, runs_of_shared_seeds, variant_pairs
 from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics.agreement import agreement

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.comparison.examples import equal_predictions
 from pipeline.comparison.lockstep import CONTROL_FACTOR, ROUNDING, Bounds
-from pipeline.comparison.results import ControlComparison, PairDistance
+from pipeline.comparison.records.sameness import ControlComparison, PairDistance
 from pipeline.comparison.run_set import ComparedRun, runs_of_shared_seeds
 from pipeline.models.attention import STOCK
 from pipeline.recipe.schema import Recipe

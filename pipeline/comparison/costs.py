@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.comparison.results import BreakEven, Cost, CostComparison, CostPair, CostSummary, Machine
+from pipeline.comparison.records.costs import BreakEven, Cost, CostComparison, CostPair, CostSummary, Machine
 from pipeline.comparison.run_set import ComparedRun, by_variant, variant_pairs
 from pipeline.runs.record import EnvironmentRecord
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from pipeline.comparison import lockstep
-from pipeline.comparison.results import LockstepResult, Problem
+from pipeline.comparison.records.sameness import LockstepResult
+from pipeline.comparison.results import Problem
 from pipeline.comparison.run_set import ComparedRun
 from pipeline.recipe.schema import Recipe
 from pipeline.utils import processes

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.comparison.results import (
+from pipeline.comparison.records.sameness import (
     BatchDifference,
     Curve,
     Evaluation,
     OptimizationDifference,
     ProbeDifference,
-    RecipeDifference,
 )
+from pipeline.comparison.results import RecipeDifference
 from pipeline.comparison.run_set import ComparedRun, by_variant, differing_keys, runs_of_shared_seeds
 from pipeline.models.attention_check import TOLERANCE
 

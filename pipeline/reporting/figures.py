@@ -8,16 +8,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pipeline.comparison.results import (
-    AttentionMap,
-    Cost,
-    Curve,
-    Equivalence,
-    Evaluation,
-    LockstepResult,
-    Metric,
-    Results,
-)
+from pipeline.comparison.records.costs import Cost
+from pipeline.comparison.records.sameness import Curve, Evaluation, LockstepResult
+from pipeline.comparison.records.scores import Equivalence, Metric
+from pipeline.comparison.results import AttentionMap, Results
 from pipeline.models.attention import described
 from pipeline.reporting import svg
 from pipeline.reporting.formatting import measured, score, small

@@ -7,18 +7,10 @@ comes before what is said of the others.
 from __future__ import annotations
 
 from pipeline.comparison.costs import MIN_RUNS
-from pipeline.comparison.results import (
-    Answer,
-    BreakEven,
-    CostComparison,
-    CostPair,
-    Headline,
-    Metric,
-    PairComparison,
-    Results,
-    State,
-    Statement,
-)
+from pipeline.comparison.records.base import State
+from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
+from pipeline.comparison.records.scores import Metric, PairComparison
+from pipeline.comparison.results import Answer, Headline, Results, Statement
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, ratio, score
 from pipeline.reporting.sentences import (
     MAX_NAMED,

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 
-from pipeline.comparison.results import Margin
+from pipeline.comparison.records.scores import Margin
 
 UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"

@@ -13,22 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.comparison.results import (
+from pipeline.comparison.records.base import State
+from pipeline.comparison.records.sameness import (
     BatchDifference,
     ControlComparison,
     LockstepResult,
-    MetricComparison,
     OptimizationDifference,
-    PairComparison,
     ProbeDifference,
-    Problem,
-    RecipeDifference,
-    Results,
-    RunSummary,
-    State,
-    Statement,
-    VerdictCode,
 )
+from pipeline.comparison.records.scores import MetricComparison, PairComparison, VerdictCode
+from pipeline.comparison.results import Problem, RecipeDifference, Results, RunSummary, Statement
 from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
 from pipeline.models.attention import described

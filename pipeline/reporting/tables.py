@@ -6,15 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.comparison.results import (
-    BatchDifference,
-    LockstepResult,
-    MetricComparison,
-    PairComparison,
-    ProbeDifference,
-    Results,
-    RunSummary,
-)
+from pipeline.comparison.records.sameness import BatchDifference, LockstepResult, ProbeDifference
+from pipeline.comparison.records.scores import MetricComparison, PairComparison
+from pipeline.comparison.results import Results, RunSummary
 from pipeline.models.attention import described
 from pipeline.reporting.formatting import (
     MINUS,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.backend import FRAMEWORKS
 from pipeline.comparison.lockstep import compare_frameworks
 from pipeline.comparison.lockstep_records import as_result
-from pipeline.comparison.results import LockstepResult
+from pipeline.comparison.records.sameness import LockstepResult
 from pipeline.deploy.manifest import PORTABLE_FORMATS
 from pipeline.deploy.report.deployment import (
     ONE_THREAD,

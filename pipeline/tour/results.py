@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pipeline.comparison.results import LockstepResult
+from pipeline.comparison.records.sameness import LockstepResult
 from pipeline.deploy.report.results import DeploymentResults, ModeCost, Spread
 from pipeline.runs.record import Record
 

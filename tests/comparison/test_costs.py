@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.comparison.costs import break_even, compare_memory, compare_speed, compare_time, costs, machines
-from pipeline.comparison.results import CostSummary
+from pipeline.comparison.records.costs import CostSummary
 from pipeline.comparison.run_set import ComparedRun
 from pipeline.recipe.loading import load_recipe
 from pipeline.runs.record import DataRecord, EnvironmentRecord, RunRecord, StepRecord, TrainRecord

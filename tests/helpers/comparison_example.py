@@ -3,6 +3,7 @@
 import math
 
 from pipeline.comparison import results as r
+from pipeline.comparison.records import costs, sameness, scores
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
 VARIANTS = ("torch/stock", "torch/handwritten", "tensorflow/stock")
@@ -124,55 +125,55 @@ def _environment(framework):
 
 
 def _machine(cores):
-    return r.Machine(
+    return costs.Machine(
         runs=[label for label in _completed() if ("flow" in label) == (cores == 4)], processor="A Processor (R)",
         cores=cores, threads={"tensorflow" if cores == 4 else "torch": "2"}, platform="Linux",
         versions={"python": ["3.11.7"], "transformers": ["4.57.6"]},
     )  # fmt: skip
 
 
-def _metric(scores, scale, lower_is_better):
+def _metric(by_variant, scale, lower_is_better):
     variants = {}
-    for name, by_seed in scores.items():
+    for name, by_seed in by_variant.items():
         values = {seed: value for seed, value in enumerate(by_seed) if value is not None}
         mean = math.fsum(values.values()) / len(values)
         deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values.values()) / (len(values) - 1))
         half = T_975 * deviation / math.sqrt(len(values)) if len(values) == 3 else None
         low, high = (None, None) if half is None else (mean - half, mean + half)
-        variants[name] = r.MetricSummary(n=len(values), mean=mean, sd=deviation, low=low, high=high, values=values)
-    return r.Metric(lower_is_better=lower_is_better, scale=scale, variants=variants)
+        variants[name] = scores.MetricSummary(n=len(values), mean=mean, sd=deviation, low=low, high=high, values=values)
+    return scores.Metric(lower_is_better=lower_is_better, scale=scale, variants=variants)
 
 
 def _equal_pair(first, second):
     """Three seeds without any difference."""
-    comparison = r.MetricComparison(
-        margin=r.Margin(value=0.01, unit="points", unit_size=0.01),
-        seeds=r.SeedDifference(n=3, mean_difference=0.0, low=0.0, high=0.0),
-        equivalence=r.Equivalence(low=0.0, high=0.0, p=0.0, equivalent=True, basis="seeds"),
-        bootstrap=r.ExampleDifference(difference=0.0, low=-0.03, high=0.03, resamples=10000, num_examples=100),
-        verdict=r.Verdict(code="equivalent", identical="scores", depends_on_examples=True),
+    comparison = scores.MetricComparison(
+        margin=scores.Margin(value=0.01, unit="points", unit_size=0.01),
+        seeds=scores.SeedDifference(n=3, mean_difference=0.0, low=0.0, high=0.0),
+        equivalence=scores.Equivalence(low=0.0, high=0.0, p=0.0, equivalent=True, basis="seeds"),
+        bootstrap=scores.ExampleDifference(difference=0.0, low=-0.03, high=0.03, resamples=10000, num_examples=100),
+        verdict=scores.Verdict(code="equivalent", identical="scores", depends_on_examples=True),
     )
     return _pair(first, second, comparison)
 
 
 def _short_pair(first, second):
     """Two seeds, from which nothing can be concluded."""
-    comparison = r.MetricComparison(
-        margin=r.Margin(value=0.01, unit="points", unit_size=0.01),
-        seeds=r.SeedDifference(n=2, mean_difference=0.005, low=None, high=None),
-        equivalence=r.Equivalence(low=None, high=None, p=None, equivalent=None, basis=None),
-        bootstrap=r.ExampleDifference(difference=0.005, low=-0.025, high=0.035, resamples=10000, num_examples=100),
-        verdict=r.Verdict(code="too_few_seeds"),
+    comparison = scores.MetricComparison(
+        margin=scores.Margin(value=0.01, unit="points", unit_size=0.01),
+        seeds=scores.SeedDifference(n=2, mean_difference=0.005, low=None, high=None),
+        equivalence=scores.Equivalence(low=None, high=None, p=None, equivalent=None, basis=None),
+        bootstrap=scores.ExampleDifference(difference=0.005, low=-0.025, high=0.035, resamples=10000, num_examples=100),
+        verdict=scores.Verdict(code="too_few_seeds"),
     )
     return _pair(first, second, comparison)
 
 
 def _pair(first, second, comparison):
-    agreement = r.Agreement(
+    agreement = scores.Agreement(
         num_predictions=200, agree=0.97, kappa=0.94, mcnemar_p=0.69, first_only_right=4, second_only_right=2
     )
     metrics = {"accuracy": comparison, "loss": comparison.model_copy(update={"bootstrap": None})}
-    return r.PairComparison(first=first, second=second, metrics=metrics, agreement=agreement)
+    return scores.PairComparison(first=first, second=second, metrics=metrics, agreement=agreement)
 
 
 def _sameness():
@@ -180,21 +181,23 @@ def _sameness():
         {"first": "torch/stock", "second": second, "seed": 0} for second in ("torch/handwritten", "tensorflow/stock")
     ]
     epochs = [
-        r.Evaluation(epoch=1, metrics={"accuracy": 0.8, "loss": 0.4}),
-        r.Evaluation(epoch=2, metrics={"accuracy": 0.9, "loss": 0.3}),
+        sameness.Evaluation(epoch=1, metrics={"accuracy": 0.8, "loss": 0.4}),
+        sameness.Evaluation(epoch=2, metrics={"accuracy": 0.9, "loss": 0.3}),
     ]
-    return r.Sameness(
+    return sameness.Sameness(
         probe=[
-            r.ProbeDifference(**pair, max_difference=3e-8, tolerance=1e-4, same_shape=True, within_tolerance=True)
+            sameness.ProbeDifference(
+                **pair, max_difference=3e-8, tolerance=1e-4, same_shape=True, within_tolerance=True
+            )
             for pair in pairs
         ],
         batches=[
-            r.BatchDifference(**pairs[0], same=True, first_different_step=None, basis="rows"),
-            r.BatchDifference(**pairs[1], same=False, first_different_step=3, basis="sizes"),
+            sameness.BatchDifference(**pairs[0], same=True, first_different_step=None, basis="rows"),
+            sameness.BatchDifference(**pairs[1], same=False, first_different_step=3, basis="sizes"),
         ],
         batch_sizes_vary=True,
         optimization=[
-            r.OptimizationDifference(**pair, learning_rate_max_difference=0.0, grad_norm_median_ratio=1.01)
+            sameness.OptimizationDifference(**pair, learning_rate_max_difference=0.0, grad_norm_median_ratio=1.01)
             for pair in pairs
         ],
         lockstep=[lockstep_example()],
@@ -205,9 +208,9 @@ def _sameness():
     )  # fmt: skip
 
 
-def lockstep_example() -> r.LockstepResult:
+def lockstep_example() -> sameness.LockstepResult:
     """A lock-step of ten steps within its bounds."""
-    return r.LockstepResult(
+    return sameness.LockstepResult(
         attention="stock",
         steps=10,
         dropout=0.1,
@@ -235,7 +238,7 @@ def lockstep_example() -> r.LockstepResult:
 
 def _curve():
     losses = [0.7 - 0.03 * step for step in STEPS]
-    return r.Curve(
+    return sameness.Curve(
         step=STEPS,
         loss_mean=losses,
         loss_low=[loss - 0.02 for loss in losses],
@@ -258,13 +261,13 @@ def _disagreements():
 
 def _cost(name, unit, higher_is_better, factor):
     summaries = {
-        variant: r.CostSummary(
+        variant: costs.CostSummary(
             median=factor * speed, low=0.98 * factor * speed, high=1.02 * factor * speed,
             ratio=speed / SPEEDS["torch/stock"],
         )
         for variant, speed in SPEEDS.items()
     }  # fmt: skip
-    return r.Cost(name=name, unit=unit, higher_is_better=higher_is_better, variants=summaries)
+    return costs.Cost(name=name, unit=unit, higher_is_better=higher_is_better, variants=summaries)
 
 
 def _compared(cost):
@@ -275,13 +278,13 @@ def _compared(cost):
         medians = (factor * SPEEDS["torch/stock"], factor * SPEEDS[second])
         larger = "torch/stock" if medians[0] > medians[1] else second
         smaller = second if larger == "torch/stock" else "torch/stock"
-        return r.CostPair(
+        return costs.CostPair(
             first="torch/stock", second=second, differ_in=differ_in, first_median=medians[0], second_median=medians[1],
             better=larger if higher_is_better else smaller, factor=max(medians) / min(medians),
             overlapping=differ_in == "attention", fewest_runs=2, is_shown=differ_in == "framework",
         )  # fmt: skip
 
-    return r.CostComparison(
+    return costs.CostComparison(
         cost=cost,
         higher_is_better=higher_is_better,
         is_same_machine=False,

@@ -1,6 +1,6 @@
 """A tour whose figures are made up: one of everything, with numbers that occur once."""
 
-from pipeline.comparison.results import LockstepResult
+from pipeline.comparison.records.sameness import LockstepResult
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, ProcessCost, ShapeCost, Spread
 from pipeline.runs.record import RunIdentity
 from pipeline.tour.results import (

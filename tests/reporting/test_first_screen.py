@@ -2,20 +2,17 @@
 
 import pytest
 
-from pipeline.comparison.results import (
-    BatchDifference,
-    BreakEven,
-    CostComparison,
-    CostPair,
-    CostSummary,
+from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair, CostSummary
+from pipeline.comparison.records.sameness import BatchDifference
+from pipeline.comparison.records.scores import (
     Equivalence,
     Margin,
     MetricComparison,
     PairComparison,
-    Problem,
     SeedDifference,
     Verdict,
 )
+from pipeline.comparison.results import Problem
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, write_headline
 from pipeline.reporting.tables import costs, verdicts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.comparison.results import (
+from pipeline.comparison.records.scores import (
     Equivalence,
     ExampleDifference,
     Margin,

@@ -10,7 +10,8 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from pipeline import UserError
-from pipeline.comparison.results import SCHEMA_VERSION, ProbeDifference
+from pipeline.comparison.records.sameness import ProbeDifference
+from pipeline.comparison.results import SCHEMA_VERSION
 from pipeline.deploy.report import deployment
 from pipeline.reporting.index import entries, write_index
 from pipeline.reporting.tables import sameness

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from pipeline.comparison.results import Agreement
+from pipeline.comparison.records.scores import Agreement
 
 
 def agreement(seeds: Iterable[tuple[list[JsonValue], list[JsonValue], list[JsonValue]]]) -> Agreement | None:

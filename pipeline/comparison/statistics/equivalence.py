@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
-from pipeline.comparison.results import (
+from pipeline.comparison.records.scores import (
     Equivalence,
     ExampleDifference,
     Margin,

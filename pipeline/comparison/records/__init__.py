@@ -1,0 +1,1 @@
+"""Typed parts of the results of a comparison."""
