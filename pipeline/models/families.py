@@ -1,6 +1,6 @@
-"""All that the pipeline knows of BERT, GPT-2, T5 and Marian; another family needs an entry here and in the two swaps.
+"""All that the pipeline knows of its model families; another one needs an entry here, and a file in each swap.
 
-The swaps (`pytorch/swap.py` and `tensorflow/swap.py`) know how a family's modules are called; no other file does.
+The swaps (`pytorch/swap` and `tensorflow/swap`) know how a family's modules are called; no other file does.
 Weight names are those of Hugging Face's PyTorch models, which are the names in a checkpoint.
 """
 

@@ -80,6 +80,11 @@ def plain_head(model: Any, hidden_BTD: Tensor) -> Tensor:
     raise UserError(unknown_head(model))
 
 
+def decoder_head(model: Any, hidden_BTD: Tensor) -> Tensor:
+    """The logits of a head on a decoder, [B, T, classes]."""
+    return language_model_logits(model, hidden_BTD) if hasattr(model, "lm_head") else plain_head(model, hidden_BTD)
+
+
 def language_model_logits(model: Any, hidden_BTD: Tensor) -> Tensor:
     """The logits [B, T, V] of a causal language model or a sequence-to-sequence model."""
     scale = family_of(model.config).tied_output_scale(model.config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from transformers import Cache, EncoderDecoderCache, PreTrainedModel
 
 from pipeline.models.attention import new_attention
 from pipeline.pytorch.attention import MultiHeadAttention
-from pipeline.pytorch.library import num_keys_after
+from pipeline.pytorch.library import additive, num_keys_after
 from pipeline.utils.errors import UserError
 
 # Keys and values [B, H, S, K] of earlier tokens, or a cache's function that adds the new ones and returns all.
@@ -147,6 +148,16 @@ class Site(nn.Module):
         return 0 if cache is None else cache.get_seq_length(self.layer_idx)
 
 
+def causal_bias(site: Site, mask: Tensor | None, hidden_BTD: Tensor, cache: Cache | None) -> Tensor:
+    """The additive bias [B or 1, 1, T, S] of the mask that a decoder passes: boolean, additive, or None."""
+    num_keys = site.num_keys(cache, hidden_BTD)
+    if mask is None:
+        # The model leaves out a mask that a fused kernel would make by itself.
+        positions_T = torch.arange(hidden_BTD.shape[1], device=hidden_BTD.device) + site.num_earlier(cache)
+        mask = (torch.arange(num_keys, device=hidden_BTD.device) <= positions_T[:, None])[None, None]
+    return additive(mask, num_keys)
+
+
 class CountedAttention(MultiHeadAttention):
     """The hand-written attention in a hand-written layer, where the layer around it takes the place of a stock one."""
 
@@ -162,6 +173,21 @@ class CountedAttention(MultiHeadAttention):
 def swapped_sites(model: PreTrainedModel) -> list[Site | CountedAttention]:
     """Every place of the model that attends through a swapped attention, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, Site | CountedAttention)]
+
+
+@dataclass(frozen=True)
+class FamilyModules:
+    """How the modules of one family are called.
+
+    `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
+    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
+    reads.
+    """
+
+    slots: tuple[tuple[type, str, type[Site], bool], ...]
+    packed_hidden_states: Callable[[Any, dict[str, Tensor], Tensor | None], Tensor]
+    head: Callable[[Any, Tensor], Tensor]
+    body_parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
 
 
 def refuse_shared(model: PreTrainedModel, slots: list[Slot]) -> None:

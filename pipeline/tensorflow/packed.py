@@ -1,6 +1,6 @@
 """Packed batches in TensorFlow: a row holds several examples, and each token sees those of its own example only.
 
-This is what all families share; `pipeline/tensorflow/swap.py` calls the layers of each.
+This is what all families share; `pipeline/tensorflow/swap` calls the layers of each.
 `pipeline/pytorch/packed.py` has the same definitions in the same order.
 """
 
@@ -78,6 +78,13 @@ def plain_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Ten
     if hasattr(model, "classifier"):
         return model.classifier(model.dropout(hidden_BTD, training=training))
     raise UserError(unknown_head(model))
+
+
+def decoder_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
+    """The logits of a head on a decoder, [B, T, classes]."""
+    if hasattr(model, "lm_head") or type(model).__name__.removeprefix("TF") in family_of(model.config).tied_outputs:
+        return language_model_logits(model, hidden_BTD)
+    return plain_head(model, hidden_BTD, training)
 
 
 def language_model_logits(model: tf_keras.Model, hidden_BTD: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
+import tf_keras
 from tensorflow import Tensor
 from tf_keras import layers
 from transformers import TFPreTrainedModel
@@ -114,6 +116,15 @@ class Site(layers.Layer):
         )
 
 
+def causal_bias(mask: Tensor | None, hidden_BTD: Tensor, num_keys: Tensor) -> Tensor:
+    """The additive bias [B or 1, 1, T, S] of causality and, if given, of the padding mask [B, 1, 1, S]."""
+    num_queries = tf.shape(hidden_BTD)[1]
+    ones_TS = tf.ones([num_queries, num_keys])
+    # -1e4 is what the model hides padding with.
+    bias_11TS = (tf.linalg.band_part(ones_TS, -1, num_keys - num_queries) - 1.0)[None, None] * 1e4
+    return bias_11TS if mask is None else bias_11TS + tf.cast(mask, tf.float32)
+
+
 class CountedAttention(MultiHeadAttention):
     """The hand-written attention in a hand-written layer, where the layer around it takes the place of a stock one."""
 
@@ -128,6 +139,21 @@ class CountedAttention(MultiHeadAttention):
 def swapped_sites(model: TFPreTrainedModel) -> list[Site | CountedAttention]:
     """Every place of the model that attends through a swapped attention, in the order of its layers."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, Site | CountedAttention)]
+
+
+@dataclass(frozen=True)
+class FamilyModules:
+    """How the layers of one family are called.
+
+    `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
+    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
+    reads.
+    """
+
+    slots: tuple[tuple[type, str, type[Site], bool], ...]
+    packed_hidden_states: Callable[[tf_keras.Model, dict[str, Tensor], bool, Tensor | None], Tensor]
+    head: Callable[[tf_keras.Model, Tensor, bool], Tensor]
+    body_parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
 
 
 def refuse_shared(model: TFPreTrainedModel, slots: list[Slot]) -> None:

@@ -159,7 +159,7 @@ def test_each_part_left_out_of_the_swap_is_noticed(framework, mutation, monkeypa
     elif mutation == "mask":
         monkeypatch.setattr(module, "attend", lambda q, k, v, b, s, dropout: attend(q, k, v, None, s, dropout))
     elif mutation == "relative bias":
-        monkeypatch.setattr(swap.T5Site, "position_bias", lambda self, mask, *_: mask)
+        monkeypatch.setattr(swap.t5.T5Site, "position_bias", lambda self, mask, *_: mask)
     else:
 
         def swapped_axes(x_BTN, num_heads):
