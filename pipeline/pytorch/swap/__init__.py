@@ -95,14 +95,12 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     return len(slots)
 
 
-
 def put_sites(slots: list[Slot], attention_type: type) -> None:
     """Put a site with an attention of this class into each slot."""
     sites = [slot.site(slot.attention, attention_type) for slot in slots]
     for slot, site in zip(slots, sites, strict=True):
         site.take_weights(slot.parent)
         slot.put(site)
-
 
 
 def restore_attention(model: PreTrainedModel) -> int:
@@ -122,11 +120,9 @@ def restore_attention(model: PreTrainedModel) -> int:
     return len(slots)
 
 
-
 def attention_sites(model: PreTrainedModel) -> int:
     """How many places of the model attend through a swapped attention; 0 for a stock model."""
     return len(attention_calls(model))
-
 
 
 def attention_calls(model: PreTrainedModel) -> list[int]:
@@ -137,11 +133,9 @@ def attention_calls(model: PreTrainedModel) -> list[int]:
     return [site.calls for site in swapped_sites(model)]
 
 
-
 def attentions(model: PreTrainedModel) -> list[Slot]:
     """Every place where the model attends, by a stock or a swapped module, in the model's order."""
     return _slots(model)
-
 
 
 def decoder_parts(model: Any) -> list[nn.Module]:
@@ -154,7 +148,6 @@ def decoder_parts(model: Any) -> list[nn.Module]:
     return [model.get_decoder()]
 
 
-
 def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None = None) -> Tensor:
     """The last hidden states of a packed batch, [R, L, D], those of the decoder if there is one.
 
@@ -163,11 +156,9 @@ def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor |
     return _FAMILIES[model.config.model_type].packed_hidden_states(model, inputs, read_N)
 
 
-
 def parts_of_tokens_read(model: Any) -> list[Any]:
     """The modules that compute only the tokens of `tokens_read`: the model with its head, and the end of its body."""
     return [model, *_FAMILIES[model.config.model_type].body_parts_of_tokens_read(model)]
-
 
 
 def head(model: Any, hidden_BTD: Tensor) -> Tensor:
@@ -178,7 +169,6 @@ def head(model: Any, hidden_BTD: Tensor) -> Tensor:
     return _FAMILIES[model.config.model_type].head(model, hidden_BTD).float()
 
 
-
 def _slots(model: PreTrainedModel) -> list[Slot]:
     """Every place where a supported model attends, in the model's order."""
     return [
@@ -187,4 +177,3 @@ def _slots(model: PreTrainedModel) -> list[Slot]:
         for parent_type, name, site, is_cross in _SLOTS
         if isinstance(module, parent_type)
     ]
-

@@ -67,7 +67,6 @@ class BertSite(Site):
         return self.attend(hidden_states, None, bias_BHTS, None, output_attentions)
 
 
-
 def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What BERT's embeddings and layers compute, [R, L, D] or [1, N, D]."""
     segment_ids = inputs["segment_ids"]
@@ -86,12 +85,10 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
     return last.feed_forward_chunk(last.attention.output(chosen(mixed_RLD, read_N), chosen(hidden_RLD, read_N)))
 
 
-
 def bert_parts_of_tokens_read(model: Any) -> list[Any]:
     """The modules of BERT's last layer behind its attention."""
     last = model.bert.encoder.layer[-1]
     return [last.attention.output, last.intermediate, last.output]
-
 
 
 def bert_head(model: Any, hidden_BTD: Tensor) -> Tensor:
@@ -100,7 +97,6 @@ def bert_head(model: Any, hidden_BTD: Tensor) -> Tensor:
     if pooler is not None:  # heads for whole examples have one, those for tokens have none
         hidden_BTD = pooler.activation(pooler.dense(hidden_BTD))
     return model.cls(hidden_BTD) if hasattr(model, "cls") else plain_head(model, hidden_BTD)
-
 
 
 MODULES = FamilyModules(

@@ -101,7 +101,6 @@ class GPT2Site(Site):
         return self.resid_dropout(output_BTD), weights_BHTS
 
 
-
 def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What GPT-2's embeddings and blocks compute, [R, L, D] or [1, N, D]."""
     segment_ids = inputs["segment_ids"]
@@ -113,7 +112,6 @@ def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
         use_cache=False,
     )
     return chosen(outputs.last_hidden_state, read_N)
-
 
 
 MODULES = FamilyModules(((GPT2Block, "attn", GPT2Site, False),), gpt2_hidden_states, decoder_head)

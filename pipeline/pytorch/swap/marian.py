@@ -67,13 +67,11 @@ class MarianSite(Site):
         return self.attend(hidden_states, key_value_states, bias_BHTS, past, output_attentions)
 
 
-
 def put_body(model: Any) -> None:
     """Put the hand-written Transformer in the place of the model's body. Raises UserError if it is another body."""
     if type(getattr(model, "model", None)) is not MarianModel:
         raise UserError(f"{type(model).__name__} is not a translation model of the library, with encoder and decoder")
     put(model, "model", TransformerBody(model.model))
-
 
 
 def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
@@ -98,14 +96,12 @@ def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor |
     return chosen(decoded, read_N)
 
 
-
 def marian_embeddings(stack: Any, ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
     """What the layers of an encoder or decoder read, [R, L, D]."""
     embedded_RLD = stack.embed_tokens(ids_RL) * stack.embed_scale + stack.embed_positions.weight[positions_RL]
     # The dropout function of the stack itself, which shared masks replace.
     dropout = getattr(stack, "dropout_function", functional.dropout)
     return dropout(embedded_RLD, stack.dropout, stack.training)
-
 
 
 def transformer_of(model: PreTrainedModel) -> Transformer:
@@ -119,11 +115,9 @@ def transformer_of(model: PreTrainedModel) -> Transformer:
     return transformer
 
 
-
 def copy_to_marian(transformer: Transformer, model: PreTrainedModel) -> None:
     """Give a stock Marian model the weights of the hand-written Transformer, as to save it as a checkpoint."""
     set_weights(model, marian_weights(get_weights(transformer), weight_shapes(model)))
-
 
 
 MODULES = FamilyModules(

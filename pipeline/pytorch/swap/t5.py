@@ -105,7 +105,6 @@ class T5Site(Site):
         return bias_1HTS if bias_BHTS is None else bias_1HTS + bias_BHTS
 
 
-
 def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What T5's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
     sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
@@ -124,7 +123,6 @@ def t5_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | Non
         biases_and_sources = biases[0], encoded, bias_R1TS, biases[1]
         decoded, *biases = block(decoded, bias_R1TT, *biases_and_sources, cache_position=positions_T)
     return chosen(decoder.dropout(decoder.final_layer_norm(decoded)), read_N)
-
 
 
 MODULES = FamilyModules(

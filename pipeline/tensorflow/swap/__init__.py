@@ -96,7 +96,6 @@ def swap_attention(model: TFPreTrainedModel, attention: str | type = "handwritte
     return len(slots)
 
 
-
 def put_sites(slots: list[Slot], attention_type: type) -> None:
     """Put a site with an attention of this class into each slot."""
     sites = [slot.site(slot.attention, attention_type) for slot in slots]
@@ -104,7 +103,6 @@ def put_sites(slots: list[Slot], attention_type: type) -> None:
         site.take_weights(slot.parent)
         site.make_other_weights()
         slot.put(site)
-
 
 
 def restore_attention(model: TFPreTrainedModel) -> int:
@@ -123,11 +121,9 @@ def restore_attention(model: TFPreTrainedModel) -> int:
     return len(slots)
 
 
-
 def attention_sites(model: TFPreTrainedModel) -> int:
     """How many places of the model attend through a swapped attention; 0 for a stock model."""
     return len(attention_calls(model))
-
 
 
 def attention_calls(model: TFPreTrainedModel) -> list[int]:
@@ -138,11 +134,9 @@ def attention_calls(model: TFPreTrainedModel) -> list[int]:
     return [site.calls for site in swapped_sites(model)]
 
 
-
 def attentions(model: TFPreTrainedModel) -> list[Slot]:
     """Every place where the model attends, by a stock or a swapped layer, in the model's order."""
     return _slots(model)
-
 
 
 def decoder_parts(model: Any) -> list[layers.Layer]:
@@ -155,7 +149,6 @@ def decoder_parts(model: Any) -> list[layers.Layer]:
     return [body.decoder]
 
 
-
 def packed_hidden_states(
     model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None = None
 ) -> Tensor:
@@ -166,11 +159,9 @@ def packed_hidden_states(
     return _FAMILIES[model.config.model_type].packed_hidden_states(model, inputs, training, read_N)
 
 
-
 def parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
     """The layers that compute only the tokens of `tokens_read`: the model with its head, and the end of its body."""
     return [model, *_FAMILIES[model.config.model_type].body_parts_of_tokens_read(model)]
-
 
 
 def head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
@@ -182,7 +173,6 @@ def head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
     return tf.cast(logits, tf.float32)
 
 
-
 def _slots(model: TFPreTrainedModel) -> list[Slot]:
     """Every place where a supported model attends, in the model's order."""
     return [
@@ -191,4 +181,3 @@ def _slots(model: TFPreTrainedModel) -> list[Slot]:
         for parent_type, name, site, is_cross in _SLOTS
         if isinstance(layer, parent_type)
     ]
-

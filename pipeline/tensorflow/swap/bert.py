@@ -64,7 +64,6 @@ class BertSite(Site):
         return (output_BTD, weights_BHTS) if output_attentions else (output_BTD,)
 
 
-
 def bert_hidden_states(
     model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
 ) -> Tensor:
@@ -98,12 +97,10 @@ def bert_hidden_states(
     return last.bert_output(widened, input_tensor=attended, training=training)
 
 
-
 def bert_parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
     """The layers of BERT's last layer behind its attention."""
     last = model.bert.encoder.layer[-1]
     return [last.attention.dense_output, last.intermediate, last.bert_output]
-
 
 
 def bert_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tensor:
@@ -115,7 +112,6 @@ def bert_head(model: tf_keras.Model, hidden_BTD: Tensor, training: bool) -> Tens
         if hasattr(model, name):
             return getattr(model, name)(hidden_BTD)
     return plain_head(model, hidden_BTD, training)
-
 
 
 MODULES = FamilyModules(

@@ -92,7 +92,6 @@ class GPT2Site(Site):
         return [output_BTD, present, weights_BHTS] if output_attentions else [output_BTD, present]
 
 
-
 def gpt2_hidden_states(
     model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None
 ) -> Tensor:
@@ -114,7 +113,6 @@ def gpt2_hidden_states(
             training=training,
         )
     return chosen(body.ln_f(hidden_RLD), read_N)
-
 
 
 MODULES = FamilyModules(((TFBlock, "attn", GPT2Site, False),), gpt2_hidden_states, decoder_head)

@@ -61,13 +61,11 @@ class MarianSite(Site):
         return output_BTD, weights_BHTS, present if self.is_decoder else None
 
 
-
 def put_body(model: Any) -> None:
     """Put the hand-written Transformer in the place of the model's body. Raises UserError if it is another body."""
     if type(getattr(model, "model", None)) is not TFMarianMainLayer:
         raise UserError(f"{type(model).__name__} is not a translation model of the library, with encoder and decoder")
     put(model, "model", TransformerBody(model.model))
-
 
 
 def marian_hidden_states(
@@ -103,13 +101,11 @@ def marian_hidden_states(
     return chosen(decoded, read_N)
 
 
-
 def marian_embeddings(stack: Any, ids_RL: Tensor, positions_RL: Tensor, training: bool) -> Tensor:
     """What the layers of an encoder or decoder read, [R, L, D]."""
     embedded_RLD = stack.embed_tokens(ids_RL) * stack.embed_scale
     positions_RLD = tf.gather(stack.embed_positions.weight, positions_RL)
     return stack.dropout(embedded_RLD + tf.cast(positions_RLD, embedded_RLD.dtype), training=training)
-
 
 
 def transformer_of(model: TFPreTrainedModel) -> Transformer:
@@ -123,11 +119,9 @@ def transformer_of(model: TFPreTrainedModel) -> Transformer:
     return transformer
 
 
-
 def copy_to_marian(transformer: Transformer, model: TFPreTrainedModel) -> None:
     """Give a stock Marian model the weights of the hand-written Transformer, as to save it as a checkpoint."""
     set_weights(model, marian_weights(get_weights(transformer), weight_shapes(model)))
-
 
 
 MODULES = FamilyModules(

@@ -84,7 +84,6 @@ class T5Site(Site):
         return bias_1HTS if mask is None else tf.cast(bias_1HTS, mask.dtype) + mask
 
 
-
 def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool, read_N: Tensor | None) -> Tensor:
     """What T5's decoder computes, [R, T, D] or [1, N, D]; each target sees the source of its own example."""
     sources_RS, targets_RT = inputs["segment_ids"], inputs["decoder_segment_ids"]
@@ -101,7 +100,6 @@ def t5_hidden_states(model: tf_keras.Model, inputs: dict[str, Tensor], training:
         training=training,
     )
     return chosen(decoded.last_hidden_state, read_N)
-
 
 
 MODULES = FamilyModules(
