@@ -42,7 +42,8 @@ class StepReport:
 
     `micro_batches` is the number of pieces that the batch was split into: the recipe's gradient_accumulation, or more
     if memory ran short. `stop_asked` is whether one of several ranks was asked to stop; all ranks report the same.
-    `compilations` is how many graphs the learner has compiled up to this step.
+    `compilations` is how many graphs the learner has compiled up to this step. `attention_implementation` is what
+    computed the stock attention; None for another one, and in TensorFlow.
     """
 
     step: int
@@ -51,6 +52,7 @@ class StepReport:
     micro_batches: int
     stop_asked: bool = False
     compilations: int = 0
+    attention_implementation: str | None = None
 
 
 class GenerationSettings(TypedDict):
@@ -185,10 +187,13 @@ class Backend(Protocol):
     name: str
     MODES: tuple[str, ...]
 
-    def build_model(self, auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> Model:
+    def build_model(
+        self, auto_class: str, config: PretrainedConfig, precision: str, seed: int, implementation: str | None = None
+    ) -> Model:
         """A model of the Auto class with unset weights; the framework's random generators are seeded.
 
-        Raises UserError if the family has no such head.
+        `implementation` is that of the library which computes the stock attention; None is the usual one. Raises
+        UserError if the family has no such head, or the implementation cannot be used.
         """
         ...
 

@@ -52,13 +52,18 @@ def configure_for(framework: str) -> str | None:
 
     Returns what there is to tell; see `configure_process`. Raises UserError if there is no such Python.
     """
+    continue_in_python_of(framework)
+    return configure_process(framework)
+
+
+def continue_in_python_of(framework: str) -> None:
+    """Begin the command anew in the Python of a framework, unless it is this one. Raises UserError if there is none."""
     python = interpreter(framework)
     if python != os.path.abspath(sys.executable):
         environment = child_environment(python)
         # It is that Python then, whatever it calls itself.
         del environment[INTERPRETERS[framework]]
         os.execve(python, [python, "-m", "pipeline", *sys.argv[1:]], environment)
-    return configure_process(framework)
 
 
 def tell(note: str | None) -> None:

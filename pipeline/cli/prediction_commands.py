@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import add_former_name, app, configure_for
+from pipeline.cli.app import add_former_name, app, configure_for, continue_in_python_of
 from pipeline.cli.options import Debug, ModelFolder, Overwrite, OwnFramework, RunFolder, Settings
 from pipeline.cli.prediction_files import input_lines, prediction_writer, refuse_output
 from pipeline.recipe.overrides import parse_overrides
@@ -61,7 +61,7 @@ def _opened(
     overwrite: bool,
 ) -> tuple[Opened, str | None]:
     """A run or an export, opened, and the encoding of its input if that is a file. Raises UserError."""
-    from pipeline.deploy.manifest import is_export
+    from pipeline.deploy.manifest import is_export, read_manifest
     from pipeline.runs.directory import load_run
 
     if is_export(folder):
@@ -69,6 +69,7 @@ def _opened(
             raise UserError(f"{folder} is an export, which has a runtime of its own; leave the framework out")
         if out is not None:
             refuse_output(out, overwrite)
+        continue_in_python_of(read_manifest(folder).facts.framework)
         configure_process()
         from pipeline.deploy.answering import open_export, recipe_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import app, configure_for, tell
+from pipeline.cli.app import app, configure_for, continue_in_python_of, tell
 from pipeline.cli.options import Debug, ModelFolder, OwnFramework, Settings
 from pipeline.recipe.overrides import parse_overrides
 from pipeline.utils.environment import configure_process
@@ -70,7 +70,9 @@ def _opening(folder: Path, framework: str | None, changes: dict[str, object]) ->
     if is_export(folder):
         if framework is not None:
             raise UserError(f"{folder} is an export, which has a runtime of its own; leave the framework out")
-        format_name = read_manifest(folder).format
+        manifest = read_manifest(folder)
+        format_name = manifest.format
+        continue_in_python_of(manifest.facts.framework)
         tell(configure_process())
         from pipeline.deploy.answering import open_export
 

@@ -169,12 +169,18 @@ def compare_frameworks(
         return processes.call(record_with_controls, *arguments, framework=names[0])
 
     first, controls = with_controls(range(FIRST_CONTROLS))
-    second = processes.call(record, recipe, names[1], steps, attention, seed, dropout, framework=names[1])
+    theirs = _without_parts_of_pytorch(recipe)
+    second = processes.call(record, theirs, names[1], steps, attention, seed, dropout, framework=names[1])
     report = compare_traces(recipe.name, first, second, controls, bounds)
     if report.same or not report.differences["logits"] <= bounds.logits:
         return report
     controls += with_controls(range(FIRST_CONTROLS, MOST_CONTROLS))[1]
     return compare_traces(recipe.name, first, second, controls, bounds)
+
+
+def _without_parts_of_pytorch(recipe: Recipe) -> Recipe:
+    """The recipe for the other framework, which holds all weights whole and has one implementation of attention."""
+    return recipe.override({"train": {"sharding": None, "attention_implementation": None}})
 
 
 def compare_traces(
@@ -266,8 +272,8 @@ def compare_processes(
         )
     arguments = (steps, attention, seed, dropout)
     reference, *others = FRAMEWORKS
-    whole = recipe.override({"train": {"sharding": None}})
-    recipes = {framework: recipe if framework == reference else whole for framework in FRAMEWORKS}
+    theirs = _without_parts_of_pytorch(recipe)
+    recipes = {framework: recipe if framework == reference else theirs for framework in FRAMEWORKS}
     alone, controls = processes.call(
         record_with_controls, recipe, reference, *arguments, range(FIRST_CONTROLS), framework=reference
     )

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -42,6 +41,7 @@ from pipeline.runs.prediction import open_run
 from pipeline.tasks.base import token_id
 from pipeline.tasks.options import GenerationOptions
 from pipeline.training.experiment import Experiment
+from pipeline.utils.environment import missing_modules
 from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import staged_folder, temporary_files_vanish
 from pipeline.utils.hashing import sha256_of_file
@@ -114,9 +114,8 @@ def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> I
             yield f'{name} has no weights of type "{quantize}"; {able or "no format"} can have them'
         if (settings := writing_settings(recipe)) is not None:
             yield from _writing_problems(recipe, facts, settings, quantize)
-        for package in {facts.framework, facts.runtime}:
-            if find_spec(package) is None:
-                yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
+        for package in call(missing_modules, [facts.framework, facts.runtime], framework=facts.framework):
+            yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
 
 
 def _writing_problems(

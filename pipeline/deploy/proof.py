@@ -209,7 +209,7 @@ def measure(folder: Path, experiment: Experiment, reference: Reference) -> Proof
     asked = [(call.inputs, call.settings) for call in reference.calls]
     endings = () if manifest.writing is None else (manifest.writing.end_id, manifest.pad_token_id)
     try:
-        with Child(answer_all, folder, asked, sends_events=True) as child:
+        with Child(answer_all, folder, asked, framework=manifest.facts.framework, sends_events=True) as child:
             comparison = Comparison(child, reference.calls, endings)
             evaluation = _evaluated(replace(experiment, task=task), comparison)
             further = list(further_batches(experiment))

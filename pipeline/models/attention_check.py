@@ -33,6 +33,11 @@ def refuse_attention(recipe: Recipe, config: PretrainedConfig, attention: str) -
     """Raise UserError if there is no attention of this name, or a model of the checkpoint cannot have it."""
     if problem := name_problem(attention):
         raise UserError(problem)
+    if attention != STOCK and (implementation := recipe.train.attention_implementation) is not None:
+        raise UserError(
+            f'recipe {recipe.name}: train.attention_implementation is "{implementation}", which says how the stock '
+            f"attention is computed, but attention is {attention}; leave one of them out"
+        )
     reasons = unsupported(config, attention) if attention != STOCK else []
     if reasons:
         raise UserError(

@@ -87,7 +87,7 @@ def _build(
     new_head: bool,
 ) -> tuple[Model, WeightSources]:
     """The model of `build_model`, and where its weights are from."""
-    model = backend.build_model(head, config, precision, seed)
+    model = backend.build_model(head, config, precision, seed, recipe.train.attention_implementation)
     shapes = backend.weight_shapes(model)
     if recipe.weights == "random":
         backend.set_weights(model, random_weights(shapes, config, seed))

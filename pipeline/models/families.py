@@ -64,6 +64,8 @@ class Family:
     # Whether the matrices of these layers are [in, out], where Linear has [out, in].
     has_inputs_first: bool = False
     max_positions: Callable[[PretrainedConfig], int | None] = lambda config: config.max_position_embeddings
+    # Which of the library's implementations computes the stock attention in PyTorch, if its choice is another one.
+    attention_implementation: str | None = None
     # Settings of the config without which the library's PyTorch and TensorFlow compute different models.
     requires: Mapping[str, object] = field(default_factory=dict)
     # Whether the stock TensorFlow model cannot be traced for texts of any length, but its layers can.
@@ -220,6 +222,8 @@ _T5 = Family(
     adapted=("q", "v"),
     reads_source=re.compile(r"\.EncDecAttention\.[kv]$"),
     max_positions=lambda config: None,  # positions are relative
+    # 4.57 has no other one; version 5 has PyTorch's fused attention too, which rounds differently.
+    attention_implementation="eager",
     tied_outputs={"T5ForConditionalGeneration": "decoder_hidden_states"},
     # Version 5 of transformers has a setting of its own for that, since it calls every T5 tied.
     tied_output_scale=lambda config: config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", True) else 1.0,

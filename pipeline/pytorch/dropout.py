@@ -111,12 +111,15 @@ def scales_of_numbers(numbers: Tensor, rate: float, lowest_kept: int, out: Tenso
 
 
 class DropoutMasks:
-    """The masks of a model's dropouts: the keys of the current micro-batch, and the number of the next site."""
+    """The masks of a model's dropouts: the keys of the current micro-batch, and the number of the next site.
+
+    `unfused` counts the fused attentions that were written out for a mask.
+    """
 
     def __init__(self):
         self.keys: dict[str, Tensor] = {}
         self.tokens_read: Tensor | None = None
-        self.site = 0
+        self.site = self.unfused = 0
 
     def start(self, batch: dict[str, Tensor], tokens_read: Tensor | None = None) -> None:
         """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out.
@@ -124,7 +127,7 @@ class DropoutMasks:
         `tokens_read` [N] are the tokens that the head reads, counted through all rows, if it is not all of them.
         """
         self.keys = {name: batch.pop(name).to(torch.int32) for name in DROPOUT_KEYS if name in batch}
-        self.tokens_read, self.site = tokens_read, 0
+        self.tokens_read, self.site, self.unfused = tokens_read, 0, 0
 
     def drop(self, x: Tensor, rate: float, place: Place) -> Tensor:
         """Dropout over hidden states [R, L, D], over one vector a row [R, D], or over attention weights [R, H, T, S].
@@ -223,6 +226,7 @@ class FunctionDropout(TorchFunctionMode):
             return functional.scaled_dot_product_attention(
                 query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others
             )
+        self.masks.unfused += 1
         if is_causal:
             attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:

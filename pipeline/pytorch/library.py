@@ -1,7 +1,8 @@
 """What differs between versions 4.57 and 5 of transformers, for this folder; each difference with its reason.
 
-All other code is the same for both. Whether the library has a thing is asked of the library, not of its version number,
-since some changed within version 5. TensorFlow needs no such file: its models ended with version 4.
+What computes the library's attention is another in each version, and is watched here. All other code is the same for
+both. Whether the library has a thing is asked of the library, not of its version number, since some changed within
+version 5. TensorFlow needs no such file: its models ended with version 4.
 """
 
 # T query tokens · S key tokens
@@ -17,8 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import Cache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def _first(*names: str) -> Any:
@@ -31,6 +35,8 @@ no_init_weights = _first("transformers.initialization", "transformers.modeling_u
 # What records `output_attentions` in version 5, where models no longer do so by themselves.
 _output_capturing = _first("transformers.utils.output_capturing")
 
+# The library's name of the attention of the package flash-attn.
+FLASH = "flash_attention_2"
 # What models call the keys and values of earlier tokens, as argument and in their outputs: 5.24 renamed it.
 CACHE = "cache" if "cache" in {field.name for field in dataclasses.fields(Seq2SeqModelOutput)} else "past_key_values"
 # Whether the library ties weights by a table of their names, as in version 5, rather than each model in its own way.
@@ -121,3 +127,81 @@ def num_keys_after(cache: Cache | EncoderDecoderCache, positions_T: Tensor, laye
     """How many keys S a layer of a cache has once it got those of T new tokens."""
     new: Any = positions_T.shape[0] if _COUNTS_NEW_TOKENS else positions_T
     return cache.get_mask_sizes(new, layer)[0]
+
+
+def add_mask_once(model: nn.Module) -> None:
+    """Have eager attention with a position bias get the mask in that bias, which all layers share, as in 4.57.
+
+    Version 5 adds bias and mask to the scores in each layer. So it sums the gradients of the bias in another order, and
+    after 50 steps the losses of a T5 differ by 3e-4.
+    """
+    for module in model.modules():
+        compute_bias = getattr(module, "compute_bias", None)
+        if compute_bias is not None and "past_seen_tokens" in inspect.signature(compute_bias).parameters:
+            module.register_forward_pre_hook(_with_mask_in_bias, with_kwargs=True)
+
+
+def _with_mask_in_bias(
+    attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of an attention, with the mask in the position bias; a bias that is given has it already.
+
+    None leaves those of a swapped attention as they are, which does the same by itself.
+    """
+    mask, bias = kwargs.get("mask"), kwargs.get("position_bias")
+    if mask is None or not hasattr(attention, "compute_bias"):
+        return None
+    if bias is None:
+        bias = mask
+        if attention.has_relative_attention_bias:
+            cache = kwargs.get(CACHE)
+            num_earlier = 0 if cache is None else cache.get_seq_length(attention.layer_idx)
+            sizes = args[0].shape[1], mask.shape[-1]
+            bias = attention.compute_bias(*sizes, device=mask.device, past_seen_tokens=num_earlier) + mask
+    return args, kwargs | {"mask": None, "position_bias": bias}
+
+
+def fit_causal_mask(attention: Any, num_keys: int) -> None:
+    """Let a stock attention of a decoder take as many keys, also if the model has fewer positions.
+
+    In 4.57 the eager attention cuts its causal mask from a buffer as wide as the longest text. A packed row may be
+    wider.
+    """
+    buffer = getattr(attention, "bias", None)
+    if buffer is not None and num_keys > buffer.shape[-1]:
+        attention.bias = buffer.new_ones(num_keys, num_keys).tril()[None, None]
+
+
+class AttentionCalls(TorchFunctionMode):
+    """Counts within its block how often attention is computed by PyTorch's fused one and by flash-attn's."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = self.flash = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count calls of the fused attention; call all functions as they are."""
+        self.fused += func is functional.scaled_dot_product_attention
+        return func(*args, **kwargs or {})
+
+    def __enter__(self) -> AttentionCalls:
+        self.flash_function = ALL_ATTENTION_FUNCTIONS[FLASH]
+        ALL_ATTENTION_FUNCTIONS[FLASH] = self.count_flash
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        ALL_ATTENTION_FUNCTIONS[FLASH] = self.flash_function
+        super().__exit__(*error)
+
+    def count_flash(self, *args: Any, **kwargs: Any) -> Any:
+        """Count a call of flash-attn's attention."""
+        self.flash += 1
+        return self.flash_function(*args, **kwargs)
+
+    def implementation(self, unfused: int, sites: int) -> str:
+        """What computed the attention of a model with this number of sites, of which `unfused` were sdpa unfused."""
+        counts = {"sdpa": self.fused, FLASH: self.flash, "unfused sdpa": unfused}
+        found = [name for name, number in counts.items() if number]
+        if sum(counts.values()) < sites:
+            found.append("eager")
+        return " and ".join(found)

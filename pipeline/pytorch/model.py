@@ -19,38 +19,66 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
 from pipeline.data.batches import Features
+from pipeline.models.families import family_of
 from pipeline.models.lora import BASE
 from pipeline.models.optimization import matching
-from pipeline.pytorch.library import no_init_weights, tie_weights
+from pipeline.pytorch.library import FLASH, add_mask_once, no_init_weights, tie_weights
 from pipeline.pytorch.sites import swapped_sites
 from pipeline.utils.cores import short_openmp_waits, while_cores_are_missing
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
 
+# What a model class of the library calls whether it has an implementation of attention.
+_SUPPORTS = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn"}
 
-def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> PreTrainedModel:
+
+def build_model(
+    auto_class: str, config: PretrainedConfig, precision: str, seed: int, implementation: str | None = None
+) -> PreTrainedModel:
     """A model of the Auto class in fp32 with unset weights; PyTorch's random generators are seeded.
 
-    `precision` is not used: in PyTorch it belongs to predicting and training (autocast). Raises UserError if the family
-    has no such head.
+    `precision` is not used: in PyTorch it belongs to predicting and training (autocast). `implementation` is that of
+    the library which computes the stock attention, by default the usual one of the family. Raises UserError if the
+    family has no such head, or the implementation cannot be used.
     """
     torch.manual_seed(seed)
+    if implementation is not None:
+        refuse_implementation(auto_class, config, implementation)
+    chosen = implementation or family_of(config).attention_implementation
+    asked = {} if chosen is None else {"attn_implementation": chosen}
     try:
         with no_init_weights():
-            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+            model = getattr(transformers, auto_class).from_config(config, dtype=torch.float32, **asked)
     except Exception as error:  # the library raises what a setting of the config happens to break
         raise UserError(
             f'{auto_class} of type "{config.model_type}" cannot be built in PyTorch from this config.json: '
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
+    if chosen == "eager":
+        add_mask_once(model)
     tie_weights(model)  # else output and input embeddings stay separate, since initialization was skipped
     for module in model.modules():
         # Else the embedding of padding, which can be the first token of a text, would be trained in TensorFlow only.
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
     return model
+
+
+def refuse_implementation(auto_class: str, config: PretrainedConfig, implementation: str) -> None:
+    """Raise UserError if the library or this machine cannot compute the attention in this way."""
+    asked = f'train.attention_implementation is "{implementation}"'
+    model_class: Any = getattr(transformers, auto_class)._model_mapping.get(type(config), None)
+    if implementation != "eager" and not getattr(model_class, _SUPPORTS[implementation], False):
+        name = getattr(model_class, "__name__", f"{auto_class} of a {config.model_type}")
+        raise UserError(f"{asked}, which {name} does not have in transformers {transformers.__version__}; use eager")
+    if implementation == FLASH and not is_flash_attn_2_available():
+        raise UserError(
+            f"{asked}, which needs a GPU and the package flash-attn, and this machine lacks one of them; with sdpa, "
+            "PyTorch chooses among its own kernels, one of which is a flash attention on a GPU"
+        )
 
 
 def architecture(model: nn.Module) -> str:

@@ -27,12 +27,14 @@ from pipeline.pytorch.fast_modules import counted_tokens, forward, logits_and_ta
 from pipeline.pytorch.generation import generate
 from pipeline.pytorch.graphs import compiled, compiling
 from pipeline.pytorch.group import Group, ShardedModel
+from pipeline.pytorch.library import AttentionCalls
 from pipeline.pytorch.loss import weighted_loss
 from pipeline.pytorch.model import head_logits, preserved_generators, random_generators, to_array
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.pytorch.packed import tokens_read
+from pipeline.pytorch.swap import attention_sites, attentions
 from pipeline.recipe.schema import Train
-from pipeline.utils.errors import RunFailure
+from pipeline.utils.errors import RunFailure, UserError
 
 # The library's attention kernels, the first that can is used.
 ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -122,6 +124,7 @@ class Learner(Predictor):
         self.micro_batches = settings.gradient_accumulation
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         self.has_watched_draws = False
+        self.attention_implementation: str | None = None
         self.logits_and_targets: Callable[..., tuple[Tensor, Tensor, Tensor]] = logits_and_targets
         self.compilations = 0
         if self.has_shared_masks:
@@ -158,7 +161,8 @@ class Learner(Predictor):
                 batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
                 counts = self.micro_batches, self.stop_asked, self.compilations
-                on_step(StepReport(step, float(loss), float(grad_norm), *counts))
+                report = StepReport(step, float(loss), float(grad_norm), *counts, self.attention_implementation)
+                on_step(report)
             if self.sharded is not None:
                 self.sharded.gather()
             if on_epoch(epoch):
@@ -243,7 +247,7 @@ class Learner(Predictor):
         self.masks.start(tensors, tokens_read(self.model, tensors))
         inputs = {key: value for key, value in tensors.items() if key not in TARGETS}
         counted = counted_tokens(self.model, tensors["loss_weights"])
-        with self.watched_draws(), self.forward_pass():
+        with self.watched_draws(), self.watched_attention(), self.forward_pass():
             targets = self.logits_and_targets(self.model, inputs, *(tensors[key] for key in TARGETS), counted)
         # The logits hold the gradient afterwards; they are not kept until all gradients are computed.
         return weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
@@ -254,6 +258,23 @@ class Learner(Predictor):
             return contextlib.nullcontext()
         self.has_watched_draws = True
         return refuse_other_draws(self.model)
+
+    @contextlib.contextmanager
+    def watched_attention(self) -> Iterator[None]:
+        """Notes in the first forward pass what computes the stock attention. Raises UserError if it is not as asked."""
+        if self.attention_implementation is not None or attention_sites(self.model):
+            yield
+            return
+        with AttentionCalls() as calls:
+            yield
+        found = calls.implementation(self.masks.unfused, len(attentions(self.model)))
+        if self.settings.attention_implementation not in (None, found):
+            raise UserError(
+                f"train.attention_implementation is {self.settings.attention_implementation}, but {found} computes the "
+                "attention in a training step: shared masks drop attention weights, which a fused attention does not "
+                "compute. Set train.dropout_masks to framework or train.dropout to 0, or use eager"
+            )
+        self.attention_implementation = found
 
     def split_further(self, num_rows: int, error: Exception) -> None:
         """Split each batch into twice as many micro-batches from now on.

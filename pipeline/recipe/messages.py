@@ -35,6 +35,7 @@ _OTHER_NAMES = {
     "save_total_limit": "train.keep_checkpoints",
     "bf16": "train.precision",
     "fp16": "train.precision",
+    "attn_implementation": "train.attention_implementation",
     "lora_alpha": "train.lora.alpha",
     "lora_dropout": "train.lora.dropout",
     "target_modules": "train.lora.targets",

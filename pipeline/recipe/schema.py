@@ -99,6 +99,12 @@ class Train(StrictModel):
     """`fsdp`: of several processes, each holds a part of every weight, gradient and moment; only in PyTorch. In one
     process it changes nothing.
     """
+    attention_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """How the library computes the stock attention, only in PyTorch: `eager`, operation by operation; `sdpa`, PyTorch's
+    fused attention, which cannot drop weights by shared masks; `flash_attention_2`, the package flash-attn, on GPUs, in
+    bf16 and without packing. By default `sdpa`, in T5 `eager`, and operation by operation where shared masks drop
+    weights.
+    """
     deterministic: bool = False
     """Whether a GPU computes the same bits each time, which some operations do slower. A processor always does."""
     compile: bool = False
@@ -161,6 +167,10 @@ class Train(StrictModel):
             raise ValueError(
                 f"gradient_accumulation is {self.gradient_accumulation}, but must divide batch_size {self.batch_size}"
             )
+        if self.attention_implementation == "flash_attention_2" and self.precision != "bf16":
+            raise ValueError(
+                "attention_implementation is flash_attention_2, which computes in 16 bits: set precision to bf16"
+            )
         if self.keep_metric is not None and self.keep == "last" and self.early_stopping is None:
             raise ValueError("keep_metric would be ignored: set keep to best, or early_stopping")
         return self
@@ -216,6 +226,15 @@ class Recipe(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_mask_pairs(self) -> Recipe:
+        if self.train.attention_implementation == "flash_attention_2" and self.data.batching == "packed":
+            raise ValueError(
+                "train.attention_implementation is flash_attention_2, which cannot keep the examples of a packed row "
+                "apart: set data.batching to padded or sorted, or use sdpa"
+            )
+        return self
+
     @field_validator("options", mode="before")
     @classmethod
     def _options_of_the_task(cls, value: object, info: ValidationInfo) -> object:
@@ -247,7 +266,7 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
-        for key in ("sharding", "deterministic", "compile", "lora"):
+        for key in ("sharding", "attention_implementation", "deterministic", "compile", "lora"):
             if not values["train"][key]:
                 del values["train"][key]
         for key in _NEWER_KEYS:

@@ -106,14 +106,17 @@ def changes_blamed(trained: Opened) -> Iterator[None]:
 
 
 def prediction_recipe(recipe: Recipe, model_folder: Path, changes: Mapping[str, object] | None = None) -> Recipe:
-    """The recipe with which a model of this folder predicts in fp32; `changes` override it. Raises UserError."""
+    """The recipe with which a model of this folder predicts, in fp32 and with the usual implementation of attention.
+
+    `changes` override it. Raises UserError.
+    """
     recipe = recipe.override({"checkpoint": str(model_folder.resolve()), "weights": "pretrained"})
     if idle := [key for key in changes or {} if not key.startswith("options.") and key not in _CHANGEABLE]:
         raise UserError(
             f"{idle[0]} would be ignored: a prediction takes {', '.join(_CHANGEABLE)} and options.*",
             arguments=("overrides",),
         )
-    return recipe.override({"train.precision": "fp32", **(changes or {})})
+    return recipe.override({"train.precision": "fp32", "train.attention_implementation": None, **(changes or {})})
 
 
 def prediction_task(recipe: Recipe, config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast) -> Task:

@@ -92,6 +92,10 @@ class TrainRecord(Record):
     """"shared" by both frameworks, or drawn by the "framework"; null in old runs, which drew them so."""
     processes: int = Field(default=1, ge=1)
     """The processes that trained together at the end."""
+    attention_implementation: str | None = None
+    """What the library called to compute the stock attention in training: "eager", "sdpa", "flash_attention_2", or
+    "unfused sdpa", which is sdpa operation by operation for shared dropout masks. None for another attention, in
+    TensorFlow, and in old runs."""
     compilations: int = Field(default=0, ge=0)
     """Graphs that `train.compile` has compiled, also before a run was resumed; 0 without it."""
     parameters: int | None = Field(default=None, ge=1)

@@ -43,12 +43,16 @@ if tf.keras.Model is not tf_keras.Model:
 Weight = tuple[tf.Variable, TransposeType]
 
 
-def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed: int) -> TFPreTrainedModel:
+def build_model(
+    auto_class: str, config: PretrainedConfig, precision: str, seed: int, implementation: str | None = None
+) -> TFPreTrainedModel:
     """A model of the Auto class with unset weights; TensorFlow's and Keras' random generators are seeded.
 
     With `precision` bf16 its layers compute in bfloat16 on fp32 weights. Raises UserError if the family has no such
-    head.
+    head, or for an `implementation` of attention, which only PyTorch has several of.
     """
+    if implementation is not None:
+        refuse_implementation(auto_class, config, implementation)
     tf_keras.backend.clear_session()  # else the second model of a process is named "..._1", and so are its weights
     python_state, numpy_state = random.getstate(), np.random.get_state()
     tf_keras.utils.set_random_seed(seed)  # Python's and NumPy's generators too, which are the caller's
@@ -71,6 +75,14 @@ def build_model(auto_class: str, config: PretrainedConfig, precision: str, seed:
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     return model
+
+
+def refuse_implementation(auto_class: str, config: PretrainedConfig, implementation: str) -> None:
+    """Raise UserError: the library's TensorFlow models compute their attention in one way."""
+    raise UserError(
+        f'train.attention_implementation is "{implementation}", but the library has several implementations in PyTorch '
+        "only; leave it out in TensorFlow"
+    )
 
 
 def architecture(model: tf_keras.Model) -> str:

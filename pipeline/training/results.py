@@ -34,6 +34,7 @@ def train_record(
         gradient_accumulation=state.micro_batches,
         dropout_masks=experiment.recipe.train.dropout_masks,
         processes=processes,
+        attention_implementation=state.attention_implementation,
         compilations=state.compilations,
         parameters=started.parameters,
         trainable_parameters=started.trainable,

@@ -110,6 +110,7 @@ class TrainingState(BaseModel):
     resumed_at: list[int] = Field(default_factory=list)
     peak_memory_bytes: int = 0
     compilations: int = 0
+    attention_implementation: str | None = None
     micro_batches: int = Field(1, validation_alias="parts", serialization_alias="parts")
     tracking_id: str = ""
     """By which trackers know the run; empty if it has none."""

@@ -223,6 +223,7 @@ class Trainer:
         self.state.history.append(record)
         self.state.micro_batches = report.micro_batches
         self.state.compilations = self.compilations_before + report.compilations
+        self.state.attention_implementation = report.attention_implementation
         if self.history_file is not None:
             self.history_file.append(record)
         self.callback.on_step_end(record)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 import random
@@ -15,7 +16,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy
@@ -79,6 +80,11 @@ def configure_process(framework: str | None = None) -> str | None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     _keep_freed_memory()
     return _choose_threads()
+
+
+def missing_modules(names: Iterable[str]) -> list[str]:
+    """Those of these modules, each once, that the Python of this process does not have."""
+    return [name for name in dict.fromkeys(names) if importlib.util.find_spec(name) is None]
 
 
 def seconds_since_launch() -> float | None:

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import pytest
+import transformers
 
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import FRAMEWORKS, Torch
@@ -121,6 +122,8 @@ def test_neither_a_model_inside_a_swapped_one_nor_its_copy_is_saved(family, tmp_
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])  # the library prunes no Marian
 def test_heads_of_a_swapped_model_are_not_pruned(family):
+    if not hasattr(transformers.PreTrainedModel, "prune_heads"):
+        pytest.skip("version 5 of transformers prunes no heads")
     model, batch = Torch.build(family, "EncoderModel" if family == "t5" else None), inputs(family)
     batch.pop("decoder_input_ids", None)
     before, config = Torch.output(model, batch), model.config.to_dict()

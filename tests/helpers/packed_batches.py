@@ -178,7 +178,8 @@ def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train
     family, auto_class, settings, loss, _ = HEADS[head]
     backend = load_backend(framework)
     train = Train(**train)
-    model = backend.build_model(auto_class, config(family, dropout, **settings), train.precision, 0)
+    settings = config(family, dropout, **settings)
+    model = backend.build_model(auto_class, settings, train.precision, 0, train.attention_implementation)
     constant = family_of(model.config).constant_weights
     backend.freeze(model, constant)
     backend.set_weights(model, random_state(backend.weight_shapes(model)))

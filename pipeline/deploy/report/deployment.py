@@ -185,8 +185,8 @@ def format_costs(
         cost, export = _exported(run, name, quantization, scratch, on_event)
         costs.append(cost)
         if export is not None:
-            jobs[len(costs) - 1] = lambda folder=export.path: Child(
-                measure_export, folder, batches, effort.seconds, environment=ONE_THREAD
+            jobs[len(costs) - 1] = lambda folder=export.path, framework=FORMATS[name].framework: Child(
+                measure_export, folder, batches, effort.seconds, framework=framework, environment=ONE_THREAD
             )
     on_event(f"measuring {len(jobs)} models, each in a fresh process")
     for number, found in _in_turns(jobs, effort.processes).items():

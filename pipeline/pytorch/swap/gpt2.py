@@ -17,7 +17,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.models.attention import refuse_arguments
-from pipeline.pytorch.library import asks_for_attention
+from pipeline.pytorch.library import asks_for_attention, fit_causal_mask
 from pipeline.pytorch.lora import base_of, cut_adapter, join_adapter
 from pipeline.pytorch.packed import bias_of, chosen, decoder_head, same_example
 from pipeline.pytorch.sites import PROJECTIONS, FamilyModules, Site, causal_bias
@@ -104,6 +104,8 @@ class GPT2Site(Site):
 def gpt2_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | None) -> Tensor:
     """What GPT-2's embeddings and blocks compute, [R, L, D] or [1, N, D]."""
     segment_ids = inputs["segment_ids"]
+    for block in model.transformer.h:
+        fit_causal_mask(block.attn, segment_ids.shape[1])
     outputs = model.transformer(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
