@@ -32,6 +32,7 @@ def test_a_record_is_written_with_its_keys_in_the_order_of_the_contract():
             "batching": "packed",
             "dropout_masks": "shared",
             "processes": 2,
+            "attention_implementation": "eager",
             "compilations": 3,
             "parameters": 700,
             "trainable_parameters": 70,
