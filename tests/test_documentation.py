@@ -20,7 +20,7 @@ from pipeline.recipe.loading import load_recipe, recipe_names
 from pipeline.recipe.schema import Data, Files, Limit, Lora, Recipe, Train
 from tests.benchmarks import bench, real_text
 from tests.helpers import pages
-from tests.helpers.children import train_trials_here
+from tests.helpers.children import run_experiments_here, train_trials_here
 from tests.helpers.pages import MAKEFILE, PAGES, ROOT, TEXT, blocks, names, shape, table
 
 COMMANDS = list(dict.fromkeys(pages.commands()))
@@ -190,7 +190,8 @@ def test_lockstep_prints_what_the_readme_shows(workplace):
 
 @pytest.mark.slow
 def test_the_commands_that_use_a_run_work(workplace):
-    pages.run("make finetune", workplace)
+    # In the folder that the commands name.
+    pages.run("make finetune OUT=runs/sentiment_bert/torch-stock-seed0", workplace, SMALL)
     answer = yaml.safe_load(pages.run(command_of("README.md", "make predict"), workplace))
     assert answer["prediction"] in ("positive", "negative")
     pages.run(command_of("recipes/README.md", "make attention-maps"), workplace)
@@ -221,6 +222,7 @@ def test_python_code_runs(page, code, workplace, monkeypatch, small):
     monkeypatch.setattr("recipes.sentiment_bert.RECIPE", small)
     monkeypatch.setattr(pipeline, "load_recipe", lambda *arguments: load_recipe(*arguments) and small)
     monkeypatch.setattr(pipeline, "compare", compare_little, raising=False)
+    run_experiments_here(monkeypatch)
     train_trials_here(monkeypatch)
     exec(compile(code, page, "exec"), {})
 

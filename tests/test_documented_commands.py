@@ -14,7 +14,6 @@ import torch
 from pipeline.cli.main import execute
 from pipeline.recipe.loading import load_shipped
 from pipeline.training.kill_test import KillTestReport, Segment
-from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
 from tests.benchmarks import (
     attention_step_time,
@@ -30,6 +29,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks import processes as processes_benchmark
 from tests.helpers import documented_data, pages
+from tests.helpers.children import run_experiments_here
 from tests.helpers.run_writer import write_run
 
 COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
@@ -112,13 +112,6 @@ def workplace(hub, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def runs_in_this_process(monkeypatch):
-    """The runs of a comparison, one after the other in this process, which has imported everything."""
-    monkeypatch.setattr(processes, "call", lambda function, *arguments, framework="": function(*arguments))
-    monkeypatch.setattr(processes, "run_command", lambda command, log: execute(list(command[3:])))
-
-
 def documented(*verbs):
     """The commands of the pipeline's verbs, each with the words after `python -m pipeline`."""
     chosen = []
@@ -158,7 +151,8 @@ def test_a_command_that_trains_runs(words, workplace):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", documented("compare"))
-def test_a_comparison_runs(words, workplace, runs_in_this_process):
+def test_a_comparison_runs(words, workplace, monkeypatch):
+    run_experiments_here(monkeypatch)
     assert execute(small(words)) == 0
     (report,) = workplace.glob("reports/*/report.html")
     assert "torch/stock" in report.read_text(encoding="utf-8")

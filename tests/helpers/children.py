@@ -4,6 +4,8 @@ import os
 
 import pipeline.sweeps.search
 import pipeline.sweeps.sweep
+from pipeline.cli.main import execute
+from pipeline.utils import processes
 
 
 class ChildHere:
@@ -61,3 +63,11 @@ def train_trials_here(patch):
     patch.setattr(pipeline.sweeps.search, "close_all", close_all)
     for module in (pipeline.sweeps.search, pipeline.sweeps.sweep):
         patch.setattr(module, "call", lambda function, *arguments, framework="": function(*arguments))
+
+
+def run_experiments_here(patch):
+    """Have a comparison make its runs, and whatever else has a process of its own, one after the other in this one."""
+    for name in ("USE_TORCH", "USE_TF"):  # a command sets them; they are put back afterwards
+        patch.setenv(name, "1")
+    patch.setattr(processes, "call", lambda function, *arguments, framework="": function(*arguments))
+    patch.setattr(processes, "run_command", lambda command, log: execute(list(command[3:])))

@@ -2,14 +2,20 @@
 
     python -m tests.helpers.walk finetune sentiment_bert --out folder
 
-What runs while a module is imported does not count, nor what runs in another process.
+What runs while a module is imported does not count, nor what would run in another process: here it runs in this one,
+so that the libraries are loaded once.
 """
 
 import inspect
 import sys
 from pathlib import Path
 
+import pytest
+import transformers  # noqa: F401 -- it looks for frameworks once, so before a command keeps the process to one
+
 from pipeline.cli.main import execute
+from pipeline.utils import processes
+from tests.helpers.children import run_experiments_here
 
 PACKAGE = str(Path(__file__).resolve().parents[2] / "pipeline") + "/"
 
@@ -33,9 +39,24 @@ def main(arguments):
             if is_function and not is_imported(frame):
                 met[name] = None
 
-    sys.setprofile(note)
-    code = execute(arguments)
-    sys.setprofile(None)
+    def unnoted(function):
+        def call(*arguments, **options):
+            sys.settrace(None)
+            try:
+                return function(*arguments, **options)
+            finally:
+                sys.settrace(note)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        run_experiments_here(patch)
+        patch.setattr("pipeline.api.LOCKSTEP_STEPS", 2)
+        patch.setattr(processes, "call", unnoted(processes.call))
+        patch.setattr(processes, "run_command", unnoted(processes.run_command))
+        sys.settrace(note)
+        code = execute(arguments)
+        sys.settrace(None)
     for name in met:
         print(f"met: {name.removeprefix(PACKAGE)}")
     return code
