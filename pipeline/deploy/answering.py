@@ -91,7 +91,8 @@ def task_of(folder: Path, manifest: Manifest | None = None, changes: Mapping[str
     """The task of an export, with its tokenizer and the labels of its manifest. Raises UserError."""
     manifest = manifest or read_manifest(folder)
     recipe = prediction_recipe(recipe_of(folder), folder, changes)
-    task = prediction_task(recipe, checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe))
+    config = checkpoint.load_config(recipe)
+    task = prediction_task(recipe, config, checkpoint.load_tokenizer(recipe, config))
     if task.labels:
         task.labels = tuple(manifest.labels)
     return task

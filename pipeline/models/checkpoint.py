@@ -97,8 +97,11 @@ def _is_of(kind: type, value: object) -> bool:
     return isinstance(value, int) or (kind is float and isinstance(value, float) and math.isfinite(value))
 
 
-def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """The checkpoint's tokenizer, fast if it has a fast version; one without a pad token (GPT-2) pads with its end."""
+def load_tokenizer(recipe: Recipe, config: PretrainedConfig | None = None) -> PreTrainedTokenizerFast:
+    """The checkpoint's tokenizer, fast if it has a fast version; one without a pad token (GPT-2) pads with its end.
+
+    For a model of this `config` it gives no token types if the model does not read any.
+    """
     try:
         tokenizer = persistently(lambda: read_tokenizer(recipe.checkpoint))
     except Exception as error:  # as in load_config
@@ -108,6 +111,10 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     tokenizer.init_kwargs.pop("auto_map", None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if config is not None and not family_of(config).reads_token_types(config):
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        if names != tokenizer.model_input_names:  # also in the files that are saved of it
+            tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
 
 
@@ -163,6 +170,12 @@ def _token_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
         yield (
             "its tokenizer has neither a pad_token nor an eos_token that could pad; name one of its tokens in "
             'tokenizer_config.json, such as "pad_token": "[PAD]"'
+        )
+    padding = family_of(config).requires.get("pad_token_id", tokenizer.pad_token_id)
+    if tokenizer.pad_token_id not in (None, padding):
+        yield (
+            f"its tokenizer pads with token {tokenizer.pad_token_id}, but must pad with token {padding}: otherwise the "
+            "library's PyTorch and TensorFlow compute different models"
         )
     if config.is_encoder_decoder:
         for name, use in (("decoder_start_token_id", "begins"), ("eos_token_id", "ends")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,12 @@ class Family:
     output_in_body: bool = False
     # The embedding matrix whose row for padding starts at 0.
     padded_embedding: str | None = None
+    # A weight that is drawn anew with values that are not random; None for all others.
+    computed_start: Callable[[str, tuple[int, ...], PretrainedConfig], NDArray[np.float32] | None] = (
+        lambda name, shape, config: None
+    )
+    # Whether it reads token types, which say of a pair of texts which token is whose.
+    reads_token_types: Callable[[PretrainedConfig], bool] = lambda config: False
     # The linear layers in the model's layers by the last parts of their names, those that LoRA adapts by default, and
     # which of them read the source in a decoder.
     projections: tuple[str, ...] = ()
@@ -135,12 +141,20 @@ def _t5_attentions(config: PretrainedConfig) -> int:
     return config.num_layers + 2 * (config.num_decoder_layers if config.is_encoder_decoder else 0)
 
 
-def _bert_without_key_bias(name: str, value: NDArray) -> NDArray:
-    return value[:0] if name.endswith("key.bias") else value
+def _distilbert_start(name: str, shape: tuple[int, ...], config: PretrainedConfig) -> NDArray[np.float32] | None:
+    """Positions that begin as sines and cosines in turn, if the config says so, and are trained as all weights are.
+
+    Marian has all sines before all cosines. Source: Vaswani et al. 2017, section 3.5.
+    """
+    if not config.sinusoidal_pos_embds or not name.endswith("position_embeddings.weight"):
+        return None
+    halves = sinusoids(shape[0], shape[1])
+    return np.stack(np.split(halves, 2, axis=1), axis=2).reshape(shape)
 
 
-def _marian_without_key_bias(name: str, value: NDArray) -> NDArray:
-    return value[:0] if name.endswith("k_proj.bias") else value
+def _without_bias(ending: str) -> Callable[[str, NDArray], NDArray]:
+    """A function of a weight's name and value: the value without entries if the name ends so."""
+    return lambda name, value: value[:0] if name.endswith(ending) else value
 
 
 def _gpt2_without_key_bias(name: str, value: NDArray) -> NDArray:
@@ -151,16 +165,19 @@ def _gpt2_without_key_bias(name: str, value: NDArray) -> NDArray:
     return np.concatenate([query, values])
 
 
-def _bert_constant_shifts(names: Iterable[str]) -> set[str]:
-    """The biases that shift the logits of all positions: the span head's, and that of the LayerNorm before it."""
-    if "qa_outputs.bias" not in names:
-        return set()
-    layers = {
-        int(match.group(1)): name
-        for name in names
-        if (match := re.search(r"encoder\.layer\.(\d+)\.output\.LayerNorm\.bias$", name))
-    }
-    return {"qa_outputs.bias", layers[max(layers)]}
+def _span_shifts(last_norm: str) -> Callable[[Iterable[str]], set[str]]:
+    """A function of weights' names: the biases that shift the logits of all positions alike.
+
+    They are the span head's, and that of the LayerNorm before it, whose names in all layers match `last_norm`.
+    """
+
+    def shifts(names: Iterable[str]) -> set[str]:
+        if "qa_outputs.bias" not in names:
+            return set()
+        layers = {int(match.group(1)): name for name in names if (match := re.search(last_norm, name))}
+        return {"qa_outputs.bias", layers[max(layers)]}
+
+    return shifts
 
 
 _BERT = Family(
@@ -177,8 +194,37 @@ _BERT = Family(
     projections=("query", "key", "value", "dense"),
     adapted=("query", "value"),
     swap_requires={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
-    without_key_bias=_bert_without_key_bias,
-    constant_shifts=_bert_constant_shifts,
+    reads_token_types=lambda config: True,
+    without_key_bias=_without_bias("key.bias"),
+    constant_shifts=_span_shifts(r"encoder\.layer\.(\d+)\.output\.LayerNorm\.bias$"),
+)
+_DISTILBERT = Family(
+    model_type="distilbert",
+    title="DistilBERT encoders",
+    architecture="encoder",
+    dropout_keys=("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"),
+    body_prefix="distilbert.",
+    initial_deviation=lambda name, config: config.initializer_range,  # 0.02, as in BERT
+    num_attentions=lambda config: config.num_hidden_layers,
+    unread_weights=re.compile(r"(^|\.)position_ids$"),
+    padded_embedding="word_embeddings.weight",
+    computed_start=_distilbert_start,
+    projections=("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    adapted=("q_lin", "v_lin"),
+    without_key_bias=_without_bias("k_lin.bias"),
+    # With dropout before the span head, the bias of the LayerNorm has an effect in training, but none in evaluation.
+    constant_shifts=_span_shifts(r"transformer\.layer\.(\d+)\.output_layer_norm\.bias$"),
+)
+_ROBERTA = replace(
+    _BERT,
+    model_type="roberta",
+    title="RoBERTa encoders",
+    body_prefix="roberta.",
+    # The rows of the position embeddings up to that of padding hold no position.
+    max_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
+    # TensorFlow counts positions from 2, and those of padding as 1, whatever the config says.
+    requires={"pad_token_id": 1},
+    reads_token_types=lambda config: config.type_vocab_size > 1,
 )
 _GPT2 = Family(
     model_type="gpt2",
@@ -260,9 +306,11 @@ _MARIAN = Family(
     # A text begins with padding, and its authors' checkpoints never trained the score of padding.
     writes_padding=False,
     tied_outputs={"MarianMTModel": "decoder_hidden_states"},
-    without_key_bias=_marian_without_key_bias,
+    without_key_bias=_without_bias("k_proj.bias"),
 )
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (_BERT, _GPT2, _T5, _MARIAN)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (_BERT, _DISTILBERT, _ROBERTA, _GPT2, _T5, _MARIAN)
+}
 
 
 def family_of(config: PretrainedConfig) -> Family:

@@ -83,6 +83,8 @@ def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int)
     family = family_of(config)
     if (constant := family.constant_weight(name, shape)) is not None:
         return constant
+    if (computed := family.computed_start(name, shape, config)) is not None:
+        return computed
     if name.endswith("bias"):
         return np.zeros(shape, np.float32)
     if len(shape) == 1:

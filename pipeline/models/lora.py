@@ -38,7 +38,7 @@ ALL_LINEAR = "all-linear"
 # are those of a training without LoRA, and one mask serves a merged projection and its parts.
 FIRST_SITE = 2**16
 # The heads of the library for classes and spans, which are trained in full, as peft has it.
-_HEADS = ("classifier", "score", "qa_outputs")
+_HEADS = ("classifier", "pre_classifier", "score", "qa_outputs")
 # What peft calls the tasks, by the Auto class of the model.
 _TASK_TYPES = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
@@ -198,12 +198,18 @@ def save_adapter(
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": targets if is_exact else adapted,
-        "modules_to_save": outermost({name.rpartition(".")[0] for name in head}) or None,
+        "modules_to_save": outermost({head_module(name) for name in head}) or None,
         "fan_in_fan_out": family_of(config).has_inputs_first,
         "bias": "none",
         "inference_mode": True,
     }
     write_json(folder / "adapter_config.json", settings)
+
+
+def head_module(name: str) -> str:
+    """The module of a head's weight as peft saves it: the whole head of the library, or the module that has it."""
+    first = name.split(".")[0]
+    return first if first in _HEADS else name.rpartition(".")[0]
 
 
 def outermost(modules: Collection[str]) -> list[str]:

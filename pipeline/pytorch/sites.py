@@ -180,14 +180,14 @@ class FamilyModules:
     """How the modules of one family are called.
 
     `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
-    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
-    reads.
+    it is a cross-attention. `parts_of_tokens_read` lists what computes only the tokens that the head reads, besides
+    the model itself.
     """
 
     slots: tuple[tuple[type, str, type[Site], bool], ...]
     packed_hidden_states: Callable[[Any, dict[str, Tensor], Tensor | None], Tensor]
     head: Callable[[Any, Tensor], Tensor]
-    body_parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
+    parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
 
 
 def refuse_shared(model: PreTrainedModel, slots: list[Slot]) -> None:

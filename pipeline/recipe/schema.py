@@ -52,7 +52,8 @@ class Lora(StrictModel):
     """Dropout rate on what the update reads."""
     targets: Annotated[tuple[str, ...], TEXT_OR_LIST] = ()
     """Which projections, by the ends of their names as in `target_modules` of peft, or `all-linear`; by default `query`
-    and `value` in BERT, `c_attn` in GPT-2, `q` and `v` in T5, `q_proj` and `v_proj` in Marian.
+    and `value` in BERT and RoBERTa, `q_lin` and `v_lin` in DistilBERT, `c_attn` in GPT-2, `q` and `v` in T5, `q_proj`
+    and `v_proj` in Marian.
     """
 
     def __str__(self) -> str:

@@ -114,11 +114,11 @@ def _maps(
             "itself; leave cross out",
             arguments=("cross",),
         )
-    most = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
+    family = family_of(model.config)
+    most = family.max_positions(model.config) or MOST_TOKENS
     encoded = tokenizer([text], return_tensors="np", truncation=True, max_length=most)
-    # A plain fast tokenizer also gives token types, which only encoders read.
-    is_encoder = family_of(model.config).architecture == "encoder"
-    names = ("input_ids", "attention_mask", *(("token_type_ids",) if is_encoder else ()))
+    # A plain fast tokenizer gives token types to any model.
+    names = ("input_ids", "attention_mask", *(("token_type_ids",) if family.reads_token_types(model.config) else ()))
     batch = {name: value.astype(np.int32) for name, value in encoded.items() if name in names}
     if batch["input_ids"].shape[1] == 0:
         raise UserError("attention_maps: the text is empty")

@@ -82,7 +82,8 @@ def open_run(run: Run, framework: str | None = None, changes: Mapping[str, objec
     """A finished run's model in a framework, by default its own; `changes` override its recipe. Raises UserError."""
     refuse_altered(run.directory.model_folder, run.record.model_files, thorough=True)
     recipe = prediction_recipe(run.directory.recipe(), run.directory.model_folder, changes)
-    config, tokenizer = checkpoint.load_config(recipe), checkpoint.load_tokenizer(recipe)
+    config = checkpoint.load_config(recipe)
+    tokenizer = checkpoint.load_tokenizer(recipe, config)
     backend = load_backend(framework or run.record.framework)
     with backend.preserved_generators():
         model = build_model(backend, recipe, load_task(recipe).auto_class, config, seed=0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.recipe.schema import Recipe
@@ -129,6 +130,7 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
         """Take config and tokenizer, and the tags of a trained model."""
         super().setup(config, tokenizer)
         self.labels = self.labels or names_of_config(config)
+        begin_words_with_spaces(tokenizer)
 
     def encode(self, rows: datasets.Dataset) -> TaggedSentences:
         """Cut words into pieces and find the first piece of each; counts what truncation costs."""
@@ -226,8 +228,22 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
 
     def row_from_text(self, text: str) -> dict[str, object]:
         """A plain text, split into words by the tokenizer's own rule."""
-        words = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
-        return {"tokens": [word for word, _ in words]}
+        parts = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+        # Some write words in an alphabet of bytes, or with the space before them.
+        words = (text[start:end].strip() for _, (start, end) in parts)
+        return {"tokens": [word for word in words if word]}
+
+
+def begin_words_with_spaces(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have a tokenizer for which the space before a word is a part of it take words one by one, in place.
+
+    Without a space the first word of a text would be another one, and so would each word of a list of words. Saved, the
+    tokenizer stays so.
+    """
+    rule = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(rule, ByteLevel) and not rule.add_prefix_space:
+        rule.add_prefix_space = True
+        tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
 
 
 def spans(tags: list[str]) -> list[tuple[str, int, int]]:

@@ -146,14 +146,14 @@ class FamilyModules:
     """How the layers of one family are called.
 
     `slots` lists the class around each attention, the attribute that holds it, the site that replaces it, and whether
-    it is a cross-attention. `body_parts_of_tokens_read` lists what of the body computes only the tokens that the head
-    reads.
+    it is a cross-attention. `parts_of_tokens_read` lists what computes only the tokens that the head reads, besides
+    the model itself.
     """
 
     slots: tuple[tuple[type, str, type[Site], bool], ...]
     packed_hidden_states: Callable[[tf_keras.Model, dict[str, Tensor], bool, Tensor | None], Tensor]
     head: Callable[[tf_keras.Model, Tensor, bool], Tensor]
-    body_parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
+    parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
 
 
 def refuse_shared(model: TFPreTrainedModel, slots: list[Slot]) -> None:

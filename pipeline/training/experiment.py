@@ -186,7 +186,7 @@ def _load_checkpoint(
     config = problems.attempt(checkpoint.load_config, recipe)
     if config is None:
         return None, None
-    tokenizer = problems.attempt(checkpoint.load_tokenizer, recipe)
+    tokenizer = problems.attempt(checkpoint.load_tokenizer, recipe, config)
     problems.attempt(refuse_attention, recipe, config, attention)
     if tokenizer is not None:
         problems.add(recipe, checkpoint.fit_problems(recipe, config, tokenizer, task.architectures))

@@ -14,17 +14,17 @@ from pipeline.utils.errors import UserError
 from tests.helpers import dropout_reference as reference
 from tests.helpers.classifiers import batch, built, framework_module, tensor, trained, with_targets
 from tests.helpers.framework_drivers import TensorFlow, Torch
-from tests.helpers.tiny_models import FAMILIES, inputs
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, inputs
 
 SHARED = Train(dropout_masks="shared")
 ENCODER = Place.of("encoder", is_decoder=False, is_cross_attention=False, is_read=False)
 CROSS = Place.of("decoder", is_decoder=True, is_cross_attention=True, is_read=False)
 HEAD = Place.of("", is_decoder=False, is_cross_attention=False, is_read=True)
-# The dropouts of a tiny model: after the embeddings, three or four a layer and six in a decoder that reads a source,
-# before the head.
+# The dropouts of a tiny model: after the embeddings, two to four a layer and six in a decoder that reads a source,
+# before or in the head.
 SITES = {
-    "bert": 1 + 3 * 2 + 1, "gpt2": 1 + 3 * 2, "t5": (1 + 4 * 2 + 1) + (1 + 6 * 2 + 1),
-    "marian": (1 + 4 * 2) + (1 + 6 * 3),
+    "bert": 1 + 3 * 2 + 1, "distilbert": 1 + 2 * 2 + 1, "roberta": 1 + 3 * 2 + 2, "gpt2": 1 + 3 * 2,
+    "t5": (1 + 4 * 2 + 1) + (1 + 6 * 2 + 1), "marian": (1 + 4 * 2) + (1 + 6 * 3),
 }  # fmt: skip
 
 
@@ -262,7 +262,9 @@ def training_logits(driver, family, attention, **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.heavy) for family in RELATIVES)]
+)
 def test_every_dropout_of_every_model_has_the_same_mask_in_both_frameworks_and_attentions(family):
     """One dropout with another mask would change the logits by a tenth."""
     expected, sites = training_logits(Torch, family, "stock")

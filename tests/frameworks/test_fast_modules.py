@@ -11,13 +11,13 @@ from pipeline.pytorch import fast_modules
 from pipeline.pytorch.fast_modules import Bf16Linear, prepare_modules
 from pipeline.pytorch.swap import restore_attention, swap_attention
 from tests.helpers.framework_drivers import Torch
-from tests.helpers.tiny_models import FAMILIES, inputs
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, inputs
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 def test_a_prepared_model_computes_the_same(family, attention):
     model = Torch.build(family, dropout=0.2).eval()
     if attention == "handwritten":
@@ -149,7 +149,7 @@ def bf16_gradients(model, batch):
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 def test_a_model_in_bf16_trains_alike(family, attention, without_bf16):
     model, batch = Torch.build(family).eval(), {key: torch.tensor(value) for key, value in inputs(family).items()}
     names = list(model.state_dict())

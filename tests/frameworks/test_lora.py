@@ -15,15 +15,26 @@ from pipeline.recipe.schema import Lora
 from pipeline.training.experiment import check
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import assert_same_outcome, kill_at
-from tests.helpers.tiny_models import FAMILIES, config, inputs, random_state, relative
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, config, inputs, random_state, relative
 
 AUTO_CLASSES = {
-    "bert": "AutoModelForSequenceClassification", "gpt2": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM",
+    "bert": "AutoModelForSequenceClassification", "distilbert": "AutoModelForSequenceClassification",
+    "roberta": "AutoModelForSequenceClassification", "gpt2": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM",
     "marian": "AutoModelForSeq2SeqLM",
 }  # fmt: skip
 # How many linear layers the tiny models have in their layers: those of each attention and of each feed-forward part.
-LINEAR = {"bert": 2 * 6, "gpt2": 2 * 4, "t5": 2 * 6 + 2 * 10, "marian": 2 * 6 + 3 * 10}
-WORDS = {"bert": ["query", "value"], "gpt2": ["c_attn"], "t5": ["q", "v"], "marian": ["q_proj", "v_proj"]}
+LINEAR = {
+    "bert": 2 * 6,
+    "distilbert": 2 * 6,
+    "roberta": 2 * 6,
+    "gpt2": 2 * 4,
+    "t5": 2 * 6 + 2 * 10,
+    "marian": 2 * 6 + 3 * 10,
+}
+WORDS = {
+    "bert": ["query", "value"], "distilbert": ["q_lin", "v_lin"], "roberta": ["query", "value"], "gpt2": ["c_attn"],
+    "t5": ["q", "v"], "marian": ["q_proj", "v_proj"],
+}  # fmt: skip
 
 
 def built(framework, family):
@@ -39,7 +50,7 @@ def with_random_updates(adapters):
     return [replace(each, second=rng.normal(0, 0.3, each.second.shape).astype(np.float32)) for each in adapters]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 def test_updates_are_a_product_added_to_the_weights_with_any_attention(framework, family):
     backend, model = built(framework, family)
     shapes, batch = backend.weight_shapes(model), inputs(family, "none")
@@ -72,7 +83,7 @@ def test_updates_are_a_product_added_to_the_weights_with_any_attention(framework
         assert relative(value, logits(expected)) < 1e-5, attention
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 def test_by_default_the_projections_that_peft_takes_get_an_update_that_is_zero(family):
     backend, model = built("torch", family)
     shapes = backend.weight_shapes(model)

@@ -4,16 +4,23 @@ import numpy as np
 import pytest
 
 from tests.helpers.classifiers import framework_module, tensor
-from tests.helpers.packed_batches import HEADS, learner_of, loss_and_gradients, with_dropout_keys
+from tests.helpers.packed_batches import ALL_HEADS, HEADS, RELATIVES, learner_of, loss_and_gradients, with_dropout_keys
 from tests.helpers.tiny_models import relative
+
+# Of BERT's relatives those heads that no other family has are tested always.
+OWN_HEADS = ("distilbert pairs", "distilbert spans", "roberta pairs")
+EVERY_HEAD = [
+    *HEADS,
+    *(head if head in OWN_HEADS else pytest.param(head, marks=pytest.mark.heavy) for head in RELATIVES),
+]
 
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EVERY_HEAD)
 def test_loss_and_gradients_of_packed_rows_are_those_of_the_padded_batch(framework, head, attention):
     learner = learner_of(framework, head, attention)
     (padded_loss, padded), (packed_loss, packed) = (
-        loss_and_gradients(framework, learner, batch) for batch in HEADS[head][4]()
+        loss_and_gradients(framework, learner, batch) for batch in ALL_HEADS[head][4]()
     )
     assert packed_loss == pytest.approx(padded_loss, rel=1e-6)
     assert relative(packed, padded) <= 1e-5
@@ -60,24 +67,28 @@ def test_tokens_with_a_loss_come_first_and_are_filled_up_to_a_multiple_of_eight(
 
 @pytest.mark.parametrize("attention", ["stock", "handwritten"])
 @pytest.mark.parametrize(
-    "head", ["bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5", "marian"]
-)
+    "head",
+    [
+        "bert pairs", "bert masked", "bert spans", "gpt2 classes", "gpt2 causal", "t5", "marian",
+        *(pytest.param(head, marks=pytest.mark.heavy) for head in RELATIVES),
+    ],
+)  # fmt: skip
 @pytest.mark.slow
 def test_with_shared_dropout_masks_they_are_those_of_the_padded_batch_too(framework, head, attention):
     learner = learner_of(framework, head, attention, dropout=0.3, dropout_masks="shared")
     (padded_loss, padded), (packed_loss, packed) = (
         loss_and_gradients(framework, learner, batch) for batch in with_dropout_keys(head)
     )
-    still, _ = loss_and_gradients(framework, learner_of(framework, head, attention), HEADS[head][4]()[0])
+    still, _ = loss_and_gradients(framework, learner_of(framework, head, attention), ALL_HEADS[head][4]()[0])
     assert still != pytest.approx(padded_loss, rel=1e-3)
     assert packed_loss == pytest.approx(padded_loss, rel=1e-6)
     assert relative(packed, padded) <= 1e-5
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", EVERY_HEAD)
 @pytest.mark.slow
 def test_in_bf16_packed_rows_are_as_far_from_fp32_as_padded_ones(framework, head):
-    padded, packed = HEADS[head][4]()
+    padded, packed = ALL_HEADS[head][4]()
     exact_loss, exact = loss_and_gradients(framework, learner_of(framework, head), padded)
     learner = learner_of(framework, head, precision="bf16")
     (padded_loss, of_padded), (packed_loss, of_packed) = (

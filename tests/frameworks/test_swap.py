@@ -8,10 +8,16 @@ import pytest
 import transformers
 
 from tests.helpers.framework_drivers import FRAMEWORKS, Torch
-from tests.helpers.tiny_models import FAMILIES, SITES, inputs, is_real, relative
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, inputs, is_real, relative
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
 families = pytest.mark.parametrize("family", FAMILIES)
+with_relatives = pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
+
+
+def is_repeated(framework, family):
+    """Whether PyTorch's test of a relative of BERT repeats in TensorFlow, which takes longer."""
+    return framework is not Torch and family in RELATIVES
 
 
 # T5 without a decoder: only the encoder's layers attend.
@@ -29,13 +35,13 @@ def stock_and_swapped_outputs(framework, family, padding="right", **build):
 
 
 @both
-@families
+@with_relatives
 @pytest.mark.parametrize("padding", ["left", "right", "none"])
 def test_swapped_model_gives_the_stock_logits(framework, family, padding):
     assert relative(*stock_and_swapped_outputs(framework, family, padding)) <= 1e-6
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "marian"])
+@pytest.mark.parametrize("family", ["bert", *RELATIVES, "gpt2", "marian"])
 @pytest.mark.parametrize("padding", ["left", "right", "none"])
 def test_swapped_model_gives_the_logits_of_stock_eager_attention(family, padding):
     assert relative(*stock_and_swapped_outputs(Torch, family, padding, implementation="eager")) <= 1e-6
@@ -43,7 +49,12 @@ def test_swapped_model_gives_the_logits_of_stock_eager_attention(family, padding
 
 @pytest.mark.parametrize(
     ("framework", "family", "head"),
-    [(framework, family, head) for framework in FRAMEWORKS for family in FAMILIES for head in framework.heads(family)],
+    [
+        pytest.param(framework, family, head, marks=pytest.mark.heavy if is_repeated(framework, family) else ())
+        for framework in FRAMEWORKS
+        for family in (*FAMILIES, *RELATIVES)
+        for head in framework.heads(family)
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_every_head_of_the_library_can_be_swapped(framework, family, head):
@@ -63,7 +74,7 @@ def test_every_head_of_the_library_can_be_swapped(framework, family, head):
     np.testing.assert_array_equal(framework.output(model, batch), stock)
 
 
-@families
+@with_relatives
 def test_the_two_frameworks_give_the_same_logits_from_the_same_weights(family):
     outputs = {}
     for framework in FRAMEWORKS:
@@ -72,7 +83,7 @@ def test_the_two_frameworks_give_the_same_logits_from_the_same_weights(family):
 
 
 @both
-@families
+@with_relatives
 def test_swapped_model_gives_the_stock_gradients(framework, family):
     model, batch = framework.build(family), inputs(family)
     swap = framework.swap()
@@ -129,7 +140,7 @@ def test_rows_that_are_all_padding_stay_finite(framework, family):
 
 
 @both
-@families
+@with_relatives
 def test_attention_maps_are_the_stock_ones(framework, family):
     def maps(model):
         outputs = model(**framework.tensors(batch), output_attentions=True)

@@ -8,10 +8,12 @@ import transformers
 
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import FRAMEWORKS, Torch
-from tests.helpers.tiny_models import FAMILIES, SITES, inputs, is_real, relative
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, inputs, is_real, relative
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
-families = pytest.mark.parametrize("family", FAMILIES)
+families = pytest.mark.parametrize(
+    "family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.heavy) for family in RELATIVES)]
+)
 
 
 def layers_of(framework, model):
@@ -24,14 +26,25 @@ def first(framework, model, *class_names):
     return next(found)
 
 
+LAYERS = (
+    "BertAttention", "RobertaAttention", "TransformerBlock", "GPT2Block", "Block", "T5LayerSelfAttention",
+    "MarianEncoderLayer",
+)  # fmt: skip
+
+
 def parent_of_attention(framework, model):
-    return first(framework, model, "BertAttention", "GPT2Block", "Block", "T5LayerSelfAttention", "MarianEncoderLayer")
+    return first(framework, model, *LAYERS)
 
 
 def stock_attention(framework, model):
     names = (
         "BertSelfAttention",
         "BertSdpaSelfAttention",
+        "RobertaSelfAttention",
+        "RobertaSdpaSelfAttention",
+        "DistilBertSdpaAttention",
+        "DistilBertSelfAttention",
+        "MultiHeadSelfAttention",
         "GPT2Attention",
         "Attention",
         "T5Attention",
@@ -90,7 +103,14 @@ def test_a_swapped_model_is_not_saved(framework, family, tmp_path):
     assert (tmp_path / "config.json").exists()
 
 
-INNER = {"bert": "bert", "gpt2": "transformer", "t5": "encoder", "marian": "model"}
+INNER = {
+    "bert": "bert",
+    "distilbert": "distilbert",
+    "roberta": "roberta",
+    "gpt2": "transformer",
+    "t5": "encoder",
+    "marian": "model",
+}
 
 
 @both

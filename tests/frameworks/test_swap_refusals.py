@@ -7,7 +7,7 @@ import transformers
 from pipeline.models.attention import unsupported
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import FRAMEWORKS, TensorFlow, Torch
-from tests.helpers.tiny_models import FAMILIES, SITES, config, inputs, relative
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, config, inputs, relative
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -92,6 +92,7 @@ def test_an_attention_that_does_not_fit_is_refused_before_anything_changes(frame
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ("bert", {"position_embedding_type": "relative_key_query"}, "but must be 'absolute'"),
         ("bert", {"is_decoder": True}, "is_decoder is True, but must be False"),
+        ("roberta", {"is_decoder": True}, "is_decoder is True, but must be False"),
         ("t5", {"pruned_heads": {0: [1]}}, "pruned_heads is {0: [1]}"),
     ],
 )
@@ -107,15 +108,16 @@ def test_what_the_module_does_not_implement_is_refused_by_name(framework, family
     with pytest.raises(UserError) as refusal:
         framework.swap().swap_attention(model)
     assert message in str(refusal.value)
-    supported = "BERT encoders, GPT-2 decoders, T5 encoders and decoders, Marian encoders and decoders"
+    supported = "BERT encoders, DistilBERT encoders, RoBERTa encoders, GPT-2 decoders, T5 encoders and decoders, Marian"
     assert f"Supported: {supported}" in str(refusal.value)
     assert list(framework.state(model)) == before
 
 
 def test_a_supported_config_has_no_reason_against_it():
-    assert [unsupported(config(family)) for family in FAMILIES] == [[]] * len(FAMILIES)
-    reasons = unsupported(transformers.RobertaConfig())
-    assert reasons == ['model_type is "roberta", not one of: bert, gpt2, t5, marian']
+    known = (*FAMILIES, *RELATIVES)
+    assert [unsupported(config(family)) for family in known] == [[]] * len(known)
+    reasons = unsupported(transformers.ElectraConfig())
+    assert reasons == ['model_type is "electra", not one of: bert, distilbert, roberta, gpt2, t5, marian']
 
 
 @both
@@ -140,7 +142,7 @@ def test_an_attention_shared_by_two_layers_is_refused(framework):
 def test_a_head_mask_is_refused_at_the_call():
     import torch
 
-    for family in FAMILIES:
+    for family in (*FAMILIES, *RELATIVES):
         model, batch = Torch.build(family), inputs(family)
         Torch.swap().swap_attention(model)
         names = ("head_mask", "decoder_head_mask") if family == "t5" else ("head_mask",)

@@ -7,10 +7,12 @@ import pytest
 
 from pipeline.backend import load_backend
 from tests.helpers.framework_drivers import FRAMEWORKS, TensorFlow, Torch
-from tests.helpers.tiny_models import FAMILIES, SITES, inputs, is_real, relative
+from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, inputs, is_real, relative
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
-families = pytest.mark.parametrize("family", FAMILIES)
+families = pytest.mark.parametrize(
+    "family", [*FAMILIES, *(pytest.param(family, marks=pytest.mark.heavy) for family in RELATIVES)]
+)
 
 
 def without_key_biases(state):

@@ -1,11 +1,13 @@
 """The same examples as a padded batch and as a packed one, put together by hand: not the pipeline's packing."""
 
+import functools
+
 import numpy as np
 
 from pipeline.backend import load_backend
 from pipeline.models.families import family_of
 from pipeline.recipe.schema import Train
-from tests.helpers.tiny_models import VOCABULARY, config, random_state
+from tests.helpers.tiny_models import PADDING, VOCABULARY, config, random_state
 
 # Lengths of sources and targets; ROWS says which examples share a row, in which order.
 LENGTHS, TARGET_LENGTHS = (7, 3, 5, 2, 4, 11), (3, 5, 2, 4, 1, 2)
@@ -21,17 +23,17 @@ def tokens(lengths=LENGTHS, seed=1, low=2, high=VOCABULARY):
     return [rng.integers(low, high, length).astype(np.int32) for length in lengths]
 
 
-def as_padded(arrays):
-    """A row for each example, filled with 0."""
-    out = np.zeros((len(arrays), max(map(len, arrays))), arrays[0].dtype)
+def as_padded(arrays, padding=0):
+    """A row for each example, filled with a number."""
+    out = np.full((len(arrays), max(map(len, arrays))), padding, arrays[0].dtype)
     for row, values in zip(out, arrays, strict=True):
         row[: len(values)] = values
     return out
 
 
-def as_packed(arrays, width):
-    """The rows of ROWS, filled with 0."""
-    out = np.zeros((len(ROWS), width), arrays[0].dtype)
+def as_packed(arrays, width, padding=0):
+    """The rows of ROWS, filled with a number."""
+    out = np.full((len(ROWS), width), padding, arrays[0].dtype)
     for row, members in zip(out, ROWS, strict=True):
         values = np.concatenate([arrays[i] for i in members])
         row[: len(values)] = values
@@ -62,9 +64,12 @@ def starts_in_rows():
 
 def inputs_of(family):
     """(padded, packed) inputs of a model, without those that only one head reads."""
+    padding = PADDING.get(family, 0)
     ids, mask = tokens(), [np.ones(length, np.int32) for length in LENGTHS]
-    padded = {"input_ids": as_padded(ids), "attention_mask": as_padded(mask)}
-    packed = {"input_ids": as_packed(ids, WIDTH), "segment_ids": as_packed(slot_numbers(), WIDTH)}
+    if padding:
+        ids[0][3] = padding  # a text may have the token for padding, of which RoBERTa's positions depend
+    padded = {"input_ids": as_padded(ids, padding), "attention_mask": as_padded(mask)}
+    packed = {"input_ids": as_packed(ids, WIDTH, padding), "segment_ids": as_packed(slot_numbers(), WIDTH)}
     positions = [np.arange(length, dtype=np.int32) for length in LENGTHS]
     packed["position_ids"] = as_packed(positions, WIDTH)
     if family in ENCODER_DECODERS:
@@ -102,9 +107,9 @@ def with_token_targets(family, high, share=1.0):
     return padded, packed | {"labels": as_packed(labels, width), "loss_weights": as_packed(weights, width)}
 
 
-def with_spans():
+def with_spans(family):
     """(padded, packed) for a question's answer: the first and the last token of a span in each example."""
-    padded, packed = inputs_of("bert")
+    padded, packed = inputs_of(family)
     rng = np.random.default_rng(6)
     spans = np.sort(rng.integers(0, np.array(LENGTHS)[:, None], (COUNT, 2)), axis=1).astype(np.int32)
     weights = rng.uniform(0.5, 2, spans.shape).astype(np.float32) / spans.size
@@ -135,7 +140,9 @@ HEADS = {
     "bert tokens": (
         "bert", "AutoModelForTokenClassification", {}, "cross_entropy", lambda: with_token_targets("bert", CLASSES),
     ),
-    "bert spans": ("bert", "AutoModelForQuestionAnswering", {"num_labels": 2}, "cross_entropy", with_spans),
+    "bert spans": (
+        "bert", "AutoModelForQuestionAnswering", {"num_labels": 2}, "cross_entropy", lambda: with_spans("bert"),
+    ),
     "bert masked": (
         "bert", "AutoModelForMaskedLM", {}, "cross_entropy", lambda: with_token_targets("bert", VOCABULARY, 0.4),
     ),
@@ -159,13 +166,25 @@ HEADS = {
         "marian", "AutoModelForSeq2SeqLM", {}, "cross_entropy", lambda: with_token_targets("marian", VOCABULARY),
     ),
 }  # fmt: skip
+# The heads of BERT's relatives: those of BERT but for losses of other kinds.
+RELATIVES = {
+    head.replace("bert", family): (family, *HEADS[head][1:4], functools.partial(batches, family, *arguments))
+    for family in ("distilbert", "roberta")
+    for head, batches, arguments in (
+        ("bert pairs", with_example_targets, [classes()]),
+        ("bert tokens", with_token_targets, [CLASSES]),
+        ("bert spans", with_spans, []),
+        ("bert masked", with_token_targets, [VOCABULARY, 0.4]),
+    )
+}
+ALL_HEADS = HEADS | RELATIVES
 
 
 def with_dropout_keys(head):
     """(padded, packed) batches of a head with a random key for each token, from which its dropout masks are drawn."""
-    padded, packed = HEADS[head][4]()
+    padded, packed = ALL_HEADS[head][4]()
     streams = {"dropout_keys": (LENGTHS, WIDTH)}
-    if HEADS[head][0] in ENCODER_DECODERS:
+    if ALL_HEADS[head][0] in ENCODER_DECODERS:
         streams["decoder_dropout_keys"] = (TARGET_LENGTHS, TARGET_WIDTH)
     for seed, (name, (lengths, width)) in enumerate(streams.items(), start=7):
         keys = tokens(lengths, seed, low=-(2**31), high=2**31)
@@ -175,7 +194,7 @@ def with_dropout_keys(head):
 
 def learner_of(framework, head, attention="stock", steps=1, dropout=0.0, **train):
     """A learner for a head with random weights."""
-    family, auto_class, settings, loss, _ = HEADS[head]
+    family, auto_class, settings, loss, _ = ALL_HEADS[head]
     backend = load_backend(framework)
     train = Train(**train)
     settings = config(family, dropout, **settings)

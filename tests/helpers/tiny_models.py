@@ -9,35 +9,54 @@ import numpy as np
 import transformers
 
 FAMILIES = ("bert", "gpt2", "t5", "marian")
+# Relatives of BERT, which differ from it in less than the others do.
+RELATIVES = ("distilbert", "roberta")
 # The library's heads on these bodies, by the end of the class's name; TensorFlow lacks some.
 _TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 HEADS = {
     "bert": ("Model", "ForMaskedLM", *_TASKS),
+    "distilbert": ("Model", "ForMaskedLM", *_TASKS),
+    "roberta": ("Model", "ForMaskedLM", *_TASKS),
     "gpt2": ("Model", "LMHeadModel", *_TASKS),
     "t5": ("Model", "EncoderModel", "ForConditionalGeneration", *_TASKS),
     "marian": ("Model", "MTModel"),
 }
 USUAL_HEAD = {
     "bert": "ForSequenceClassification",
+    "distilbert": "ForSequenceClassification",
+    "roberta": "ForSequenceClassification",
     "gpt2": "LMHeadModel",
     "t5": "ForConditionalGeneration",
     "marian": "MTModel",
 }
-PREFIX = {"bert": "Bert", "gpt2": "GPT2", "t5": "T5", "marian": "Marian"}
+PREFIX = {
+    "bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "gpt2": "GPT2", "t5": "T5", "marian": "Marian",
+}  # fmt: skip
 BATCH, SOURCE, TARGET, VOCABULARY = 2, 11, 5, 97
+# The token for padding where it is not 0.
+PADDING = {"roberta": 1}
 # How many places of such a model attend.
-SITES = {"bert": 2, "gpt2": 2, "t5": 2 + 2 * 2, "marian": 2 + 2 * 3}
+SITES = {"bert": 2, "distilbert": 2, "roberta": 2, "gpt2": 2, "t5": 2 + 2 * 2, "marian": 2 + 2 * 3}
 
 
 def config(family, dropout=0.0, **overrides):
     """A transformers config of the family, without dropout unless asked for."""
-    if family == "bert":
+    if family in ("bert", "roberta"):
         fields = dict(
             vocab_size=VOCABULARY, hidden_size=21, num_attention_heads=3, num_hidden_layers=2,
             intermediate_size=23, max_position_embeddings=89, num_labels=3,
             hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         )  # fmt: skip
-        return transformers.BertConfig(**{**fields, **overrides})
+        if family == "bert":
+            return transformers.BertConfig(**{**fields, **overrides})
+        fields |= dict(type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+        return transformers.RobertaConfig(**{**fields, **overrides})
+    if family == "distilbert":
+        fields = dict(
+            vocab_size=VOCABULARY, dim=21, n_heads=3, n_layers=2, hidden_dim=23, max_position_embeddings=89,
+            num_labels=3, dropout=dropout, attention_dropout=dropout, qa_dropout=dropout, seq_classif_dropout=dropout,
+        )  # fmt: skip
+        return transformers.DistilBertConfig(**{**fields, **overrides})
     if family == "gpt2":
         fields = dict(
             vocab_size=VOCABULARY, n_embd=21, n_head=3, n_layer=2, n_inner=23, n_positions=89, num_labels=3,
@@ -78,7 +97,7 @@ def inputs(family, padding="right", head=None):
     if padding != "none":
         padded = slice(-4, None) if padding == "right" else slice(0, 4)
         mask[1, padded] = 0
-        ids[1, padded] = 0
+        ids[1, padded] = PADDING.get(family, 0)
     batch = {"input_ids": ids, "attention_mask": mask}
     if head == "ForSequenceClassification" and family == "t5":
         batch["input_ids"][:, -1] = 1  # This head reads at the end-of-sequence token.

@@ -110,8 +110,10 @@ def test_a_torn_weight_file_is_named(saved):
 def test_an_unsupported_architecture_is_refused_by_name(saved, tmp_path):
     recipe = saved(bert_weights()[0])
     file = Path(recipe.checkpoint) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "roberta"}))
-    with pytest.raises(UserError, match='of type "roberta"; supported are: bert, gpt2, t5, marian'):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "electra"}))
+    with pytest.raises(
+        UserError, match='of type "electra"; supported are: bert, distilbert, roberta, gpt2, t5, marian'
+    ):
         load_config(recipe)
 
 

@@ -1,6 +1,7 @@
 """The facts of the model families, against the library's own models."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ families = pytest.mark.parametrize("model_type", FAMILIES)
 
 def config_of(model_type):
     if model_type not in BUNDLED:
-        return tiny_models.config(model_type)
+        return tiny_models.config(model_type, num_labels=2)
     return AutoConfig.from_pretrained(RECIPES / "bundled" / BUNDLED[model_type])
 
 
@@ -53,13 +54,16 @@ def test_every_dropout_rate_of_the_librarys_config_is_known(model_type):
 def test_the_attention_sites_are_counted_as_the_models_modules(model_type):
     config = config_of(model_type)
     model = load_backend("torch").build_model(HEADS[model_type][0], config, "fp32", 0)
-    names = {"bert": "BertAttention", "gpt2": "GPT2Attention", "t5": "T5Attention", "marian": "MarianAttention"}
-    sites = sum(type(module).__name__ == names[model_type] for module in model.modules())
+    names = {
+        "bert": "BertAttention", "distilbert": "DistilBert(Sdpa|Self)Attention", "roberta": "RobertaAttention",
+        "gpt2": "GPT2Attention", "t5": "T5Attention", "marian": "MarianAttention",
+    }  # fmt: skip
+    sites = sum(re.fullmatch(names[model_type], type(module).__name__) is not None for module in model.modules())
     assert FAMILIES[model_type].num_attentions(config) == sites
 
 
 def test_a_task_is_served_by_the_families_of_its_architectures():
-    assert families_of(task_class("sequence-classification").architectures) == ("bert", "gpt2")
+    assert families_of(task_class("sequence-classification").architectures) == ("bert", "distilbert", "roberta", "gpt2")
     assert families_of(task_class("sequence-to-sequence").architectures) == ("t5", "marian")
     assert families_of(()) == ()
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.models.attention import HANDWRITTEN_MODEL, attention_class, refuse_unsupported
+from pipeline.models.attention import HANDWRITTEN_MODEL, SUPPORTED, attention_class, refuse_unsupported
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.pytorch.body import TransformerBody
 from pipeline.pytorch.library import install_recorders
@@ -32,7 +32,7 @@ from pipeline.pytorch.sites import (
     refuse_shared,
     swapped_sites,
 )
-from pipeline.pytorch.swap import bert, gpt2, marian, t5
+from pipeline.pytorch.swap import bert, distilbert, gpt2, marian, roberta, t5
 from pipeline.pytorch.swap.marian import copy_to_marian, put_body, transformer_of
 from pipeline.utils.errors import UserError
 
@@ -54,6 +54,8 @@ __all__ = [
 # By the `model_type` of the configuration.
 _FAMILIES: dict[str, FamilyModules] = {
     "bert": bert.MODULES,
+    "distilbert": distilbert.MODULES,
+    "roberta": roberta.MODULES,
     "gpt2": gpt2.MODULES,
     "t5": t5.MODULES,
     "marian": marian.MODULES,
@@ -62,7 +64,7 @@ _SLOTS = tuple(slot for family in _FAMILIES.values() for slot in family.slots)
 
 
 def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten") -> int:
-    """Replace every attention of a stock BERT, GPT-2, T5 or Marian model, whatever its head; returns how many.
+    """Replace every attention of a stock model of a known family, whatever its head; returns how many.
 
     `attention` is "handwritten", "package.module:ClassName", or a class with the constructor, the projections
     and the call of `MultiHeadAttention`. With "handwritten-model" all that is around the attention in a Marian model
@@ -80,7 +82,7 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
         raise UserError(f"{type(model).__name__} is swapped already; call restore_attention first")
     slots = _slots(model)
     if not slots:
-        raise UserError(f"{type(model).__name__} has no attention of BERT, GPT-2, T5 or Marian inside")
+        raise UserError(f"{type(model).__name__} has none of these inside: {SUPPORTED}")
     refuse_shared(model, slots)
     stock_types = tuple(stock_type for _, _, site, _ in _SLOTS for stock_type in site.stock_types)
     refuse_own_classes(model, slots, stock_types)
@@ -158,7 +160,7 @@ def packed_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor |
 
 def parts_of_tokens_read(model: Any) -> list[Any]:
     """The modules that compute only the tokens of `tokens_read`: the model with its head, and the end of its body."""
-    return [model, *_FAMILIES[model.config.model_type].body_parts_of_tokens_read(model)]
+    return [model, *_FAMILIES[model.config.model_type].parts_of_tokens_read(model)]
 
 
 def head(model: Any, hidden_BTD: Tensor) -> Tensor:

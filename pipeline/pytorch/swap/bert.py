@@ -28,6 +28,7 @@ class BertSite(Site):
     # Version 4 of transformers has a class of its own for PyTorch's fused attention.
     stock_types = (BertSelfAttention, getattr(modeling_bert, "BertSdpaSelfAttention", BertSelfAttention))
     kept = ("query", "key", "value")
+    title = "BERT"
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.query.in_features, num_heads=stock.num_attention_heads)
@@ -58,7 +59,7 @@ class BertSite(Site):
     ) -> tuple[Tensor, Tensor | None]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments(
-            "BERT",
+            self.title,
             head_mask=head_mask,
             encoder_hidden_states=encoder_hidden_states,
             past_key_values=past_key_values if cache is None else cache,
@@ -76,8 +77,13 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
         # The library's own zeros are as long as the longest text that the model takes; a packed row may be wider.
         token_type_ids=inputs.get("token_type_ids", torch.zeros_like(segment_ids)),
     )
-    bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
-    *layers, last = model.bert.encoder.layer
+    return encoder_states(model.bert.encoder, hidden_RLD, segment_ids, read_N)
+
+
+def encoder_states(encoder: Any, hidden_RLD: Tensor, segment_ids_RL: Tensor, read_N: Tensor | None) -> Tensor:
+    """What the layers of an encoder compute from embeddings, [R, L, D] or [1, N, D]."""
+    bias_R1LL = bias_of(same_example(segment_ids_RL, segment_ids_RL))
+    *layers, last = encoder.layer
     for layer in layers:
         hidden_RLD = hidden_states_of(layer(hidden_RLD, bias_R1LL))
     # After its attention, a layer computes each token for itself.
@@ -87,7 +93,12 @@ def bert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor | N
 
 def bert_parts_of_tokens_read(model: Any) -> list[Any]:
     """The modules of BERT's last layer behind its attention."""
-    last = model.bert.encoder.layer[-1]
+    return encoder_parts_of_tokens_read(model.bert.encoder)
+
+
+def encoder_parts_of_tokens_read(encoder: Any) -> list[Any]:
+    """The modules of an encoder's last layer behind its attention."""
+    last = encoder.layer[-1]
     return [last.attention.output, last.intermediate, last.output]
 
 

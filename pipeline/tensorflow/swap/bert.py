@@ -24,6 +24,7 @@ class BertSite(Site):
     """Replaces TFBertSelfAttention and the dense layer behind it, which is the output projection."""
 
     stock_types = (TFBertSelfAttention,)
+    title = "BERT"
 
     def __init__(self, stock: Any, attention_type: type):
         arguments = dict(width=stock.config.hidden_size, num_heads=stock.num_attention_heads)
@@ -53,7 +54,7 @@ class BertSite(Site):
     ) -> tuple[Tensor | None, ...]:
         """The library's outputs: hidden states [B, T, D], and attention weights [B, H, T, S] on request."""
         refuse_arguments(
-            "BERT",
+            self.title,
             head_mask=head_mask,
             encoder_hidden_states=encoder_hidden_states,
             past_key_values=past_key_value,
@@ -75,8 +76,15 @@ def bert_hidden_states(
         token_type_ids=inputs.get("token_type_ids"),
         training=training,
     )
+    return encoder_states(model.bert.encoder, hidden_RLD, segment_ids, training, read_N)
+
+
+def encoder_states(
+    encoder: Any, hidden_RLD: Tensor, segment_ids_RL: Tensor, training: bool, read_N: Tensor | None
+) -> Tensor:
+    """What the layers of an encoder compute from embeddings, [R, L, D] or [1, N, D]."""
     arguments = dict(
-        attention_mask=bias_of(same_example(segment_ids, segment_ids), hidden_RLD.dtype),
+        attention_mask=bias_of(same_example(segment_ids_RL, segment_ids_RL), hidden_RLD.dtype),
         head_mask=None,
         encoder_hidden_states=None,
         encoder_attention_mask=None,
@@ -84,7 +92,7 @@ def bert_hidden_states(
         output_attentions=False,
         training=training,
     )
-    *layers, last = model.bert.encoder.layer
+    *layers, last = encoder.layer
     for layer in layers:
         hidden_RLD = layer(hidden_RLD, **arguments)[0]
     # After its attention, a layer computes each token for itself.
@@ -99,7 +107,12 @@ def bert_hidden_states(
 
 def bert_parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
     """The layers of BERT's last layer behind its attention."""
-    last = model.bert.encoder.layer[-1]
+    return encoder_parts_of_tokens_read(model.bert.encoder)
+
+
+def encoder_parts_of_tokens_read(encoder: Any) -> list[layers.Layer]:
+    """The layers of an encoder's last layer behind its attention."""
+    last = encoder.layer[-1]
     return [last.attention.dense_output, last.intermediate, last.bert_output]
 
 
