@@ -185,7 +185,13 @@ def test_check_needs_no_training(framework):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("framework", "stop"),
+    [
+        ("torch", signal.SIGINT), ("torch", signal.SIGTERM), ("tensorflow", signal.SIGTERM),
+        pytest.param("tensorflow", signal.SIGINT, marks=pytest.mark.heavy),
+    ],
+)  # fmt: skip
 def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     process = start("finetune", "sentiment_bert", "--framework", framework, "--set", "train.epochs=50",
                     "--out", str(tmp_path / "r"))  # fmt: skip
@@ -209,12 +215,6 @@ def test_an_attention_that_breaks_its_promise_stops_the_run(framework, capsys, m
     assert execute(["finetune", "sentiment_bert", *arguments]) == 1
     assert "over the tolerance" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_lockstep_says_whether_it_is_the_same_experiment(capsys):
-    assert execute(["lockstep", "sentiment_bert", "--steps", "2", *QUICK]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "the same experiment"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,10 @@ def test_every_row_of_every_batch_is_in_one_share(size, tmp_path):
         assert sum(part["loss_weights"].sum() for part in shares) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_rows", [5, 130])
+@pytest.mark.parametrize(
+    ("framework", "num_rows"),
+    [("torch", 5), ("torch", 130), ("tensorflow", 5), pytest.param("tensorflow", 130, marks=pytest.mark.heavy)],
+)
 @pytest.mark.slow
 def test_the_gradients_of_64_ranks_add_up_to_those_of_one(framework, num_rows):
     backend, model = built(framework, "bert")  # with dropout, whose masks do not depend on the rank

@@ -1,5 +1,6 @@
 """One, two, three processes are one experiment, in either framework: with real processes on this machine."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -43,6 +44,23 @@ SPECIAL = {
     "short memory": ("single-label", 64, {"train.batch_size": 32}),
     "drift": ("single-label", 32, {"train.epochs": 3}),
 }
+
+
+@dataclass(frozen=True)
+class Part:
+    """What two processes of the framework `name` do in one start: plain runs, by kind, and what goes wrong."""
+
+    name: str
+    kinds: tuple[str, ...]
+    special: tuple[str, ...]
+
+
+# TensorFlow takes seconds for each run: what both frameworks do by the same code is heavy there, in MORE.
+PARTS = {
+    "torch": Part("torch", tuple(CASES), tuple(SPECIAL)),
+    "tensorflow": Part("tensorflow", ("single-label", "sequence-to-sequence"), ("faults", "short memory")),
+}
+MORE = Part("tensorflow", ("translation", "masked words"), ("drift",))
 # In how a batch is shared, which both frameworks do by the same code, and in how each of them sums the gradients.
 FAULTS_OF = {"torch": (*SHARES, *FAULTS_IN_SUMS), "tensorflow": FAULTS_IN_SUMS}
 ATTENTIONS = {kind: case.get("attention", "stock") for kind, case in CASES.items()}
@@ -83,36 +101,36 @@ class Trained:
     drift: str
 
 
-@pytest.fixture(scope="module", params=FRAMEWORKS)
+@pytest.fixture(scope="module", params=PARTS.values(), ids=PARTS)
 def trained(request, tmp_path_factory):
     """All of it in one start of the processes, which takes TensorFlow ten seconds for each."""
-    folder = tmp_path_factory.mktemp("ranks")
-    recipes = {kind: recipe_for(kind, folder) for kind in CASES}
-    special = {name: special_recipe(name, folder) for name in SPECIAL}
-    faults = FAULTS_OF[request.param]
-    found = in_ranks(
-        train_all, request.param, recipes, special, folder / "two", ATTENTIONS, faults, framework=request.param
-    )
-    return Trained(request.param, folder, recipes, special, *found)
+    framework, folder = request.param.name, tmp_path_factory.mktemp("ranks")
+    recipes = {kind: recipe_for(kind, folder) for kind in request.param.kinds}
+    special = {name: special_recipe(name, folder) for name in request.param.special}
+    faults = FAULTS_OF[framework]
+    found = in_ranks(train_all, framework, recipes, special, folder / "two", ATTENTIONS, faults, framework=framework)
+    return Trained(framework, folder, recipes, special, *found)
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_two_processes_train_what_one_trains(trained, kind):
-    framework, recipes, folder = trained.framework, trained.recipes, trained.folder
-    two = load_run(folder / "two" / kind)
-    one = finetune(recipes[kind], framework, ATTENTIONS[kind], out=folder / "one" / kind)
-    assert two.record.train.processes == two.directory.environment().processes == 2
-    assert one.record.train.processes == 1 and one.record.batches == two.record.batches
-    for own, other in zip(one.directory.history(), two.directory.history(), strict=True):
-        assert other.loss == pytest.approx(own.loss, rel=1e-5)
-        assert other.grad_norm == pytest.approx(own.grad_norm, rel=1e-4)
-        assert (other.examples, other.tokens, other.learning_rate) == (own.examples, own.tokens, own.learning_rate)
-    assert two.metrics == pytest.approx(one.metrics, rel=1e-3)
-    lines = [[line["index"] for line in run.directory.predictions()] for run in (one, two)]
-    assert lines[0] == lines[1] == list(range(len(lines[0])))
-    ours, theirs = (read_safetensors(run.directory.weights_file) for run in (one, two))
-    for name, weight in ours.items():
-        assert np.abs(weight - theirs[name]).max() < 1e-4, name
+@pytest.mark.parametrize(
+    "trained", [*PARTS.values(), pytest.param(MORE, marks=pytest.mark.heavy)], ids=[*PARTS, "more"], indirect=True
+)
+def test_two_processes_train_what_one_trains(trained):
+    for kind, recipe in trained.recipes.items():
+        two = load_run(trained.folder / "two" / kind)
+        one = finetune(recipe, trained.framework, ATTENTIONS[kind], out=trained.folder / "one" / kind)
+        assert two.record.train.processes == two.directory.environment().processes == 2, kind
+        assert one.record.train.processes == 1 and one.record.batches == two.record.batches, kind
+        for own, other in zip(one.directory.history(), two.directory.history(), strict=True):
+            assert other.loss == pytest.approx(own.loss, rel=1e-5), kind
+            assert other.grad_norm == pytest.approx(own.grad_norm, rel=1e-4), kind
+            assert (other.examples, other.tokens, other.learning_rate) == (own.examples, own.tokens, own.learning_rate)
+        assert two.metrics == pytest.approx(one.metrics, rel=1e-3), kind
+        lines = [[line["index"] for line in run.directory.predictions()] for run in (one, two)]
+        assert lines[0] == lines[1] == list(range(len(lines[0]))), kind
+        ours, theirs = (read_safetensors(run.directory.weights_file) for run in (one, two))
+        for name, weight in ours.items():
+            assert np.abs(weight - theirs[name]).max() < 1e-4, (kind, name)
 
 
 def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(trained):
@@ -159,6 +177,9 @@ def test_memory_that_is_short_after_sums_have_begun_splits_the_steps_of_all(tmp_
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "trained", [PARTS["torch"], pytest.param(MORE, marks=pytest.mark.heavy)], ids=FRAMEWORKS, indirect=True
+)
 def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(trained):
     assert trained.drift.startswith("after epoch 1 the weights of rank 1 are not those of rank 0")
     assert not (trained.folder / "two" / "drift").exists()
@@ -171,9 +192,12 @@ def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
     assert_same_training(finetune(recipe, framework, out=tmp_path / "one"), load_run(tmp_path / "two"))
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
-    "launcher", [each if each == "torchrun" else pytest.param(each, marks=pytest.mark.heavy) for each in LAUNCHERS]
+    ("launcher", "framework"),
+    [
+        pytest.param(*pair, marks=() if pair == ("torchrun", "torch") else pytest.mark.heavy)
+        for pair in itertools.product(LAUNCHERS, FRAMEWORKS)
+    ],
 )
 def test_other_launchers_start_the_ranks_of_either_framework(launcher, framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, num_rows=40)

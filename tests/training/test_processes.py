@@ -159,6 +159,7 @@ def test_masks_that_each_process_would_draw_for_itself_are_refused(tiny, tmp_pat
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_a_run_in_processes_is_asked_to_stop_as_any_other(framework, tiny, tmp_path):
     stop = StopRequest()
     following = Following(1, lambda pids: setattr(stop, "requested", True))

@@ -1,6 +1,7 @@
 """Killed and resumed: the end is bit-identical to that of the run that was never interrupted."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_a
 from tests.helpers.marks import heavy_in_tensorflow
 
 FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence", "marian": "translation"}
+# What is trained again in `make test`; the rest is heavy.
+USUAL = [("torch", "bert"), ("torch", "gpt2"), ("tensorflow", "bert")]
 # Everything that a resumed run must bring back: dropout, accumulation, best weights, patience. Three steps an epoch.
 CHANGES = {
     "train.epochs": 2, "train.dropout": 0.1, "train.keep": "best", "train.keep_metric": "loss",
@@ -28,7 +31,11 @@ CHANGES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", [*list(FAMILIES)[:2], *(pytest.param(family, marks=pytest.mark.heavy) for family in list(FAMILIES)[2:])]
+    ("framework", "family"),
+    [
+        pytest.param(*pair, marks=() if pair in USUAL else pytest.mark.heavy)
+        for pair in itertools.product(("torch", "tensorflow"), FAMILIES)
+    ],
 )
 def test_a_killed_run_ends_as_the_one_that_never_stopped(framework, family, tmp_path):
     also = {"train.gradient_accumulation": 1 if family == "t5" else 2}

@@ -33,6 +33,19 @@ def plain_run(small, tmp_path_factory):
     return finished
 
 
+@pytest.fixture(scope="module")
+def run_with_test_split(small, tmp_path_factory):
+    """Gives the finished run of a framework with seed 2 that has a test split, trained once; no test may change it."""
+    folder = tmp_path_factory.mktemp("with-test-split")
+    files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
+
+    @functools.cache
+    def finished(framework):
+        return finetune(small.override(files), framework, seed=2, out=folder / framework / "run")
+
+    return finished
+
+
 @pytest.mark.slow
 def test_a_run_leaves_what_the_contract_says(framework, small, plain_run):
     run = plain_run(framework)
@@ -80,9 +93,11 @@ def test_the_resolved_recipe_of_a_run_can_be_run(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(framework, small, plain_run, tmp_path):
-    others = [finetune(small, framework, seed=seed, out=tmp_path / f"{seed}") for seed in (3, 2)]
-    runs = [plain_run(framework), *others]
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_does_not(
+    framework, small, plain_run, run_with_test_split, tmp_path
+):
+    again = finetune(small, framework, seed=3, out=tmp_path / "again")
+    runs = [plain_run(framework), again, run_with_test_split(framework)]
     prints = [sha256(run.path / "model" / "model.safetensors") for run in runs]
     assert prints[0] == prints[1] != prints[2]
 
@@ -217,9 +232,8 @@ def check_loss(run, small):
 
 
 @pytest.mark.slow
-def test_a_test_split_is_scored_once_at_the_end(framework, small, plain_run, tmp_path):
-    files = {"data.files.test": small.data.files.validation, "data.limit.test": 24}
-    run = finetune(small.override(files), framework, out=tmp_path / "run")
+def test_a_test_split_is_scored_once_at_the_end(framework, plain_run, run_with_test_split):
+    run = run_with_test_split(framework)
     assert set(run.record.test) == set(run.metrics) == {"accuracy", "f1", "loss"}
     assert run.record.data.test["rows"] == 24
     right = [line["prediction"] == line["reference"] for line in read_lines(run.path / "predictions.jsonl")[:24]]
@@ -228,17 +242,28 @@ def test_a_test_split_is_scored_once_at_the_end(framework, small, plain_run, tmp
     assert other.record.test is None and "test" not in json.loads((other.path / "metrics.json").read_text())
 
 
+OPTIONS = {
+    "label smoothing": {"train.label_smoothing": 0.2},
+    "class weights": {"train.class_weights": {"negative": 1.0, "positive": 3.0}},
+    "dropout": {"train.dropout": 0.0},
+    "precision": {"train.precision": "bf16"},
+}
+# The others reach both frameworks by the same code: as weights of the batches, and in the configuration of the model.
+OWN_CODE = ("label smoothing", "precision")
+
+
 @pytest.mark.slow
-def test_options_reach_the_training(framework, small, plain_run, tmp_path):
+@pytest.mark.parametrize(
+    ("framework", "name"),
+    [
+        *(("torch", name) for name in OPTIONS),
+        *(pytest.param("tensorflow", name, marks=() if name in OWN_CODE else pytest.mark.heavy) for name in OPTIONS),
+    ],
+)
+def test_options_reach_the_training(framework, name, small, plain_run, tmp_path):
     first = read_lines(plain_run(framework).path / "history.jsonl")
-    for name, changes in {
-        "label smoothing": {"train.label_smoothing": 0.2},
-        "class weights": {"train.class_weights": {"negative": 1.0, "positive": 3.0}},
-        "dropout": {"train.dropout": 0.0},
-        "precision": {"train.precision": "bf16"},
-    }.items():
-        changed = finetune(small.override(changes), framework, seed=3, out=tmp_path / name.replace(" ", "-"))
-        assert read_lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"], name
+    changed = finetune(small.override(OPTIONS[name]), framework, seed=3, out=tmp_path / "run")
+    assert read_lines(changed.path / "history.jsonl")[0]["loss"] != first[0]["loss"]
 
 
 @pytest.mark.slow
