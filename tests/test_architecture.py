@@ -21,7 +21,7 @@ FRAMEWORK_FILES = (
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.
 ONE_SIDED = {
-    "CrossEntropy": "PyTorch takes a gradient of our own from a class, TensorFlow from a function inside cross_entropy",
+    "CrossEntropy": "PyTorch takes a gradient of our own from a class, TensorFlow's tape as an argument",
     "FunctionDropout": "PyTorch's library applies dropout in functions too, TensorFlow's in layers only",
     "Bf16Linear": "PyTorch computes bf16 products slowly on processors without bf16 instructions",
     "Bf16Product": "the gradient of Bf16Linear",

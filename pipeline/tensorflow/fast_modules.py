@@ -8,22 +8,28 @@ from __future__ import annotations
 import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
+from tf_keras import activations
 
 from pipeline.models.families import family_of
 from pipeline.models.optimization import HIDDEN_LOGIT
 from pipeline.tensorflow.model import architecture, head_logits
 from pipeline.tensorflow.packed import chosen, span_logits, tokens_read, tokens_with_loss
 from pipeline.tensorflow.swap import head, packed_hidden_states
+from pipeline.tensorflow.transformer import ACTIVATIONS
 
 
 def prepare_modules(model: tf_keras.Model) -> None:
     """Make the random generators of dropout layers, which the layers would otherwise make at their first call.
 
-    Variables that are made while a graph is traced make TensorFlow trace it twice.
+    Variables that are made while a graph is traced make TensorFlow trace it twice. Layers that call `tf.nn.silu` get a
+    function that computes the same, for the reason that `ACTIVATIONS` gives.
     """
     for layer in model.submodules:
         if hasattr(layer, "_random_generator"):
             layer._random_generator._maybe_init()
+        for name, value in list(vars(layer).items()):
+            if value is activations.swish:
+                setattr(layer, name, ACTIVATIONS["swish"])
 
 
 def forward(model: tf_keras.Model, inputs: dict[str, Tensor], training: bool) -> Tensor:

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -17,42 +16,44 @@ def weighted_loss(
     loss_weights: Tensor,
     label_smoothing: float,
     loss: str = "cross_entropy",
-) -> Tensor:
-    """The loss in fp32, summed with `loss_weights`.
+) -> tuple[Tensor, Tensor]:
+    """The loss in fp32, summed with `loss_weights`, and its gradient by the logits, at which a tape is to begin.
 
     Labels and weights have the shape of the logits for binary cross-entropy, and without classes for the other losses.
     """
+    # A `tf.custom_gradient`, which would tell a tape the gradient, keeps the graph that calls it, and so the model,
+    # until the process ends.
     logits = tf.cast(logits, tf.float32)
     if loss == "squared_error":
-        return tf.reduce_sum((tf.squeeze(logits, axis=-1) - labels) ** 2 * loss_weights)
+        errors = tf.squeeze(logits, axis=-1) - labels
+        return tf.reduce_sum(errors**2 * loss_weights), (2 * errors * loss_weights)[..., None]
     if loss == "binary_cross_entropy":
-        return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits) * loss_weights)
+        entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+        return tf.reduce_sum(entropies * loss_weights), (tf.sigmoid(logits) - labels) * loss_weights
     logits_NV = tf.reshape(logits, (-1, tf.shape(logits)[-1]))
-    return cross_entropy(logits_NV, tf.reshape(labels, [-1]), tf.reshape(loss_weights, [-1]), label_smoothing)
+    total, gradient_NV = cross_entropy(
+        logits_NV, tf.reshape(labels, [-1]), tf.reshape(loss_weights, [-1]), label_smoothing
+    )
+    return total, tf.reshape(gradient_NV, tf.shape(logits))
 
 
-def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
-    """The sum of the rows' cross-entropies times their weights; finite rows of weight 0 add nothing.
+def cross_entropy(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The sum of the rows' cross-entropies times their weights, and its gradient; finite rows of weight 0 add nothing.
 
-    Loss and gradient are computed together, and if most rows have weight 0, only for the others. With p = softmax(x), ε
-    of smoothing and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
+    Both are computed together, and if most rows have weight 0, only for the others. With p = softmax(x), ε of smoothing
+    and q = (1 - ε) onehot(label) + ε / V, a row's loss is logsumexp(x) - q·x, and its gradient p - q.
     """
     counted = tf.where(weights_N > 0)[:, 0]
 
-    @tf.custom_gradient
-    def with_gradient(x_NV: Tensor) -> tuple[Tensor, Callable]:
-        def all_rows() -> tuple[Tensor, Tensor]:
-            return loss_and_gradient(x_NV, labels_N, weights_N, smoothing)
+    def all_rows() -> tuple[Tensor, Tensor]:
+        return loss_and_gradient(logits_NV, labels_N, weights_N, smoothing)
 
-        def counted_rows() -> tuple[Tensor, Tensor]:
-            x, labels, weights = (tf.gather(each, counted) for each in (x_NV, labels_N, weights_N))
-            loss, gradient = loss_and_gradient(x, labels, weights, smoothing)
-            return loss, tf.scatter_nd(counted[:, None], gradient, tf.shape(x_NV, counted.dtype))
+    def counted_rows() -> tuple[Tensor, Tensor]:
+        x, labels, weights = (tf.gather(each, counted) for each in (logits_NV, labels_N, weights_N))
+        loss, gradient = loss_and_gradient(x, labels, weights, smoothing)
+        return loss, tf.scatter_nd(counted[:, None], gradient, tf.shape(logits_NV, counted.dtype))
 
-        loss, gradient = tf.cond(2 * tf.size(counted) < tf.size(weights_N), counted_rows, all_rows)
-        return loss, lambda loss_gradient: gradient * loss_gradient
-
-    return cast(Tensor, with_gradient(logits_NV))
+    return cast(Any, tf.cond(2 * tf.size(counted) < tf.size(weights_N), counted_rows, all_rows))
 
 
 def loss_and_gradient(x: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -66,6 +66,9 @@ class AdamW(tf_keras.optimizers.Optimizer):
         schedules = (self.learning_rates, self.corrected_rates, self.corrected_epsilons)
         # By a gather: an index into a slice must be a constant for XLA, which would compile every step anew.
         self.current_rates = [tf.gather(values, self.iterations) for values in schedules]
+        # Keras would sum gradients over replicas, of which there is one, by an operation with a gradient of its own: by
+        # such a one TensorFlow keeps each graph that calls it, and so the model, until the process ends.
+        options.setdefault("skip_gradients_aggregation", True)
         iterations = super().apply_gradients(grads_and_vars, **options)
         del self.current_rates
         return iterations

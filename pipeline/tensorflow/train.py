@@ -282,12 +282,16 @@ class Learner(Predictor, tf_keras.Model):
         if self.settings.compile and counted is not None:
             read = counted = None  # that is all tokens: in XLA no size of an array can depend on numbers
         self.masks.start(batch, read)
-        with self.watched_draws(), tf.GradientTape() as tape:
-            inputs = {key: value for key, value in batch.items() if key not in TARGETS}
-            targets = logits_and_targets(self.model, inputs, labels, weights, counted, training=True)
-            loss = weighted_loss(*targets, self.settings.label_smoothing, self.task_loss)
+        with self.watched_draws():
+            with tf.GradientTape() as tape:
+                inputs = {key: value for key, value in batch.items() if key not in TARGETS}
+                logits, labels, weights = logits_and_targets(
+                    self.model, inputs, labels, weights, counted, training=True
+                )
+            loss, of_logits = weighted_loss(logits, labels, weights, self.settings.label_smoothing, self.task_loss)
+        gradients = tape.gradient(logits, variables, output_gradients=of_logits)
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
-        return loss, [g if g is None else tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+        return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradients]
 
     def watched_draws(self) -> contextlib.AbstractContextManager:
         """With shared dropout masks, refuses any random number in a forward pass that is traced inside."""

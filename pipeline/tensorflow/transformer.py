@@ -23,7 +23,12 @@ from tf_keras import initializers, layers
 from pipeline.models.transformer import TransformerSettings, sinusoids
 from pipeline.tensorflow.attention import MultiHeadAttention
 
-ACTIVATIONS = {"relu": tf.nn.relu, "gelu": lambda x: tf.nn.gelu(x, approximate=False), "swish": tf.nn.silu}
+ACTIVATIONS = {
+    "relu": tf.nn.relu,
+    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    # `tf.nn.silu` has a gradient of its own, by which TensorFlow keeps each graph that calls it until the process ends.
+    "swish": lambda x: x * tf.sigmoid(x),
+}
 # Added to the score of what must not be seen or chosen.
 HIDDEN = -1e9
 

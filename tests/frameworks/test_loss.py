@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from pipeline.pytorch import loss as losses
 from pipeline.pytorch.loss import weighted_loss
-from tests.helpers.classifiers import framework_module, tensor
+from tests.helpers.classifiers import loss_and_gradient
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0], ids=["", "large logits"])
@@ -23,26 +23,10 @@ def test_the_loss_is_the_weighted_cross_entropy(framework, smoothing, share, off
     slope = weights[..., None] * (np.exp(log_p) - targets)
     if framework == "torch":
         labels = labels.astype(np.int64)
-    arguments = (tensor(framework, value) for value in (logits + np.float32(offset), labels, weights))
-    loss, gradient = loss_and_gradient(framework, *arguments, smoothing)
+    loss, gradient = loss_and_gradient(framework, logits + np.float32(offset), labels, weights, smoothing)
     # At 1,000 the logits themselves are rounded to 6e-5.
     assert loss == pytest.approx(expected, rel=1e-5 if offset == 0 else 1e-4)
     assert gradient == pytest.approx(slope, abs=1e-6 if offset == 0 else 1e-4)
-
-
-def loss_and_gradient(framework, logits, labels, weights, smoothing):
-    weighted_loss = framework_module(framework, "loss").weighted_loss
-    if framework == "torch":
-        logits.requires_grad_()
-        loss = weighted_loss(logits * 1, labels, weights, smoothing)
-        loss.backward()
-        return loss.item(), logits.grad.numpy()
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(logits)
-        loss = weighted_loss(logits, labels, weights, smoothing)
-    return float(loss), tape.gradient(loss, logits).numpy()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

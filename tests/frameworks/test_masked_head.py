@@ -52,11 +52,13 @@ def tensorflow_sides(share):
     for ours in (True, False):
         with tf.GradientTape() as tape:
             if ours:
-                loss = weighted_loss(*for_targets(model, batch, labels, weights, training=True), SMOOTHING)
+                target, *others = for_targets(model, batch, labels, weights, training=True)
+                loss, slope = weighted_loss(target, *others, SMOOTHING)
             else:
                 logits = model(batch, training=True).logits
-                loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(smoothed, logits) * weights)
-        gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
+                target = loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(smoothed, logits) * weights)
+                slope = None
+        gradients = tape.gradient(target, model.trainable_variables, slope, unconnected_gradients="zero")
         pairs = zip(model.trainable_variables, gradients, strict=True)
         sides.append((float(loss), {variable.name: tf.convert_to_tensor(g).numpy() for variable, g in pairs}))
     return sides
@@ -105,8 +107,9 @@ def test_a_graph_of_tensorflow_does_not_compute_the_other_logits():
     def step():
         with tf.GradientTape() as tape:
             for_targets, weighted_loss = functions("tensorflow")
-            loss = weighted_loss(*for_targets(model, batch, *arrays, training=True), 0.0)
-        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, model.trainable_variables)]
+            logits, *others = for_targets(model, batch, *arrays, training=True)
+        _, slope = weighted_loss(logits, *others, 0.0)
+        return [tf.convert_to_tensor(g) for g in tape.gradient(logits, model.trainable_variables, slope)]
 
     graph = tf.function(step, autograph=False).get_concrete_function().graph
     used = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), [tensor.op.name for tensor in graph.outputs])

@@ -48,6 +48,19 @@ def tensor(framework, value):
     return tf.constant(value)
 
 
+def loss_and_gradient(framework, logits, labels, weights, *settings):
+    """The loss of logits, and its gradient, as the framework's training step has them."""
+    logits, labels, weights = (tensor(framework, value) for value in (logits, labels, weights))
+    weighted_loss = framework_module(framework, "loss").weighted_loss
+    if framework == "tensorflow":
+        loss, gradient = weighted_loss(logits, labels, weights, *settings)
+        return float(loss), gradient.numpy()
+    logits.requires_grad_()
+    loss = weighted_loss(logits * 1, labels, weights, *settings)
+    loss.backward()
+    return loss.item(), logits.grad.numpy()
+
+
 def built(framework, family, seed=0, precision="fp32", **changes):
     """(backend, model): a sequence classifier with random weights; `changes` are settings of its config."""
     config = CONFIGS[family].__class__.from_dict(CONFIGS[family].to_dict() | changes)

@@ -4,39 +4,22 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline import UserError
 from pipeline.training.experiment import prepare
+from tests.helpers.classifiers import loss_and_gradient
 from tests.helpers.families import recipe_of
 
 
-def test_the_losses_of_numbers_and_of_label_sets_are_the_usual_ones(framework, tmp_path):
-    from pipeline.backend import load_backend
-
-    module = load_backend(framework).Learner.__module__
-    weighted_loss = __import__(module, fromlist=["weighted_loss"]).weighted_loss
-    logits, weights = np.array([[0.3], [-1.2]], np.float32), np.array([0.5, 0.5], np.float32)
-    found = float(
-        weighted_loss(*map(as_tensor(framework), (logits, np.float32([1, -1]), weights)), 0.0, "squared_error")
-    )
-    assert found == pytest.approx((0.7**2 + 0.2**2) / 2, rel=1e-5)
-    labels = np.array([[1.0, 0.0]], np.float32)
-    found = float(
-        weighted_loss(
-            *map(as_tensor(framework), (np.float32([[2, -1]]), labels, np.float32([[0.5, 0.5]]))), 0.0,
-            "binary_cross_entropy",
-        )
-    )  # fmt: skip
-    assert found == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2, rel=1e-5)
-
-
-def as_tensor(framework):
-    if framework == "torch":
-        return torch.from_numpy
-    import tensorflow as tf
-
-    return tf.constant
+def test_the_losses_of_numbers_and_of_label_sets_are_the_usual_ones(framework):
+    logits, weights = np.array([[0.3], [-1.2]], np.float32), np.array([0.5, 0.25], np.float32)
+    loss, slope = loss_and_gradient(framework, logits, np.float32([1, -1]), weights, 0.0, "squared_error")
+    assert loss == pytest.approx(0.7**2 / 2 + 0.2**2 / 4, rel=1e-5)
+    assert slope == pytest.approx(np.array([[-0.7], [-0.1]]), rel=1e-5)
+    logits, labels = np.float32([[2, -1]]), np.array([[1.0, 0.0]], np.float32)
+    loss, slope = loss_and_gradient(framework, logits, labels, np.float32([[0.5, 0.25]]), 0.0, "binary_cross_entropy")
+    assert loss == pytest.approx(math.log(1 + math.exp(-2)) / 2 + math.log(1 + math.exp(-1)) / 4, rel=1e-5)
+    assert slope == pytest.approx(np.array([[-0.5 / (1 + math.exp(2)), 0.25 / (1 + math.exp(1))]]), rel=1e-5)
 
 
 def test_a_pair_for_a_tokenizer_that_puts_nothing_between_is_refused(tmp_path):

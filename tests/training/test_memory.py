@@ -1,13 +1,16 @@
-"""Memory during a training does not grow with the number of steps.
-
-The samples are those of `tests/benchmarks/memory_series.py`, which takes them over thousands of steps.
+"""Memory does not grow with the number of steps, whose samples are those of `tests/benchmarks/memory_series.py`, or of
+trainings.
 """
+
+import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from pipeline.utils.processes import call
 from tests.benchmarks.memory_series import train
+from tests.helpers.packed_batches import learner_of, with_dropout_keys
 
 
 @pytest.mark.heavy
@@ -18,3 +21,15 @@ def test_memory_stays_flat_over_steps_with_packed_batches(framework, tmp_path):
     growth = np.polyfit(steps[late], megabytes[late], 1)[0] * np.ptp(steps[late])
     assert growth < 1.5, f"{growth:.1f} MB in the second half of {steps[-1]:.0f} steps"
     assert len(set(files[late])) == 1
+
+
+@pytest.mark.slow
+def test_a_model_is_gone_when_another_one_is_trained(framework):
+    # A Marian has activations to which TensorFlow gives gradients of its own.
+    learner = learner_of(framework, "marian", dropout=0.1)
+    learner.fit([[with_dropout_keys("marian")[1]]], lambda report: None, lambda epoch: True)
+    model = weakref.ref(learner.model)
+    del learner
+    learner_of(framework, "bert pairs")
+    gc.collect()
+    assert model() is None
