@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 FRAMEWORK_FILES = (
-    "attention.py", "body.py", "dropout.py", "export.py", "fast_modules.py", "generation.py", "graphs.py", "group.py",
-    "lora.py", "loss.py", "model.py", "optimizer.py", "packed.py", "sites.py", "swap/__init__.py", "swap/bert.py",
-    "swap/distilbert.py", "swap/gpt2.py", "swap/marian.py", "swap/roberta.py", "swap/t5.py", "tour.py", "train.py",
-    "transformer.py",
+    "attention.py", "body.py", "dropout.py", "export.py", "fast_modules.py", "generation.py",
+    "gradient_checkpointing.py", "graphs.py", "group.py", "lora.py", "loss.py", "model.py", "optimizer.py", "packed.py",
+    "sites.py", "swap/__init__.py", "swap/bert.py", "swap/distilbert.py", "swap/gpt2.py", "swap/marian.py",
+    "swap/roberta.py", "swap/t5.py", "tour.py", "train.py", "transformer.py",
 )  # fmt: skip
 # What one framework needs and the other has no counterpart of, with the reason; at most 8.
 ONE_SIDED = {

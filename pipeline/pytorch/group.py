@@ -10,7 +10,7 @@ import itertools
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.distributed.channel import Channel
 from pipeline.distributed.ranks import Ranks
+from pipeline.pytorch.sites import stacked_layers
 from pipeline.pytorch.swap import parts_of_tokens_read
 from pipeline.utils.errors import UserError
 
@@ -176,7 +177,7 @@ class ShardedModel(nn.Module):
         self.model = model
         # Parts of such a layer are called by themselves.
         read = {id(part) for part in parts_of_tokens_read(model)}
-        layers = [layer for layer in self.layers(model) if not read & {id(part) for part in layer.modules()}]
+        layers = [layer for layer in stacked_layers(model) if not read & {id(part) for part in layer.modules()}]
         # In a list, since this one holds itself, as what is around all others.
         self.shards: list[FSDPModule] = [fully_shard(module) for module in (*layers, self)]
         for shard in self.shards:
@@ -206,12 +207,6 @@ class ShardedModel(nn.Module):
         # Which also forgets in which order layers computed meanwhile: FSDP would prefetch weights in this order, and
         # ranks predict different numbers of batches.
         self.shards[-1].reset_iter_state()
-
-    @staticmethod
-    def layers(module: nn.Module) -> Iterator[nn.Module]:
-        """The layers of each stack of layers."""
-        for child in module.children():
-            yield from child if isinstance(child, nn.ModuleList) else ShardedModel.layers(child)
 
     @staticmethod
     def part(whole: Tensor, weight: Tensor) -> Tensor:

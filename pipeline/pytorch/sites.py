@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -188,6 +188,12 @@ class FamilyModules:
     packed_hidden_states: Callable[[Any, dict[str, Tensor], Tensor | None], Tensor]
     head: Callable[[Any, Tensor], Tensor]
     parts_of_tokens_read: Callable[[Any], list[Any]] = lambda model: []
+
+
+def stacked_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of each stack of layers in a model."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else stacked_layers(child)
 
 
 def refuse_shared(model: PreTrainedModel, slots: list[Slot]) -> None:

@@ -25,6 +25,7 @@ from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.pytorch.fast_modules import counted_tokens, forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
+from pipeline.pytorch.gradient_checkpointing import checkpoint_layers
 from pipeline.pytorch.graphs import compiled, compiling
 from pipeline.pytorch.group import Group, ShardedModel
 from pipeline.pytorch.library import AttentionCalls
@@ -129,6 +130,8 @@ class Learner(Predictor):
         self.compilations = 0
         if self.has_shared_masks:
             share_dropout(model, self.masks)
+        if settings.gradient_checkpointing:
+            checkpoint_layers(model, self.masks, self.forward_pass, draws=not self.has_shared_masks)
         self.sharded = ShardedModel(model) if group is not None and settings.sharding == "fsdp" else None
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = self.accelerator.prepare(AdamW(self.model, settings))

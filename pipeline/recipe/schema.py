@@ -90,6 +90,10 @@ class Train(StrictModel):
     """`fp32` or `bf16`."""
     gradient_accumulation: int = Field(default=1, ge=1, le=10_000)
     """Number of micro-batches into which each step is split, to save memory; must divide `batch_size`."""
+    gradient_checkpointing: bool = False
+    """Keep of each layer nothing but its inputs, and compute it again in the backward pass: less memory, more time, the
+    same numbers.
+    """
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Sets every dropout rate of the model; by default those of the checkpoint."""
     dropout_masks: Literal["shared", "framework"] = "shared"
@@ -267,7 +271,9 @@ class Recipe(StrictModel):
             del values["perturb_weights"]
         if not values["keep_head"]:
             del values["keep_head"]
-        for key in ("sharding", "attention_implementation", "deterministic", "compile", "lora"):
+        for key in (
+            "sharding", "attention_implementation", "deterministic", "compile", "lora", "gradient_checkpointing",
+        ):  # fmt: skip
             if not values["train"][key]:
                 del values["train"][key]
         for key in _NEWER_KEYS:

@@ -4,8 +4,8 @@ In reading order, and the same in `pipeline/pytorch`:
 
 - the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
   `swap` put another attention into them, and `body` the whole Transformer; `lora` gives projections updates
-- a step: `packed` rows, `dropout` masks, `fast_modules`, `loss`, `optimizer`, `group` for several processes; `train`
-  puts them together
+- a step: `packed` rows, `dropout` masks, `fast_modules`, `gradient_checkpointing`, `loss`, `optimizer`, `group` for
+  several processes; `train` puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
 - short functions that are run and shown side by side: `tour`
 """

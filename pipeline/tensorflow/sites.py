@@ -156,6 +156,17 @@ class FamilyModules:
     parts_of_tokens_read: Callable[[tf_keras.Model], list[layers.Layer]] = lambda model: []
 
 
+def stacked_layers(layer: layers.Layer) -> Iterator[layers.Layer]:
+    """The layers of each stack of layers in a model."""
+    for name, child in vars(layer).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(child, list) and child and all(isinstance(each, layers.Layer) for each in child):
+            yield from child
+        elif isinstance(child, layers.Layer):
+            yield from stacked_layers(child)
+
+
 def refuse_shared(model: TFPreTrainedModel, slots: list[Slot]) -> None:
     """Raise UserError if an attention shares weights with another layer."""
     uses = _uses(model)

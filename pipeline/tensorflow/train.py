@@ -27,6 +27,7 @@ from pipeline.recipe.schema import Train
 from pipeline.tensorflow.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.tensorflow.fast_modules import counted_tokens, forward, logits_and_targets, prepare_modules
 from pipeline.tensorflow.generation import GreedyGeneration, generate
+from pipeline.tensorflow.gradient_checkpointing import checkpoint_layers
 from pipeline.tensorflow.graphs import compiled
 from pipeline.tensorflow.group import Group, ShardedModel, Sums
 from pipeline.tensorflow.loss import weighted_loss
@@ -135,6 +136,8 @@ class Learner(Predictor, tf_keras.Model):
         self.masks, self.has_shared_masks = DropoutMasks(), settings.dropout_masks == "shared"
         if self.has_shared_masks:
             share_dropout(model, self.masks)
+        if settings.gradient_checkpointing:
+            checkpoint_layers(model, self.masks, by_xla=settings.compile)
         self.stop_training, self.compilations = False, 0
         self.compile(optimizer=AdamW(settings, learning_rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
@@ -284,6 +287,7 @@ class Learner(Predictor, tf_keras.Model):
         self.masks.start(batch, read)
         with self.watched_draws():
             with tf.GradientTape() as tape:
+                tape.watch(variables)
                 inputs = {key: value for key, value in batch.items() if key not in TARGETS}
                 logits, labels, weights = logits_and_targets(
                     self.model, inputs, labels, weights, counted, training=True
