@@ -176,6 +176,11 @@ class Train(StrictModel):
             raise ValueError(
                 "attention_implementation is flash_attention_2, which computes in 16 bits: set precision to bf16"
             )
+        if self.gradient_checkpointing and self.compile:
+            raise ValueError(
+                "gradient_checkpointing computes layers again, and compile would make one pass of both computations: "
+                "leave one of them out"
+            )
         if self.keep_metric is not None and self.keep == "last" and self.early_stopping is None:
             raise ValueError("keep_metric would be ignored: set keep to best, or early_stopping")
         return self

@@ -16,7 +16,6 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 from tensorflow import Tensor
-from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.eager import record
 
 from pipeline.tensorflow.dropout import DropoutMasks
@@ -24,14 +23,13 @@ from pipeline.tensorflow.model import random_generators
 from pipeline.tensorflow.sites import stacked_layers
 
 
-def checkpoint_layers(model: tf_keras.Model, masks: DropoutMasks, by_xla: bool) -> None:
+def checkpoint_layers(model: tf_keras.Model, masks: DropoutMasks) -> None:
     """Have each layer of a model's stacks compute again what its backward pass needs, in place.
 
-    Only in training; `by_xla` says whether XLA compiles the steps. The tape must watch the variables of the layers,
-    which read them while nothing is recorded.
+    Only in training. The tape must watch the variables of the layers, which read them while nothing is recorded.
     """
     for layer in stacked_layers(model):
-        layer.call = CheckpointedLayer(layer, masks, by_xla).compute
+        layer.call = CheckpointedLayer(layer, masks).compute
 
 
 class CheckpointedLayer:
@@ -42,8 +40,8 @@ class CheckpointedLayer:
     TensorFlow would keep what the forward pass computed.
     """
 
-    def __init__(self, layer: Any, masks: DropoutMasks, by_xla: bool):
-        self.layer, self.masks, self.by_xla = layer, masks, by_xla
+    def __init__(self, layer: Any, masks: DropoutMasks):
+        self.layer, self.masks = layer, masks
         self.call, self.signature = layer.call, inspect.signature(layer.call)
         self.is_again = False
 
@@ -86,11 +84,8 @@ class CheckpointedLayer:
         """
         flat = tf.nest.flatten(given)
         tensors = [each for each in flat if tf.is_tensor(each)]
-        if self.by_xla:  # which heeds no control dependencies
-            later = iter(xla.optimization_barrier(*tensors, *others))
-        else:
-            with tf.control_dependencies(list(others)):
-                later = iter([tf.identity(each) for each in tensors])
+        with tf.control_dependencies(list(others)):
+            later = iter([tf.identity(each) for each in tensors])
         return tf.nest.pack_sequence_as(given, [next(later) if tf.is_tensor(each) else each for each in flat])
 
     @contextlib.contextmanager

@@ -26,7 +26,7 @@ def weighted_loss(
     logits = tf.cast(logits, tf.float32)
     if loss == "squared_error":
         errors = tf.squeeze(logits, axis=-1) - labels
-        return tf.reduce_sum(errors**2 * loss_weights), (2 * errors * loss_weights)[..., None]
+        return tf.reduce_sum(errors**2 * loss_weights), tf.expand_dims(2 * errors * loss_weights, axis=-1)
     if loss == "binary_cross_entropy":
         entropies = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
         return tf.reduce_sum(entropies * loss_weights), (tf.sigmoid(logits) - labels) * loss_weights

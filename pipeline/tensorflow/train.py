@@ -137,7 +137,7 @@ class Learner(Predictor, tf_keras.Model):
         if self.has_shared_masks:
             share_dropout(model, self.masks)
         if settings.gradient_checkpointing:
-            checkpoint_layers(model, self.masks, by_xla=settings.compile)
+            checkpoint_layers(model, self.masks)
         self.stop_training, self.compilations = False, 0
         self.compile(optimizer=AdamW(settings, learning_rates))
         # Variables that are made while a graph is traced make TensorFlow trace it twice.
@@ -293,7 +293,7 @@ class Learner(Predictor, tf_keras.Model):
                     self.model, inputs, labels, weights, counted, training=True
                 )
             loss, of_logits = weighted_loss(logits, labels, weights, self.settings.label_smoothing, self.task_loss)
-        gradients = tape.gradient(logits, variables, output_gradients=of_logits)
+        gradients = tape.gradient([logits], variables, output_gradients=[of_logits])
         # An embedding's gradient is a list of rows with repeats; as one array each row counts once in the norm.
         return loss, [g if g is None else tf.convert_to_tensor(g) for g in gradients]
 
