@@ -9,6 +9,7 @@ from pipeline.comparison import examples, same_experiment
 from pipeline.comparison.attention_maps import maps_of_frameworks
 from pipeline.comparison.control import compare_with_control
 from pipeline.comparison.costs import break_even, compare_memory, compare_speed, compare_time, costs, machines
+from pipeline.comparison.predictions.details import prediction_details
 from pipeline.comparison.records.sameness import LockstepResult, Sameness
 from pipeline.comparison.records.scores import Agreement, Metric, MetricComparison, PairComparison
 from pipeline.comparison.resampling import Resampled, resampled_metrics
@@ -18,6 +19,7 @@ from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics.agreement import agreement
 from pipeline.comparison.statistics.equivalence import compare_metric, metric_margin, summarize
 from pipeline.metrics.specs import ends, lower_is_better, scale
+from pipeline.runs.directory import RunDirectory
 from pipeline.tasks.base import load_task
 
 SharedSeeds = list[tuple[ComparedRun, ComparedRun]]
@@ -35,6 +37,7 @@ def assemble(
     metrics = _metrics(completed)
     rows = examples.validation_rows(completed[0]) if completed else []
     task = load_task(recipe)
+    predictions = prediction_details(completed, task.outcomes, rows if task.has_prediction_per_row else [])
     disagreements = examples.disagreements(runs, rows if task.has_prediction_per_row else [])
     text = examples.text_to_draw(task, disagreements, rows)
     maps, map_problems = maps_of_frameworks(completed, text) if text else ([], [])
@@ -48,15 +51,18 @@ def assemble(
         recipe=recipe.name,
         task=recipe.task,
         checkpoint=checkpoint.name if checkpoint.is_absolute() else recipe.checkpoint,
+        checkpoint_fingerprint=completed[0].completed_record.checkpoint_fingerprint if completed else None,
         weights=recipe.weights,
         data=_data(runs[0], completed),
         margin=RecipeMargin(value=margin, kind="relative" if is_relative else "absolute"),
         variants=_variants(runs),
         runs=[_summary(run) for run in runs],
+        settings=runs[0].settings,
         recipe_differences=same_experiment.recipe_differences(runs),
         metrics=metrics,
         comparisons=[comparison for comparison in comparisons if comparison is not None],
         sameness=_sameness(runs, lockstep, list(controls)),
+        predictions=predictions,
         disagreements=disagreements,
         costs=run_costs,
         time=time,
@@ -108,7 +114,14 @@ def _summary(run: ComparedRun) -> RunSummary:
         attention_sites=run.record.attention_sites if run.record else None,
         attention_max_difference=run.record.attention_max_difference if run.record else None,
         environment=run.environment,
+        weights_sha256=_weights_digest(run),
     )
+
+
+def _weights_digest(run: ComparedRun) -> str | None:
+    files = run.record.model_files if run.record else {}
+    weights = files.get(RunDirectory(run.path).weights_file.name)
+    return weights.sha256 if weights else None
 
 
 def _metrics(completed: list[ComparedRun]) -> dict[str, Metric]:

@@ -37,7 +37,7 @@ def resampled_metrics(runs: list[ComparedRun]) -> tuple[Resampled, list[Problem]
     (num_examples,) = sizes
     problems, keys, full, statistics = [], [], [], []
     for run in runs:
-        labels = _class_names(run)
+        labels = class_names(run)
         for name, recorded in run.metrics.items():
             try:
                 of_counts = statistic_for(name, run.predictions, labels)
@@ -76,7 +76,7 @@ def _contradicts(value: float, recorded: float | None) -> bool:
     return abs(value - recorded) > _RECORDED_PRECISION * max(1.0, abs(recorded))
 
 
-def _class_names(run: ComparedRun) -> list[str]:
+def class_names(run: ComparedRun) -> list[str]:
     """The class names in the model's order; empty if the run has no model any more."""
     path = RunDirectory(run.path).model_folder / "config.json"
     if not path.exists():

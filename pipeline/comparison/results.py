@@ -7,7 +7,7 @@ The JSON Schema beside this file, `results.schema.json`, is generated from these
 A variant is `<framework>/<attention>`, such as `torch/stock`. Variants keep the order in which they were asked for, and
 the first one is the reference of ratios. Differences are first minus second. A number that is undefined (one seed has
 no standard deviation, a failed run has no score) is None, which is `null` in JSON; there is no NaN. The parts of the
-results are in `records/`: scores, sameness, costs.
+results are in `records/`: scores, sameness, predictions, costs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from pydantic import Field, JsonValue
 
 from pipeline.comparison.records.base import Number, Record, State
 from pipeline.comparison.records.costs import BreakEven, Cost, CostComparison, Machine
+from pipeline.comparison.records.predictions import PredictionDetails
 from pipeline.comparison.records.sameness import Sameness
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+# Results of schema 4 have no settings and no details of predictions.
+READABLE_SCHEMAS = (4, 5)
 
 
 class DataSummary(Record):
@@ -81,6 +84,8 @@ class RunSummary(Record):
     """The largest difference of the probe's logits that replacing the attention made."""
     environment: EnvironmentRecord | None
     """As in the run's environment.json; None if the run failed."""
+    weights_sha256: str | None = None
+    """The SHA-256 of model/model.safetensors; None if the run failed, and in results of schema 4."""
 
     @property
     def label(self) -> str:
@@ -178,7 +183,7 @@ class Headline(Record):
 class Results(Record):
     """The results of a comparison."""
 
-    schema_version: Literal[4] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal[4, 5] = Field(default=SCHEMA_VERSION, alias="schema")
     created: str
     """ISO 8601."""
     command: list[str]
@@ -186,6 +191,8 @@ class Results(Record):
     task: str
     checkpoint: str
     """A local checkpoint by the name of its folder."""
+    checkpoint_fingerprint: str | None = None
+    """Of the pretrained weights; None if they were random, and in results of schema 4."""
     weights: str
     data: DataSummary
     margin: RecipeMargin
@@ -193,10 +200,14 @@ class Results(Record):
     """Written from the rest of the results."""
     variants: list[Variant]
     runs: list[RunSummary]
+    settings: dict[str, JsonValue] = {}
+    """Every setting of the recipe by its dotted key, as the first run has it; empty in results of schema 4."""
     recipe_differences: list[RecipeDifference]
     metrics: dict[str, Metric]
     comparisons: list[PairComparison]
     sameness: Sameness
+    predictions: dict[str, PredictionDetails] = {}
+    """By variant; empty in results of schema 4."""
     disagreements: list[Disagreement]
     """20 at most."""
     costs: list[Cost]

@@ -115,7 +115,7 @@ def seed_with_the_same_batches(run: ComparedRun, runs: Iterable[ComparedRun]) ->
 
 
 def curves(runs: list[ComparedRun]) -> dict[str, Curve]:
-    """Loss with its range over seeds, gradient norm and learning rate of each variant, thinned."""
+    """Loss with its range over seeds, smoothed too, gradient norm and learning rate of each variant, thinned."""
     thinned = {}
     for name, group in by_variant(run for run in runs if run.completed).items():
         length = min(len(run.history) for run in group)
@@ -123,15 +123,27 @@ def curves(runs: list[ComparedRun]) -> dict[str, Curve]:
         loss, grad_norm, learning_rate = (
             np.stack([run.column(key)[points] for run in group]) for key in ("loss", "grad_norm", "learning_rate")
         )
+        all_losses = np.stack([run.column("loss")[:length] for run in group]).mean(axis=0)
         thinned[name] = Curve(
             step=[int(point) + 1 for point in points],
             loss_mean=_rounded(loss.mean(axis=0)),
             loss_low=_rounded(loss.min(axis=0)),
             loss_high=_rounded(loss.max(axis=0)),
+            loss_smooth=_rounded(smoothed(all_losses)[points]),
             grad_norm=_rounded(grad_norm.mean(axis=0)),
             learning_rate=_rounded(learning_rate[0]),
         )
     return thinned
+
+
+def smoothed(values: NDArray) -> NDArray:
+    """The mean of the values around each, a twentieth of all together, and fewer near the ends; [steps]."""
+    half = len(values) // 40
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    # As many on either side, so that a curve that falls is not moved up or down near its ends.
+    reach = np.minimum(half, np.minimum(places, len(values) - 1 - places))
+    return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
 
 
 def evaluations(runs: list[ComparedRun]) -> dict[str, dict[int, list[Evaluation]]]:
@@ -139,8 +151,9 @@ def evaluations(runs: list[ComparedRun]) -> dict[str, dict[int, list[Evaluation]
     scores: dict[str, dict[int, list[Evaluation]]] = {}
     for run in runs:
         if run.completed:
+            ends = {step.epoch: step.seconds for step in run.history}
             scores.setdefault(run.variant, {})[run.seed] = [
-                Evaluation(epoch=evaluation.epoch, metrics=evaluation.metrics)
+                Evaluation(epoch=evaluation.epoch, metrics=evaluation.metrics, seconds=ends.get(evaluation.epoch))
                 for evaluation in run.completed_record.evaluations
             ]
     return scores

@@ -14,7 +14,7 @@ from pipeline.backend import Predictor
 from pipeline.data.batches import Batch, Features, Ragged
 from pipeline.data.token_stream import Document, read_documents
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task
-from pipeline.tasks.numerics import equal_weights
+from pipeline.tasks.numerics import equal_weights, sums_by_position
 from pipeline.tasks.options import CausalLanguageModelingOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError
@@ -138,7 +138,7 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
     def score_batch(
         self, output: tuple[NDArray, NDArray], examples: TokenStreams, rows: NDArray
     ) -> list[ScoredExample]:
-        """Summed loss, tokens and bytes of each row; how many tokens were the most probable ones."""
+        """Summed loss, by position too, tokens and bytes of each row; how many tokens were the most probable ones."""
         scored = []
         for losses, predicted, row in zip(*output, rows, strict=True):
             labels = examples.labels[row]
@@ -148,6 +148,7 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
                 "tokens": len(labels),
                 "bytes": int(examples.num_bytes[row].sum()),
                 "correct": int(correct.sum()),
+                "position_losses": sums_by_position(losses[: len(labels)]),
             }
             columns = {"loss_sums": loss, "tokens": len(labels), "bytes": line["bytes"]}
             if examples.floor is not None:

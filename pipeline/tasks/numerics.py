@@ -28,6 +28,14 @@ def equal_weights(mask: NDArray) -> NDArray[np.float32]:
     return (weights / max(weights.sum(), 1.0)).astype(np.float32)
 
 
+def sums_by_position(values_T: NDArray) -> list[float]:
+    """The sums of a row's values at positions 1, 2, 3 to 4, 5 to 8 and so on, each twice as many as before."""
+    starts = [
+        start for start in (0, *(2**power for power in range(len(values_T).bit_length()))) if start < len(values_T)
+    ]
+    return np.add.reduceat(values_T.astype(np.float64), starts).round(4).tolist()
+
+
 def truncated_rows(encoded: BatchEncoding) -> NDArray[np.bool_]:
     """Which rows of a tokenizer's output lost text to truncation, [N]."""
     assert encoded.encodings is not None, "a fast tokenizer keeps its encodings"

@@ -38,16 +38,21 @@ def test_perplexity_is_that_of_the_saved_model_in_float64(tmp_path, framework):
     run = finetune(recipe, framework=framework, out=tmp_path / "run")
     model = transformers.AutoModelForCausalLM.from_pretrained(run.path / "model").double().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.path / "model")
-    total, tokens, num_bytes, floor = 0.0, 0, 0, 0.0
+    total, tokens, num_bytes, floor, first, third_and_fourth = 0.0, 0, 0, 0.0, 0.0, 0.0
     for row in rows_of("causal rows", 16, 1):
         ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]])
         with torch.inference_mode():
             log_p = torch.log_softmax(model(ids[:, :-1]).logits, -1)
-        total -= log_p.gather(-1, ids[:, 1:, None]).sum().item()
+        of_tokens = -log_p.gather(-1, ids[:, 1:, None]).flatten()
+        total += of_tokens.sum().item()
+        first, third_and_fourth = first + of_tokens[0].item(), third_and_fourth + of_tokens[2:4].sum().item()
         tokens, num_bytes = tokens + ids.shape[1] - 1, num_bytes + len(row["text"].encode())
         floor += row["floor_nats"]
     assert run.metrics["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-4)
     assert run.metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / num_bytes, rel=1e-4)
     found = lines(run.path / "predictions.jsonl")
     assert sum(line["loss_sum"] for line in found) == pytest.approx(total, rel=1e-4)
+    positions = [line["position_losses"] for line in found]
+    assert sum(row[0] for row in positions) == pytest.approx(first, rel=1e-4)
+    assert sum(sum(row[2:3]) for row in positions) == pytest.approx(third_and_fourth, rel=1e-4)
     assert (sum(line["tokens"] for line in found), sum(line["bytes"] for line in found)) == (tokens, num_bytes)

@@ -105,6 +105,8 @@ class Curve(Record):
     loss_mean: list[Number]
     loss_low: list[Number]
     loss_high: list[Number]
+    loss_smooth: list[Number] = []
+    """The mean loss of the steps around each, a twentieth of the training together; empty in old results."""
     grad_norm: list[Number]
     learning_rate: list[Number]
 
@@ -114,6 +116,8 @@ class Evaluation(Record):
 
     epoch: int
     metrics: dict[str, Number]
+    seconds: Number = None
+    """Training time from the first batch to the end of the epoch; None in old results."""
 
 
 class Sameness(Record):

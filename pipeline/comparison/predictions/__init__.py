@@ -1,0 +1,1 @@
+"""What the predictions of each variant show, task by task."""
