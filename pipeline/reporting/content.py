@@ -10,6 +10,8 @@ from pydantic import JsonValue
 
 from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
+from pipeline.reporting.details.sentences import predictions_lead
+from pipeline.reporting.details.tables import prediction_tables
 from pipeline.reporting.first_screen import cost_sentence
 from pipeline.reporting.formatting import date, value
 from pipeline.reporting.sentences import (
@@ -20,6 +22,7 @@ from pipeline.reporting.sentences import (
     attention_lead,
     limits,
     sameness_lead,
+    settings_lead,
 )
 from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, shorten
@@ -85,7 +88,10 @@ def sections(results: Results) -> list[Section]:
         else None,
         _sameness(results),
         _agreement(results),
+        _predictions(results),
         _cost(results),
+        _training(results),
+        _settings(results),
         _attention(results),
         Section("failed", "Failed runs", logs=failed) if failed else None,
         Section("machine", "Runs and machine", tables=[tables.variants(results), tables.machines(results)]),
@@ -93,9 +99,11 @@ def sections(results: Results) -> list[Section]:
             "reproduce",
             "How to reproduce it",
             REPRODUCING,
+            tables=[tables.runs(results)],
             code=[shlex.join(results.command)],
             points={
                 "Data": f"{value(results.data.source)}, fingerprint {value(results.data.fingerprint)}",
+                "Checkpoint": f"{results.checkpoint}, fingerprint {value(results.checkpoint_fingerprint)}",
                 "To cite": f"twinstep, comparison of {results.recipe}, {date(results.created)}, "
                 f"data {value(results.data.fingerprint)}",
             },
@@ -180,6 +188,28 @@ def _agreement(results: Results) -> Section | None:
         return None
     lead = AGREEMENT if table else ""
     return Section("agreement", "Do they predict the same?", lead, tables=[table], examples=disagreeing)
+
+
+def _predictions(results: Results) -> Section | None:
+    """What the predictions show; None if there are none, as in results of earlier schemas."""
+    found = prediction_tables(results)
+    if not any(found):
+        return None
+    lead = predictions_lead(results.predictions)
+    return Section("predictions", "What do they get right and wrong?", lead, tables=found, figures_first=True)
+
+
+def _training(results: Results) -> Section | None:
+    if not results.sameness.curves:
+        return None
+    return Section("training", "How training went", figures_first=True)
+
+
+def _settings(results: Results) -> Section | None:
+    if not results.settings:
+        return None
+    shown = [tables.hyperparameters(results), tables.settings(results)]
+    return Section("settings", "Hyperparameters", settings_lead(results), tables=shown)
 
 
 def _cost(results: Results) -> Section | None:

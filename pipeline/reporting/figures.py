@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-from matplotlib.figure import Figure
+from collections.abc import Iterable
+from functools import partial
 
 from pipeline.comparison.records.costs import Cost
-from pipeline.comparison.records.sameness import Curve, Evaluation, LockstepResult
-from pipeline.comparison.records.scores import Equivalence, Metric
+from pipeline.comparison.records.sameness import LockstepResult
+from pipeline.comparison.records.scores import Equivalence
 from pipeline.comparison.results import AttentionMap, Results
 from pipeline.models.attention import described
 from pipeline.reporting import svg
+from pipeline.reporting.details.figures import prediction_pictures
 from pipeline.reporting.formatting import measured, score, small
-from pipeline.reporting.plots import Style, bands, dots, heat_map, legend, new_figure, scientific, steps_axis, styles
+from pipeline.reporting.picture import Picture
+from pipeline.reporting.plots import (
+    Style,
+    dots,
+    heat_map,
+    legend,
+    metric_label,
+    new_figure,
+    scientific,
+    steps_axis,
+    styles,
+)
 from pipeline.reporting.tables import COST_TITLES, pair_name
+from pipeline.reporting.training_figures import training_pictures
 from pipeline.utils.drawing import plain_texts
 from pipeline.utils.text import shorten, visible
 
@@ -25,32 +35,18 @@ MAX_METRICS = 4
 MAX_MAPS = 6  # on a side of the grid of layers and heads
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure with its caption and what it shows in words."""
-
-    name: str
-    section: str
-    title: str
-    caption: str
-    description: str
-    figure: Figure
-
-    def svg(self) -> str:
-        """An inline SVG element with its text alternative."""
-        return svg.inline(self.figure, self.name, self.title, self.description)
-
-    def save_png(self, folder: Path) -> None:
-        """Write <folder>/<name>.png on white."""
-        with plain_texts():
-            self.figure.savefig(folder / f"{self.name}.png", dpi=200, facecolor="white")
-
-
 def pictures(results: Results) -> list[Picture]:
     """Every figure that the results have data for, in the order of the report."""
     with plain_texts():
-        drawn = [*_scores(results), *_equivalence(results), *lockstep(results.sameness.lockstep), *_curves(results)]
-        return [*drawn, *_evaluations(results), *_costs(results), *_attention(results)]
+        return [
+            *_scores(results),
+            *_equivalence(results),
+            *lockstep(results.sameness.lockstep),
+            *prediction_pictures(results),
+            *training_pictures(results),
+            *_costs(results),
+            *_attention(results),
+        ]
 
 
 def _scores(results: Results) -> Iterable[Picture]:
@@ -64,8 +60,8 @@ def _scores(results: Results) -> Iterable[Picture]:
         if not rows:
             continue
         figure, (axis,) = new_figure(height=0.8 + 0.34 * len(rows))
-        dots(axis, [(variant, *row) for variant, row in rows.items()], look)
-        axis.set_xlabel(_metric_label(name, metric))
+        dots(axis, [(variant, *row) for variant, row in rows.items()], look, partial(score, scale=metric.scale))
+        axis.set_xlabel(metric_label(name, metric))
         means = "; ".join(f"{variant} {score(row[0], metric.scale)}" for variant, row in rows.items())
         yield Picture(
             f"scores-{number}", "scores", f"{name} by variant",
@@ -82,7 +78,8 @@ def _equivalence(results: Results) -> Iterable[Picture]:
         axis.axvspan(-margin, margin, color=svg.GOOD, alpha=0.13, linewidth=0)
         axis.axvline(0, color=svg.INK, linewidth=0.7)
         plain = {pair: Style(svg.INK, "-", "o") for pair, _, _ in rows}
-        dots(axis, [(pair, middle, tested.low, tested.high, []) for pair, middle, tested in rows], plain)
+        shown = [(pair, middle, tested.low, tested.high, []) for pair, middle, tested in rows]
+        dots(axis, shown, plain, partial(score, scale=metric.scale, signed=True))
         axis.set_xlabel(f"difference in {visible(name)}, first minus second")
         equivalent = sum(bool(tested.equivalent) for _, _, tested in rows)
         yield Picture(
@@ -148,74 +145,6 @@ def lockstep(results: Iterable[LockstepResult], section: str = "sameness") -> It
         "weights differ by one rounding; steps without any difference have no point.",
         f"Largest difference: {largest}. Allowed: {bound:.0e}.", figure,
     )  # fmt: skip
-
-
-def _curves(results: Results) -> Iterable[Picture]:
-    band = "Line: mean over seeds. Band: lowest to highest seed."
-    yield from _curve(results, "loss", "Training loss", "training loss", band)
-    note = "One line if all are the same."
-    yield from _curve(results, "learning-rate", "Learning rate applied", "learning rate", note)
-    yield from _curve(
-        results, "gradient-norm", "Gradient norm before clipping", "global L2 norm", "Mean over seeds."
-    )  # fmt: skip
-
-
-def _curve(results: Results, name: str, title: str, label: str, caption: str) -> Iterable[Picture]:
-    look = styles(results)
-    drawn = {variant: curve for variant, curve in results.sameness.curves.items() if _numbers(_values(curve, name))}
-    if not drawn:
-        return
-    figure, (axis,) = new_figure()
-    for variant, curve in drawn.items():
-        band = (curve.loss_low, curve.loss_high) if name == "loss" else None
-        bands(axis, curve.step, _values(curve, name), band, look[variant], visible(variant))
-    axis.set_ylabel(label)
-    if name != "loss":
-        axis.set_ylim(bottom=0)
-    scientific(axis)
-    steps_axis(axis)
-    legend(figure)
-    last = "; ".join(f"{variant} {_numbers(_values(curve, name))[-1]:.4g}" for variant, curve in drawn.items())
-    yield Picture(name, "sameness", title, caption, f"At the last step: {last}.", figure)
-
-
-def _values(curve: Curve, name: str) -> list[float | None]:
-    return {"loss": curve.loss_mean, "learning-rate": curve.learning_rate, "gradient-norm": curve.grad_norm}[name]
-
-
-def _evaluations(results: Results) -> Iterable[Picture]:
-    look = styles(results)
-    for name, metric in list(results.metrics.items())[:1]:
-        lines = {
-            variant: by_epoch
-            for variant, seeds in results.sameness.evaluations.items()
-            if len(by_epoch := _scores_by_epoch(seeds, name)) > 1
-        }
-        if not lines:
-            continue
-        figure, (axis,) = new_figure()
-        for variant, by_epoch in lines.items():
-            means = [sum(values) / len(values) for values in by_epoch.values()]
-            band = ([min(values) for values in by_epoch.values()], [max(values) for values in by_epoch.values()])
-            bands(axis, list(by_epoch), means, band, look[variant], visible(variant), marker=True)
-        epochs = list(next(iter(lines.values())))
-        axis.set_xticks(epochs if len(epochs) <= 10 else axis.get_xticks())
-        axis.set(xlabel="epoch", ylabel=_metric_label(name, metric))
-        legend(figure)
-        yield Picture(
-            "evaluations", "sameness", f"{name} on the validation split after each epoch",
-            "Line: mean over seeds. Band: lowest to highest seed.", f"Variants: {', '.join(lines)}.", figure,
-        )  # fmt: skip
-
-
-def _scores_by_epoch(seeds: Mapping[int, list[Evaluation]], metric: str) -> dict[int, list[float]]:
-    """The scores of all seeds after each epoch, in the order of epochs."""
-    by_epoch: dict[int, list[float]] = {}
-    for evaluation in (evaluation for rows in seeds.values() for evaluation in rows):
-        value = evaluation.metrics.get(metric)
-        if value is not None:
-            by_epoch.setdefault(evaluation.epoch, []).append(value)
-    return {epoch: by_epoch[epoch] for epoch in sorted(by_epoch)}
 
 
 def _costs(results: Results) -> Iterable[Picture]:
@@ -321,7 +250,3 @@ def _numbers(values: Iterable[float | None]) -> list[float]:
 
 def _divided(number: float | None, divisor: float) -> float | None:
     return None if number is None else number / divisor
-
-
-def _metric_label(name: str, metric: Metric) -> str:
-    return f"{visible(name)} ({'lower' if metric.lower_is_better else 'higher'} is better)"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from pipeline.comparison.results import SCHEMA_VERSION, Headline, Statement
+from pipeline.comparison.results import READABLE_SCHEMAS, Headline, Statement
 from pipeline.reporting.first_screen import answers
 from pipeline.reporting.formatting import date
 from pipeline.reporting.sentences import Finding
@@ -112,10 +112,10 @@ def _read(path: Path, reports: Path, page: str) -> tuple[str, Entry]:
             return created, Entry(title, link, date(created), {})
         if results["schema"] in EARLIER_SCHEMAS:
             found = _earlier_answers(results["headline"])
-        elif results["schema"] == SCHEMA_VERSION:
+        elif results["schema"] in READABLE_SCHEMAS:
             found = answers(Headline.model_validate(results["headline"]))
         else:
-            known = " or ".join(map(str, (*EARLIER_SCHEMAS, SCHEMA_VERSION)))
+            known = " or ".join(map(str, (*EARLIER_SCHEMAS, *READABLE_SCHEMAS)))
             return "", _broken(folder, link, f"its schema is {results['schema']!r}, but must be {known}")
         shortened = {question: _shortened(answer) for question, answer in found.items()}
         created = str(results["created"])

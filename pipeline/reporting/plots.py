@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pipeline.comparison.records.scores import Metric
 from pipeline.comparison.results import Results
 from pipeline.reporting import svg
 from pipeline.reporting.formatting import MINUS
@@ -27,6 +29,8 @@ class Style:
     color: str
     dash: str | tuple[float, tuple[float, ...]]
     marker: str
+    number: int = 0
+    """The variant's number on the page, from 1, by which it can be hidden; 0 for what is no variant."""
 
 
 def styles(results: Results) -> dict[str, Style]:
@@ -37,6 +41,7 @@ def styles(results: Results) -> dict[str, Style]:
             svg.SERIES[frameworks.index(variant.framework) % len(svg.SERIES)],
             _DASHES[number % len(_DASHES)],
             _MARKERS[number % len(_MARKERS)],
+            number + 1,
         )
         for number, variant in enumerate(results.variants)
     }
@@ -64,24 +69,49 @@ def bands(
     """A curve, with a band from lowest to highest if there is one; a missing number leaves a gap."""
     points = style.marker if marker else None
     line = {"color": style.color, "linestyle": style.dash, "linewidth": 1.5, "marker": points, "markersize": 4}
-    axis.plot(x, _gaps(middle), label=label, **line)
+    drawn = axis.plot(x, _gaps(middle), label=label, **line)
+    svg.mark(drawn[0], style.number)
     if band:
-        axis.fill_between(x, _gaps(band[0]), _gaps(band[1]), color=style.color, alpha=0.14, linewidth=0)
+        area = axis.fill_between(x, _gaps(band[0]), _gaps(band[1]), color=style.color, alpha=0.14, linewidth=0)
+        svg.mark(area, style.number)
+
+
+def tips(axis: Axes, x: Sequence[float], texts: Sequence[str]) -> None:
+    """Unseen strips over the whole height, each as wide as up to its neighbors, that say a text under the pointer."""
+    edges = [x[0], *((a + b) / 2 for a, b in pairwise(x)), x[-1]]
+    for (low, high), text in zip(pairwise(edges), texts, strict=True):
+        strip = axis.axvspan(low, high, facecolor="#000000", alpha=0, linewidth=0)
+        svg.mark(strip, tip=text)
+
+
+def points_with_tips(
+    axis: Axes, points: Iterable[tuple[float, float, str]], style: Style, *, is_hollow: bool = False, size: float = 6
+) -> None:
+    """Single points (x, y, tip) in the look of a variant."""
+    fill = {"markerfacecolor": "none", "markeredgecolor": style.color, "markersize": 4.5, "alpha": 0.8}
+    look = fill if is_hollow else {"color": style.color, "markersize": size}
+    for x, y, tip in points:
+        drawn = axis.plot([x], [y], "o" if is_hollow else style.marker, linestyle="none", **look)
+        svg.mark(drawn[0], style.number, tip)
 
 
 def dots(
-    axis: Axes, rows: Iterable[tuple[str, float, float | None, float | None, list[float]]], look: dict[str, Style]
-) -> None:
-    """A row for each name, first on top: the middle, the interval around it, and single values hollow."""
+    axis: Axes, rows: Iterable[tuple[str, float, float | None, float | None, list[float]]], look: dict[str, Style],
+    written: Callable[[float], str] = lambda number: f"{number:.4g}",
+) -> None:  # fmt: skip
+    """A row for each name, first on top: the middle, the interval around it, and single values hollow.
+
+    Under the pointer each says its number as `written` writes it.
+    """
     rows = list(rows)
     for y, (name, middle, low, high, singles) in enumerate(rows):
         style = look[name]
         if low is not None and high is not None:
-            axis.plot([low, high], [y, y], color=style.color, linewidth=1.6, solid_capstyle="butt")
-        axis.plot(
-            singles, [y] * len(singles), "o", color="none", markeredgecolor=style.color, markersize=4.5, alpha=0.8
-        )
-        axis.plot([middle], [y], style.marker, color=style.color, markersize=6)
+            line = axis.plot([low, high], [y, y], color=style.color, linewidth=1.6, solid_capstyle="butt")
+            svg.mark(line[0], style.number, f"{name}: {written(low)} to {written(high)}")
+        alone = [(single, y, f"{name}: {written(single)}") for single in singles]
+        points_with_tips(axis, alone, style, is_hollow=True)
+        points_with_tips(axis, [(middle, y, f"{name}: {written(middle)}")], style)
         _row_label(axis, y, name)
     axis.set_yticks([])
     axis.set_ylim(len(rows) - 0.5, -0.5)
@@ -119,6 +149,11 @@ def heat_map(
     bar.set_label("attention weight", color=svg.INK, size=10)
     bar.ax.tick_params(colors=svg.INK, labelsize=9, width=0.8, length=3)
     bar.outline.set_visible(False)
+
+
+def metric_label(name: str, metric: Metric) -> str:
+    """'accuracy (higher is better)'."""
+    return f"{visible(name)} ({'lower' if metric.lower_is_better else 'higher'} is better)"
 
 
 def steps_axis(axis: Axes) -> None:

@@ -2,7 +2,8 @@
 
 In this order: what a metric shows of two variants, what proves that trainings are the same, what is wrong, what is
 doubtful, and what a reader of the tables has to know. The first screen is written by `first_screen.py`, from these
-sentences; headings and notes of tables are beside the tables. No other file writes prose.
+sentences, and what is said of predictions by `details/sentences.py`; headings and notes of tables are beside the
+tables. No other file writes prose.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pipeline.reporting.formatting import (
 from pipeline.utils.text import count, factor, join_names
 
 MAX_NAMED = 3
+MAX_KEYS = 6
 
 WORDS: dict[str, dict[State, str]] = {
     "notice": {"good": "Note", "unknown": "Caution", "bad": "Fault"},
@@ -427,6 +429,14 @@ def sameness_lead(results: Results) -> str:
         f"were compared{steps}."
     )
     return " ".join([why, *evidence(results)])
+
+
+def settings_lead(results: Results) -> str:
+    """Whether all runs had the same settings."""
+    keys = [difference.key for difference in results.recipe_differences]
+    if not keys:
+        return "All runs have these settings."
+    return f"Not the same in all runs: {join_names(keys, MAX_KEYS)}."
 
 
 def limits(results: Results) -> dict[str, str]:

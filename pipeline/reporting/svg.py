@@ -1,4 +1,7 @@
-"""A drawn figure as an SVG element of the page: its colors are the page's, so it is legible in light and dark."""
+"""A drawn figure as an SVG element of the page: its colors are the page's, so it is legible in light and dark.
+
+Parts of a figure that are marked with `mark` can be hidden with their variant, and say their value under the pointer.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from html import escape
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from pipeline.utils.drawing import plain_texts
@@ -18,6 +22,15 @@ SERIES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)", GOOD: "var(--good)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(SERIES, start=1)
 }
+
+
+_MARK = re.compile(r'id="mark-(\d+)-([0-9a-f]*)"')
+
+
+def mark(artist: Artist, variant: int = 0, tip: str = "") -> None:
+    """Make a part of a figure hide with the variant of this number, from 1, and show `tip` under the pointer."""
+    # matplotlib writes the id into the SVG and nothing else; as digits, no text of a tip can be taken for markup.
+    artist.set_gid(f"mark-{variant}-{visible(tip).encode().hex()}")
 
 
 def inline(figure: Figure, name: str, title: str, description: str) -> str:
@@ -49,6 +62,8 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
 
 def _for_the_page(tag: str, name: str) -> str:
     """One tag with ids of its own, the page's font and colors, and two decimals; texts stay as they are."""
+    if marked := _MARK.search(tag):
+        return _marked(int(marked[1]), bytes.fromhex(marked[2]).decode())
     if tag.startswith(("<g ", "<image ")):  # nothing refers to these, and equal images would have equal ids
         tag = re.sub(r' id="[^"]*"', "", tag)
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
@@ -58,3 +73,9 @@ def _for_the_page(tag: str, name: str) -> str:
     for color, variable in _VARIABLES.items():
         tag = tag.replace(color, variable)
     return re.sub(r"\s*\n\s*", " ", tag)
+
+
+def _marked(variant: int, tip: str) -> str:
+    """The beginning of a group that belongs to a variant, or none, and has a tip, or none."""
+    names = [*([f"v{variant}"] if variant else []), *(["tip"] if tip else [])]
+    return f'<g class="{" ".join(names)}">' + (f"<title>{escape(tip)}</title>" if tip else "")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.sameness import BatchDifference, LockstepResult, ProbeDifference
 from pipeline.comparison.records.scores import MetricComparison, PairComparison
 from pipeline.comparison.results import Results, RunSummary
@@ -36,6 +38,12 @@ COST_TITLES = {
     "peak_memory_bytes": "Peak memory of the process",
     "trainable_parameters": "Trained weights",
 }
+# The settings that are seen without opening the table of all.
+HYPERPARAMETERS = (
+    "train.epochs", "train.batch_size", "train.gradient_accumulation", "train.learning_rate", "train.schedule",
+    "train.warmup_ratio", "train.weight_decay", "train.max_grad_norm", "train.dropout", "train.label_smoothing",
+    "train.precision", "train.lora", "data.max_length", "data.batching", "weights",
+)  # fmt: skip
 LOCKSTEP_TITLES = {
     "logits": "Initial logits, largest difference",
     "early_loss": "Loss of the first three steps",
@@ -55,6 +63,8 @@ class Table:
     groups: dict[str, list[list[Cell]]]
     note: str = ""
     num_texts: int = field(default=1, kw_only=True)
+    is_folded: bool = field(default=False, kw_only=True)
+    """Whether only its title is seen until a reader opens it."""
 
     def __bool__(self) -> bool:
         return any(self.groups.values())
@@ -281,6 +291,63 @@ def recipe_differences(results: Results) -> Table:
     return Table("Settings that differ between the runs", ["Value", "Runs"], groups, num_texts=2)
 
 
+def summary(results: Results) -> Table:
+    """The first metric, time and memory of each variant: what is seen of the Markdown before anything is opened."""
+    name, metric = next(iter(results.metrics.items()), ("", None))
+    if metric is None:
+        return Table("", [], {})
+    time = next((cost for cost in results.costs if cost.name == results.time.cost), None)
+    memory = next((cost for cost in results.costs if cost.name == "peak_memory_bytes"), None)
+    rows: list[list[Cell]] = [
+        [
+            variant,
+            score(summary.mean, metric.scale),
+            interval(summary.low, summary.high, metric.scale),
+            str(summary.n),
+            *(_median(cost, variant) for cost in (time, memory)),
+        ]
+        for variant, summary in metric.variants.items()
+    ]
+    heads = [name, "95% interval", "Seeds", "Time", "Memory"]
+    return Table("The variants", ["Variant", *heads], {"": rows})
+
+
+def _median(cost: Cost | None, variant: str) -> str:
+    """'12.3 s'."""
+    median = cost.variants[variant].median if cost and variant in cost.variants else None
+    return UNDEFINED if cost is None or median is None else " ".join(measured(median, cost.unit))
+
+
+def hyperparameters(results: Results) -> Table:
+    """The settings that a reader asks for first, and those that differ."""
+    different = {difference.key for difference in results.recipe_differences}
+    shown = {
+        key: setting
+        for key, setting in results.settings.items()
+        if key in different or (key in HYPERPARAMETERS and setting is not None)
+    }
+    rows: list[list[Cell]] = [[key, _setting(results, key)] for key in shown]
+    return Table("Main settings", ["Setting", "Value"], {"": rows}, num_texts=2)
+
+
+def settings(results: Results) -> Table:
+    """Every setting of the recipe that is set, by its part."""
+    groups: dict[str, list[list[Cell]]] = defaultdict(list)
+    different = {difference.key for difference in results.recipe_differences}
+    for key in (key for key, setting in results.settings.items() if setting is not None or key in different):
+        part = key.partition(".")[0] if "." in key else "recipe"
+        groups[part].append([key, _setting(results, key)])
+    return Table("Every setting", ["Setting", "Value"], groups, "Others are not set.", num_texts=2, is_folded=True)
+
+
+def _setting(results: Results, key: str) -> Cell:
+    """A setting's value; marked, with all of its values, if it is not the same in all runs."""
+    for difference in results.recipe_differences:
+        if difference.key == key:
+            return Finding("unknown", "Differs", ", ".join(dict.fromkeys(map(value, difference.values.values()))))
+    return value(results.settings[key])
+
+
 def variants(results: Results) -> Table:
     """The variants with their seeds, their attention, and how many runs were completed."""
     rows: list[list[Cell]] = [
@@ -329,6 +396,20 @@ def _threads(by_framework: dict[str, str]) -> str:
     if len(set(by_framework.values())) == 1:
         return next(iter(by_framework.values()))
     return ", ".join(f"{framework} {threads}" for framework, threads in by_framework.items())
+
+
+def runs(results: Results) -> Table:
+    """How each run was made, and what came of it."""
+    groups: dict[str, list[list[Cell]]] = {
+        run.label: [
+            ["command", shlex.join(run.environment.command) if run.environment else UNDEFINED],
+            ["folder", run.path],
+            ["SHA-256 of the trained weights", run.weights_sha256 or UNDEFINED],
+        ]
+        for run in results.runs
+        if run.completed
+    }
+    return Table("Every run", ["What", "Value"], groups, num_texts=2, is_folded=True)
 
 
 def map_differences(results: Results) -> Table:

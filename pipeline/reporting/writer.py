@@ -13,11 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from pipeline.comparison.results import Results
+from pipeline.reporting import tables
 from pipeline.reporting.content import Section, facts, sections
-from pipeline.reporting.figures import Picture, pictures
+from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
 from pipeline.reporting.formatting import date
+from pipeline.reporting.picture import Picture
 from pipeline.reporting.sentences import Finding
+from pipeline.reporting.tables import Table
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines
@@ -46,6 +49,10 @@ class Content:
     sections: list[Section]
     notices: list[Finding] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    summary: list[Table] = field(default_factory=list)
+    """Tables of the Markdown that are seen before anything is opened."""
+    toggles: list[str] = field(default_factory=list)
+    """The variants that a reader can hide in the figures."""
     names: Names = REPORT
 
 
@@ -127,6 +134,8 @@ def content_of(results: Results, drawn: list[Picture]) -> Content:
         notices=notices(headline),
         sections=sections(results),
         pictures=drawn,
+        summary=[tables.summary(results)],
+        toggles=[variant.name for variant in results.variants],
     )
 
 

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.reporting import svg
-from pipeline.reporting.figures import Picture
 from pipeline.reporting.formatting import score
+from pipeline.reporting.picture import Picture
 from pipeline.reporting.plots import legend, new_figure
 from pipeline.sweeps.results import SweepResults, score_of
 from pipeline.sweeps.space import Value, brief

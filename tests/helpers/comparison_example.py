@@ -3,7 +3,7 @@
 import math
 
 from pipeline.comparison import results as r
-from pipeline.comparison.records import costs, sameness, scores
+from pipeline.comparison.records import costs, predictions, sameness, scores
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
 VARIANTS = ("torch/stock", "torch/handwritten", "tensorflow/stock")
@@ -18,6 +18,12 @@ LOSSES = {
     "tensorflow/stock": [0.35, 0.27, None],
 }
 SPEEDS = {"torch/stock": 312.0, "torch/handwritten": 309.0, "tensorflow/stock": 160.0}
+# For each true class, negative and positive, how often each is predicted.
+CONFUSIONS = {
+    "torch/stock": ((135, 15), (12, 138)),
+    "torch/handwritten": ((135, 15), (12, 138)),
+    "tensorflow/stock": ((88, 12), (7, 93)),
+}
 COSTS = {
     "total_seconds": ("s", False, 0.12),
     "examples_per_second": ("examples/s", True, 1.0),
@@ -51,6 +57,10 @@ def example() -> r.Results:
         margin=r.RecipeMargin(value=0.01, kind="absolute"),
         variants=[_variant(name) for name in VARIANTS],
         runs=[_run(name, seed) for seed in range(3) for name in VARIANTS],
+        settings={
+            "checkpoint": "bert", "weights": "pretrained", "data.max_length": 64, "train.epochs": 2,
+            "train.learning_rate": 3e-5, "train.weight_decay": 0.01, "train.lora": None,
+        },
         recipe_differences=[
             r.RecipeDifference(
                 key="train.weight_decay",
@@ -60,6 +70,7 @@ def example() -> r.Results:
         metrics={"accuracy": _metric(SCORES, 1, False), "loss": _metric(LOSSES, None, True)},
         comparisons=[_equal_pair("torch/stock", "torch/handwritten"), _short_pair("torch/stock", "tensorflow/stock")],
         sameness=_sameness(),
+        predictions={name: _predictions(*counts) for name, counts in CONFUSIONS.items()},
         disagreements=_disagreements(),
         costs=[_cost(name, *facts) for name, facts in COSTS.items()],
         time=_compared("total_seconds"),
@@ -181,8 +192,8 @@ def _sameness():
         {"first": "torch/stock", "second": second, "seed": 0} for second in ("torch/handwritten", "tensorflow/stock")
     ]
     epochs = [
-        sameness.Evaluation(epoch=1, metrics={"accuracy": 0.8, "loss": 0.4}),
-        sameness.Evaluation(epoch=2, metrics={"accuracy": 0.9, "loss": 0.3}),
+        sameness.Evaluation(epoch=1, metrics={"accuracy": 0.8, "loss": 0.4}, seconds=1.0),
+        sameness.Evaluation(epoch=2, metrics={"accuracy": 0.9, "loss": 0.3}, seconds=2.0),
     ]
     return sameness.Sameness(
         probe=[
@@ -243,17 +254,56 @@ def _curve():
         loss_mean=losses,
         loss_low=[loss - 0.02 for loss in losses],
         loss_high=[loss + 0.02 for loss in losses],
+        loss_smooth=losses,
         grad_norm=[1.0 / step for step in STEPS],
         learning_rate=[1e-4 * step for step in STEPS],
     )
 
 
+def _predictions(negative, positive):
+    """Of two classes: for each true one, how often each is predicted; wrong ones are less sure than right ones."""
+    names, counts = ("negative", "positive"), (negative, positive)
+    wrong, total = negative[1] + positive[0], sum(negative) + sum(positive)
+    right = (total - wrong) / total
+    bins = [predictions.Bin(low=i / 10, high=(i + 1) / 10, count=0, probability=None, right=None) for i in range(10)]
+    bins[6] = predictions.Bin(low=0.6, high=0.7, count=2 * wrong, probability=0.65, right=0.5)
+    rest = total - 2 * wrong
+    bins[9] = predictions.Bin(low=0.9, high=1.0, count=rest, probability=0.95, right=1.0)
+    return predictions.PredictionDetails(
+        num_predictions=total,
+        classes=predictions.ClassDetails(
+            classes=[
+                predictions.ClassCounts(
+                    name=name, right=counts[i][i], predicted=negative[i] + positive[i], true=sum(counts[i])
+                )
+                for i, name in enumerate(names)
+            ],
+            confusion=[list(row) for row in counts],
+            calibration=predictions.Calibration(
+                bins=bins,
+                error=(2 * wrong * 0.15 + rest * 0.05) / total,
+                probability=(2 * wrong * 0.65 + rest * 0.95) / total,
+                right=right,
+            ),
+            thresholds=[
+                predictions.Threshold(at_least=0.0, kept=1.0, right=right),
+                predictions.Threshold(at_least=0.9, kept=rest / total, right=1.0),
+            ],
+            positive="positive",
+            operating=[
+                predictions.Operating(at_least=0.05, precision=sum(positive) / total, recall=1.0),
+                predictions.Operating(at_least=0.95, precision=1.0, recall=0.6),
+            ],
+        ),
+    )
+
+
 def _disagreements():
-    predictions = zip(VARIANTS, ("negative", "negative", "positive"), strict=True)
+    answers = zip(VARIANTS, ("negative", "negative", "positive"), strict=True)
     tags = zip(VARIANTS, (["O", "O"], ["O", "O"], ["O", "B-<b>"]), strict=True)
     return [
         r.Disagreement(
-            index=7, seed=0, fields={"text": HOSTILE}, reference="negative", predictions=dict(predictions)
+            index=7, seed=0, fields={"text": HOSTILE}, reference="negative", predictions=dict(answers)
         ),
         r.Disagreement(index=11, seed=0, fields={}, reference=["O", "B-<b>"], predictions=dict(tags)),
     ]  # fmt: skip

@@ -122,6 +122,55 @@ def brightness(color):
     return sum(map(int, re.findall(r"\d+", color)[:3]))
 
 
+def test_no_table_scrolls_sideways_on_a_phone_and_each_cell_has_the_title_of_its_column(page, folder):
+    page.open(folder / "report.html", 390, 844)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    wide = page.evaluate(
+        "[...document.querySelectorAll('table, .scroll, .terms')].filter(e => e.scrollWidth > e.clientWidth)"
+        ".map(e => [e.innerText.slice(0, 40), e.scrollWidth])"
+    )
+    assert wide == []
+    labels = page.evaluate(
+        "[...document.querySelectorAll('tbody td')]"
+        ".map(e => [e.dataset.label, getComputedStyle(e, '::before').content])"
+    )
+    assert len(labels) > 100 and all(label and content == f'"{label}"' for label, content in labels)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_variant_can_be_hidden_in_the_figures_without_a_script(page, folder):
+    page.open(folder / "report.html", 1280, 800)
+    hidden = (
+        "['v1', 'v2', 'v3'].map(c => [...document.querySelectorAll('svg .' + c)].map(e => getComputedStyle(e).display))"
+    )
+    assert all(set(shown) == {"inline"} and len(shown) > 10 for shown in page.evaluate(hidden))
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    x, y = page.evaluate(
+        "(e => { e.scrollIntoView(); const r = e.getBoundingClientRect();"
+        " return [r.x + r.width / 2, r.y + r.height / 2] })"
+        "(document.querySelector('#show-2'))"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    assert [set(shown) for shown in page.evaluate(hidden)] == [{"inline"}, {"none"}, {"inline"}]
+    page.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_points_say_their_numbers_under_the_pointer(page, folder, results):
+    page.open(folder / "report.html", 1280, 800)
+    said = page.evaluate("[...document.querySelectorAll('figure svg .tip > title')].map(e => e.textContent)")
+    for variant, summary in results.metrics["accuracy"].variants.items():
+        assert f"{variant}: {summary.mean:.4f}" in said
+    assert "step 1: torch/stock 0.67, torch/handwritten 0.67, tensorflow/stock 0.67" in said
+    assert "true positive, predicted negative: 7 (7.0%)" in said
+    under = page.evaluate(
+        "(s => { s.scrollIntoView(); const r = s.querySelector('path').getBoundingClientRect();"
+        " return document.elementFromPoint(r.x + r.width / 2, r.y + 4).closest('.tip').textContent.trim() })"
+        "([...document.querySelectorAll('.tip')].find(e => e.textContent.includes('step 4:')))"
+    )
+    assert under.startswith("step 4:")
+
+
 def test_a_request_would_be_seen(page, tmp_path):
     (tmp_path / "page.html").write_text('<!DOCTYPE html><title>x</title><img src="http://127.0.0.1:9/x.png">')
     page.open(tmp_path / "page.html", 1280, 800)
@@ -202,7 +251,7 @@ def test_hostile_texts_break_neither_tables_nor_fences_of_markdown(results):
     outline = Outline(rendered)
     assert set(outline.tags) <= {
         "h1", "h2", "p", "strong", "em", "ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td",
-        "pre", "code", "a",
+        "pre", "code", "a", "details", "summary",
     }  # fmt: skip
     assert all(re.fullmatch(r"figures/[a-z0-9-]+\.png", target) for target in outline.targets)
     shown = unescape(rendered)

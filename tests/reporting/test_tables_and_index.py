@@ -55,7 +55,7 @@ def test_the_index_reads_reports_of_earlier_schemas(tmp_path, schema):
     readable, unknown = entries(tmp_path)
     assert (readable.title, readable.broken) == ("older", None)
     assert readable.answers["Which was faster, and by how much?"].sentence == "Fastest was torch/stock."
-    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3 or 4"
+    assert unknown.broken.sentence == "its schema is 7, but must be 1 or 2 or 3 or 4 or 5"
 
 
 # Texts and names of folders that would be markup, change the direction of a line, or be no text at all.

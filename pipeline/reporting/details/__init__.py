@@ -1,0 +1,1 @@
+"""What a report shows of the predictions: sentences, tables and figures, task by task."""

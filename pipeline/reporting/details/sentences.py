@@ -1,0 +1,181 @@
+"""What a report says of the predictions: which are right, which mistakes are made, and whether probabilities hold.
+
+Each sentence is about the same numbers as the tables and the figures beside it, those of `results.predictions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.comparison.records.predictions import (
+    AnswerDetails,
+    ClassCounts,
+    ClassDetails,
+    NumberDetails,
+    PredictionDetails,
+    TagDetails,
+    TextDetails,
+    TokenDetails,
+)
+from pipeline.reporting.formatting import spread
+from pipeline.utils.text import count
+
+# Probabilities and shares of right predictions that are closer than this count as equal.
+CLOSE = 0.02
+# A calibration error from which on probabilities that are right on average are not so range by range.
+UNEVEN = 0.05
+ANSWER_ERRORS = {
+    "too_long": "The accepted answer with more words around it",
+    "too_short": "A part of the accepted answer",
+    "shifted": "Shares words with the accepted answer",
+    "elsewhere": "Shares no word with it",
+    "wrongly_empty": "Empty where there is an answer",
+    "wrongly_answered": "An answer where there is none",
+}
+ENTITY_ERRORS = {
+    "other_type": "Found with another type",
+    "other_words": "Found with other words",
+    "missed": "Missed",
+}
+
+
+def predictions_lead(details: Mapping[str, PredictionDetails]) -> str:
+    """What the predictions of all variants show, in a few sentences."""
+    sentences = [
+        *_of_classes({name: each.classes for name, each in details.items() if each.classes}),
+        *_of_tags({name: each.tags for name, each in details.items() if each.tags}),
+        *_of_answers({name: each.answers for name, each in details.items() if each.answers}),
+        *_of_texts({name: each.texts for name, each in details.items() if each.texts}),
+        *_of_numbers({name: each.numbers for name, each in details.items() if each.numbers}),
+        *_of_tokens({name: each.tokens for name, each in details.items() if each.tokens}),
+    ]
+    return " ".join(["Counted over all seeds together.", *sentences]) if sentences else ""
+
+
+def weakest(classes: list[ClassCounts]) -> ClassCounts:
+    """The class with the lowest F1 among those that are true somewhere; among all, if none is."""
+    return min([each for each in classes if each.true] or classes, key=lambda each: each.f1)
+
+
+def _of_classes(details: Mapping[str, ClassDetails]) -> list[str]:
+    if not details:
+        return []
+    return [*_weakest_classes({name: each.classes for name, each in details.items()}, "class"), *_calibration(details)]
+
+
+def _weakest_classes(classes: Mapping[str, list[ClassCounts]], noun: str) -> list[str]:
+    """Which class, or type of entity, is hardest: one for all variants, or each variant's own."""
+    lowest = {variant: weakest(own) for variant, own in classes.items() if own}
+    if not lowest:
+        return []
+    if len({each.name for each in lowest.values()}) == 1:
+        name = next(iter(lowest.values())).name
+        range_of_f1 = spread([each.f1 for each in lowest.values()], ".3f")
+        whose = "" if len(lowest) == 1 else " in every variant"
+        return [f"The hardest {noun}{whose} is “{name}” (F1 {range_of_f1})."]
+    named = ", ".join(f"“{each.name}” in {variant} (F1 {each.f1:.3f})" for variant, each in lowest.items())
+    return [f"The hardest {noun} is {named}."]
+
+
+def _calibration(details: Mapping[str, ClassDetails]) -> list[str]:
+    """Whether probabilities say how many predictions are right."""
+    known = {name: each.calibration for name, each in details.items() if each.calibration}
+    if not known:
+        return []
+    gaps = {variant: each.probability - each.right for variant, each in known.items()}
+    errors = spread([each.error for each in known.values()], ".3f")
+    if all(abs(gap) < CLOSE for gap in gaps.values()):
+        opening = "On average, probabilities are as high as the share that is right"
+        if max(each.error for each in known.values()) >= UNEVEN:
+            opening += ", but high and low ones are not"
+    elif all(gap >= CLOSE for gap in gaps.values()):
+        opening = f"Probabilities are too high, by {_points(gaps)}: the models are surer than they should be"
+    elif all(gap <= -CLOSE for gap in gaps.values()):
+        opening = f"Probabilities are too low, by {_points(gaps)}: the models are less sure than they could be"
+    else:
+        named = ", ".join(f"{variant} {100 * gap:+.1f}" for variant, gap in gaps.items())
+        opening = f"Probabilities minus the share that is right, in points: {named}".replace("-", "\N{MINUS SIGN}")
+    return [f"{opening} (expected calibration error {errors})."]
+
+
+def _points(gaps: Mapping[str, float]) -> str:
+    return f"{spread([100 * abs(gap) for gap in gaps.values()], '.1f')} points"
+
+
+def _of_tags(details: Mapping[str, TagDetails]) -> list[str]:
+    if not details:
+        return []
+    sentences = _weakest_classes({name: each.entities for name, each in details.items()}, "type of entity")
+    for variant, each in details.items():
+        true = sum(errors.right + errors.other_type + errors.other_words + errors.missed for errors in each.errors)
+        if not true:
+            continue
+        totals = {kind: sum(getattr(errors, kind) for errors in each.errors) for kind in ENTITY_ERRORS}
+        right = sum(errors.right for errors in each.errors)
+        most = max(totals, key=totals.__getitem__)
+        rest = f"; of the others, most are {_ENTITY_ERRORS_IN_A_SENTENCE[most]}" if totals[most] else ""
+        sentences.append(
+            f"{variant} finds {right / true:.1%} of {true:,} true {'entity' if true == 1 else 'entities'}{rest}."
+        )
+    return sentences
+
+
+_ENTITY_ERRORS_IN_A_SENTENCE = {
+    "other_type": "found with another type",
+    "other_words": "found with too few, too many or other words",
+    "missed": "missed altogether",
+}
+_ANSWER_ERRORS_IN_A_SENTENCE = {
+    "too_long": "have words too many around the accepted answer",
+    "too_short": "are a part of the accepted answer",
+    "shifted": "share only some words with the accepted answer",
+    "elsewhere": "share no word with the accepted answer",
+    "wrongly_empty": "are empty although there is an answer",
+    "wrongly_answered": "are answers to questions without one",
+}
+
+
+def _of_answers(details: Mapping[str, AnswerDetails]) -> list[str]:
+    sentences = []
+    for variant, each in details.items():
+        kinds = {kind: getattr(each.errors, kind) for kind in ANSWER_ERRORS}
+        total = each.errors.exact + sum(kinds.values())
+        most = max(kinds, key=kinds.__getitem__)
+        rest = f"; of the others, most {_ANSWER_ERRORS_IN_A_SENTENCE[most]}" if kinds[most] else ""
+        sentences.append(f"{variant} meets {each.errors.exact / total:.1%} of {count(total, 'answer')} exactly{rest}.")
+    return sentences
+
+
+def _of_texts(details: Mapping[str, TextDetails]) -> list[str]:
+    if not details:
+        return []
+    medians = spread([each.length_ratio[2] for each in details.values()], ".2f")
+    sentences = [f"The texts have {medians} times as many words as their references (median)."]
+    empty = {variant: each.empty for variant, each in details.items() if each.empty}
+    if empty:
+        sentences.append(f"Empty texts: {', '.join(f'{variant} {number:,}' for variant, number in empty.items())}.")
+    return sentences
+
+
+def _of_numbers(details: Mapping[str, NumberDetails]) -> list[str]:
+    return [
+        f"{variant} is off by {each.error:.3g} on average, and its numbers are {abs(each.bias):.3g} "
+        f"{'too high' if each.bias > 0 else 'too low'} in all."
+        for variant, each in details.items()
+    ]
+
+
+def _of_tokens(details: Mapping[str, TokenDetails]) -> list[str]:
+    sentences = [
+        f"Half of the examples cost {variant} between {each.percentiles[1]:.2f} and {each.percentiles[3]:.2f} nats a "
+        "token."
+        for variant, each in details.items()
+    ]
+    for variant, each in details.items():
+        if len(each.positions) > 1:
+            first, last = each.positions[0], each.positions[-1]
+            sentences.append(
+                f"The first token of a row costs {variant} {first.loss:.2f} nats, those from position {last.first} on "
+                f"{last.loss:.2f}."
+            )
+    return sentences
