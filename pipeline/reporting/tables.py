@@ -42,7 +42,7 @@ COST_TITLES = {
 HYPERPARAMETERS = (
     "train.epochs", "train.batch_size", "train.gradient_accumulation", "train.learning_rate", "train.schedule",
     "train.warmup_ratio", "train.weight_decay", "train.max_grad_norm", "train.dropout", "train.label_smoothing",
-    "train.precision", "train.lora", "data.max_length", "data.batching", "weights",
+    "train.precision", "train.lora", "train.attention_implementation", "data.max_length", "data.batching", "weights",
 )  # fmt: skip
 LOCKSTEP_TITLES = {
     "logits": "Initial logits, largest difference",

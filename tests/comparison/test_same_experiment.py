@@ -26,8 +26,11 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture
-def compared(tmp_path):
-    """Writes a run for each description, compares them all and returns the results."""
+def compared(tmp_path, monkeypatch):
+    """Writes a run for each description, compares them all and returns the results; figures, which take long, are not
+    drawn.
+    """
+    monkeypatch.setattr(writer, "pictures", lambda results: [])
 
     def compare(*runs):
         paths = [write_run(tmp_path / f"run{number}", **run) for number, run in enumerate(runs)]
