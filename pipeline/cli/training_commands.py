@@ -181,7 +181,8 @@ def schema(
 def clean_cache(debug: Debug = False) -> None:
     """Remove the tokenized data that were kept for later runs, except what a running process uses."""
     configure_process()
-    from pipeline.tasks.tokenized_cache import cache_folder, entries, make_room
+    from pipeline.utils.array_cache import entries, make_room
+    from pipeline.utils.mapped_arrays import cache_folder
 
     folder = cache_folder()
     removed = make_room(folder, 0)

@@ -10,8 +10,7 @@ from pydantic import JsonValue
 from pipeline.comparison.results import Disagreement
 from pipeline.comparison.run_set import ComparedRun
 from pipeline.data import hub
-from pipeline.data.fingerprint import content_digest, fingerprint
-from pipeline.data.splits import read_splits
+from pipeline.data.splits import content_digest, fingerprint, read_splits
 from pipeline.tasks.base import Task, load_task
 from pipeline.utils.errors import UserError
 

@@ -7,10 +7,12 @@ framework and any number of processes see the same batches, and a run that resum
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import chain, islice, pairwise
+from operator import le
+from pathlib import Path
 from typing import overload
 
 import numpy as np
@@ -20,15 +22,16 @@ from pipeline.data.packing import (
     Layout,
     Packing,
     Shape,
-    Stream,
     few_shapes,
     pack,
     pack_into,
     pack_into_shape,
     work,
 )
+from pipeline.data.ragged import Ragged
 from pipeline.distributed.ranks import Ranks
 from pipeline.recipe.data import Batching
+from pipeline.utils.array_cache import shared
 from pipeline.utils.hashing import sha256_of_bytes
 
 # Sorted batches are sorted by length only inside a window of this many: little padding, and almost a plain shuffle.
@@ -96,35 +99,6 @@ def filled_up(batch: Features, num_rows: int, num_slots: int) -> Features:
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """Rows of different lengths in one flat array: row i is values[offsets[i]:offsets[i + 1]]."""
-
-    values: Array
-    offsets: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int] | Array], dtype: type = np.int32) -> Ragged:
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        values = np.fromiter((value for row in rows for value in row), dtype=dtype, count=int(offsets[-1]))
-        return cls(values, offsets)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.diff(self.offsets)
-
-    def __getitem__(self, row: int) -> Array:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-    def laid_out(self, rows: Array, stream: Stream, fill: int) -> Array:
-        """These rows where the layout of their batch has them, [R, L] int32, with `fill` for padding."""
-        out = np.full(stream.examples.shape, fill, dtype=np.int32)
-        is_real = stream.is_real
-        out[is_real] = self.values[self.offsets[rows[stream.examples[is_real]]] + stream.positions[is_real]]
-        return out
-
-
-@dataclass(frozen=True)
 class Batch:
     """Rows of a split that go through the model together, and the widths that they get there.
 
@@ -158,11 +132,11 @@ class Batch:
 class Plan(Sequence[Batch]):
     """The batches of an epoch, or of some of its steps; each is made when it is asked for, and not kept.
 
-    So what a process holds of a long training is the order of the current epoch. `rows_of_steps` draws that order: the
-    rows of each step of the whole epoch. `make` lays the rows of a step out.
+    So what a long training needs is the order of the current epoch, of which a machine has one copy if it is large.
+    `rows_of_steps` draws that order: the rows of each step of the whole epoch. `make` lays the rows of a step out.
     """
 
-    rows_of_steps: Callable[[], Sequence[NDArray[np.int64]]]
+    rows_of_steps: Callable[[], Ragged]
     make: Callable[[NDArray[np.int64]], Batch]
     steps: range
 
@@ -216,24 +190,41 @@ def training_plans(
     return [Plan(partial(draw, epoch), make, range(-(-len(lengths) // batch_size))) for epoch in epochs]
 
 
-def _rows_of_steps(
-    lengths: NDArray[np.int64], batch_size: int, seed: int, batching: Batching, epoch: int
-) -> list[NDArray[np.int64]]:
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    if batching != "sorted":
-        return _cut(order, batch_size)
-    totals = _totals(lengths)
-    windows = (window[np.argsort(totals[window], kind="stable")] for window in _cut(order, batch_size * WINDOW_BATCHES))
-    chunks = [rows for window in windows for rows in _cut(window, batch_size)]
-    return [chunks[i] for i in rng.permutation(len(chunks))]
+def _rows_of_steps(lengths: NDArray[np.int64], batch_size: int, seed: int, batching: Batching, epoch: int) -> Ragged:
+    def draw() -> Ragged:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(lengths))
+        if batching != "sorted":
+            return _cut(order, batch_size)
+        totals, size = _totals(lengths), batch_size * WINDOW_BATCHES
+        for window in (order[first : first + size] for first in range(0, len(order), size)):
+            window[:] = window[np.argsort(totals[window], kind="stable")]
+        batches = _cut(order, batch_size)
+        shuffled = [batches[i] for i in rng.permutation(-(-len(order) // batch_size))]
+        return Ragged(np.concatenate(shuffled), np.cumsum([0, *map(len, shuffled)]))
+
+    return _one_copy(draw, lengths, f"{batching} {batch_size} {seed} {epoch}")
 
 
 def evaluation_batches(lengths: NDArray[np.int64], batch_size: int, pad_to_multiple_of: int = 1) -> Plan:
     """Every example once, the longest first, so that a lack of memory shows at once; nothing is random."""
-    rows_of_steps = _cut(np.argsort(-_totals(lengths), kind="stable"), batch_size)
+
+    def sort() -> Ragged:
+        return _cut(np.argsort(-_totals(lengths), kind="stable"), batch_size)
+
+    rows_of_steps = _one_copy(sort, lengths, f"evaluation {batch_size}")
     make = partial(padded_batch, lengths=lengths, pad_to_multiple_of=pad_to_multiple_of)
-    return Plan(lambda: rows_of_steps, make, range(len(rows_of_steps)))
+    return Plan(lambda: rows_of_steps, make, range(-(-len(lengths) // batch_size)))
+
+
+def _one_copy(make: Callable[[], Ragged], lengths: NDArray[np.int64], what: str) -> Ragged:
+    """The rows of each step that `make` returns, of which all processes of a machine have one copy if they are many."""
+    return shared(make, (Ragged,), lengths.nbytes, lambda: [what.encode(), lengths.ravel().data, _source()])
+
+
+@cache
+def _source() -> bytes:
+    return Path(__file__).read_bytes()
 
 
 def padded_batch(rows: NDArray[np.int64], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> Batch:
@@ -276,37 +267,58 @@ def packed_in_few_shapes(plans: Sequence[Plan], lengths: NDArray[np.int64], pad_
 
 
 def in_few_shapes(
-    plans: Sequence[Sequence[Batch]], lengths: NDArray[np.int64], rows_multiple: int = 1, pad_to_multiple_of: int = 1
-) -> list[list[Batch]]:
-    """The same steps in batches of few shapes, one for each group of GROUP_ENDS, for steps that are compiled.
+    plans: Sequence[Plan], lengths: NDArray[np.int64], rows_multiple: int = 1, pad_to_multiple_of: int = 1
+) -> list[Plan]:
+    """The same steps in batches of few shapes, at most one for each group of GROUP_ENDS, for steps that are compiled.
 
     All batches have the same number of rows, a multiple of `rows_multiple`, and the same number of examples in a row.
     Of the numbers of rows that packed batches have by themselves, the one with the least work is used.
     """
-    every = [batch for plan in plans for batch in plan]
-    sample, numbers = every[:PACKED_TO_CHOOSE], {batch.num_rows for batch in every if batch.packing is not None}
+    is_packed = plans[0][0].packing is not None
+    numbers = {_rounded([batch.num_rows], rows_multiple)[0] for batch in chain.from_iterable(plans)}
 
-    def shaped(batches: list[Batch], num_rows: int) -> list[Batch]:
-        (num_rows,) = _rounded([num_rows], rows_multiple)
-        if numbers:
-            batches = [packed_batch(batch.rows, lengths, pad_to_multiple_of, num_rows) for batch in batches]
-        return _in_groups(batches, num_rows)
+    def maker(num_rows: int) -> Callable[[NDArray[np.int64]], Batch]:
+        if not is_packed:
+            return plans[0].make
+        return partial(packed_batch, lengths=lengths, pad_to_multiple_of=pad_to_multiple_of, num_rows=num_rows)
 
-    numbers_by_work = sorted(numbers, key=lambda n: sum(work(n, batch.widths) for batch in shaped(sample, n)))
-    batches = iter(shaped(every, next(iter(numbers_by_work), max(batch.num_rows for batch in every))))
-    return [[next(batches) for _ in plan] for plan in plans]
+    def batches(num_rows: int) -> Iterator[Batch]:
+        return map(maker(num_rows), chain.from_iterable(map(rows_of, plans)))
+
+    def work_of_sample(num_rows: int) -> float:
+        needed = Counter(batch.widths for batch in islice(batches(num_rows), PACKED_TO_CHOOSE))
+        groups = _groups(needed)
+        return sum(number * work(num_rows, _fitting(widths, groups)) for widths, number in needed.items())
+
+    num_rows = min(sorted(numbers), key=work_of_sample) if is_packed else max(numbers)
+    needed, num_slots, make = Counter[tuple[int, ...]](), 0, maker(num_rows)
+    for batch in batches(num_rows):
+        needed[batch.widths] += 1
+        num_slots = max(num_slots, 0 if batch.packing is None else batch.packing.num_slots)
+    groups = _groups(needed)
+
+    def shaped(rows: NDArray[np.int64]) -> Batch:
+        batch = make(rows)
+        return replace(batch, widths=_fitting(batch.widths, groups), least_rows=num_rows, least_slots=num_slots)
+
+    return [replace(plan, make=shaped) for plan in plans]
 
 
-def _in_groups(batches: list[Batch], num_rows: int) -> list[Batch]:
-    """The batches with this number of rows, as many slots in each, and the widths of their groups."""
-    num_slots = max(0 if batch.packing is None else batch.packing.num_slots for batch in batches)
-    narrowest_first, shaped = sorted(range(len(batches)), key=lambda i: sum(batches[i].widths)), [*batches]
-    for begin, end in pairwise(round(share * len(batches)) for share in GROUP_ENDS):
-        group = narrowest_first[begin:end]
-        widths = tuple(max(each) for each in zip(*(batches[i].widths for i in group), strict=True))
-        for i in group:
-            shaped[i] = replace(batches[i], widths=widths, least_rows=num_rows, least_slots=num_slots)
-    return shaped
+def _groups(needed: Mapping[tuple[int, ...], int]) -> list[tuple[int, ...]]:
+    """The widths of each group of batches, from the narrowest; `needed` says how many batches need which widths."""
+    narrowest_first = sorted(needed, key=lambda widths: (sum(widths), widths))
+    num_before = np.cumsum([0, *(needed[widths] for widths in narrowest_first)])
+    groups = []
+    for begin, end in pairwise(round(share * num_before[-1]) for share in GROUP_ENDS):
+        group = [widths for widths, first in zip(narrowest_first, num_before, strict=False) if begin <= first < end]
+        if group:
+            groups.append(tuple(max(each) for each in zip(*group, strict=True)))
+    return groups
+
+
+def _fitting(widths: tuple[int, ...], groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The first of the groups' widths that are large enough."""
+    return next(group for group in groups if all(map(le, widths, group)))
 
 
 def padding_fraction(lengths: NDArray[np.int64], batches: Iterable[Batch]) -> float:
@@ -333,8 +345,8 @@ def _rounded(widths: Iterable[int], multiple: int) -> tuple[int, ...]:
     return tuple(-(-width // multiple) * multiple for width in widths)
 
 
-def _cut(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [rows[i : i + size] for i in range(0, len(rows), size)]
+def _cut(rows: NDArray[np.int64], size: int) -> Ragged:
+    return Ragged(rows, np.minimum(np.arange(0, len(rows) + size, size), len(rows)))
 
 
 def _totals(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

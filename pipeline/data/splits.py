@@ -1,12 +1,13 @@
 """Reading the splits of a recipe, from the Hub, local files or drawn from the training split, and what is wrong there.
 
-Messages count rows from 1, without the header.
+Messages count rows from 1, without the header. The digests of rows are the same for the same rows on any machine.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from pipeline.data.columns import columns_of_fields, mapping_problems, missing_columns, typed_rows
 from pipeline.data.hub import explain_hub_error, persistently
 from pipeline.data.local_files import describe_source, read_local, slice_rows
-from pipeline.data.table import Column, FieldColumn, Table, columns_in, table_of, values_of
+from pipeline.data.table import Column, FieldColumn, Table, chunks_of, columns_in, table_of, values_of
 from pipeline.recipe.data import Data, Split
 from pipeline.recipe.formats import FORMATS, SPLITS, suffix_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
+from pipeline.utils.hashing import sha256_of_bytes, short_digest
 
 
 def read_splits(recipe: Recipe, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, datasets.Dataset]:
@@ -122,3 +124,29 @@ def _local_hint(path: str) -> str:
     suffix = suffix_of(path)
     advice = f". For local files set data.path={suffix}, data.files.train={path} and data.files.validation"
     return advice if suffix in FORMATS else ""
+
+
+def content_digest(rows: datasets.Dataset) -> str:
+    """The SHA-256 of the contents of a split, which is the same for the same rows on any machine."""
+
+    def pieces() -> Iterator[bytes]:
+        for column in sorted(rows.column_names):
+            kind = repr(rows.features[column])  # holds the names of labels that are stored as numbers
+            yield f"{column}:{len(rows)}:{kind if 'ClassLabel' in kind else ''}\n".encode()
+            yield from _json_of_list(rows, column)
+
+    return sha256_of_bytes(pieces())
+
+
+def _json_of_list(rows: datasets.Dataset, column: str) -> Iterator[bytes]:
+    """The JSON of the list of a column's values, without having them all in memory."""
+    start = b"["
+    for values in chunks_of(rows, column):
+        yield start + json.dumps(values, ensure_ascii=False, default=str)[1:-1].encode()
+        start = b", "
+    yield b"]" if len(rows) else b"[]"
+
+
+def fingerprint(digests: dict[str, str]) -> str:
+    """Sixteen hex digits for the contents of all splits, from the digest of each."""
+    return short_digest(json.dumps(digests, sort_keys=True))

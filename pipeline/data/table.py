@@ -33,8 +33,8 @@ CHUNK_ROWS = 2**13
 class ColumnValues(Collection[object]):
     """The values of a column in order, read one by one, with little memory for many.
 
-    Texts, numbers, and true and false are kept as Arrow arrays, in memory or, if they are many, in a file; where types
-    are mixed, and for lists and objects, the values themselves are kept in memory.
+    Texts, numbers, true and false, and lists and objects of these, are kept as Arrow arrays, in memory or, if they are
+    many, in a file; where types are mixed, the values themselves are kept in memory.
     """
 
     def __init__(self, values: Iterable[object] = ()):
@@ -100,12 +100,15 @@ class ColumnValues(Collection[object]):
 
 def _packed(values: list[object]) -> pyarrow.Array | list[object]:
     kinds = {*map(type, values)} - {type(None)}
-    if len(kinds) == 1 and kinds <= {str, int, float, bool}:
-        try:
-            return pyarrow.array(values)
-        except (pyarrow.ArrowException, ValueError, OverflowError):
-            pass  # half of a character, or a number of more than 64 bits; a check of the rows names it
-    return values
+    if len(kinds) != 1 or not kinds <= {str, int, float, bool, list, dict}:
+        return values
+    try:
+        array = pyarrow.array(values)
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        return values  # half of a character, or a number of more than 64 bits; a check of the rows names it
+    # Arrow has no lists of mixed types, and no objects without a key that others have.
+    is_same = kinds <= {str, int, float, bool} or repr(array.to_pylist()) == repr(values)
+    return array if is_same else values
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,12 @@ def chunks_of(rows: datasets.Dataset, column: str) -> Iterator[list[object]]:
     """The values of a column of a data set, some thousand rows at a time."""
     for chunk in rows.select_columns([column]).iter(CHUNK_ROWS):
         yield cast(dict[str, list[object]], chunk)[column]
+
+
+def some_at_a_time(rows: datasets.Dataset) -> Iterator[tuple[int, datasets.Dataset]]:
+    """Some thousand rows of a data set at a time, with the number of the first of them, from 0; at least once."""
+    for first in range(0, max(1, len(rows)), CHUNK_ROWS):
+        yield first, rows.select(range(first, min(first + CHUNK_ROWS, len(rows))))
 
 
 def value_at(row: Mapping[str, object], column: str) -> object:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
-from pipeline.data.batches import Ragged
+from pipeline.data.ragged import Ragged
 from pipeline.data.table import values_of
 from pipeline.utils.mapped_arrays import GrowingArray
 
@@ -89,17 +89,6 @@ def tokenized(
     if "token_type_ids" in tokenizer.model_input_names:
         features["token_type_ids"] = Ragged(types.finished(), features["input_ids"].offsets)
     return features, truncated.finished()
-
-
-def utf8_of(texts: Iterable[str]) -> Ragged:
-    """Texts as their bytes in UTF-8, which need not be in memory."""
-    texts, content, offsets, num_bytes = iter(texts), GrowingArray(np.uint8), GrowingArray(np.int64), 0
-    offsets.append(np.zeros(1))
-    while chunk := [text.encode() for text in islice(texts, CHUNK_TEXTS)]:
-        content.append(np.frombuffer(b"".join(chunk), np.uint8))
-        offsets.append(num_bytes + np.cumsum([len(text) for text in chunk]))
-        num_bytes += sum(map(len, chunk))
-    return Ragged(content.finished(), offsets.finished())
 
 
 @dataclass(frozen=True)
@@ -243,7 +232,7 @@ class Document:
 
 def read_documents(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerFast, keep_line_breaks: bool
-) -> tuple[list[Document], list[int]]:
+) -> tuple[list[Document], NDArray[np.int64]]:
     """Tokenize every text that is not blank, without special tokens; returns the documents and their rows from 0.
 
     The bytes of a document's tokens sum to its length in UTF-8: white space between two tokens counts as part of the
@@ -266,7 +255,7 @@ def read_documents(
         if encoding.ids:
             documents.append(_document(text, encoding))
             sources.append(row)
-    return documents, sources
+    return documents, np.array(sources, np.int64)
 
 
 def _document(text: str, encoding: Encoding) -> Document:

@@ -279,7 +279,7 @@ def _encode(task: Task, fields: list[dict[str, object]], places: list[str]) -> E
     except UserError as error:
         where = places[0] if len(places) == 1 else f"{places[0]} to {places[-1]}, counted among these"
         raise UserError(f"{where}: {error}") from error
-    rows_read = range(len(fields)) if examples.rows_read is None else examples.rows_read
+    rows_read = range(len(fields)) if examples.rows_read is None else examples.rows_read.tolist()
     if missed := set(range(len(fields))) - set(rows_read):
         raise UserError(f"{places[min(missed)]} has no text that the tokenizer knows")
     if examples.truncated is not None and examples.truncated.any() and not task.reads_beginnings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 import datasets
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import Architecture, Predictor
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged, TextLists, Texts
 from pipeline.data.table import columns_in, joined_text, value_at
 from pipeline.metrics.specs import Outcome, metrics_for
 from pipeline.recipe.schema import Recipe
@@ -39,7 +40,7 @@ class Examples:
     num_targets: NDArray[np.int64]
     counts: dict[str, int]
     truncated: NDArray[np.bool_] | None = None
-    rows_read: list[int] | None = None
+    rows_read: NDArray[np.int64] | None = None
 
 
 # What a model returns for a batch: logits, losses, tokens, as the task has asked for.
@@ -276,6 +277,26 @@ class Task(ABC, Generic[ExamplesT, ScoreT, AnswerT]):
     def real_positions(self, inputs: Features) -> NDArray[np.bool_]:
         """Which positions of token-level logits are real, [B, T]."""
         return inputs["attention_mask"] != 0
+
+
+def joined(parts: Sequence[ExamplesT]) -> ExamplesT:
+    """The examples of several parts of a split, in order, as one; what is counted is summed."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    values = {field.name: _joined([getattr(part, field.name) for part in parts]) for field in fields(first)}
+    return replace(first, **values)
+
+
+def _joined(values: Sequence[object]) -> object:
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        return np.concatenate(cast(Sequence[NDArray], values))
+    if isinstance(first, Ragged | Texts | TextLists):
+        return type(first).joined(cast(Sequence, values))
+    if isinstance(first, dict):
+        return {key: _joined([cast(dict[str, object], each)[key] for each in values]) for key in first}
+    return sum(cast(Sequence[int], values)) if isinstance(first, int) else first
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, name: str) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged
 from pipeline.data.token_stream import Document, read_documents
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task
 from pipeline.tasks.numerics import equal_weights, sums_by_position
@@ -104,7 +105,7 @@ class CausalLanguageModeling(Task[TokenStreams, ScoredExample, Prediction]):
             floor=self._floor(rows, rows_read, counts.get("truncated", 0)) if "floor" in rows.column_names else None,
         )
 
-    def _floor(self, rows: datasets.Dataset, rows_read: list[int], num_truncated: int) -> NDArray[np.float64]:
+    def _floor(self, rows: datasets.Dataset, rows_read: NDArray[np.int64], num_truncated: int) -> NDArray[np.float64]:
         """The floor of each row that was read. Raises UserError if rows are truncated, for it is of whole texts."""
         if num_truncated:
             raise UserError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
@@ -11,18 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged
 from pipeline.data.token_stream import read_documents
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.options import MaskedLanguageModelingOptions
 from pipeline.tasks.validation import text_problems
+from pipeline.utils.array_cache import shared
 from pipeline.utils.errors import UserError
+from pipeline.utils.mapped_arrays import GrowingArray
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+# Tokens that are hidden at a time.
+BLOCK_TOKENS = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,15 @@ class MaskedTexts(Examples):
 
     words: Ragged
     labels: Ragged | None = None
+
+
+@dataclass(frozen=True)
+class HiddenTokens:
+    """All tokens of a split end to end, some of them hidden; the labels of these, -1 elsewhere; each row's number."""
+
+    ids: NDArray[np.int32]
+    labels: NDArray[np.int32]
+    num_targets: NDArray[np.int64]
 
 
 class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
@@ -105,24 +120,49 @@ class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
         return _cut(ids, length), _cut(words, length)
 
     def for_epoch(self, examples: MaskedTexts, key: list[int]) -> MaskedTexts:
-        """Hide tokens, a pure function of `key`."""
-        rng, ragged = np.random.default_rng([*key, 0x3A5C]), examples.features["input_ids"]
-        owners = np.repeat(np.arange(len(ragged.lengths)), ragged.lengths)
-        words = examples.words.values
-        chosen = choose(owners, words, self.options.masking_probability, self.options.whole_word, rng)
-        fate = rng.random(len(chosen))
-        vocabulary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids).astype(np.int32)
-        random_ids = vocabulary[rng.integers(len(vocabulary), size=len(chosen))]
-        hidden = np.where(chosen & (fate < MASKED_SHARE), np.int32(token_id(self.tokenizer, "mask")), ragged.values)
-        hidden = np.where(chosen & (fate >= 1 - RANDOM_SHARE), random_ids, hidden)
-        labels = np.where(chosen, ragged.values, -1)
-        num_targets = np.bincount(owners, weights=chosen, minlength=len(ragged.lengths)).astype(np.int64)
+        """Hide tokens, a pure function of `key`; of many tokens all processes of a machine have one copy."""
+        tokens = examples.features["input_ids"]
+        hidden = shared(
+            lambda: self._hidden(examples, key), (HiddenTokens,), tokens.values.nbytes,
+            lambda: [self._described(key), *(each.data for each in _arrays(examples))],
+        )  # fmt: skip
         return replace(
             examples,
-            features={"input_ids": Ragged(hidden, ragged.offsets)},
-            num_targets=num_targets,
-            labels=Ragged(labels, ragged.offsets),
+            features={"input_ids": Ragged(hidden.ids, tokens.offsets)},
+            num_targets=hidden.num_targets,
+            labels=Ragged(hidden.labels, tokens.offsets),
         )
+
+    def _described(self, key: list[int]) -> bytes:
+        """What `_hidden` reads besides the tokens and their words."""
+        options, tokenizer = self.options.model_dump(mode="json"), self.tokenizer
+        special = [len(tokenizer), tokenizer.mask_token_id, *sorted(tokenizer.all_special_ids)]
+        return repr((key, options, special)).encode() + Path(__file__).read_bytes()
+
+    def _hidden(self, examples: MaskedTexts, key: list[int]) -> HiddenTokens:
+        """All tokens with some of them hidden, in blocks of rows, so that little is in memory at a time.
+
+        The random numbers are those of all rows at once: first one for each unit that may be chosen, then one for the
+        fate of each token, then a token for each. Each of these has its own generator, which begins where it must.
+        """
+        tokens, words = examples.features["input_ids"], examples.words
+        blocks = [*_blocks_of_rows(tokens.offsets)]
+        num_units = sum(len(units(*_owners_and_words(words, *rows), self.options.whole_word)[0]) for rows in blocks)
+        rng, fates, others = (_random(key, skipped) for skipped in (0, num_units, num_units + len(tokens.values)))
+        vocabulary = np.setdiff1d(np.arange(len(self.tokenizer)), self.tokenizer.all_special_ids).astype(np.int32)
+        mask = np.int32(token_id(self.tokenizer, "mask"))
+        ids, labels, num_targets = GrowingArray(np.int32), GrowingArray(np.int32), GrowingArray(np.int64)
+        for first, end in blocks:
+            owners, words_of_block = _owners_and_words(words, first, end)
+            values = tokens.values[tokens.offsets[first] : tokens.offsets[end]]
+            chosen = choose(owners, words_of_block, self.options.masking_probability, self.options.whole_word, rng)
+            fate = fates.random(len(chosen))
+            random_ids = vocabulary[others.integers(len(vocabulary), size=len(chosen))]
+            masked = np.where(chosen & (fate < MASKED_SHARE), mask, values)
+            ids.append(np.where(chosen & (fate >= 1 - RANDOM_SHARE), random_ids, masked))
+            labels.append(np.where(chosen, values, -1))
+            num_targets.append(np.bincount(owners, weights=chosen, minlength=end - first))
+        return HiddenTokens(ids.finished(), labels.finished(), num_targets.finished())
 
     def targets(self, examples: MaskedTexts, batch: Batch) -> Features:
         """`labels` [R, L], the hidden tokens, and `loss_weights` that are 0 everywhere else."""
@@ -184,12 +224,8 @@ def choose(
     `whole_word`, words are taken in random order until the number would be exceeded, but at least one.
     """
     candidates = np.flatnonzero(words >= 0)
-    rows, words = owners[candidates], words[candidates]
-    begins = np.ones(len(candidates), bool)
-    if whole_word:
-        begins[1:] = (rows[1:] != rows[:-1]) | (words[1:] != words[:-1])
-    unit_of_token = np.cumsum(begins) - 1
-    unit_rows, unit_sizes = rows[begins], np.bincount(unit_of_token)
+    unit_rows, unit_of_token = units(owners, words, whole_word)
+    unit_sizes, rows = np.bincount(unit_of_token), owners[candidates]
     order = np.lexsort((rng.random(len(unit_rows)), unit_rows))
     sizes, sorted_rows = unit_sizes[order], unit_rows[order]
     # How many tokens of its row are chosen up to each unit.
@@ -203,6 +239,41 @@ def choose(
     chosen = np.zeros(len(owners), bool)
     chosen[candidates] = chosen_units[unit_of_token]
     return chosen
+
+
+def units(owners: NDArray, words: NDArray, whole_word: bool) -> tuple[NDArray, NDArray[np.int64]]:
+    """The row of each unit that may be chosen, a token or a word, and the unit of each token that is not special."""
+    rows, words = owners[words >= 0], words[words >= 0]
+    begins = np.ones(len(words), bool)
+    if whole_word:
+        begins[1:] = (rows[1:] != rows[:-1]) | (words[1:] != words[:-1])
+    return rows[begins], np.cumsum(begins) - 1
+
+
+def _random(key: list[int], num_skipped: int) -> np.random.Generator:
+    """The generator of an epoch after so many numbers of its `random`."""
+    bits = np.random.PCG64([*key, 0x3A5C])
+    return np.random.Generator(bits.advance(num_skipped))
+
+
+def _blocks_of_rows(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The first row of each block and the one after its last: about BLOCK_TOKENS tokens, but at least one row."""
+    first, num_rows = 0, len(offsets) - 1
+    while first < num_rows:
+        end = max(first + 1, int(np.searchsorted(offsets, offsets[first] + BLOCK_TOKENS, side="right")) - 1)
+        yield first, end
+        first = end
+
+
+def _owners_and_words(words: Ragged, first: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each token of these rows the number of its row, from 0, and its word."""
+    offsets = words.offsets[first : end + 1]
+    return np.repeat(np.arange(end - first), np.diff(offsets)), words.values[offsets[0] : offsets[-1]]
+
+
+def _arrays(examples: MaskedTexts) -> list[NDArray]:
+    tokens, words = examples.features["input_ids"], examples.words
+    return [tokens.values, tokens.offsets, words.values]
 
 
 def _cut(rows: list[NDArray], length: int) -> list[NDArray]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -77,10 +76,13 @@ def _count(token: int, ids: NDArray[np.integer]) -> int:
 
 def _label_counts(task: Task, examples: Examples) -> dict[str, int]:
     if isinstance(examples, TaggedSentences) and examples.tags is not None:
-        counted = Counter(chain.from_iterable(examples.tags))
-        return {name: counted[name] for name in task.labels}
+        return _named(task, np.bincount(examples.tags.values, minlength=len(task.labels)))
     if not isinstance(examples, LabeledTexts) or examples.labels is None or not task.labels:
         return {}
     labels = examples.labels
     totals = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(task.labels))
+    return _named(task, totals)
+
+
+def _named(task: Task, totals: NDArray) -> dict[str, int]:
     return {name: int(total) for name, total in zip(task.labels, totals, strict=True)}

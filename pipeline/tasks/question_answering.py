@@ -10,8 +10,10 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.batches import Batch, Features, Ragged
-from pipeline.tasks.base import Examples, ScoredExample, Task, known
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged, TextLists, Texts
+from pipeline.data.table import some_at_a_time, values_of
+from pipeline.tasks.base import Examples, ScoredExample, Task, joined, known
 from pipeline.tasks.numerics import equal_weights, log_softmax
 from pipeline.tasks.options import QuestionAnsweringOptions
 from pipeline.tasks.validation import first_problems, text_problems
@@ -27,7 +29,7 @@ class Windows(Examples):
 
     `questions` [N] numbers the question of each window. `context_ranges` [N, 2] has the window's first token of the
     context and the one after its last; `token_starts` and `token_ends` the characters of the context that its tokens
-    span. `spans` [N, 2] has the first and last token of the answer. The lists have an entry for each question.
+    span. `spans` [N, 2] has the first and last token of the answer. The texts have an entry for each question.
     """
 
     questions: NDArray[np.int64]
@@ -35,9 +37,9 @@ class Windows(Examples):
     token_starts: Ragged
     token_ends: Ragged
     spans: NDArray[np.int32] | None = None
-    contexts: list[str]
-    ids: list[str] | None = None
-    references: list[list[str]] | None = None
+    contexts: Texts
+    ids: Texts | None = None
+    references: TextLists | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
         texts = [text for field in ("question", "context") for text in text_problems(split, field, rows)]
         if texts:
             return texts
-        columns = zip(rows["context"][:], rows["answers"][:], strict=True)
+        columns = zip(values_of(rows, "context"), values_of(rows, "answers"), strict=True)
         faults = ((number, self._answer_problem(*row)) for number, row in enumerate(columns, start=1))
         return first_problems(split, (f"{split} row {number}: {text}" for number, text in faults if text))
 
@@ -89,8 +91,12 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
 
         Raises UserError for a question that leaves no room for the context.
         """
+        return joined([self._encode_some(some, first) for first, some in some_at_a_time(rows)])
+
+    def _encode_some(self, rows: datasets.Dataset, first: int) -> Windows:
+        """`encode` for rows of which the first has this number, from 0."""
         questions, contexts = [text.lstrip() for text in rows["question"][:]], rows["context"][:]
-        self._refuse_long_questions(questions)
+        self._refuse_long_questions(questions, first)
         encoded = self.tokenizer(
             questions, contexts, truncation="only_second", max_length=self.recipe.data.max_length,
             stride=self.options.stride, return_overflowing_tokens=True, return_offsets_mapping=True,
@@ -110,10 +116,12 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
             context_ranges=ranges,
             token_starts=Ragged.of([window[:, 0] for window in offsets]),
             token_ends=Ragged.of([window[:, 1] for window in offsets]),
-            contexts=contexts,
-            ids=rows["id"][:] if "id" in rows.column_names else None,
+            contexts=Texts.of(contexts),
+            ids=Texts.of(map(str, rows["id"][:])) if "id" in rows.column_names else None,
         )
-        return self._with_answers(examples, rows["answers"][:], offsets) if "answers" in rows.column_names else examples
+        if "answers" in rows.column_names:
+            examples = self._with_answers(examples, rows["answers"][:], offsets)
+        return replace(examples, questions=owners + first)
 
     def _with_answers(self, examples: Windows, answers: Sequence[dict[str, list]], offsets: list[NDArray]) -> Windows:
         """Add the accepted answers, and the span of the first one in each window; count those in no window."""
@@ -130,7 +138,7 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
             examples,
             counts=examples.counts | {"answers cut by every window": lost},
             spans=spans,
-            references=[list(answer["text"]) for answer in answers],
+            references=TextLists.of(answer["text"] for answer in answers),
         )
 
     def targets(self, examples: Windows, batch: Batch) -> Features:
@@ -218,7 +226,8 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
         """A start and an end logit at each position, of logits [B, 2, T]."""
         return super().sample_logits(logits.transpose(0, 2, 1), inputs, most)
 
-    def _answer_problem(self, context: str, answers: object) -> str | None:
+    def _answer_problem(self, context: object, answers: object) -> str | None:
+        assert isinstance(context, str), "checked before"
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
             return "answers must have the keys text and answer_start, as in SQuAD"
         texts, starts = answers["text"], answers["answer_start"]
@@ -235,11 +244,11 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
                 return f'answer "{text[:60]}" is not in the context at character {start}{hint}'
         return None
 
-    def _refuse_long_questions(self, questions: list[str]) -> None:
+    def _refuse_long_questions(self, questions: list[str], first: int) -> None:
         """A window must hold the question, three special tokens, and more of the context than windows share."""
         room = self.recipe.data.max_length - self.options.stride - self.tokenizer.num_special_tokens_to_add(pair=True)
         lengths = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False).input_ids
-        for number, ids in enumerate(lengths, start=1):
+        for number, ids in enumerate(lengths, start=first + 1):
             if len(ids) >= room:
                 raise UserError(
                     f"recipe {self.recipe.name}: the question of row {number} has {len(ids)} tokens, which leaves no "

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backend import Predictor
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged, Texts
 from pipeline.data.table import values_of
-from pipeline.data.token_stream import tokenized, utf8_of
+from pipeline.data.token_stream import tokenized
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
 from pipeline.tasks.numerics import equal_weights
 from pipeline.tasks.options import SequenceToSequenceOptions
@@ -22,10 +23,10 @@ from pipeline.tasks.validation import text_problems
 
 @dataclass(frozen=True, kw_only=True)
 class TextPairs(Examples):
-    """A tokenized split of sources, with the tokens of the targets and their texts, as UTF-8, if there are any."""
+    """A tokenized split of sources, with the tokens of the targets and their texts, if there are any."""
 
     labels: Ragged | None = None
-    references: Ragged | None = None
+    references: Texts | None = None
 
 
 class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
@@ -74,7 +75,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
             num_targets=labels.lengths,
             counts=examples.counts | {"targets truncated": int(truncated.sum())},
             labels=labels,
-            references=utf8_of(cast(Iterable[str], values_of(rows, "target"))),
+            references=Texts.of(cast(Iterable[str], values_of(rows, "target"))),
         )
 
     def inputs(self, examples: TextPairs, batch: Batch) -> Features:
@@ -123,7 +124,7 @@ class SequenceToSequence(Task[TextPairs, ScoredExample, Prediction]):
         losses, _, generated = output
         scored = []
         for loss, predicted, row in zip(losses, self.decode_batch(generated, examples, rows), rows, strict=True):
-            num_targets, reference = int(examples.lengths[row, 1]), known(examples.references)[row].tobytes().decode()
+            num_targets, reference = int(examples.lengths[row, 1]), known(examples.references)[row]
             loss_sum = float(loss[:num_targets].sum(dtype=np.float64))
             line = {"prediction": predicted["target"], "reference": reference}
             line |= {"loss_sum": loss_sum, "tokens": num_targets}

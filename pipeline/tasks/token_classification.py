@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
-from pipeline.data.batches import Batch, Features, Ragged
+from pipeline.data.batches import Batch, Features
+from pipeline.data.ragged import Ragged, TextLists
+from pipeline.data.table import some_at_a_time, values_of
 from pipeline.recipe.schema import Recipe
-from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known
+from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, joined, known
 from pipeline.tasks.labels import (
     WHOLE_NUMBER,
     LabelNaming,
     class_names,
     in_checkpoint_order,
     label_maps,
+    labels_in,
     listed,
     look_alikes,
     names_of_config,
@@ -39,11 +42,14 @@ OUTSIDE = "O"
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedSentences(Examples):
-    """A tokenized split with each sentence's words and tags; `word_starts` has the word that a piece begins, or -1."""
+    """A tokenized split with each sentence's words and the ids of their tags.
 
-    words: list[list[str]]
+    `word_starts` has the word that each piece begins, or -1.
+    """
+
+    words: TextLists
     word_starts: Ragged
-    tags: list[list[str]] | None = None
+    tags: Ragged | None = None
 
 
 class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
@@ -68,7 +74,7 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
     def row_problems(self, split: str, rows: datasets.Dataset) -> Iterable[str]:
         """Sentences without words, and sentences with more or fewer tags than words."""
         names = class_names(rows, "tags")
-        columns = zip(rows["tokens"][:], rows["tags"][:], strict=True)
+        columns = zip(values_of(rows, "tokens"), values_of(rows, "tags"), strict=True)
 
         def problems() -> Iterator[str]:
             for number, (tokens, tags) in enumerate(columns, start=1):
@@ -120,7 +126,10 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
     def _tags(self, rows: datasets.Dataset) -> Iterator[list[str]]:
         """Each row's tags as names."""
         stored_names = class_names(rows, "tags")
-        return (list(self.naming.names_of(tags, stored_names)) for tags in rows["tags"][:])
+        return (list(self.naming.names_of(tags, stored_names)) for tags in labels_in(rows, "tags"))
+
+    def _ids(self, tags: list[str]) -> list[int]:
+        return [self.labels.index(tag) for tag in tags]
 
     def config_changes(self) -> dict[str, object]:
         """The tags with their numbers."""
@@ -134,6 +143,9 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
 
     def encode(self, rows: datasets.Dataset) -> TaggedSentences:
         """Cut words into pieces and find the first piece of each; counts what truncation costs."""
+        return joined([self._encode_some(some) for _, some in some_at_a_time(rows)])
+
+    def _encode_some(self, rows: datasets.Dataset) -> TaggedSentences:
         words = rows["tokens"][:]
         encoded = self.tokenizer(
             words, is_split_into_words=True, truncation=True, max_length=self.recipe.data.max_length,
@@ -154,17 +166,16 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
             num_targets=kept,
             counts=counts,
             truncated=truncated,
-            words=words,
+            words=TextLists.of(words),
             word_starts=Ragged.of(word_starts),
-            tags=tags,
+            tags=None if tags is None else Ragged.of([self._ids(sentence) for sentence in tags]),
         )
 
     def targets(self, examples: TaggedSentences, batch: Batch) -> Features:
         """`labels` [R, L] tag ids, and `loss_weights` that are 0 except on first pieces."""
-        ids = {name: i for i, name in enumerate(self.labels)}
         labels_of_rows = []
         for row in batch.rows:
-            tag_ids, starts = np.array([ids[tag] for tag in known(examples.tags)[row]]), examples.word_starts[row]
+            tag_ids, starts = known(examples.tags)[row], examples.word_starts[row]
             labels_of_rows.append(np.full(len(starts), -1))
             labels_of_rows[-1][starts >= 0] = tag_ids[starts[starts >= 0]]
         (stream,) = batch.layout(examples.lengths).streams
@@ -173,12 +184,11 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
 
     def score_batch(self, output: NDArray, examples: TaggedSentences, rows: NDArray) -> list[ScoredExample]:
         """Predicted tags of all words beside the true ones."""
-        ids = {name: i for i, name in enumerate(self.labels)}
         scored = []
         for logits, predicted, row in zip(output, self.decode_batch(output, examples, rows), rows, strict=True):
-            tags, starts = known(examples.tags)[row], examples.word_starts[row]
+            tag_ids, starts = known(examples.tags)[row], examples.word_starts[row]
             positions = np.flatnonzero(starts >= 0)
-            truth = [ids[tags[starts[position]]] for position in positions]
+            truth, tags = tag_ids[starts[positions]], [self.labels[tag] for tag in tag_ids]
             loss = -float(log_softmax(logits[positions])[np.arange(len(positions)), truth].sum())
             line = {"prediction": predicted["tags"], "reference": tags}
             columns = {"predictions": predicted["tags"], "references": tags}

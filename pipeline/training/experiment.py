@@ -14,9 +14,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from pipeline.backend import Backend, load_backend
 from pipeline.data import batches, hub
 from pipeline.data.batches import Features
-from pipeline.data.fingerprint import content_digest, fingerprint
 from pipeline.data.packing import Layout
-from pipeline.data.splits import read_splits
+from pipeline.data.splits import content_digest, fingerprint, read_splits
 from pipeline.metrics.scoring import metric_problems
 from pipeline.metrics.specs import is_hub_metric
 from pipeline.models import checkpoint
@@ -29,7 +28,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.tasks import tokenized_cache as cache
 from pipeline.tasks.base import Examples, Task, load_task
 from pipeline.tasks.observations import Observations, observe
-from pipeline.utils.environment import preserved_random_state
+from pipeline.utils.environment import give_back_freed_memory, preserved_random_state
 from pipeline.utils.errors import UserError, combine_errors
 from pipeline.utils.hashing import short_digest
 from pipeline.utils.text import count
@@ -155,6 +154,8 @@ def prepare(
     examples = _encode(task, splits, digests)
     _refuse_endless(recipe, len(examples["train"].lengths))
     observed = observe(task, splits, examples)
+    del splits
+    give_back_freed_memory()
     return Experiment(recipe, task, config, tokenizer, examples, fingerprint(digests), names, allow_pickle, observed)
 
 

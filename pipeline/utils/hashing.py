@@ -15,7 +15,7 @@ def sha256_of_file(*paths: str | Path) -> str:
     return sha256_of_bytes(chunk for path in paths for chunk in _chunks(path))
 
 
-def sha256_of_bytes(pieces: bytes | Iterable[bytes]) -> str:
+def sha256_of_bytes(pieces: bytes | Iterable[bytes | memoryview]) -> str:
     """The SHA-256 of bytes, or of pieces as if they were one, as 64 hex digits."""
     digest = hashlib.sha256()
     for piece in [pieces] if isinstance(pieces, bytes) else pieces:

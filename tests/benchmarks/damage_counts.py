@@ -25,12 +25,14 @@ import datasets
 
 from pipeline import finetune
 from pipeline.cli.main import execute
+from pipeline.data.ragged import Ragged
 from pipeline.runs.model_files import MODEL_CARD, refuse_altered
-from pipeline.tasks.tokenized_cache import cache_folder, read_entry
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.training.experiment import prepare
+from pipeline.utils.array_cache import read_entry
 from pipeline.utils.environment import configure_process
 from pipeline.utils.errors import UserError
+from pipeline.utils.mapped_arrays import cache_folder
 from tests.helpers.checkpoints import changed_checkpoint
 from tests.helpers.damage import flips
 from tests.helpers.edited_runs import VERBS, count_edits, runs_to_edit, undrawn
@@ -57,11 +59,11 @@ def count_flips(folder, number, seed, verdict):
 
 def tokenized_splits(recipe, number, seed):
     """Counts of the entries of the cache."""
-    kind = type(prepare(recipe).examples["train"])
+    kinds = (type(prepare(recipe).examples["train"]), Ragged)
 
     def verdict(file):
         try:
-            read_entry(file.parent, kind)
+            read_entry(file.parent, kinds)
         except DAMAGE_OF_AN_ENTRY:
             return "seen"
         return "passes"

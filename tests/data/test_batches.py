@@ -1,16 +1,17 @@
 """The batch plan: complete, pure, nearly without padding, and never a part of a batch lost."""
 
+import gc
 import hashlib
 import struct
 import tracemalloc
 
+import datasets
 import numpy as np
 import pytest
 
 from pipeline.data.batches import (
     Batch,
     Plan,
-    Ragged,
     digest,
     evaluation_batches,
     filled_up,
@@ -21,6 +22,8 @@ from pipeline.data.batches import (
     training_batches,
     training_plans,
 )
+from pipeline.data.ragged import Ragged
+from pipeline.utils import array_cache
 
 LENGTHS = np.random.default_rng(7).integers(3, 61, size=4099)
 
@@ -80,6 +83,22 @@ def test_batches_of_several_epochs_hold_nothing_that_grows_with_the_epochs():
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 4 * 8 * len(LENGTHS)  # two orders of 8 bytes a row, and what cuts them
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded", "sorted"])
+def test_an_order_that_processes_share_is_the_one_that_each_would_draw(batching, tmp_path, monkeypatch):
+    alone = [digest(plan) for plan in training_plans(LENGTHS, 32, 5, range(3), batching)]
+    evaluated = digest(evaluation_batches(LENGTHS, 64))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(array_cache, "SHARED_BYTES", 0)
+    monkeypatch.setattr(array_cache, "SMALL_BYTES", 0)
+    together = training_plans(LENGTHS, 32, 5, range(3), batching)
+    assert [digest(plan) for plan in together] == alone
+    assert digest(evaluation_batches(LENGTHS, 64)) == evaluated
+    assert 1 <= len(list((tmp_path / "twinstep").iterdir())) <= 2
+    del together
+    gc.collect()
+    assert list((tmp_path / "twinstep").iterdir()) == []
 
 
 def test_a_part_of_a_plan_has_the_same_batches():

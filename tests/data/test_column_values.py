@@ -7,8 +7,7 @@ import pyarrow
 import pytest
 
 from pipeline import UserError, load_recipe
-from pipeline.data.fingerprint import content_digest
-from pipeline.data.splits import read_splits
+from pipeline.data.splits import content_digest, read_splits
 from pipeline.data.table import CHUNK_ROWS, ColumnValues, values_of
 
 MANY = 2 * CHUNK_ROWS + 3
@@ -24,14 +23,17 @@ PLAIN = {
     "whole numbers": numbered(lambda i: 2**40 + i),
     "numbers": numbered(lambda i: i / 7),
     "booleans": numbered(lambda i: i % 3 == 0),
+    "lists": numbered(lambda i: ["a", None, str(i)][: i % 4]),
+    "objects": numbered(lambda i: {"a": i, "b": [{"c": 1 / (i + 1)}]}),
 }
 MIXED = {
     "a number among texts": [*numbered(str), 7],
     "true among numbers": [*numbered(int), True],
     "half of a character": [*numbered(str), "\ud800"],
     "a number of 65 bits": [*numbered(int), 2**64],
-    "lists": numbered(lambda i: [i]),
-    "objects": numbered(lambda i: {"a": i}),
+    "lists of numbers of two types": numbered(lambda i: [i, 1.0]),
+    "objects that lack a key": [*numbered(lambda i: {"a": i}), {}],
+    "objects with keys in another order": [*numbered(lambda i: {"a": i, "b": i}), {"b": 1, "a": 2}],
 }
 
 

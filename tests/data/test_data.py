@@ -9,9 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.data.batches import Batch, padded_batch
-from pipeline.data.fingerprint import content_digest, fingerprint
 from pipeline.data.hub import explain_hub_error
-from pipeline.data.splits import read_splits
+from pipeline.data.splits import content_digest, fingerprint, read_splits
 from pipeline.models.checkpoint import load_config, load_tokenizer
 from pipeline.recipe.loading import load_recipe
 from pipeline.tasks.base import load_task

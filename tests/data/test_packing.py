@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.data.batches import Batch, Ragged, packed_batch, padded_batch
+from pipeline.data.batches import Batch, packed_batch, padded_batch
 from pipeline.data.packing import Packing, pack
+from pipeline.data.ragged import Ragged
 
 
 def test_each_example_goes_into_the_emptiest_row_the_longest_first():

@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
+from pipeline.tasks import masked_language_modeling
 from pipeline.tasks.masked_language_modeling import choose
 from pipeline.training.experiment import prepare
 from tests.helpers.families import of_rows, prepared, recipe_of, sentences
@@ -55,6 +56,31 @@ def test_masks_are_a_function_of_seed_and_epoch_and_validation_has_its_own(tmp_p
     validation = [e.examples["validation"].features["input_ids"].values for e in (one, two)]
     assert (validation[0] == validation[1]).all()
     assert (validation[0] == one.tokenizer.mask_token_id).any()
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_tokens_hidden_in_blocks_of_rows_are_those_of_all_rows_at_once(tmp_path, monkeypatch, whole_word):
+    """The random numbers are drawn here for the whole split: for what may be chosen, for fates, for other tokens."""
+    recipe = recipe_of("masked words", tmp_path).override({"options.whole_word": whole_word})
+    experiment = prepare(recipe)
+    task, examples = experiment.task, experiment.examples["train"]
+    ids, words = examples.features["input_ids"], examples.words.values
+    owners, rng = np.repeat(np.arange(len(ids.lengths)), ids.lengths), np.random.default_rng([5, 2, 0x3A5C])
+    chosen = choose(owners, words, task.options.masking_probability, whole_word, rng)
+    fate, tokenizer = rng.random(len(chosen)), task.tokenizer
+    vocabulary = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
+    other = vocabulary[rng.integers(len(vocabulary), size=len(chosen))]
+    expected = np.select(
+        [chosen & (fate < 0.8), chosen & (fate >= 0.9)],
+        [np.full(len(chosen), tokenizer.mask_token_id), other],
+        ids.values,
+    )
+    for block in (1, 40, 10**6):
+        monkeypatch.setattr(masked_language_modeling, "BLOCK_TOKENS", block)
+        hidden = task.for_epoch(examples, [5, 2])
+        assert hidden.features["input_ids"].values.tolist() == expected.tolist()
+        assert hidden.labels.values.tolist() == np.where(chosen, ids.values, -1).tolist()
+        assert hidden.num_targets.tolist() == [sum(chosen[owners == row]) for row in range(len(ids.lengths))]
 
 
 def test_special_tokens_spelled_out_in_a_text_are_nothing_to_predict(tmp_path):

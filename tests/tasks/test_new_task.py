@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pipeline import UserError, finetune, predict
 from pipeline.comparison.traces import record
-from pipeline.data.batches import Ragged
+from pipeline.data.ragged import Ragged
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.schema import Recipe
 from pipeline.recipe.task_table import TASKS, Options, register_task

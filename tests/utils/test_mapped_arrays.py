@@ -59,9 +59,9 @@ def test_a_disk_that_becomes_full_in_the_middle_loses_nothing_and_leaves_no_part
         "array = mapped_arrays.GrowingArray(np.int64)\n"
         "for part in np.split(np.arange(1000), 20): array.append(part)\n"
         "assert array.finished().tolist() == list(range(1000))\n"
-        "from pipeline.tasks import tokenized_cache as cache; from pipeline.tasks.base import Examples\n"
+        "from pipeline.utils.array_cache import write_entry\n"
         "values, folder = np.zeros(1900, np.uint8), Path(tempfile.mkdtemp())\n"
-        "try: cache.write_entry(folder / 'entry', Examples({}, values, values, {}))\n"
+        "try: write_entry(folder / 'entry', {'values': values})\n"
         "except OSError as error: print(error, *folder.iterdir())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
