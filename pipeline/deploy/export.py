@@ -17,7 +17,6 @@ from pipeline.deploy.manifest import (
     README,
     RECIPE,
     Format,
-    FormatFacts,
     MachineRecord,
     Manifest,
     Quantization,
@@ -112,26 +111,28 @@ def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> I
         if quantize is not None and quantize not in facts.quantizations:
             able = ", ".join(key for key, each in FORMATS.items() if quantize in each.quantizations)
             yield f'{name} has no weights of type "{quantize}"; {able or "no format"} can have them'
-        if (settings := writing_settings(recipe)) is not None:
-            yield from _writing_problems(recipe, facts, settings, quantize)
+        if problem := writing_problem(recipe, name, quantize):
+            yield problem
         for package in call(missing_modules, [facts.framework, facts.runtime], framework=facts.framework):
             yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
 
 
-def _writing_problems(
-    recipe: Recipe, facts: FormatFacts, settings: GenerationSettings, quantize: str | None
-) -> Iterator[str]:
-    """Why a model that writes texts cannot be exported to a format."""
-    able = ", ".join(name for name, each in FORMATS.items() if each.writer_file is not None)
+def writing_problem(recipe: Recipe, name: str, quantize: str | None) -> str | None:
+    """Why no model that writes texts as this recipe asks can be exported to a format; None if it can."""
+    settings, facts = writing_settings(recipe), FORMATS[name]
+    if settings is None:
+        return None
     if facts.writer_file is None:
-        yield f"{recipe.task} writes texts, which a model in {facts.title} cannot; export it to one of: {able}"
-    elif facts.most_beams is not None and settings["num_beams"] > facts.most_beams:
-        yield (
+        able = ", ".join(name for name, each in FORMATS.items() if each.writer_file is not None)
+        return f"{recipe.task} writes texts, which a model in {facts.title} cannot; export it to one of: {able}"
+    if facts.most_beams is not None and settings["num_beams"] > facts.most_beams:
+        return (
             f"options.num_beams is {settings['num_beams']}, but {facts.title} cannot search with beams; export "
             "to onnx, or train with options.num_beams=1"
         )
-    elif quantize in facts.quantizations:
-        yield f"{recipe.task} writes texts, which models with {quantize} weights cannot; leave quantize out"
+    if quantize in facts.quantizations:
+        return f"{recipe.task} writes texts, which models with {quantize} weights cannot; leave quantize out"
+    return None
 
 
 def writing_settings(recipe: Recipe) -> GenerationSettings | None:

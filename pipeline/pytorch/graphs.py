@@ -18,6 +18,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from pipeline.data.batches import Features
+from pipeline.models.families import family_of
+from pipeline.pytorch.export import Graph
 from pipeline.pytorch.model import head_logits
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.recipe.schema import Train
@@ -77,9 +79,12 @@ class Pass(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
+        self.is_decoder = family_of(model.config).architecture == "decoder"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits in fp32, as in `head_logits`."""
+        if self.is_decoder and torch.jit.is_tracing():  # TorchScript cannot trace the library's own causal mask
+            attention_mask = Graph.causal_bias(attention_mask, input_ids.shape[1])
         text = {"decoder_input_ids": input_ids} if self.model.config.is_encoder_decoder else {}
         return head_logits(self.model(input_ids=input_ids, attention_mask=attention_mask, **text))
 

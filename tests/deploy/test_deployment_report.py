@@ -3,7 +3,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
+import transformers
 
 from pipeline import UserError, finetune
 from pipeline.backend import load_backend
@@ -14,6 +17,7 @@ from pipeline.deploy.report.content import answers, sections
 from pipeline.deploy.report.deployment import QUICK, content_of
 from pipeline.deploy.report.mode_costs import Plan, mode_costs
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, ProcessCost, ShapeCost, Spread
+from pipeline.recipe.overrides import RECIPES
 from pipeline.reporting.writer import html_page, markdown_page, write_pages
 from pipeline.runs.record import RunIdentity
 from tests.helpers.browser import browser
@@ -107,6 +111,24 @@ def test_the_answers_are_those_of_the_figures():
     )
 
 
+def test_what_no_such_model_can_be_exported_to_is_no_failure():
+    run, onnx, _, litert = results().formats
+    missing = litert.model_copy(update={"problem": "it writes texts, which LiteRT cannot", "is_unsupported": True})
+    found = results(formats=[run, onnx, missing], writes_texts=True)
+    agreement = answers(found)["Does every format answer as the run does?"]
+    assert (agreement.state, agreement.word) == ("good", "Yes")
+    assert agreement.sentence == (
+        "ONNX answers 1,000 validation rows as the run does; in fp32, logits differ by at most 2.7e-06. LiteRT "
+        "cannot hold a model like this one."
+    )
+    least = answers(found)["Which format costs least?"]
+    assert least.sentence.startswith("For a forward pass of 1×32, ONNX needs the least processor time, 2.00 ms. For a ")
+    assert rows_of("What has no figures, and why", found)["", "LiteRT"] == ["it writes texts, which LiteRT cannot"]
+    for each, is_said in ((found, True), (results(), False)):
+        (method,) = (section for section in sections(each) if section.name == "method")
+        assert any("a pass for each token" in text for text in method.points.values()) is is_said
+
+
 def test_the_run_itself_is_called_so_and_equal_logits_are_said_to_be_equal():
     run, onnx, rounded = results().formats[:3]
     equal = onnx.model_copy(update={"largest_difference": 0.0, "model_bytes": 4 * 2**20, "cost": cost(9.0, 90.0, 700)})
@@ -186,6 +208,21 @@ def test_the_page_fits_its_window_and_asks_for_nothing(tmp_path, width, height):
         bottom = "Math.max(...[...document.querySelectorAll('.answer')].map(e => e.getBoundingClientRect().bottom))"
         assert page.evaluate(bottom) <= height
         assert page.requests == []
+
+
+def test_a_gpt2_is_traced_for_batches_of_other_sizes_and_with_padding():
+    model = transformers.AutoModelForCausalLM.from_pretrained(RECIPES / "bundled" / "stories" / "gpt2")
+    ids = np.random.default_rng(5).integers(3, 600, (3, 11)).astype(np.int32)
+    whole, padded = np.ones_like(ids), np.tile((np.arange(11) < 7).astype(np.int32), (3, 1))
+    execution = load_backend("torch").execution
+    traced = execution(model, "TorchScript", {"input_ids": ids, "attention_mask": whole})
+    for rows, mask in ((3, padded), (1, whole)):
+        inputs = {"input_ids": torch.tensor(ids[:rows]), "attention_mask": torch.tensor(mask[:rows])}
+        with torch.no_grad():
+            expected = model(**inputs).logits.numpy()
+        found = traced({"input_ids": ids[:rows], "attention_mask": mask[:rows]})
+        seen = mask[:rows].astype(bool)
+        assert np.abs(found - expected)[seen].max() < 1e-4
 
 
 @pytest.fixture(scope="module")

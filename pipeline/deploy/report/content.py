@@ -29,6 +29,14 @@ _METHOD = {
     "torch.compile's the backward pass, too.",
     "Not measured": "Servers of other projects, such as TF Serving, TorchServe and Triton; GPUs; several threads.",
 }
+_WRITTEN = (
+    "The model writes texts. The answer whose cost is measured is one forward pass, which gives the logits of tokens "
+    "that are there already. To write a text takes a pass for each token."
+)
+
+
+def _method(results: DeploymentResults) -> dict[str, str]:
+    return {"Answer": _WRITTEN} | _METHOD if results.writes_texts else _METHOD
 
 
 def facts(results: DeploymentResults) -> str:
@@ -55,7 +63,7 @@ def sections(results: DeploymentResults) -> list[Section]:
         Section("modes", "Eager and graphs", tables=modes, figures_first=True) if results.modes else None,
         Section("missing", "What could not be measured", tables=[problems]) if problems else None,
         Section("machine", "Machine", tables=[_machine(results)]),
-        Section("method", "How it was measured", points=_METHOD),
+        Section("method", "How it was measured", points=_method(results)),
     ]
     return [section for section in found if section]
 
@@ -63,9 +71,12 @@ def sections(results: DeploymentResults) -> list[Section]:
 def _agreement(results: DeploymentResults) -> Finding:
     exports = [each for each in results.formats if each.format is not None]
     proved = [each for each in exports if each.problem is None]
-    failed = [each.title for each in exports if each.problem is not None]
+    failed = [each.title for each in exports if each.problem is not None and not each.is_unsupported]
+    unsupported = [each.title for each in exports if each.is_unsupported]
     if not proved:
-        return Finding("bad", "No", f"No format could be measured: {', '.join(failed) or 'none was asked for'}.")
+        return Finding(
+            "bad", "No", f"No format could be measured: {', '.join(failed + unsupported) or 'none was asked for'}."
+        )
     rows = count(results.validation_rows, "validation row")
     sentence = f"{listed([each.title for each in proved])} {_verb(proved)} {rows} as the run does"
     if exact := [each for each in proved if each.quantization is None]:
@@ -78,6 +89,8 @@ def _agreement(results: DeploymentResults) -> Finding:
         # Rounded down: 100% means all.
         share = "all" if least == 1 else f"{math.floor(1000 * least) / 10:.1f}% or more"
         sentence += f"; with int8 weights, {share} of the predictions are the same"
+    if unsupported:
+        sentence += f". {listed(unsupported)} cannot hold a model like this one"
     if not failed:
         return Finding("good", "Yes", f"{sentence}.")
     return Finding("unknown", "Not all", f"{sentence}. There are no figures for {listed(failed)}.")
@@ -100,8 +113,9 @@ def _least(results: DeploymentResults) -> Finding:
         spreads = {_named(each): each.cost.milliseconds[number] for each in known if each.cost is not None}
         best, others = _best(spreads)
         also = f"; the range of {listed(others)} overlaps" if others else ""
+        work = "a forward pass of " if results.writes_texts else ""
         sentences.append(
-            f"For {shape_name(shape)}, {best} needs the least processor time, "
+            f"For {work}{shape_name(shape)}, {best} needs the least processor time, "
             f"{number_in_words(spreads[best].median)} ms{also}."
         )
     smallest = min((each for each in known if each.model_bytes is not None), key=lambda each: each.model_bytes or 0)
@@ -151,7 +165,7 @@ def formats_table(results: DeploymentResults) -> Table:
         ],
         {"": [_format_row(each, len(shapes)) for each in results.formats]},
         f"In {count(results.processes, 'fresh process')} for each format, with one thread. The first row is the run "
-        "itself, as predict computes it.",
+        f"itself{'' if results.writes_texts else ', as predict computes it'}.",
         num_texts=2,
     )  # fmt: skip
 

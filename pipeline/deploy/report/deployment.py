@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 
 from pipeline.backend import FRAMEWORKS
-from pipeline.deploy.export import FinishedExport, export_run
+from pipeline.deploy.export import FinishedExport, export_run, writing_problem, writing_settings
 from pipeline.deploy.manifest import FORMATS, PORTABLE_FORMATS, Format, Quantization, format_problem
 from pipeline.deploy.proof import validation_of
 from pipeline.deploy.report.content import answers, facts, sections
@@ -130,6 +130,7 @@ def measure_deployment(
         run_folder=str(run.path),
         task=experiment.recipe.task,
         checkpoint=run.directory.recipe().checkpoint,
+        writes_texts=writing_settings(experiment.recipe) is not None,
         validation_rows=len(experiment.examples["validation"].lengths),
         shapes=[(rows, length) for rows, length in (batch["input_ids"].shape for batch in batches)],
         processes=effort.processes,
@@ -199,23 +200,23 @@ def _exported(
 ) -> tuple[FormatCost, FinishedExport | None]:
     """A proved export with what its manifest says of it, or why there is none."""
     title = f"{FORMATS[name].title}{f' {quantization}' if quantization else ''}"
+    cost = FormatCost(format=name, quantization=quantization, title=title)
+    if problem := writing_problem(run.directory.recipe(), name, quantization):
+        return cost.model_copy(update={"problem": problem, "is_unsupported": True}), None
     on_event(f"exporting: {title}")
     try:
         (export,) = export_run(run, name, quantize=quantization, out=scratch)
     except PipelineError as error:
-        return FormatCost(format=name, quantization=quantization, title=title, problem=one_line(error)), None
+        return cost.model_copy(update={"problem": one_line(error)}), None
     manifest, proof = export.manifest, export.manifest.proof
     assert proof is not None, "a finished export has been proved"
-    cost = FormatCost(
-        format=name,
-        quantization=quantization,
-        title=title,
-        runtime=proof.runtime,
-        model_bytes=manifest.model_bytes,
-        largest_difference=proof.largest_difference,
-        agreement=proof.agreement,
-    )
-    return cost, export
+    found = {
+        "runtime": proof.runtime,
+        "model_bytes": manifest.model_bytes,
+        "largest_difference": proof.largest_difference,
+        "agreement": proof.agreement,
+    }
+    return cost.model_copy(update=found), export
 
 
 def _in_turns(jobs: dict[int, Callable[[], Child[Measured]]], rounds: int) -> dict[int, dict[str, object]]:

@@ -23,7 +23,8 @@ def _formats(results: DeploymentResults) -> Iterator[Picture]:
     for number, shape in enumerate(results.shapes):
         rows = {each.title: each.cost.milliseconds[number] for each in results.formats if each.cost is not None}
         if rows:
-            title = f"Processor time of an answer for {shape_name(shape)}"
+            answer = "a forward pass" if results.writes_texts else "an answer"
+            title = f"Processor time of {answer} for {shape_name(shape)}"
             yield _picture(f"formats-{number + 1}", "formats", title, "milliseconds, one thread", rows)
 
 

@@ -52,6 +52,8 @@ class FormatCost(Record):
     """The runtime and its version."""
     problem: str | None = None
     """Why there are no figures."""
+    is_unsupported: bool = False
+    """Whether no such model can be exported to the format; then `problem` says why."""
     model_bytes: int | None = None
     """The size of the model; of the run that of its weights."""
     largest_difference: float | None = None
@@ -99,6 +101,8 @@ class DeploymentResults(Record):
     run_folder: str
     task: str
     checkpoint: str
+    writes_texts: bool = False
+    """Whether the model writes texts, so that a measured answer is one forward pass of many."""
     validation_rows: int
     shapes: list[tuple[int, int]] = Field(strict=False)
     """Rows and tokens of the batches."""
