@@ -1,6 +1,5 @@
 """LoRA in both frameworks: updates of low rank, what is trained, the same steps, and files that peft reads."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipeline.comparison.traces import distance, record
 from pipeline.models.lora import adapters_of
 from pipeline.recipe.schema import Lora
 from pipeline.training.experiment import check
+from tests.helpers.adapters import logits_of
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import assert_same_outcome, kill_at
 from tests.helpers.tiny_models import FAMILIES, RELATIVES, config, inputs, random_state, relative
@@ -162,35 +162,6 @@ def test_a_run_trains_updates_and_head_alone_resumes_and_is_read_by_peft(framewo
     loaded, by_peft, after = logits_of(recipe, run)
     np.testing.assert_allclose(loaded, by_peft, atol=1e-5 * max(1, np.abs(loaded).max()))
     np.testing.assert_allclose(after, np.load(run.path / "probe.npz")["logits_after"], atol=2e-5)
-
-
-def logits_of(recipe, run):
-    """The logits of the run's model, and those of the checkpoint with the adapter in it, on the probe.
-
-    The third are the first as the run keeps them.
-    """
-    import torch
-    import transformers
-
-    from pipeline.training.experiment import prepare
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from peft import PeftModel
-    experiment = prepare(recipe)
-    auto_class = getattr(transformers, experiment.task.auto_class)
-    merged = auto_class.from_pretrained(run.path / "model").eval()
-    base = auto_class.from_pretrained(recipe.checkpoint, config=merged.config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adapted = PeftModel.from_pretrained(base, run.path / "adapter").eval()
-    batch = {name: torch.from_numpy(value).long() for name, value in experiment.probe().items()}
-    with torch.no_grad():
-        first, second = (model(**batch).logits.numpy() for model in (merged, adapted))
-    assert not np.allclose(
-        first, auto_class.from_pretrained(recipe.checkpoint, config=merged.config)(**batch).logits.detach()
-    )
-    return first, second, experiment.probe_logits(first)
 
 
 @pytest.mark.parametrize(

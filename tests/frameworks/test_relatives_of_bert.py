@@ -16,6 +16,7 @@ from pipeline.models.initialization import random_weights
 from pipeline.runs.attention_maps import attention_maps
 from pipeline.runs.prediction import predict
 from pipeline.training.experiment import prepare
+from tests.helpers.adapters import logits_of
 from tests.helpers.checkpoints import changed_checkpoint
 from tests.helpers.families import recipe_of, rows_of
 from tests.helpers.relatives import checkpoint_of
@@ -83,6 +84,20 @@ def test_a_run_with_handwritten_attention_scores_saves_and_predicts(framework, f
     stock = transformers.AutoModel.from_pretrained(run.path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(run.path / "model")
     stock(**tokenizer(["The film."], return_tensors="pt"))  # no token types that the model does not take
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "head"), [("distilbert", ["classifier", "pre_classifier"]), ("roberta", ["classifier"])]
+)
+def test_peft_reads_an_adapter_with_its_whole_head(family, head, tmp_path):
+    changes = {"train.lora.rank": 4, "train.learning_rate": 5e-3, "train.epochs": 2}
+    recipe = recipe_on(family, "single-label", tmp_path, **changes)
+    run = finetune(recipe, attention="handwritten", out=tmp_path / "run", quiet=True)
+    settings = json.loads((run.path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert settings["modules_to_save"] == head
+    merged, by_peft, _ = logits_of(recipe, run)
+    np.testing.assert_allclose(merged, by_peft, atol=1e-5)
 
 
 def test_a_tokenizer_of_bytes_begins_each_word_with_its_space(tmp_path):
