@@ -7,16 +7,19 @@ from tests.helpers.classifiers import framework_module, tensor
 from tests.helpers.packed_batches import ALL_HEADS, HEADS, RELATIVES, learner_of, loss_and_gradients, with_dropout_keys
 from tests.helpers.tiny_models import relative
 
-# Of BERT's relatives those heads that no other family has are tested always.
-OWN_HEADS = ("distilbert pairs", "distilbert spans", "roberta pairs")
-EVERY_HEAD = [
-    *HEADS,
-    *(head if head in OWN_HEADS else pytest.param(head, marks=pytest.mark.heavy) for head in RELATIVES),
+EVERY_HEAD = [*HEADS, *(pytest.param(head, marks=pytest.mark.heavy) for head in RELATIVES)]
+# Of BERT's relatives always those in PyTorch, and in TensorFlow the one whose attention is computed by parts.
+CASES = [
+    pytest.param(framework, head, attention, marks=pytest.mark.heavy if is_heavy else ())
+    for framework in ("torch", "tensorflow")
+    for head in ALL_HEADS
+    for attention in ("stock", "handwritten")
+    for is_own in [(head, attention) == ("distilbert spans", "stock")]
+    for is_heavy in [head in RELATIVES and framework == "tensorflow" and not is_own]
 ]
 
 
-@pytest.mark.parametrize("attention", ["stock", "handwritten"])
-@pytest.mark.parametrize("head", EVERY_HEAD)
+@pytest.mark.parametrize(("framework", "head", "attention"), CASES)
 def test_loss_and_gradients_of_packed_rows_are_those_of_the_padded_batch(framework, head, attention):
     learner = learner_of(framework, head, attention)
     (padded_loss, padded), (packed_loss, packed) = (

@@ -12,12 +12,19 @@ from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, inputs, is_rea
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
 families = pytest.mark.parametrize("family", FAMILIES)
-with_relatives = pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 
 
-def is_repeated(framework, family):
-    """Whether PyTorch's test of a relative of BERT repeats in TensorFlow, which takes longer."""
-    return framework is not Torch and family in RELATIVES
+def case(framework, family, *others):
+    """A case of a test; of BERT's relatives those in TensorFlow, which take longer, repeat what PyTorch's show."""
+    is_repeated = framework is not Torch and family in RELATIVES
+    return pytest.param(framework, family, *others, marks=pytest.mark.heavy if is_repeated else ())
+
+
+both_with_relatives = pytest.mark.parametrize(
+    ("framework", "family"),
+    [case(framework, family) for framework in FRAMEWORKS for family in (*FAMILIES, *RELATIVES)],
+    ids=lambda value: getattr(value, "name", value),
+)
 
 
 # T5 without a decoder: only the encoder's layers attend.
@@ -34,8 +41,7 @@ def stock_and_swapped_outputs(framework, family, padding="right", **build):
     return swapped[real], stock[real]
 
 
-@both
-@with_relatives
+@both_with_relatives
 @pytest.mark.parametrize("padding", ["left", "right", "none"])
 def test_swapped_model_gives_the_stock_logits(framework, family, padding):
     assert relative(*stock_and_swapped_outputs(framework, family, padding)) <= 1e-6
@@ -50,7 +56,7 @@ def test_swapped_model_gives_the_logits_of_stock_eager_attention(family, padding
 @pytest.mark.parametrize(
     ("framework", "family", "head"),
     [
-        pytest.param(framework, family, head, marks=pytest.mark.heavy if is_repeated(framework, family) else ())
+        case(framework, family, head)
         for framework in FRAMEWORKS
         for family in (*FAMILIES, *RELATIVES)
         for head in framework.heads(family)
@@ -74,7 +80,7 @@ def test_every_head_of_the_library_can_be_swapped(framework, family, head):
     np.testing.assert_array_equal(framework.output(model, batch), stock)
 
 
-@with_relatives
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 def test_the_two_frameworks_give_the_same_logits_from_the_same_weights(family):
     outputs = {}
     for framework in FRAMEWORKS:
@@ -82,8 +88,7 @@ def test_the_two_frameworks_give_the_same_logits_from_the_same_weights(family):
     assert relative(outputs["tensorflow"], outputs["torch"]) <= 1e-5
 
 
-@both
-@with_relatives
+@both_with_relatives
 def test_swapped_model_gives_the_stock_gradients(framework, family):
     model, batch = framework.build(family), inputs(family)
     swap = framework.swap()
@@ -139,8 +144,7 @@ def test_rows_that_are_all_padding_stay_finite(framework, family):
     assert np.isfinite(framework.output(model, batch)).all()
 
 
-@both
-@with_relatives
+@both_with_relatives
 def test_attention_maps_are_the_stock_ones(framework, family):
     def maps(model):
         outputs = model(**framework.tensors(batch), output_attentions=True)
