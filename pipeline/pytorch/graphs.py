@@ -76,14 +76,15 @@ def compiling() -> Iterator[None]:
 class Pass(nn.Module):
     """One pass of a stock model over tokens [B, T]; the decoder of an encoder-decoder reads the same tokens."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, mode: str):
         super().__init__()
         self.model = model
-        self.is_decoder = family_of(model.config).architecture == "decoder"
+        # TorchScript cannot trace the library's own causal mask.
+        self.makes_mask = mode == "TorchScript" and family_of(model.config).architecture == "decoder"
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The logits in fp32, as in `head_logits`."""
-        if self.is_decoder and torch.jit.is_tracing():  # TorchScript cannot trace the library's own causal mask
+        if self.makes_mask:
             attention_mask = Graph.causal_bias(attention_mask, input_ids.shape[1])
         text = {"decoder_input_ids": input_ids} if self.model.config.is_encoder_decoder else {}
         return head_logits(self.model(input_ids=input_ids, attention_mask=attention_mask, **text))
@@ -95,7 +96,7 @@ def execution(
     """A function that computes one batch in a mode of execution; see `pipeline.backend.Backend`."""
     model.train(settings is not None)
     with torch.set_grad_enabled(settings is not None):
-        logits_of = graph(Pass(model), mode, tensors(example))
+        logits_of = graph(Pass(model, mode), mode, tensors(example))
 
     @torch.no_grad()
     def predict(batch: Features) -> NDArray:
