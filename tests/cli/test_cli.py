@@ -18,6 +18,7 @@ from pipeline.cli.main import app, execute
 from pipeline.cli.progress import TerminalProgress
 from pipeline.runs.directory import load_run
 from pipeline.runs.record import StepRecord
+from tests.helpers.marks import heavy_in_tensorflow
 from tests.helpers.pages import expanded
 from tests.helpers.run_writer import write_run
 
@@ -178,6 +179,7 @@ def test_a_run_is_calm_and_true(framework, tmp_path):
 
 
 @pytest.mark.slow
+@heavy_in_tensorflow
 def test_check_needs_no_training(framework):
     code, out, error = run("check", "sentiment_bert", "--framework", framework)
     assert (code, error) == (0, "")

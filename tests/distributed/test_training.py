@@ -18,6 +18,7 @@ from pipeline.distributed.launcher import rank_environments
 from pipeline.models.safetensors_files import read_safetensors
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines, sha256
+from tests.helpers.marks import heavy_in_tensorflow
 from tests.helpers.rank_training import (
     FAULTS_IN_SUMS,
     SHARES,
@@ -185,7 +186,7 @@ def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(trained):
     assert not (trained.folder / "two" / "drift").exists()
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@heavy_in_tensorflow
 def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, num_rows=40)
     in_ranks(train_told_by_tf_config, framework, recipe, tmp_path / "two", framework=framework)

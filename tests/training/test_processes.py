@@ -89,8 +89,9 @@ def test_a_killed_rank_ends_all_and_a_restart_gives_the_same_bits(framework, tin
     assert_same_outcome(tmp_path / "first", out)
 
 
+# Rank 1 is killed by a command in tests/test_documented_commands.py, too.
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.heavy)])
 def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(rank, tiny, tmp_path):
     following = Following(2, kill(rank))
     with pytest.raises(RunFailure) as failure:
