@@ -174,6 +174,15 @@ def test_a_model_that_diverged_has_counts_but_no_probabilities():
     assert token_details([[{"loss_sum": None, "tokens": 2, "position_losses": [None, None]}]]) is None
 
 
+def test_lines_of_older_versions_show_what_they_hold():
+    lines = [{"prediction": "a", "reference": "b"}, {"prediction": "b", "reference": "b"}]
+    found = class_details(lines, ["a", "b"])
+    assert (found.confusion, found.calibration) == ([[0, 0], [1, 1]], None)
+    bare = ComparedRun("torch", "stock", 0, Path("run"), load_recipe("sentiment_bert"), "v", predictions=[{"index": 0}])
+    for outcome in ("class", "labels", "number", "tags", "answer", "text", "token_losses"):
+        assert prediction_details([bare], (outcome,), []) == {}
+
+
 def test_predictions_of_another_task_are_refused_with_their_file():
     recipe = load_recipe("sentiment_bert")
     lines = [{"index": 0, "prediction": "positive", "reference": "negative", "score": "high"}]

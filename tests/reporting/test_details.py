@@ -1,18 +1,23 @@
 """What a report says of predictions and settings: sentence, table and figure have the same numbers."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from pipeline.comparison.predictions.details import prediction_details
 from pipeline.comparison.records import predictions as p
 from pipeline.comparison.records.sameness import Evaluation
+from pipeline.comparison.results import Results
+from pipeline.comparison.run_set import ComparedRun
+from pipeline.recipe.loading import load_recipe
 from pipeline.reporting.details.figures import prediction_pictures
 from pipeline.reporting.details.sentences import predictions_lead
 from pipeline.reporting.details.tables import prediction_tables
 from pipeline.reporting.first_screen import with_headline
 from pipeline.reporting.tables import hyperparameters
 from pipeline.reporting.training_figures import training_pictures
-from pipeline.reporting.writer import markdown
+from pipeline.reporting.writer import content_of, markdown_page
 from tests.helpers.comparison_example import CONFUSIONS, example
 
 MINUS = "\N{MINUS SIGN}"
@@ -78,6 +83,7 @@ def test_sentence_table_and_figure_have_the_same_numbers():
     pictures = {picture.name: picture for picture in prediction_pictures(results)}
     errors = {name: f"{each.classes.calibration.error:.3f}" for name, each in found.items()}
     assert f"{min(errors.values())} to {max(errors.values())}" in lead or len(set(errors.values())) == 1
+    assert "91.0% of the predictions of torch/handwritten, 90.5% of the predictions of tensorflow/stock." in lead
     rows = tables["Can the probabilities be believed?"].groups[""]
     assert {row[0]: row[1] for row in rows} == errors
     for name, error in errors.items():
@@ -90,6 +96,61 @@ def test_sentence_table_and_figure_have_the_same_numbers():
     drawn = pictures["confusion-3"].svg()
     for count, share in ((88, "88.0%"), (12, "12.0%"), (7, "7.0%"), (93, "93.0%")):
         assert f": {count} ({share})</title>" in drawn
+
+
+# Lines of predictions.jsonl of each task, and what the report must show of them.
+TASKS = {
+    "labels": (
+        [{"prediction": ["x"], "reference": ["x", "y"], "score": {"x": 0.9, "y": 0.4}}],
+        ["Scores of each class", "Can the probabilities be believed?"],
+    ),
+    "number": (
+        [{"prediction": 1.5 * i, "reference": float(i)} for i in range(7)],
+        ["Small and large numbers"],
+    ),
+    "tags": (
+        [{"prediction": ["B-PER", "O", "B-LOC"], "reference": ["B-PER", "I-PER", "B-ORG"]}],
+        ["Scores of each type of entity", "What becomes of the entities"],
+    ),
+    "answer": (
+        [{"prediction": "the mill", "reference": ["old mill"]}],
+        ["What the answers are", "Scores by the length of the reference"],
+    ),
+    "text": (
+        [{"prediction": "", "reference": "one two"}, {"prediction": "one", "reference": "one"}],
+        ["Scores by the length of the reference", "Words written, over words of the reference", "The worst texts"],
+    ),
+    "token_losses": (
+        [{"loss_sum": 6.0, "tokens": 3, "position_losses": [3.0, 2.0, 1.0]}],
+        ["Loss of an example in nats a token", "Loss by the position of the token in its row"],
+    ),
+    "hidden_tokens": (
+        [{"loss_sum": 6.0, "tokens": 2, "prediction": ["a", "b"], "reference": ["a", "a"]}],
+        ["Loss of an example in nats a token", "Rare and frequent hidden tokens"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", TASKS)
+def test_every_task_has_its_tables_its_figures_and_a_sentence(outcome):
+    lines, titles = TASKS[outcome]
+    outcomes = ("token_losses", outcome) if outcome == "hidden_tokens" else (outcome,)
+    recipe = load_recipe("sentiment_bert")
+    runs = [
+        ComparedRun("torch", "stock", seed, Path("run"), recipe, "torch/stock", predictions=lines) for seed in (0, 1)
+    ]
+    found = prediction_details(runs, outcomes, [])
+    assert found["torch/stock"].num_predictions == 2 * len(lines)
+    results = example().model_copy(update={"predictions": found})
+    tables = [table for table in prediction_tables(results) if table]
+    assert [table.title for table in tables] == titles
+    for table in tables:
+        assert all(len(row) == len(table.columns) for rows in table.groups.values() for row in rows), table.title
+    assert "torch/stock" in predictions_lead(found) or "median" in predictions_lead(found) or outcome == "labels"
+    for picture in prediction_pictures(results):
+        assert "torch/stock" in picture.description and "<title>torch/stock" in picture.svg()
+    text = markdown_page(content_of(results, []))
+    assert "<summary>What do they get right and wrong?</summary>" in text and f"**{titles[-1]}**" in text
 
 
 def test_quality_against_time_is_drawn_where_times_are_known():
@@ -113,7 +174,7 @@ def test_the_markdown_has_a_summary_of_forty_lines_and_folds_the_rest():
     content = with_headline(example()).to_json()
     notice = {"state": "unknown", "sentence": "Something else to know."}
     content["headline"]["notices"] = [notice] * 30
-    text = markdown(type(example()).model_validate(content))
+    text = markdown_page(content_of(Results.model_validate(content), []))
     seen = re.sub(r"<details>.*?</details>\n*", "", text, flags=re.S)
     assert len(seen.splitlines()) <= 40
     assert "20 more are on the page" in seen and "| torch/stock | 0.9100 |" in seen

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.comparison.records.predictions import Bin, Calibration, ClassCounts, ClassDetails, Operating, Threshold
-from pipeline.metrics.resampling import Lines, column, lists_of_texts, texts
+from pipeline.metrics.resampling import Lines, lists_of_texts, texts
 
 # N predictions · C classes
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -27,7 +27,8 @@ def class_details(lines: Lines, names: Sequence[str]) -> ClassDetails:
     for one, other in zip(true, predicted, strict=True):
         counts_CC[ids[one], ids[other]] += 1
     right_N = np.array([one == other for one, other in zip(predicted, true, strict=True)])
-    probability_N = column(lines, "score")
+    # Runs of the first versions have no probabilities, and a model that diverged has none that JSON could hold.
+    probability_N = np.array([line.get("score") for line in lines], np.float64)
     is_binary = len(names) == 2
     positive_N = np.where([name == names[-1] for name in predicted], probability_N, 1 - probability_N)
     return ClassDetails(

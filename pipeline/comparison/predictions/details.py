@@ -19,6 +19,9 @@ from pipeline.runs.directory import RunDirectory
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
 
+# What the lines of a task must have, if that is more or less than a prediction and its reference.
+_NEEDED = {"labels": {"prediction", "reference", "score"}, "token_losses": {"loss_sum", "tokens"}}
+
 
 def prediction_details(
     runs: Sequence[ComparedRun], outcomes: Sequence[Outcome], rows: Sequence[Mapping[str, JsonValue]]
@@ -47,6 +50,8 @@ def _details(
 ) -> PredictionDetails | None:
     lines = [line for run in runs for line in run.predictions]
     num, by_run = len(lines), [run.predictions for run in runs]
+    if not _NEEDED.get(outcomes[0], {"prediction", "reference"}) <= lines[0].keys():
+        return None  # of a version that did not record them
     if "class" in outcomes:
         return PredictionDetails(num_predictions=num, classes=class_details(lines, class_names(runs[0])))
     if "labels" in outcomes:

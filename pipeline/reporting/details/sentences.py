@@ -60,7 +60,20 @@ def weakest(classes: list[ClassCounts]) -> ClassCounts:
 def _of_classes(details: Mapping[str, ClassDetails]) -> list[str]:
     if not details:
         return []
-    return [*_weakest_classes({name: each.classes for name, each in details.items()}, "class"), *_calibration(details)]
+    hardest = _weakest_classes({name: each.classes for name, each in details.items()}, "class")
+    return [*_shares_right(details), *hardest, *_calibration(details)]
+
+
+def _shares_right(details: Mapping[str, ClassDetails]) -> list[str]:
+    """How many predictions are right; nothing where an example has any number of labels."""
+    shares = {
+        variant: sum(each.right for each in own.classes) / total
+        for variant, own in details.items()
+        if own.thresholds and (total := sum(each.true for each in own.classes))
+    }
+    if not shares:
+        return []
+    return [f"Right: {', '.join(f'{share:.1%} of the predictions of {variant}' for variant, share in shares.items())}."]
 
 
 def _weakest_classes(classes: Mapping[str, list[ClassCounts]], noun: str) -> list[str]:
