@@ -42,7 +42,7 @@ class Trace:
     early: Weights  # after EARLY_STEPS steps, or after the last one if there are fewer
     after: Weights
     model_type: str
-    dropout: float = 0.0  # the largest dropout rate of the model
+    dropout: float = 0.0  # the largest dropout rate of the model and of its updates
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the data and the checkpoint
 
 
@@ -134,8 +134,9 @@ class _Training:
         cls, recipe: Recipe, framework: str, steps: int, attention: str, seed: int, dropout: bool,
         group: Group | None = None,
     ) -> _Training:  # fmt: skip
-        has_shared_masks = dropout and recipe.train.dropout_masks == "shared"
-        changes = {"train.precision": "fp32"} | ({} if has_shared_masks else {"train.dropout": 0.0})
+        changes: dict[str, object] = {"train.precision": "fp32"}
+        if not dropout or recipe.train.dropout_masks != "shared":
+            changes |= {"train.dropout": 0.0} | ({} if recipe.train.lora is None else {"train.lora.dropout": 0.0})
         recipe = recipe.override(changes)
         return cls(recipe, prepare(recipe, attention), load_backend(framework), steps, attention, seed, group)
 
@@ -173,6 +174,7 @@ class _Training:
             backend.restore_attention(model)
         after = backend.get_weights(model)
         rates_of_dropout = [getattr(experiment.config, key, None) for key in family_of(experiment.config).dropout_keys]
+        rates_of_dropout += [] if train.lora is None else [train.lora.dropout]
         return Trace(
             logits,
             np.array([report.loss for report in reports]),

@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline import UserError, load_recipe
+from pipeline import UserError, finetune, load_recipe
+from pipeline.backend import load_backend
+from tests.helpers.families import recipe_of
+from tests.helpers.interruption import assert_same_outcome, kill_at, read_lines
 from tests.helpers.packed_batches import learner_of, loss_and_gradients, with_dropout_keys
 
 # Every family, and every kind of layer: the library's, with a hand-written attention, and hand-written.
@@ -46,6 +50,36 @@ def test_in_tensorflow_loss_and_gradients_are_the_same(head, attention):
     assert_same(*both("tensorflow", head, attention, True), to=1e-6)
 
 
+def test_each_layer_is_computed_again_in_training_only(framework):
+    learner = learner_of(framework, "gpt2 causal", "handwritten", dropout=0.1, gradient_checkpointing=True)
+    backend, batch = load_backend(framework), with_dropout_keys("gpt2 causal")[1]
+    before = backend.attention_calls(learner.model)
+    loss_and_gradients(framework, learner, batch)
+    assert [after - old for after, old in zip(backend.attention_calls(learner.model), before, strict=True)] == [2, 2]
+    before = backend.attention_calls(learner.model)
+    learner.logits({name: value for name, value in batch.items() if name not in ("labels", "loss_weights")})
+    assert [after - old for after, old in zip(backend.attention_calls(learner.model), before, strict=True)] == [1, 1]
+
+
+@pytest.mark.parametrize("head", ["gpt2 causal", "t5", "marian"])
+def test_in_pytorch_fewer_values_wait_for_the_backward_pass(head):
+    kept = []
+    for value in (False, True):
+        learner = learner_of("torch", head, dropout=0.1, gradient_checkpointing=value)
+        weights, found = {weight.data_ptr() for weight in learner.model.parameters()}, {}
+
+        def keep(tensor, weights=weights, found=found):
+            if tensor.data_ptr() not in weights:
+                found[tensor.data_ptr()] = tensor
+            return tensor
+
+        learner.model.train()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            learner.loss(learner.tensors(with_dropout_keys(head)[1]))
+        kept.append(sum(tensor.nbytes for tensor in found.values()))
+    assert kept[1] < 0.5 * kept[0], kept
+
+
 SETTINGS = {
     "bf16": {"precision": "bf16"},
     "masks of the framework": {"dropout_masks": "framework"},
@@ -72,3 +106,28 @@ def test_in_pytorch_steps_are_the_same_with_other_settings(settings):
 def test_compiled_steps_are_not_checkpointed():
     with pytest.raises(UserError, match="gradient_checkpointing computes layers again, and compile would"):
         load_recipe("sentiment_bert", {"train.gradient_checkpointing": True, "train.compile": True})
+
+
+CHANGES = {
+    "train.gradient_checkpointing": True, "train.dropout": 0.1, "train.save_every": 1, "train.lora.rank": 2,
+}  # fmt: skip
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    recipe = recipe_of("causal rows", tmp_path, changes=CHANGES | {"train.dropout_masks": "framework"})
+    whole = finetune(recipe, out=tmp_path / "whole", quiet=True)
+    kill_at(("step", 2), recipe, framework="torch", out=tmp_path / "killed")
+    assert_same_outcome(whole.path, finetune(recipe, out=tmp_path / "killed", resume=True, quiet=True).path)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("sharding", [None, "fsdp"])
+def test_two_processes_train_as_one_does(sharding, tmp_path):
+    recipe = recipe_of(
+        "single-label",
+        tmp_path,
+        changes={"train.gradient_checkpointing": True, "train.dropout": 0.1, "train.sharding": sharding},
+    )
+    runs = [finetune(recipe, out=tmp_path / f"{n}", processes=n, quiet=True) for n in (1, 2)]
+    losses = [[line["loss"] for line in read_lines(run.path / "history.jsonl")] for run in runs]
+    assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -145,6 +145,16 @@ def test_the_steps_are_the_same_with_any_attention(kind, attention, tmp_path):
     assert largest["loss"] < 1e-5 and largest["early_parameters"] < 5e-4, largest
 
 
+def test_lockstep_without_dropout_is_without_that_of_the_updates(tmp_path):
+    lora = {"rank": 4, "dropout": 0.3}
+    changes = {"train.lora": lora, "train.learning_rate": 5e-3, "train.dropout": 0.0}
+    recipe = recipe_of("causal rows", tmp_path, changes=changes)
+    kept = recipe.override({"train.lora.dropout": 0.0})
+    on, off, none = record(recipe, "torch", 2), record(recipe, "torch", 2, dropout=False), record(kept, "torch", 2)
+    assert (on.dropout, off.dropout) == (0.3, 0.0)
+    assert off.loss.tolist() == none.loss.tolist() and on.loss[1] != none.loss[1]
+
+
 CHANGES = {
     "train.epochs": 2, "train.lora.rank": 4, "train.learning_rate": 5e-3, "train.dropout": 0.1, "train.keep": "best",
     "train.lora.dropout": 0.1, "train.keep_metric": "loss", "train.save_every": 2, "data.limit.validation": 8,
