@@ -24,6 +24,7 @@ from typing import IO, TypedDict, TypeVar
 
 import numpy as np
 
+from pipeline.utils.environment import give_back_freed_memory
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import may_be_written, staged_folder
 from pipeline.utils.hashing import sha256_of_bytes, sha256_of_file
@@ -76,6 +77,7 @@ def kept(name: str, kinds: tuple[type, ...], make: Callable[[], Kept], used_once
                 write_entry(entry, made, durable=not used_once)
                 made: Kept = read_entry(entry, kinds, used_once)  # pyright: ignore[reportAssignmentType]; frees the memory of its arrays
                 make_room(folder, most_bytes)
+                give_back_freed_memory()
     return made
 
 

@@ -190,6 +190,9 @@ def _keep_freed_memory() -> None:
 
 def give_back_freed_memory() -> None:
     """Give the memory that reading and tokenizing needed back to the system, where its C library can do that."""
+    import pyarrow  # takes a while
+
+    pyarrow.default_memory_pool().release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
