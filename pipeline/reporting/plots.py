@@ -172,6 +172,11 @@ def legend(figure: Figure) -> None:
     drawn = figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
     for text in drawn.get_texts():
         text.set(color=svg.INK, text=shorten(text.get_text(), 23))
+    named = [artist for axis in figure.axes for artist in axis.get_legend_handles_labels()[0]]
+    for artist, handle, text in zip(named, drawn.legend_handles, drawn.get_texts(), strict=True):
+        if handle is not None and artist.get_gid():  # an entry is hidden with what it names
+            handle.set_gid(artist.get_gid())
+            text.set_gid(artist.get_gid())
     rows = math.ceil(len(drawn.get_texts()) / 2)
     figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
 

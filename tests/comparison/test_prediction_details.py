@@ -171,7 +171,10 @@ def test_a_model_that_diverged_has_counts_but_no_probabilities():
     assert (found.calibration, found.operating, found.thresholds[0].right) == (None, [], 0.5)
     assert label_details([{"prediction": [], "reference": ["x"], "score": {"x": None}}]).calibration is None
     assert number_details([{"prediction": None, "reference": 1.0}]) is None
-    assert token_details([[{"loss_sum": None, "tokens": 2, "position_losses": [None, None]}]]) is None
+    diverged = {"loss_sum": None, "tokens": 2, "position_losses": [None, None]}
+    assert token_details([[diverged]]) is None
+    sound = {"loss_sum": 3.0, "tokens": 2, "position_losses": [2.0, 1.0]}
+    assert [(each.tokens, each.loss) for each in token_details([[diverged, sound]]).positions] == [(1, 2.0), (1, 1.0)]
 
 
 def test_lines_of_older_versions_show_what_they_hold():

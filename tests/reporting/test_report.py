@@ -138,7 +138,7 @@ def test_no_table_scrolls_sideways_on_a_phone_and_each_cell_has_the_title_of_its
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_a_variant_can_be_hidden_in_the_figures_without_a_script(page, folder):
+def test_a_variant_can_be_hidden_in_the_figures_without_a_script(page, folder, results):
     page.open(folder / "report.html", 1280, 800)
     hidden = (
         "['v1', 'v2', 'v3'].map(c => [...document.querySelectorAll('svg .' + c)].map(e => getComputedStyle(e).display))"
@@ -153,6 +153,13 @@ def test_a_variant_can_be_hidden_in_the_figures_without_a_script(page, folder):
     for kind in ("mousePressed", "mouseReleased"):
         page.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     assert [set(shown) for shown in page.evaluate(hidden)] == [{"inline"}, {"none"}, {"inline"}]
+    entries = page.evaluate(
+        "[...document.querySelectorAll('[aria-labelledby=training] figure text')]"
+        ".filter(e => VARIANTS.includes(e.textContent) && e.getClientRects().length).map(e => e.textContent)".replace(
+            "VARIANTS", str([variant.name for variant in results.variants])
+        )
+    )
+    assert set(entries) == {"torch/stock", "tensorflow/stock"}
     page.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
