@@ -23,6 +23,7 @@ from pipeline.utils.environment import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.fixture
@@ -123,3 +124,27 @@ def test_the_time_since_the_launch_is_told_once_and_only_in_a_process_that_was_c
     early, told, again = done.stdout.split()
     assert (early, again) == ("None", "None")
     assert 0.5 <= float(told) <= time.monotonic() - began + 0.02  # the system counts in hundredths of a second
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="the system has no large pages to ask for"
+)
+@pytest.mark.parametrize("setting", [{}, {"MALLOC_TRIM_THRESHOLD_": "131072"}], ids=["by default", "set by the user"])
+def test_memory_comes_in_large_pages_unless_the_user_has_set_how(setting):
+    # NumPy asks for large pages by itself, from 4 MB on.
+    code = (
+        "import re, numpy; from pipeline.utils.environment import configure_process, give_back_freed_memory\n"
+        "configure_process(); give_back_freed_memory()\n"
+        "array = numpy.ones(2**18); at = array.ctypes.data\n"
+        "for line in open('/proc/self/smaps'):\n"
+        "    place = re.match('([0-9a-f]+)-([0-9a-f]+) ', line)\n"
+        "    inside = int(place[1], 16) <= at < int(place[2], 16) if place else inside\n"
+        "    if inside and line.startswith('VmFlags:'): print('hg' in line.split())\n"
+        "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | setting
+    )
+    has_large_pages, peak_kilobytes = done.stdout.split()
+    assert has_large_pages == str(not setting)
+    assert int(peak_kilobytes) < 200_000  # what is reserved is not in use
