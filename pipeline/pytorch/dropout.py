@@ -46,6 +46,11 @@ from pipeline.utils.errors import UserError
 
 # Words that are hashed at a time: on a CPU what stays in its cache, elsewhere what keeps a device busy.
 CHUNK, DEVICE_CHUNK = 2**16, 2**26
+# As tensors: of a number PyTorch makes one in each operation, which for small batches takes longer than to compute.
+N15, N16, LAST_16, LAST_17, FACTOR_1, FACTOR_2 = (
+    torch.tensor(number, dtype=torch.int32)
+    for number in (15, 16, 0xFFFF, 0x1FFFF, signed(FIRST_FACTOR), signed(SECOND_FACTOR))
+)
 
 
 def mix(x: Tensor) -> Tensor:
@@ -55,12 +60,12 @@ def mix(x: Tensor) -> Tensor:
         x = (x ^ (x >> 15 & 0x1FFFF)) * signed(SECOND_FACTOR)
         return x ^ (x >> 16 & 0xFFFF)
     # int32 shifts bring in the sign, which is cut off.
-    shifted = x >> 16
-    x.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(signed(FIRST_FACTOR))
-    torch.bitwise_right_shift(x, 15, out=shifted)
-    x.bitwise_xor_(shifted.bitwise_and_(0x1FFFF)).mul_(signed(SECOND_FACTOR))
-    torch.bitwise_right_shift(x, 16, out=shifted)
-    return x.bitwise_xor_(shifted.bitwise_and_(0xFFFF))
+    shifted = x >> N16
+    x.bitwise_xor_(shifted.bitwise_and_(LAST_16)).mul_(FACTOR_1)
+    torch.bitwise_right_shift(x, N15, out=shifted)
+    x.bitwise_xor_(shifted.bitwise_and_(LAST_17)).mul_(FACTOR_2)
+    torch.bitwise_right_shift(x, N16, out=shifted)
+    return x.bitwise_xor_(shifted.bitwise_and_(LAST_16))
 
 
 def hidden_scales(keys_RL: Tensor, width: int, rate: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -100,7 +105,7 @@ def attention_scales(
     ):
         words = mix(of_queries + of_keys)
         scales_of_numbers(words, rate, lowest_kept, scales[:, :, 1])
-        scales_of_numbers(words.bitwise_left_shift_(16), rate, lowest_kept, scales[:, :, 0])
+        scales_of_numbers(words.bitwise_left_shift_(N16), rate, lowest_kept, scales[:, :, 0])
     return scales_RP2TS.view(rows, 2 * num_pairs, queries, keys)[:, :num_heads]
 
 
