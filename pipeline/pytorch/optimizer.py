@@ -33,7 +33,9 @@ def clip_gradients(
         grad_norm = grad_norm.sqrt().float()
     if max_grad_norm is not None:
         scale = torch.clamp(max_grad_norm / (grad_norm + CLIP_EPSILON), max=1.0)
-        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage] -- has no public name
+        # On a CPU each pass over the gradients counts; a GPU would wait for the comparison.
+        if grad_norm.is_cuda or scale != 1:
+            torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage] -- has no public name
     return grad_norm
 
 
