@@ -22,6 +22,7 @@ from pipeline.recipe.schema import Recipe
 from pipeline.training.experiment import prepare, start
 from pipeline.utils import processes
 
+PROMPT = 16
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5", "translate_transformer")
 
 
@@ -36,7 +37,12 @@ def answers(recipe: Recipe, trace: Trace, attention: str):
     probe = experiment.probe()
     settings = getattr(experiment.task.options, "generation_settings", lambda: None)()
     predictor = backend.Predictor(model)
-    written = predictor.logits(probe) if settings is None else predictor.generate(probe, settings)
+    if settings is None:
+        written = predictor.logits(probe)
+    else:
+        is_decoder = "decoder_input_ids" not in probe  # which continues the beginning of each text
+        starts = {key: value[:, :PROMPT] for key, value in probe.items()} if is_decoder else probe
+        written = predictor.generate(starts, settings)
     backend.swap_attention(model, "handwritten")
     length = int(probe["attention_mask"][0].sum())
     text = {key: value[:1, :length] for key, value in probe.items() if not key.startswith("decoder")}

@@ -184,8 +184,14 @@ def test_int8_weights_that_change_the_answers_are_not_proved(run, onnx, referenc
 
 
 @pytest.mark.heavy
-def test_a_run_of_pytorch_is_exported_by_tensorflow(run, tmp_path):
+def test_a_run_of_pytorch_is_exported_by_tensorflow_in_the_python_that_has_it(run, tmp_path, monkeypatch):
+    python, log = tmp_path / "python", tmp_path / "log"
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{log}"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("TWINSTEP_PYTHON_TENSORFLOW", str(python))
     (export,) = export_run(run, "litert", out=tmp_path)
+    calls = log.read_text().splitlines()
+    assert len(calls) == 3, "it is asked for its packages, converts, and answers for the proof"
     assert export.path == tmp_path / "litert" and export.manifest.run.framework == "torch"
     assert export.manifest.proof.largest_difference < 1e-5 and "torch" in export.manifest.proof.absent
 
