@@ -28,9 +28,13 @@ def read_config(checkpoint: str) -> tuple[PretrainedConfig, Exception | None]:
 
     Version 5 refuses a whole number for a number, and null for a default, which 4.57 takes; they are replaced. With
     any other setting of a wrong type the configuration is incomplete, and is good for saying what is wrong with it.
+    Some versions from 5 on call every model of a family tied, whatever the checkpoint says.
     """
     try:
-        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False), None
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        if _IS_VERSION_5 and PretrainedConfig.get_config_dict(checkpoint)[0].get("tie_word_embeddings") is False:
+            config.tie_word_embeddings = False
+        return config, None
     except _WRONG_TYPE:
         if not _IS_VERSION_5:
             raise
@@ -70,7 +74,7 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
         warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
-        except TypeError:  # version 5, whose model cannot be made from another one's vocabulary
+        except (TypeError, KeyError):  # version 5, whose model cannot be made from another one's vocabulary
             if not _IS_VERSION_5 or _kind_of_model(checkpoint) is None:
                 raise
             return _plain(checkpoint, saved, renamed)

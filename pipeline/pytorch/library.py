@@ -45,6 +45,12 @@ _HAS_TABLE_OF_TIED_WEIGHTS = hasattr(PreTrainedModel, "get_expanded_tied_weights
 _COUNTS_NEW_TOKENS = "query_length" in inspect.signature(Cache.get_mask_sizes).parameters
 
 
+def accepted(function: Any, **arguments: Any) -> dict[str, Any]:
+    """Those of these arguments that a function has by name."""
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
 def tie_weights(model: Any) -> None:
     """Have the weights of a model that are the same be one tensor; the output matrix only if its config says so.
 

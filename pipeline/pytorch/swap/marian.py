@@ -24,12 +24,15 @@ from transformers.models.marian.modeling_marian import (
 from pipeline.models.attention import refuse_arguments
 from pipeline.models.transformer import marian_weights, settings_of, transformer_weights
 from pipeline.pytorch.body import TransformerBody
-from pipeline.pytorch.library import additive, hidden_states_of
+from pipeline.pytorch.library import accepted, additive, hidden_states_of
 from pipeline.pytorch.model import get_weights, set_weights, weight_shapes
 from pipeline.pytorch.packed import bias_of, chosen, decoder_head, same_example
 from pipeline.pytorch.sites import FamilyModules, Site, causal_bias, put
 from pipeline.pytorch.transformer import DecoderLayer, EncoderLayer, Transformer
 from pipeline.utils.errors import UserError
+
+# Which 4.57 must be given, and version 5 does not know.
+_HEAD_MASK = accepted(MarianEncoderLayer.forward, layer_head_mask=None)
 
 
 class MarianSite(Site):
@@ -89,7 +92,7 @@ def marian_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tensor |
     encoder, decoder = model.get_encoder(), model.get_decoder()
     encoded = marian_embeddings(encoder, inputs["input_ids"], inputs["position_ids"])
     for layer in encoder.layers:
-        encoded = hidden_states_of(layer(encoded, bias_R1SS, layer_head_mask=None))
+        encoded = hidden_states_of(layer(encoded, bias_R1SS, **_HEAD_MASK))
     decoded = marian_embeddings(decoder, inputs["decoder_input_ids"], inputs["decoder_position_ids"])
     for layer in decoder.layers:
         decoded = hidden_states_of(layer(decoded, bias_R1TT, encoded, bias_R1TS, use_cache=False))
