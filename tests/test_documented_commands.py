@@ -61,6 +61,9 @@ RUN_ELSEWHERE = {
     ".venv/bin/python -m tests.benchmarks.real_text --data ../shared": "needs data that are not in this repository",
     "make finetune PROCESSES=2": "tests/training/test_processes.py",
     "make finetune PROCESSES=2 FRAMEWORK=tensorflow RESTARTS=3": "tests/training/test_processes.py",
+    ".venv/bin/python -m tests.benchmarks.library_versions .venv-torch/bin/python": (
+        "needs a second environment; tests/models/test_untied_t5.py asks both versions, if there are two"
+    ),
     ".venv/bin/python -m tests.benchmarks.packed_gradients": "takes minutes; test_packed.py compares these gradients",
     **{command: "tests/deploy/test_export.py" for command in COMMANDS if re.search("make export|EXPORT=", command)},
     ".venv/bin/python -m tests.benchmarks.cache_race --rounds 40": "takes minutes; test_cache.py plays one round",
