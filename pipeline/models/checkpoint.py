@@ -179,7 +179,7 @@ def _token_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast
         )
     if config.is_encoder_decoder:
         for name, use in (("decoder_start_token_id", "begins"), ("eos_token_id", "ends")):
-            if getattr(config, name) is None:
+            if getattr(config, name, None) is None:
                 yield f"its config.json has no {name}, with which each text that it writes {use}; add it"
 
 

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.utils import reset_sessions
+from huggingface_hub import utils as hub_utils
 from safetensors.numpy import load_file
 
 from pipeline import UserError, finetune, push_run
@@ -21,6 +22,9 @@ from pipeline.recipe.loading import load_shipped
 from tests.helpers.families import recipe_of
 from tests.helpers.hub_server import READ_TOKEN, TOKEN, small_hub
 from tests.helpers.run_writer import write_run
+
+# What ends the connections of the Hub's client, by the name that its version has for it.
+forget_connections = getattr(hub_utils, "reset_sessions", None) or huggingface_hub.close_session
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,9 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.chdir(tmp_path)
-        reset_sessions()
+        forget_connections()
         yield running
-    reset_sessions()
+    forget_connections()
 
 
 def test_every_byte_of_the_model_reaches_the_hub(run, hub):
@@ -169,7 +173,7 @@ def test_a_hub_that_cannot_be_reached_is_one_message(run, hub, monkeypatch):
     with pytest.raises(UserError, match="127.0.0.1:9 cannot be reached"):
         push_run(run, "somebody/tiny")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    reset_sessions()
+    forget_connections()
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         push_run(run, "somebody/tiny")
 

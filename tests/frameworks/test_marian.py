@@ -20,6 +20,7 @@ from pipeline.training.experiment import prepare, start
 from pipeline.utils.errors import UserError
 from tests.helpers.families import prepared, recipe_of, rows_of
 from tests.helpers.marian_checkpoint import marian_of_dates, write_model
+from tests.helpers.one_framework import IS_VERSION_5
 from tests.helpers.tiny_models import config, random_state, relative
 
 HEAD = "AutoModelForSeq2SeqLM"
@@ -152,7 +153,8 @@ def test_a_saved_model_keeps_what_the_config_says_of_generation_and_all_files_of
     tokenizer = load_tokenizer(recipe_of("translation", tmp_path))
     save_checkpoint(tmp_path / "model", checkpoint_weights(), config, tokenizer, "card")
     saved = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
-    assert (saved["num_beams"], saved["bad_words_ids"]) == (4, [[5]])
+    if not IS_VERSION_5:  # whose configurations say nothing of generation
+        assert (saved["num_beams"], saved["bad_words_ids"]) == (4, [[5]])
     for name in ("source.spm", "target.spm"):
         assert (tmp_path / "model" / name).read_bytes() == (marian_of_dates() / name).read_bytes()
     assert {file.name for file in (tmp_path / "model").iterdir()} <= MODEL_CONTENTS

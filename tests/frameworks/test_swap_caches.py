@@ -12,6 +12,7 @@ from transformers.integrations.executorch import TorchExportableModuleWithStatic
 
 from pipeline.pytorch.library import CACHE
 from tests.helpers.framework_drivers import Torch
+from tests.helpers.one_framework import IS_VERSION_5
 from tests.helpers.tiny_models import BATCH, TARGET, VOCABULARY, inputs, relative
 
 CACHED = pytest.mark.parametrize("family", ["gpt2", "t5", "marian"])
@@ -184,7 +185,9 @@ def logits_of_export(model, positions):
 
 
 def test_a_program_exported_with_a_static_cache_gives_the_stock_logits_and_can_be_stepped_back():
-    model, positions = Torch.build("gpt2", implementation="eager"), [0, 1, 2, 3, 1, 2]
+    model = Torch.build("gpt2", implementation="eager")
+    # From version 5 on a cache counts its tokens by itself, and cannot be stepped back.
+    positions = [0, 1, 2, 3, 1, 2][: 4 if IS_VERSION_5 else 6]
     stock = outputs_of_calls(model, "static", [[place] for place in positions])[:: 1 + own_layers(model)]
     Torch.swap().swap_attention(model)
     assert_same(logits_of_export(model, positions), stock)

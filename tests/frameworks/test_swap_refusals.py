@@ -7,6 +7,7 @@ import transformers
 from pipeline.models.attention import unsupported
 from pipeline.utils.errors import UserError
 from tests.helpers.framework_drivers import FRAMEWORKS, TensorFlow, Torch
+from tests.helpers.one_framework import IS_VERSION_5
 from tests.helpers.tiny_models import FAMILIES, RELATIVES, SITES, config, inputs, relative
 
 both = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.name)
@@ -139,6 +140,7 @@ def test_an_attention_shared_by_two_layers_is_refused(framework):
         framework.swap().swap_attention(model)
 
 
+@pytest.mark.skipif(IS_VERSION_5, reason="the library's models no longer read masks of heads")
 def test_a_head_mask_is_refused_at_the_call():
     import torch
 

@@ -96,7 +96,8 @@ def test_restored_torch_model_is_saved_as_a_stock_checkpoint(family, tmp_path):
     assert list(model.state_dict()) == keys
     assert {id(parameter) for parameter in model.parameters()} == parameters
     model.save_pretrained(tmp_path)
-    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    implementation = model.config._attn_implementation
+    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True, attn_implementation=implementation)
     assert not any(report.values()), report
     np.testing.assert_array_equal(Torch.output(loaded, batch), stock)
 

@@ -34,7 +34,7 @@ OLD_STATE = {
     "seconds": 0.25,
 }  # fmt: skip
 # What later versions added, with the values of a training that had none of it.
-LATER = {"compilations": 0, "tracking_id": "", "processes": 1}
+LATER = {"compilations": 0, "attention_implementation": None, "tracking_id": "", "processes": 1}
 
 
 def state_at(step):

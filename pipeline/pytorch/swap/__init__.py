@@ -86,7 +86,8 @@ def swap_attention(model: PreTrainedModel, attention: str | type = "handwritten"
     refuse_shared(model, slots)
     stock_types = tuple(stock_type for _, _, site, _ in _SLOTS for stock_type in site.stock_types)
     refuse_own_classes(model, slots, stock_types)
-    install_recorders(model)
+    if not is_whole:  # else nothing is left to record, and hooks on layers would be lost
+        install_recorders(model)
     # A new attention draws initial weights that are never used: the random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         if is_whole:
