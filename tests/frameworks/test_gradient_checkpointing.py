@@ -14,7 +14,7 @@ from tests.helpers.packed_batches import learner_of, loss_and_gradients, with_dr
 LAYERS = [
     ("bert tokens", "stock"), ("bert masked", "handwritten"), ("gpt2 causal", "handwritten"), ("gpt2 classes", "stock"),
     ("t5", "stock"), ("t5", "handwritten"), ("marian", "handwritten-model"), ("marian", "handwritten"),
-    ("marian", "stock"),
+    ("marian", "stock"), ("distilbert tokens", "stock"), ("roberta tokens", "stock"),
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -69,35 +70,43 @@ def distilbert_hidden_states(model: Any, inputs: dict[str, Tensor], read_N: Tens
     hidden_RLD = embeddings.dropout(embeddings.LayerNorm(hidden_RLD))
     bias_R1LL = bias_of(same_example(segment_ids, segment_ids))
     *blocks, last = model.distilbert.transformer.layer
+    for block in (*blocks, last):
+        take_pairs(block.attention)
     for block in blocks:
-        if type(block.attention) is _EAGER:
-            hidden_RLD = block_output(block, hidden_RLD, bias_R1LL, None)
-        else:
-            hidden_RLD = hidden_states_of(block(hidden_RLD, bias_R1LL))
-    return block_output(last, hidden_RLD, bias_R1LL, read_N)
+        hidden_RLD = hidden_states_of(block(hidden_RLD, bias_R1LL))
+    # Version 5 passes hidden states once, and calls the mask by another name.
+    if type(last.attention) in (_EAGER, _FUSED):
+        mixed_RLD = last.attention(hidden_RLD, hidden_RLD, hidden_RLD, bias_R1LL)[0]
+    else:
+        mixed_RLD = last.attention(hidden_RLD, attention_mask=bias_R1LL)[0]
+    # After its attention, a block computes each token for itself.
+    mixed = last.sa_layer_norm(chosen(mixed_RLD, read_N) + chosen(hidden_RLD, read_N))
+    return last.output_layer_norm(last.ffn(mixed) + mixed)
 
 
-def block_output(block: Any, hidden_RLD: Tensor, bias_R1LL: Tensor, read_N: Tensor | None) -> Tensor:
-    """What a block computes, [R, L, D] or [1, N, D]: after its attention each token for itself."""
-    mixed_RLD = attended(block.attention, hidden_RLD, bias_R1LL)
-    mixed = block.sa_layer_norm(chosen(mixed_RLD, read_N) + chosen(hidden_RLD, read_N))
-    return block.output_layer_norm(block.ffn(mixed) + mixed)
+def take_pairs(attention: Any) -> None:
+    """Have an attention of the library's that takes a mask of keys take a bias for each pair, too, in place."""
+    if type(attention) is _EAGER and "forward" not in vars(attention):
+        attention.forward = functools.partial(attended, attention)
 
 
-def attended(attention: Any, hidden_RLD: Tensor, bias_R1LL: Tensor) -> Tensor:
-    """What the attention of a block computes with a bias for each pair, [R, L, D].
-
-    If it takes none, its parts are called one by one.
-    """
-    if type(attention) is _FUSED:
-        return attention(hidden_RLD, hidden_RLD, hidden_RLD, bias_R1LL)[0]
-    if type(attention) is not _EAGER:
-        return attention(hidden_RLD, attention_mask=bias_R1LL)[0]
+def attended(
+    attention: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    head_mask: Tensor | None = None,
+    output_attentions: bool = False,
+) -> tuple[Tensor, ...]:
+    """The library's outputs; with a bias for each pair [R, 1, L, L] its parts are called one by one."""
+    if mask.ndim == 2:
+        return type(attention).forward(attention, query, key, value, mask, head_mask, output_attentions)
     q_RHLK, k_RHLK, v_RHLK = (
-        split_heads(part(hidden_RLD), attention.n_heads) for part in (attention.q_lin, attention.k_lin, attention.v_lin)
+        split_heads(part(query), attention.n_heads) for part in (attention.q_lin, attention.k_lin, attention.v_lin)
     )
-    mixed_RHLK, _ = attend(q_RHLK, k_RHLK, v_RHLK, bias_R1LL, dropout=attention.dropout)
-    return attention.out_lin(merge_heads(mixed_RHLK))
+    mixed_RHLK, _ = attend(q_RHLK, k_RHLK, v_RHLK, mask, dropout=attention.dropout)
+    return (attention.out_lin(merge_heads(mixed_RHLK)),)
 
 
 def distilbert_parts_of_tokens_read(model: Any) -> list[Any]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tf_keras
@@ -61,34 +62,44 @@ def distilbert_hidden_states(
     )
     bias_R1LL = bias_of(same_example(segment_ids, segment_ids), hidden_RLD.dtype)
     *blocks, last = model.distilbert.transformer.layer
+    for block in (*blocks, last):
+        take_pairs(block.attention)
     for block in blocks:
-        hidden_RLD = block_output(block, hidden_RLD, bias_R1LL, training, None)
-    return block_output(last, hidden_RLD, bias_R1LL, training, read_N)
+        hidden_RLD = block(hidden_RLD, bias_R1LL, None, False, training=training)[-1]
+    # After its attention, a block computes each token for itself.
+    mixed_RLD = last.attention(hidden_RLD, hidden_RLD, hidden_RLD, bias_R1LL, None, False, training=training)[0]
+    mixed = last.sa_layer_norm(chosen(mixed_RLD, read_N) + chosen(hidden_RLD, read_N))
+    return last.output_layer_norm(last.ffn(mixed, training=training) + mixed)
 
 
-def block_output(block: Any, hidden_RLD: Tensor, bias_R1LL: Tensor, training: bool, read_N: Tensor | None) -> Tensor:
-    """What a block computes, [R, L, D] or [1, N, D]: after its attention each token for itself."""
-    mixed_RLD = attended(block.attention, hidden_RLD, bias_R1LL, training)
-    mixed = block.sa_layer_norm(chosen(mixed_RLD, read_N) + chosen(hidden_RLD, read_N))
-    return block.output_layer_norm(block.ffn(mixed, training=training) + mixed)
+def take_pairs(attention: Any) -> None:
+    """Have an attention of the library's that takes a mask of keys take a bias for each pair, too, in place."""
+    if not isinstance(attention, Site) and not hasattr(attention, "of_keys"):
+        attention.of_keys, attention.call = attention.call, functools.partial(attended, attention)
 
 
-def attended(attention: Any, hidden_RLD: Tensor, bias_R1LL: Tensor, training: bool) -> Tensor:
-    """What the attention of a block computes with a bias for each pair, [R, L, D].
-
-    The library's takes a mask of keys only, so its parts are called one by one.
-    """
-    if isinstance(attention, Site):
-        return attention(hidden_RLD, hidden_RLD, hidden_RLD, bias_R1LL, None, False, training=training)[0]
+def attended(
+    attention: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    head_mask: Tensor | None,
+    output_attentions: bool,
+    training: bool = False,
+) -> tuple[Tensor, ...]:
+    """The library's outputs; with a bias for each pair [R, 1, L, L] its parts are called one by one."""
+    if mask.shape.rank == 2:
+        return attention.of_keys(query, key, value, mask, head_mask, output_attentions, training=training)
     q_RHLK, k_RHLK, v_RHLK = (
-        split_heads(part(hidden_RLD), attention.n_heads) for part in (attention.q_lin, attention.k_lin, attention.v_lin)
+        split_heads(part(query), attention.n_heads) for part in (attention.q_lin, attention.k_lin, attention.v_lin)
     )
 
     def dropout(weights_RHLL: Tensor) -> Tensor:
         return attention.dropout(weights_RHLL, training=training)
 
-    mixed_RHLK, _ = attend(q_RHLK, k_RHLK, v_RHLK, bias_R1LL, dropout=dropout)
-    return attention.out_lin(merge_heads(mixed_RHLK))
+    mixed_RHLK, _ = attend(q_RHLK, k_RHLK, v_RHLK, mask, dropout=dropout)
+    return (attention.out_lin(merge_heads(mixed_RHLK)),)
 
 
 def distilbert_parts_of_tokens_read(model: tf_keras.Model) -> list[layers.Layer]:
