@@ -66,8 +66,8 @@ class TransformerBody(nn.Module):
         # Its positions stayed behind if the model was moved meanwhile.
         self.stock.to(self.transformer.positions.device)
 
-    def get_encoder(self) -> SourceReader:
-        """What the library's `generate` reads a source with."""
+    def get_encoder(self, modality: str | None = None) -> SourceReader:
+        """What the library's `generate` reads a source with; version 5 says of which `modality`, and there is one."""
         return self.aside.encoder
 
     def forward(
