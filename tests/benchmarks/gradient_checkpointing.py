@@ -8,6 +8,7 @@ the first step. Time is the processor time of a step, the median without the fir
 """
 
 import argparse
+import importlib
 import os
 import statistics
 import time
@@ -88,4 +89,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, by which the processes find `measure`.
+    importlib.import_module("tests.benchmarks.gradient_checkpointing").main()
