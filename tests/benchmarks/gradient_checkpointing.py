@@ -8,7 +8,6 @@ the first step. Time is the processor time of a step, the median without the fir
 """
 
 import argparse
-import importlib
 import os
 import statistics
 import time
@@ -72,6 +71,8 @@ def measure(framework, model, num_layers, steps, is_checkpointed):
 
 
 def main():
+    from tests.benchmarks.gradient_checkpointing import measure  # another process finds no function of __main__
+
     parser = argparse.ArgumentParser()
     parser.add_argument("framework", choices=("torch", "tensorflow"))
     parser.add_argument("--models", nargs="+", choices=HEADS, default=list(HEADS))
@@ -89,5 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    # Under its own name, by which the processes find `measure`.
-    importlib.import_module("tests.benchmarks.gradient_checkpointing").main()
+    main()
