@@ -5,6 +5,7 @@ What is run elsewhere, and what cannot be run, is in RUN_ELSEWHERE with the plac
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import datasets
@@ -22,9 +23,11 @@ from tests.benchmarks import (
     damage_counts,
     data_size,
     gpu_check,
+    gradient_checkpointing,
     kill_matrix,
     memory_series,
     rank_faults,
+    rank_memory,
     translation,
 )
 from tests.benchmarks import processes as processes_benchmark
@@ -281,6 +284,23 @@ def test_the_measurement_of_memory_runs(capsys):
     assert all(float(row[1]) > 100 for row in rows)
 
 
+@pytest.mark.heavy
+def test_the_measurement_of_what_a_process_holds_runs(capsys):
+    assert any("benchmarks.rank_memory" in command for command in COMMANDS)
+    rank_memory.main(["--kinds", "single-label", "--rows", "64", "96", "--steps", "1"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "bytes a row" in line)
+    assert line.startswith("torch, single-label: 64 rows ") and "; 96 rows " in line
+
+
+@pytest.mark.heavy
+def test_the_measurement_of_gradient_checkpointing_runs(monkeypatch, capsys):
+    assert ".venv/bin/python -m tests.benchmarks.gradient_checkpointing torch" in COMMANDS
+    monkeypatch.setattr(sys, "argv", ["", "torch", "--models", "bert", "--layers", "1", "--steps", "2"])
+    gradient_checkpointing.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["| bert", "no"], ["| bert", "yes"]]
+
+
 @pytest.mark.slow
 def test_the_measurement_of_translation_runs(tmp_path, capsys):
     assert ".venv/bin/python -m tests.benchmarks.translation" in COMMANDS
@@ -328,6 +348,7 @@ def test_every_command_is_run_here_or_elsewhere():
     verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
     here = {each.id for each in documented(*verbs)}
     ends = (".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000")
+    ends += ("token-classification", "gradient_checkpointing torch")
     ends += ("--resume", "processes --repeats 3", "benchmarks.translation")
     modules = {command for command in COMMANDS if command.endswith(ends)}
     assert here | modules | {"make bench QUICK=1", "make gpu-check QUICK=1"} | set(RUN_ELSEWHERE) == set(COMMANDS)

@@ -4,12 +4,14 @@ A folder with the name of a Hub id takes the place of the Hub: from there on, ev
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
 from tests.helpers.marian_checkpoint import write_marian
+from tests.helpers.relatives import checkpoint_of
 
 BUNDLED = Path(__file__).resolve().parents[2] / "recipes" / "bundled"
 # Hub id: the bundled checkpoint whose tokenizer it has, and what its configuration needs more.
@@ -19,6 +21,7 @@ CHECKPOINTS = {
     "openai-community/gpt2": ("stories/gpt2", {"n_positions": 1024}),
     "google-t5/t5-small": ("dates/t5", {}),
 }
+RELATIVES = {"distilbert": "distilbert/distilbert-base-uncased", "roberta": "FacebookAI/roberta-base"}
 WORDS = ["good", "bad"] * 8
 SENTENCES = [f"the {word} room was {word}" for word in WORDS]
 TEXTS = [f"{sentence} and " * 40 for sentence in SENTENCES]
@@ -78,6 +81,8 @@ def write_checkpoints(folder):
         build = AutoModelForMaskedLM if config.model_type == "bert" else AutoModelForPreTraining
         build.from_config(config).save_pretrained(folder / name)
         AutoTokenizer.from_pretrained(BUNDLED / bundled).save_pretrained(folder / name)
+    for family, name in RELATIVES.items():
+        shutil.copytree(checkpoint_of(family, 514), folder / name)
     write_marian(folder / "Helsinki-NLP" / "opus-mt-en-fr", TEXTS, TEXTS, max_position_embeddings=512)
 
 

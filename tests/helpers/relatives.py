@@ -13,16 +13,16 @@ from pipeline.recipe.overrides import RECIPES
 from tests.helpers.families import sentences
 
 _FOLDERS = []
-_SIZES = dict(max_position_embeddings=67, num_labels=2)
 
 
 @functools.cache
-def checkpoint_of(family: str) -> str:
+def checkpoint_of(family: str, num_positions: int = 67) -> str:
     """The folder of a checkpoint that knows the bundled reviews, made once a process."""
     _FOLDERS.append(tempfile.TemporaryDirectory())  # removed with the process
     folder = Path(_FOLDERS[-1].name) / family
     folder.mkdir()
     config = {"distilbert": _distilbert, "roberta": _roberta}[family](folder)
+    config.update({"max_position_embeddings": num_positions, "num_labels": 2})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
@@ -34,7 +34,7 @@ def _distilbert(folder: Path) -> transformers.DistilBertConfig:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(RECIPES / "bundled" / "sentiment" / "bert" / name, folder)
     words = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
-    return transformers.DistilBertConfig(vocab_size=words, dim=32, n_heads=2, n_layers=2, hidden_dim=47, **_SIZES)
+    return transformers.DistilBertConfig(vocab_size=words, dim=32, n_heads=2, n_layers=2, hidden_dim=47)
 
 
 def _roberta(folder: Path) -> transformers.RobertaConfig:
@@ -47,5 +47,5 @@ def _roberta(folder: Path) -> transformers.RobertaConfig:
     tokenizer.save_pretrained(folder)
     return transformers.RobertaConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=47,
-        type_vocab_size=1, **_SIZES,
+        type_vocab_size=1,
     )  # fmt: skip
