@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -174,9 +175,10 @@ def legend(figure: Figure) -> None:
         text.set(color=svg.INK, text=shorten(text.get_text(), 23))
     named = [artist for axis in figure.axes for artist in axis.get_legend_handles_labels()[0]]
     for artist, handle, text in zip(named, drawn.legend_handles, drawn.get_texts(), strict=True):
-        if handle is not None and artist.get_gid():  # an entry is hidden with what it names
-            handle.set_gid(artist.get_gid())
-            text.set_gid(artist.get_gid())
+        gid = artist.get_gid() if isinstance(artist, Artist) else None  # bars come as a container of theirs
+        if handle is not None and gid:  # an entry is hidden with what it names
+            handle.set_gid(gid)
+            text.set_gid(gid)
     rows = math.ceil(len(drawn.get_texts()) / 2)
     figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
 

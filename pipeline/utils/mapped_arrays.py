@@ -12,15 +12,15 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-import pyarrow
-import pyarrow.ipc
-from datasets import config as datasets_config
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.utils.files import reason
+
+if TYPE_CHECKING:
+    import pyarrow
 
 # How much of an array stays in memory before it is written to a file.
 MOST_BYTES = 2**26
@@ -28,7 +28,9 @@ MOST_BYTES = 2**26
 
 def cache_folder() -> Path:
     """Where tokenized splits are kept, and files without a name are made: beside the cache of `datasets`."""
-    return Path(datasets_config.HF_DATASETS_CACHE) / "twinstep"
+    from datasets import config  # takes half a second, and this module is imported by every command
+
+    return Path(config.HF_DATASETS_CACHE) / "twinstep"
 
 
 class GrowingArray:
@@ -74,9 +76,11 @@ class GrowingArray:
 
 def mapped_batches(batches: Sequence[pyarrow.RecordBatch]) -> Sequence[pyarrow.RecordBatch]:
     """The same rows in a file, or in memory if it cannot be written."""
+    from pyarrow import ipc, py_buffer
+
     try:
         with nameless_file() as file:
-            with pyarrow.ipc.new_stream(file, batches[0].schema) as writer:
+            with ipc.new_stream(file, batches[0].schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
             file.flush()
@@ -84,7 +88,7 @@ def mapped_batches(batches: Sequence[pyarrow.RecordBatch]) -> Sequence[pyarrow.R
     except OSError as error:
         say_that_data_stay_in_memory(reason(error))
         return batches
-    return pyarrow.ipc.open_stream(pyarrow.py_buffer(content)).read_all().to_batches()
+    return ipc.open_stream(py_buffer(content)).read_all().to_batches()
 
 
 def held_batches(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:

@@ -139,7 +139,7 @@ def test_a_process_that_dies_while_it_makes_an_entry_holds_up_nobody(tmp_path, e
     program = (
         "import sys; from pipeline import load_recipe; from pipeline.utils import array_cache\n"
         "from pipeline.training.experiment import prepare\n"
-        "array_cache.write_entry = lambda *arguments: [print('making', flush=True), sys.stdin.read()]\n"
+        "array_cache.write_entry = lambda *arguments, **settings: [print('making', flush=True), sys.stdin.read()]\n"
         "prepare(load_recipe(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "recipe.yaml")]
