@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ from pipeline.utils.environment import missing_modules
 from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import staged_folder, temporary_files_vanish
 from pipeline.utils.hashing import sha256_of_file
-from pipeline.utils.processes import ProcessError, call
+from pipeline.utils.processes import ProcessError, call, interpreter
 from pipeline.utils.text import last_line, one_line
 
 
@@ -113,8 +114,16 @@ def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> I
             yield f'{name} has no weights of type "{quantize}"; {able or "no format"} can have them'
         if problem := writing_problem(recipe, name, quantize):
             yield problem
-        for package in call(missing_modules, [facts.framework, facts.runtime], framework=facts.framework):
+        for package in _missing_packages(facts.framework, facts.runtime):
             yield f"{name} needs {package}, which is not installed; pip install '.[{facts.extra}]'"
+
+
+def _missing_packages(framework: str, runtime: str) -> list[str]:
+    """Which of the two are not installed for the Python of the framework."""
+    names = [framework, runtime]
+    if interpreter(framework) == sys.executable:
+        return missing_modules(names)
+    return call(missing_modules, names, framework=framework)
 
 
 def writing_problem(recipe: Recipe, name: str, quantize: str | None) -> str | None:
