@@ -296,6 +296,8 @@ def test_the_measurement_of_what_a_process_holds_runs(capsys):
 def test_the_measurement_of_gradient_checkpointing_runs(monkeypatch, capsys):
     assert ".venv/bin/python -m tests.benchmarks.gradient_checkpointing torch" in COMMANDS
     monkeypatch.setattr(sys, "argv", ["", "torch", "--models", "bert", "--layers", "1", "--steps", "2"])
+    # In the process of the tests it would leave TensorFlow out for all that come after.
+    monkeypatch.setattr(gradient_checkpointing, "configure_process", lambda framework: None)
     gradient_checkpointing.main()
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[:2] for row in rows] == [["| bert", "no"], ["| bert", "yes"]]
