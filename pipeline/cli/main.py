@@ -20,6 +20,7 @@ from pipeline.cli import (  # noqa: F401
 )
 from pipeline.cli.app import app
 from pipeline.cli.explanations import explain, make_variable
+from pipeline.utils.environment import end_process
 from pipeline.utils.errors import PipelineError, UserError
 from pipeline.utils.text import escape_controls, shorten
 
@@ -35,11 +36,7 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     # Where --attention my_module:MyAttention is looked for; behind the pipeline's own modules.
     sys.path.append(os.getcwd())
-    code = execute(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Both frameworks hold threads that can take seconds to end, or crash, when Python waits for them.
-    os._exit(code)
+    end_process(execute(sys.argv[1:]))
 
 
 def execute(arguments: list[str]) -> int:

@@ -9,7 +9,6 @@ failures. If a rank ends without a word, the system closes its connections, and 
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import select
 import socket
@@ -22,6 +21,7 @@ from typing import Self, TypeVar, cast
 from pipeline.distributed.connection import Connection
 from pipeline.distributed.failures import LostRank, SilentRank, described, told
 from pipeline.distributed.ranks import Ranks
+from pipeline.utils.environment import end_process
 from pipeline.utils.errors import PipelineError, UserError
 from pipeline.utils.text import escape_controls, one_line
 
@@ -209,7 +209,7 @@ class Channel:
         rank, error = self.failure
         if self._tells(rank) or self.ranks.is_launched:  # the launcher shows what the first rank that ends has printed
             print(escape_controls(str(told(error, rank, is_told=False))), file=sys.stderr, flush=True)
-        os._exit(2 if isinstance(error, UserError) else 1)
+        end_process(2 if isinstance(error, UserError) else 1)
 
     # --- connections
 

@@ -96,10 +96,12 @@ class CheckpointedLayer:
         for variable, state in zip(variables, states, strict=True):
             variable.assign(state)
         masks.keys, masks.site, self.is_again = keys, site, True
-        yield
-        (masks.keys, masks.site), self.is_again = before, False
-        for variable, state in zip(variables, now, strict=True):
-            variable.assign(state)
+        try:
+            yield
+        finally:
+            (masks.keys, masks.site), self.is_again = before, False
+            for variable, state in zip(variables, now, strict=True):
+                variable.assign(state)
 
     @staticmethod
     def differentiable(nested: Any) -> list[Tensor]:

@@ -24,7 +24,7 @@ from typing import IO, TypedDict, TypeVar
 
 import numpy as np
 
-from pipeline.utils.environment import give_back_freed_memory
+from pipeline.utils.environment import before_ending, give_back_freed_memory
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import may_be_written, staged_folder
 from pipeline.utils.hashing import sha256_of_bytes, sha256_of_file
@@ -200,7 +200,8 @@ class _User:
 
     def __init__(self, entry: Path, used_once: bool):
         self._entry, self._file = entry, open(entry / LAYOUT, encoding="utf-8")  # noqa: SIM115 -- closed with the arrays
-        weakref.finalize(self, _leave, self._file, entry if used_once else None)
+        self.leave = weakref.finalize(self, _leave, self._file, entry if used_once else None)
+        _users.add(self)
 
     def layout(self) -> str:
         """What the file of the layout says, from now on in use. Raises OSError if there are no locks."""
@@ -214,6 +215,18 @@ def _leave(file: IO[str], used_once: Path | None) -> None:
     if used_once is not None:
         with contextlib.suppress(OSError):
             Entry(used_once, 0, 0.0).remove()
+
+
+# Those of this process.
+_users: weakref.WeakSet[_User] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    for user in list(_users):
+        user.leave()
+
+
+before_ending(_leave_all)
 
 
 class _MappedArray(np.memmap):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from multiprocessing.connection import Connection
 
-from pipeline.utils.environment import configure_process
+from pipeline.utils.environment import configure_process, end_process, run_endings
 from pipeline.utils.errors import PipelineError
 
 
@@ -23,11 +22,9 @@ def main() -> None:
         answer = ("result", function(*arguments))
     except PipelineError as error:
         answer = ("error", error)
+    run_endings()  # who gets the answer may end this process at once
     pipe.send(answer)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Both frameworks hold threads that can take seconds to end, or crash, when Python waits for them.
-    os._exit(0)
+    end_process(0)
 
 
 if __name__ == "__main__":

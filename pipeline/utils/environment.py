@@ -17,8 +17,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy
 
@@ -55,6 +56,8 @@ _NATIVE_NOISE = re.compile(
 )
 
 
+# What is done before this process ends.
+_endings: list[Callable[[], None]] = []
 # Whether this process was configured for a training that has not begun.
 _is_launching = False
 # Whether this process was configured to take its memory in large pages.
@@ -85,6 +88,28 @@ def configure_process(framework: str | None = None) -> str | None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     _keep_freed_memory()
     return _choose_threads()
+
+
+def before_ending(action: Callable[[], None]) -> None:
+    """Have something done before `end_process` ends this process; it may be done twice."""
+    _endings.append(action)
+
+
+def run_endings() -> None:
+    """Do what is to be done before this process ends."""
+    for action in _endings:
+        action()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code, but without the libraries' own endings.
+
+    Both frameworks hold threads that can take seconds to end, or crash, when Python waits for them.
+    """
+    run_endings()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def missing_modules(names: Iterable[str]) -> list[str]:

@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.utils import array_cache
 from pipeline.utils.array_cache import SHARED_BYTES, shared
+from pipeline.utils.mapped_arrays import cache_folder
+from pipeline.utils.processes import call
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,21 @@ def test_another_process_that_uses_it_keeps_it(entries):
     process.join()
     pair = get(7)
     del pair
+    assert entries() == []
+
+
+HELD = []
+
+
+def hold(number):
+    HELD.append(get(number))
+    return len(list(cache_folder().iterdir()))
+
+
+def test_a_process_that_ends_with_its_arrays_leaves_no_file(entries, tmp_path, monkeypatch):
+    """Those of the pipeline end without the endings of Python."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    assert call(hold, 7, framework="") == 1
     assert entries() == []
 
 
