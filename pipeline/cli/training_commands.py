@@ -179,7 +179,7 @@ def schema(
 
 @app.command("clean-cache")
 def clean_cache(debug: Debug = False) -> None:
-    """Remove the tokenized data that were kept for later runs, except what a running process uses."""
+    """Remove the tokenized data that were kept for later runs, and what killed runs left, except what is in use."""
     configure_process()
     from pipeline.utils.array_cache import entries, make_room
     from pipeline.utils.mapped_arrays import cache_folder
@@ -189,7 +189,7 @@ def clean_cache(debug: Debug = False) -> None:
     in_use = len(entries(folder))
     note = f"; {in_use:,} more are in use by running processes" if in_use else ""
     num_megabytes = sum(entry.num_bytes for entry in removed) / 1e6
-    print(f"removed {count(len(removed), 'tokenized split')}, {num_megabytes:,.1f} MB, from {folder}{note}")
+    print(f"removed {count(len(removed), 'cached item')}, {num_megabytes:,.1f} MB, from {folder}{note}")
 
 
 @app.command("kill-test")

@@ -5,9 +5,11 @@ In reading order, and the same in `pipeline/tensorflow`:
 - the models: `attention`, and `transformer` which is built of it; `model` builds and reads the library's, `sites` and
   `swap` put another attention into them, and `body` the whole Transformer; `lora` gives projections updates
 - a step: `packed` rows, `dropout` masks, `fast_modules`, `gradient_checkpointing`, `loss`, `optimizer`, `group` for
-  several processes; `train` puts them together. `kernels` has masks for a GPU, and no counterpart
+  several processes; `train` puts them together
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
 - short functions that are run and shown side by side: `tour`
+
+Two files have no counterpart: `kernels`, masks for a GPU, and `library`, what versions of transformers differ in.
 """
 
 from pipeline.pytorch.export import write_graph, write_writer

@@ -4,6 +4,7 @@ An entry is a folder of NumPy files and a layout in JSON, nothing pickled, besid
 (HF_DATASETS_CACHE). Large arrays are mapped into memory and not read whole. Of several processes that need an entry one
 makes it, and the others wait, also on machines that share a disk. The cache has at most MOST_BYTES, or
 TWINSTEP_CACHE_GB gigabytes; what was used least recently is removed first, and nothing that a running process uses.
+Some entries are kept for later runs. Others are only shared, such as the order of an epoch: the last user removes them.
 """
 
 from __future__ import annotations

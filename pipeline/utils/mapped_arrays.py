@@ -27,7 +27,7 @@ MOST_BYTES = 2**26
 
 
 def cache_folder() -> Path:
-    """Where tokenized splits are kept, and files without a name are made: beside the cache of `datasets`."""
+    """Where arrays are kept or shared, and files without a name are made: beside the cache of `datasets`."""
     from datasets import config  # takes half a second, and this module is imported by every command
 
     return Path(config.HF_DATASETS_CACHE) / "twinstep"

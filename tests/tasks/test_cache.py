@@ -308,7 +308,7 @@ def test_clean_cache_says_what_it_removed(tmp_path):
     environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path)}
     entry_of(tmp_path / "twinstep", "entry", 2_000_000, last_used=1)
     command = [sys.executable, "-m", "pipeline", "clean-cache"]
-    for expected in ("removed 1 tokenized split, 2.0 MB, from ", "removed 0 tokenized splits, 0.0 MB, from "):
+    for expected in ("removed 1 cached item, 2.0 MB, from ", "removed 0 cached items, 0.0 MB, from "):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert done.stdout == f"{expected}{tmp_path / 'twinstep'}\n"
 
