@@ -81,6 +81,8 @@ class Family:
     # Settings of the config without which the attention cannot be swapped.
     swap_requires: Mapping[str, object] = field(default_factory=dict)
     tied_outputs: Mapping[str, str] = field(default_factory=dict)
+    # The output matrix of a masked language model, if it has one of its own.
+    masked_output: str | None = None
     # What the hidden states are multiplied by before a tied output matrix reads them.
     tied_output_scale: Callable[[PretrainedConfig], float] = lambda config: 1.0
     # A weight without the entries whose gradient is 0, and the names of weights that are 0 throughout.
@@ -191,6 +193,7 @@ _BERT = Family(
     optional_weights=re.compile(r"(^|\.)pooler\."),
     unread_weights=re.compile(r"(^|\.)position_ids$"),
     padded_embedding="word_embeddings.weight",
+    masked_output="cls.predictions.decoder.weight",
     projections=("query", "key", "value", "dense"),
     adapted=("query", "value"),
     swap_requires={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
@@ -208,6 +211,7 @@ _DISTILBERT = Family(
     num_attentions=lambda config: config.num_hidden_layers,
     unread_weights=re.compile(r"(^|\.)position_ids$"),
     padded_embedding="word_embeddings.weight",
+    masked_output="vocab_projector.weight",
     computed_start=_distilbert_start,
     projections=("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
     adapted=("q_lin", "v_lin"),
@@ -220,6 +224,7 @@ _ROBERTA = replace(
     model_type="roberta",
     title="RoBERTa encoders",
     body_prefix="roberta.",
+    masked_output="lm_head.decoder.weight",
     # The rows of the position embeddings up to that of padding hold no position.
     max_positions=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     # TensorFlow counts positions from 2, and those of padding as 1, whatever the config says.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
-from pipeline.models.families import Family, family_of
+from pipeline.models.families import FAMILIES, Family, family_of
 from pipeline.recipe.schema import Recipe
 from pipeline.utils.errors import UserError
 
@@ -19,7 +19,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 # The random key of the directions in which weights are perturbed, beside the seed and the weight's name.
 _PERTURBATION = 1
 # Output matrices that are the embeddings where a config ties them, with those embeddings.
-_TIED = {"lm_head.weight": ("shared.weight", "model.shared.weight", "transformer.wte.weight")}
+_TIED = {"lm_head.weight": ("shared.weight", "model.shared.weight", "transformer.wte.weight")} | {
+    family.masked_output: (f"{family.body_prefix}embeddings.word_embeddings.weight",)
+    for family in FAMILIES.values()
+    if family.masked_output
+}
+# What a model has that reads no output matrix: the heads of the library for classes and spans.
+_OTHER_HEADS = ("score.", "classifier.", "qa_outputs.")
 
 # How many faults of a checkpoint are named; the others are counted.
 _MOST_FAULTS = 5
@@ -146,6 +152,6 @@ def _untied(checkpoint: Weights, expected: Shapes) -> list[str]:
         if output in checkpoint
         and embedding in checkpoint
         and output not in expected
-        and "score.weight" not in expected
+        and not any(name.startswith(_OTHER_HEADS) for name in expected)
         if not np.array_equal(checkpoint[output], checkpoint[embedding])
     ]

@@ -59,12 +59,17 @@ def build_model(
         ) from error
     if chosen == "eager":
         add_mask_once(model)
+    align_frameworks(model)
+    return model
+
+
+def align_frameworks(model: PreTrainedModel) -> None:
+    """Change, in place, what the library's model would do otherwise than its config says or than in TensorFlow."""
     tie_weights(model)  # else output and input embeddings stay separate, since initialization was skipped
     for module in model.modules():
         # Else the embedding of padding, which can be the first token of a text, would be trained in TensorFlow only.
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
-    return model
 
 
 def refuse_implementation(auto_class: str, config: PretrainedConfig, implementation: str) -> None:

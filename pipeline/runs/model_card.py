@@ -165,7 +165,7 @@ def _data_name(recipe: Recipe) -> str:
 
 def _in_tensorflow(auto_class: str, config: PretrainedConfig) -> str:
     """How TensorFlow loads the model, which the library's plain `from_pretrained` does not."""
-    if auto_class == "AutoModelForCausalLM" and not config.tie_word_embeddings:
+    if auto_class in ("AutoModelForCausalLM", "AutoModelForMaskedLM") and not config.tie_word_embeddings:
         return "TensorFlow's class of the library ignores the output matrix of this model, which is not its input's.\n"
     # They iterate over a file that safetensors opened, which none of its versions (0.2 to 0.8) allows.
     return f"""In TensorFlow, with tf-keras, the plain `from_pretrained` of transformers 4.55 to 4.57 stops with

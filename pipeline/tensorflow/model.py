@@ -31,6 +31,7 @@ from transformers.modeling_tf_pytorch_utils import (
 )
 
 from pipeline.data.batches import Features
+from pipeline.models.families import family_of
 from pipeline.models.optimization import matching
 from pipeline.utils.cores import usable_cores
 from pipeline.utils.errors import UserError
@@ -65,16 +66,31 @@ def build_model(
             else:
                 model = getattr(transformers, f"TF{auto_class}").from_config(config)
             model.build_in_name_scope()
-        for layer in model.submodules:
-            # A tensor in fp32 can only scale fp32.
-            if isinstance(scale := getattr(layer, "embed_scale", None), Tensor):
-                layer.embed_scale = float(scale)
+            align_frameworks(model)
     except Exception as error:  # the library raises what a setting of the config happens to break
         raise UserError(
             f'{auto_class} of type "{config.model_type}" cannot be built in TensorFlow from this config.json: '
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     return model
+
+
+def align_frameworks(model: TFPreTrainedModel) -> None:
+    """Change, in place, what the library's model would do otherwise than its config says or than in PyTorch."""
+    for layer in model.submodules:
+        # A tensor in fp32 can only scale fp32.
+        if isinstance(scale := getattr(layer, "embed_scale", None), Tensor):
+            layer.embed_scale = float(scale)
+    name = family_of(model.config).masked_output
+    if name and architecture(model).endswith("ForMaskedLM") and not model.config.tie_word_embeddings:
+        # The library's class reads the embeddings, as if they were tied.
+        head, path = model.get_lm_head(), name.removesuffix(".weight").split(".")
+        embeddings = head.get_output_embeddings()
+        matrix = tf_keras.layers.Layer(name=path[-1])
+        with tf.name_scope(f"{'/'.join([model.name, *path])}/"):
+            matrix.weight = matrix.add_weight("weight", embeddings.weight.shape)
+        attribute = next(attribute for attribute, layer in vars(head).items() if layer is embeddings)
+        setattr(head, attribute, matrix)
 
 
 def refuse_implementation(auto_class: str, config: PretrainedConfig, implementation: str) -> None:

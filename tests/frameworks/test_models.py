@@ -9,11 +9,14 @@ from safetensors.numpy import load_file
 
 from pipeline.backend import load_backend
 from pipeline.models.checkpoint import save_checkpoint
+from pipeline.models.families import family_of
 from pipeline.models.initialization import random_weights
 from pipeline.recipe.schema import Train
 from pipeline.training.experiment import prepare, start
 from pipeline.utils.errors import UserError
 from tests.helpers.classifiers import CONFIGS, FRAMEWORKS, batch, built, logits_as_built, tensor, with_targets
+from tests.helpers.packed_batches import with_token_targets
+from tests.helpers.tiny_models import config, random_state
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -96,6 +99,41 @@ def untied_gpt2(framework, config, weights=None, seed=3):
     shapes = backend.weight_shapes(model)
     backend.set_weights(model, random_weights(shapes, config, seed) if weights is None else weights)
     return backend, model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "output"),
+    [
+        ("bert", "cls.predictions.decoder.weight"),
+        pytest.param("distilbert", "vocab_projector.weight", marks=pytest.mark.heavy),
+        pytest.param("roberta", "lm_head.decoder.weight", marks=pytest.mark.heavy),
+    ],
+)  # fmt: skip
+def test_a_masked_language_model_with_an_output_matrix_of_its_own_reads_trains_and_saves_it(family, output):
+    """The library's TensorFlow classes read the embeddings instead, whatever the config says."""
+    settings, shapes = config(family, tie_word_embeddings=False), []
+    padded, packed = with_token_targets(family, settings.vocab_size, 0.4)
+    logits, losses, trained = [], [], []
+    for framework in FRAMEWORKS:
+        backend = load_backend(framework)
+        model = backend.build_model("AutoModelForMaskedLM", settings, "fp32", 0)
+        shapes.append(backend.weight_shapes(model))
+        start = random_state(shapes[0])
+        backend.set_weights(model, start)
+        logits.append(logits_as_built(backend, model, {name: padded[name] for name in ("input_ids", "attention_mask")}))
+        learner, reports = backend.Learner(model, Train(weight_decay=0.0), np.full(3, 1e-2)), []
+        learner.fit([[packed] * 3], reports.append, lambda epoch: True)
+        losses.append([report.loss for report in reports])
+        trained.append(backend.get_weights(model))
+    assert shapes[0] == shapes[1] and output in shapes[0]
+    real = padded["attention_mask"].astype(bool)
+    assert np.abs(logits[0] - logits[1])[real].max() <= 1e-5 * np.abs(logits[0]).max()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert np.abs(trained[0][output] - start[output]).max() > 1e-3
+    first, second = map(family_of(settings).weights_with_effect, trained)
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, atol=1e-4, err_msg=name)
 
 
 def test_an_untied_output_matrix_is_applied_in_both_frameworks():

@@ -37,18 +37,26 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
 
 
 @pytest.mark.parametrize(
-    ("family", "embedding"), [("t5", "shared.weight"), ("gpt2", "transformer.wte.weight")], ids=["t5", "gpt2"]
+    ("family", "embedding", "output", "head"),
+    [
+        ("t5", "shared.weight", "lm_head.weight", None),
+        ("gpt2", "transformer.wte.weight", "lm_head.weight", "score.weight"),
+        ("bert", "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "classifier.weight"),
+        ("distilbert", "distilbert.embeddings.word_embeddings.weight", "vocab_projector.weight", "qa_outputs.weight"),
+        ("roberta", "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight", "classifier.dense.weight"),
+    ],
+    ids=["t5", "gpt2", "bert", "distilbert", "roberta"],
 )
-def test_an_output_matrix_that_its_config_calls_tied_is_not_dropped_in_silence(family, embedding):
+def test_an_output_matrix_that_its_config_calls_tied_is_not_dropped_in_silence(family, embedding, output, head):
     expected = {embedding: (97, 13)}
-    weights = {embedding: np.ones((97, 13), np.float32), "lm_head.weight": np.ones((97, 13), np.float32)}
+    weights = {embedding: np.ones((97, 13), np.float32), output: np.ones((97, 13), np.float32)}
     recipe = load_recipe("dates_t5")
     assert list(complete_weights(recipe, weights, expected, config(family), 0)) == [embedding]
-    weights["lm_head.weight"][5, 7] = 2
-    with pytest.raises(UserError, match=f"lm_head.weight is not {embedding}, but tie_word_embeddings says so"):
+    weights[output][5, 7] = 2
+    with pytest.raises(UserError, match=f"{output} is not {embedding}, but tie_word_embeddings says so"):
         complete_weights(recipe, weights, expected, config(family), 0)
-    if family == "t5":
+    if head is None:
         return
     # A model that classifies reads no output matrix.
-    classifier = expected | {"score.weight": (3, 13)}
+    classifier = expected | {head: (3, 13)}
     assert list(complete_weights(recipe, weights, classifier, config(family), 0)) == list(classifier)
