@@ -50,12 +50,21 @@ def test_in_tensorflow_loss_and_gradients_are_the_same(head, attention):
     assert_same(*both("tensorflow", head, attention, True), to=1e-6)
 
 
-def test_each_layer_is_computed_again_in_training_only(framework):
-    learner = learner_of(framework, "gpt2 causal", "handwritten", dropout=0.1, gradient_checkpointing=True)
-    backend, batch = load_backend(framework), with_dropout_keys("gpt2 causal")[1]
+# How often each layer's attention is computed for a step on packed rows. Where the head reads some of the tokens only,
+# the parts of the last layer are called one by one.
+CALLS = {"gpt2 causal": [2, 2], "bert tokens": [2, 1], "distilbert tokens": [2, 1], "roberta tokens": [2, 1]}
+
+
+@pytest.mark.parametrize(
+    "head", [pytest.param(head, marks=pytest.mark.heavy if "roberta" in head else ()) for head in CALLS]
+)
+def test_each_layer_is_computed_again_in_training_only(framework, head):
+    learner = learner_of(framework, head, "handwritten", dropout=0.1, gradient_checkpointing=True)
+    backend, batch = load_backend(framework), with_dropout_keys(head)[1]
     before = backend.attention_calls(learner.model)
     loss_and_gradients(framework, learner, batch)
-    assert [after - old for after, old in zip(backend.attention_calls(learner.model), before, strict=True)] == [2, 2]
+    after = backend.attention_calls(learner.model)
+    assert [now - old for now, old in zip(after, before, strict=True)] == CALLS[head]
     before = backend.attention_calls(learner.model)
     learner.logits({name: value for name, value in batch.items() if name not in ("labels", "loss_weights")})
     assert [after - old for after, old in zip(backend.attention_calls(learner.model), before, strict=True)] == [1, 1]
@@ -121,13 +130,11 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("sharding", [None, "fsdp"])
-def test_two_processes_train_as_one_does(sharding, tmp_path):
-    recipe = recipe_of(
-        "single-label",
-        tmp_path,
-        changes={"train.gradient_checkpointing": True, "train.dropout": 0.1, "train.sharding": sharding},
-    )
-    runs = [finetune(recipe, out=tmp_path / f"{n}", processes=n, quiet=True) for n in (1, 2)]
+@pytest.mark.parametrize(("framework", "sharding"), [("torch", None), ("torch", "fsdp"), ("tensorflow", None)])
+def test_two_processes_train_as_one_does_with_updates_of_low_rank_too(framework, sharding, tmp_path):
+    changes = CHANGES | {"train.save_every": None, "train.sharding": sharding, "train.learning_rate": 5e-3}
+    recipe = recipe_of("single-label", tmp_path, changes=changes)
+    runs = [finetune(recipe, framework, out=tmp_path / f"{n}", processes=n, quiet=True) for n in (1, 2)]
     losses = [[line["loss"] for line in read_lines(run.path / "history.jsonl")] for run in runs]
     assert len(losses[0]) == 3 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert (runs[1].path / "adapter").is_dir()
