@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 
 import pipeline
 from pipeline.cli.main import app
@@ -49,11 +48,6 @@ def workplace(tmp_path, monkeypatch):
     (tmp_path / "my_attention.py").write_text(attention, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def command_of(page, beginning):
-    """The first command of a page that begins so."""
-    return next(command for where, command in COMMANDS if where == page and command.startswith(beginning))
 
 
 # Commands
@@ -186,16 +180,6 @@ def test_lockstep_prints_what_the_readme_shows(workplace):
     lines = shape(pages.block_with("README.md", "", "initial logits"))
     printed = shape(pages.run("make lockstep STEPS=2", workplace, SMALL))
     assert [line for line in lines if line not in printed] == []
-
-
-@pytest.mark.slow
-def test_the_commands_that_use_a_run_work(workplace):
-    # In the folder that the commands name.
-    pages.run("make finetune OUT=runs/sentiment_bert/torch-stock-seed0", workplace, SMALL)
-    answer = yaml.safe_load(pages.run(command_of("README.md", "make predict"), workplace))
-    assert answer["prediction"] in ("positive", "negative")
-    pages.run(command_of("recipes/README.md", "make attention-maps"), workplace)
-    assert (workplace / "runs" / "sentiment_bert" / "torch-stock-seed0" / "attention.png").is_file()
 
 
 def test_list_shows_every_recipe(workplace):

@@ -4,7 +4,9 @@ What is run elsewhere, and what cannot be run, is in RUN_ELSEWHERE with the plac
 """
 
 import importlib
+import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,11 +30,12 @@ from tests.benchmarks import (
     memory_series,
     rank_faults,
     rank_memory,
+    real_text,
     translation,
 )
 from tests.benchmarks import processes as processes_benchmark
 from tests.helpers import documented_data, pages
-from tests.helpers.children import run_experiments_here
+from tests.helpers.children import call_here, run_experiments_here, run_program_here
 from tests.helpers.run_writer import write_run
 
 COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
@@ -83,10 +86,11 @@ RUN_ELSEWHERE = {
         f".venv/bin/python -m recipes.bundled.{name}.grammar": "tests/recipes compares what it writes"
         for name in ("sentiment", "dates", "stories", "translation")
     },
+    "make kill-test KILLS=5": "tests/training/test_kill_test.py, with one kill",
     ".venv/bin/python -m recipes.bundled.translation.vocabulary": "tests/recipes/test_translation.py",
     ".venv/bin/python -m tests.benchmarks.translation --data ../shared": "needs data that are not in this repository",
 }
-FEW_STEPS = {"--seeds": "0", "--frameworks": "torch", "--kills": "1"}
+FEW_STEPS = {"--seeds": "0", "--frameworks": "torch"}
 LIMITS = ["data.limit.train=64", "data.limit.validation=16", "train.epochs=1"]
 SHORT_ANSWERS = ["options.num_beams=2", "options.max_new_tokens=4"]
 
@@ -119,13 +123,13 @@ def workplace(hub, tmp_path, monkeypatch):
 
 
 def documented(*verbs):
-    """The commands of the pipeline's verbs, each with the words after `python -m pipeline`."""
+    """(command, the words after `python -m pipeline`) of each command of the pipeline's verbs."""
     chosen = []
     for command in COMMANDS:
         if command not in RUN_ELSEWHERE:
             for _, module, *words in pages.expanded(command):
                 if module == "pipeline" and words[0] in verbs:
-                    chosen.append(pytest.param(words, id=command))
+                    chosen.append((command, words))
     return chosen
 
 
@@ -139,6 +143,19 @@ def small(words):
     return [*words, *(part for setting in settings for part in ("--set", setting))]
 
 
+def cases(*verbs):
+    """Cases for the commands of the verbs."""
+    return [pytest.param(words, id=command) for command, words in documented(*verbs)]
+
+
+def each_once(*verbs):
+    """Cases for the commands of the verbs: of those that are the same on small data the first."""
+    found = {}
+    for command, words in documented(*verbs):
+        found.setdefault(tuple(small(words)), pytest.param(words, id=command))
+    return list(found.values())
+
+
 def write_local_data(words, folder):
     """The files that a command names, if it does."""
     if words[1] == "mine.py" or any("data.files" in word for word in words):
@@ -146,7 +163,7 @@ def write_local_data(words, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", documented("finetune", "check"))
+@pytest.mark.parametrize("words", each_once("finetune", "check"))
 def test_a_command_that_trains_runs(words, workplace):
     write_local_data(words, workplace)
     assert execute(small(words)) == 0
@@ -156,7 +173,7 @@ def test_a_command_that_trains_runs(words, workplace):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", documented("compare"))
+@pytest.mark.parametrize("words", each_once("compare"))
 def test_a_comparison_runs(words, workplace, monkeypatch):
     run_experiments_here(monkeypatch)
     assert execute(small(words)) == 0
@@ -165,22 +182,19 @@ def test_a_comparison_runs(words, workplace, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", documented("kill-test"))
-def test_a_kill_test_runs(words, workplace):
-    assert execute(small(words)) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", documented("predict", "attention-maps"))
-def test_a_command_that_uses_a_run_runs(words, workplace):
+@pytest.mark.parametrize("words", cases("predict", "attention-maps"))
+def test_a_command_that_uses_a_run_runs(words, workplace, capsys):
     folder = words[1]
     assert execute(small(["finetune", Path(folder).parent.name, "--out", folder])) == 0
+    capsys.readouterr()
     assert execute(words) == 0
+    printed = capsys.readouterr().out
+    assert words[0] != "predict" or "--out" in words or json.loads(printed)["index"] == 0
     assert Path(workplace, folder, "attention.png").exists() is (words[0] == "attention-maps")
     assert Path(workplace, "answers.jsonl").exists() is ("--out" in words)
 
 
-@pytest.mark.parametrize("words", documented("report", "index"))
+@pytest.mark.parametrize("words", cases("report", "index"))
 def test_a_command_that_reports_runs(words, workplace):
     for seed, name in enumerate("ab"):
         write_run(workplace / "runs" / name, seed=seed)
@@ -194,6 +208,16 @@ def test_a_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(pages.ROOT)
     ((_, _, *words),) = pages.expanded("make bench QUICK=1")
     few = ["--only", "classification", "--contestants", "ours-torch-fp32"]
+    run_child = bench.run_child
+
+    def contestants_alone(module, arguments, environment, log):
+        """What is not measured here needs no process of its own."""
+        if module == "contestants":
+            return run_child(module, arguments, environment, log)
+        return run_program_here([sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]).returncode or None
+
+    monkeypatch.setattr(bench, "run_child", contestants_alone)
+    monkeypatch.setattr(bench, "_device", lambda: "cpu")
     assert not bench.main([*words, *few, "--out", str(tmp_path)])
     assert "| ours-torch-fp32" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
@@ -202,7 +226,11 @@ def test_a_benchmark_runs(tmp_path, monkeypatch):
 def test_the_check_of_a_gpu_runs_without_one_too(workplace, monkeypatch):
     ((_, _, *words),) = pages.expanded("make gpu-check QUICK=1")
     monkeypatch.setattr(gpu_check, "ATTENTIONS", ("stock",))
-    for name in THREAD_VARIABLES:  # which it sets
+    monkeypatch.setattr(gpu_check, "FRAMEWORKS", ("torch",))
+    monkeypatch.setattr(gpu_check, "AT_ONCE", 1)
+    monkeypatch.setattr(gpu_check.processes, "call", call_here)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # it sets this and the number of threads
+    for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
     assert not gpu_check.main([*words, "--parts", "lockstep", "--steps", "2", "--out", str(workplace / "gpu")])
     assert "sentiment_bert" in (workplace / "gpu" / "report.md").read_text(encoding="utf-8")
@@ -222,15 +250,18 @@ def test_the_check_of_several_gpus_compares_one_process_with_one_for_each(monkey
 
 
 @pytest.mark.slow
-def test_the_measurement_of_a_step_runs(capsys):
+def test_the_measurement_of_a_step_runs(capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.attention_step_time torch" in COMMANDS
+    monkeypatch.setattr(attention_step_time, "WARMUP_ROUNDS", 0)
     attention_step_time.main("torch", rounds=1)
     assert "handwritten / sdpa" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_the_measurement_of_large_data_runs(capsys):
+def test_the_measurement_of_large_data_runs(capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.data_size --rows 10000 100000" in COMMANDS
+    monkeypatch.setattr(data_size, "call", call_here)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)  # it sets another
     data_size.main(["--rows", "64", "--only", "check", "train", "--steps", "1"])
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["64", "check"], ["64", "train"]]
 
@@ -245,7 +276,7 @@ def test_a_configuration_whose_killed_run_differs_is_named(capsys, monkeypatch, 
     assert capsys.readouterr().out.splitlines()[2] == f"| bf16 | torch | 1 of 1 | training 5 | 4 | {last}"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_fault_of_two_processes_is_measured_and_the_run_resumed(capsys):
     assert ".venv/bin/python -m tests.benchmarks.rank_faults --resume" in COMMANDS
     assert rank_faults.main(["--frameworks", "torch", "--only", "SIGKILL of rank 1", "--resume"]) == 0
@@ -258,9 +289,9 @@ def test_a_fault_of_two_processes_is_measured_and_the_run_resumed(capsys):
 def test_the_measurement_of_several_processes_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.processes --repeats 3" in COMMANDS
     few = [word for limit in ("data.limit.train=192", "data.limit.validation=16") for word in ("--set", limit)]
-    processes_benchmark.main([*few, "--frameworks", "torch", "--processes", "1", "2", "--repeats", "1"])
-    _, *rows, shares = capsys.readouterr().out.splitlines()
-    assert [row.split()[:2] for row in rows] == [["torch", "1"], ["torch", "2"]]
+    processes_benchmark.main([*few, "--frameworks", "torch", "--processes", "2", "--repeats", "1"])
+    _, row, shares = capsys.readouterr().out.splitlines()
+    assert row.split()[:2] == ["torch", "2"]
     assert "% of a step in torch" in shares
 
 
@@ -276,8 +307,9 @@ def test_no_damage_passes_or_is_uncaught(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_measurement_of_memory_runs(capsys):
+def test_the_measurement_of_memory_runs(capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.memory_series --steps 2000 --lines 100000" in COMMANDS
+    monkeypatch.setattr(memory_series, "call", call_here)
     memory_series.main(["--frameworks", "torch", "--steps", "50", "--lines", "70"])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["| torch, single-label, 50 steps", "| torch, single-label, 70 lines"]
@@ -304,8 +336,9 @@ def test_the_measurement_of_gradient_checkpointing_runs(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_measurement_of_translation_runs(tmp_path, capsys):
+def test_the_measurement_of_translation_runs(tmp_path, capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.translation" in COMMANDS
+    monkeypatch.setattr(real_text, "run_child", lambda command, log: run_program_here(command).returncode or None)
     few = "--frameworks torch --models transformer t5 --seeds 0 1 --small"
     assert translation.main([*few.split(), "--out", str(tmp_path)]) == 0
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]
@@ -314,14 +347,17 @@ def test_the_measurement_of_translation_runs(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_measurement_beside_busy_processes_runs(capsys):
+def test_the_measurement_beside_busy_processes_runs(capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.busy --busy 0 2" in COMMANDS
-    few = "--frameworks torch --workloads classification --busy 0 1 --ways one --repeats 1 --steps 2"
+    few = "--frameworks torch --workloads classification --busy 1 --ways one --repeats 1 --steps 2"
+    run = subprocess.run
+
+    def measurement_alone(command, **options):
+        return run(command, **options) if "--measure" in command else run_program_here(command)
+
+    monkeypatch.setattr(subprocess, "run", measurement_alone)
     busy.main(few.split())
-    assert [line.split()[2:5] for line in capsys.readouterr().out.splitlines()[2:]] == [
-        ["0", "one", "1"],
-        ["1", "one", "1"],
-    ]
+    assert [line.split()[2:5] for line in capsys.readouterr().out.splitlines()[2:]] == [["1", "one", "1"]]
 
 
 @pytest.fixture
@@ -347,8 +383,8 @@ def test_a_bundled_checkpoint_can_be_made_again(name, tmp_path, monkeypatch, det
 
 
 def test_every_command_is_run_here_or_elsewhere():
-    verbs = ("finetune", "check", "compare", "kill-test", "predict", "attention-maps", "report", "index")
-    here = {each.id for each in documented(*verbs)}
+    verbs = ("finetune", "check", "compare", "predict", "attention-maps", "report", "index")
+    here = {command for command, _ in documented(*verbs)}
     ends = (".pretrain", "attention_step_time torch", "100000", "--busy 0 2", "tensorflow", "6000")
     ends += ("token-classification", "gradient_checkpointing torch")
     ends += ("--resume", "processes --repeats 3", "benchmarks.translation")

@@ -97,13 +97,12 @@ class OwnMemory(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peak = 0
+        self.peak, self.is_over = 0, threading.Event()
 
     def run(self):
-        while True:
+        while not self.is_over.wait(0.02):
             status = Path("/proc/self/status").read_text(encoding="ascii")
             self.peak = max(self.peak, int(re.search(r"RssAnon:\s*(\d+) kB", status)[1]) * 1024)
-            time.sleep(0.02)
 
 
 def measure(name, path, cache, steps):
@@ -111,6 +110,7 @@ def measure(name, path, cache, steps):
     own, start, processor_start = OwnMemory(), time.perf_counter(), time.process_time()
     own.start()
     CONTESTANTS[name](path, cache, steps)
+    own.is_over.set()
     seconds, processor = time.perf_counter() - start, time.process_time() - processor_start
     return seconds, processor, peak_memory_bytes() / 1e6, own.peak / 1e6
 

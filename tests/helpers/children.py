@@ -1,6 +1,11 @@
-"""Stands for a process of its own: calls the function in this process, which has imported everything already."""
+"""Stands for processes of their own: what they would do is done in this one, which has imported everything already."""
 
 import os
+import runpy
+import subprocess
+import sys
+
+import pytest
 
 import pipeline.sweeps.search
 import pipeline.sweeps.sweep
@@ -51,6 +56,26 @@ class ChildHere:
         self.read = self.write = None
 
 
+def call_here(function, *arguments, framework=""):
+    """As `pipeline.utils.processes.call`."""
+    return function(*arguments)
+
+
+def run_program_here(command, *_, **options):
+    """As `subprocess.run` with the command `python -m module ...`; what it prints is printed."""
+    _, _, module, *words = command
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("USE_TORCH", "USE_TF"):  # a command sets them; they are put back afterwards
+            patch.setenv(name, "1")
+        patch.setattr(sys, "argv", [module, *words])
+        if module == "pipeline":
+            code = execute(words)  # what is in its main ends the process
+        else:
+            runpy.run_module(module, run_name="__main__")
+            code = 0
+    return subprocess.CompletedProcess(command, code)
+
+
 def close_all(children):
     """As `pipeline.utils.processes.close_all`."""
     for child in children:
@@ -62,12 +87,12 @@ def train_trials_here(patch):
     patch.setattr(pipeline.sweeps.search, "Child", ChildHere)
     patch.setattr(pipeline.sweeps.search, "close_all", close_all)
     for module in (pipeline.sweeps.search, pipeline.sweeps.sweep):
-        patch.setattr(module, "call", lambda function, *arguments, framework="": function(*arguments))
+        patch.setattr(module, "call", call_here)
 
 
 def run_experiments_here(patch):
     """Have a comparison make its runs, and whatever else has a process of its own, one after the other in this one."""
     for name in ("USE_TORCH", "USE_TF"):  # a command sets them; they are put back afterwards
         patch.setenv(name, "1")
-    patch.setattr(processes, "call", lambda function, *arguments, framework="": function(*arguments))
+    patch.setattr(processes, "call", call_here)
     patch.setattr(processes, "run_command", lambda command, log: execute(list(command[3:])))

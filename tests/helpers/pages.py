@@ -1,6 +1,9 @@
 """Reads the README pages and the docstrings of recipes: commands, code, tables, names of files; runs their commands."""
 
 import ast
+import contextlib
+import functools
+import io
 import os
 import re
 import shlex
@@ -8,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.helpers.children import run_program_here
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -56,6 +61,7 @@ def commands():
         yield from ((f"recipes/{path.name}", line.strip()) for line in lines if line.startswith("    "))
 
 
+@functools.cache
 def expanded(command):
     """The Python programs that a command starts, each as the words after the interpreter."""
     words = shlex.split(command)
@@ -84,16 +90,27 @@ def started_by_make(arguments, variables=None):
 
 
 def run(command, folder, overrides=""):
-    """Run a command of a page in `folder`, with more overrides of its recipe; returns what it prints."""
+    """Run a command of a page in `folder`, with more overrides of its recipe; returns what it prints.
+
+    Commands of the pipeline run in this process, whose working directory is the folder.
+    """
     extra = [word for override in overrides.split() for word in ("--set", override)]
     printed = ""
     for program in expanded(command):
-        done = subprocess.run(
-            [sys.executable, *program, *extra], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        printed += done.stdout
+        words = [sys.executable, *program, *extra]
+        if program[1] == "pipeline":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                code = run_program_here(words).returncode
+            text = output.getvalue()
+        else:
+            done = subprocess.run(
+                words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            code, text = done.returncode, done.stdout
+        assert code == 0, text
+        printed += text
     return printed
 
 
