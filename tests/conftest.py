@@ -9,6 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 CACHE = tempfile.TemporaryDirectory(prefix="twinstep-tests-")
 os.environ["HF_DATASETS_CACHE"] = CACHE.name
+# Dozens of processes are started, each of which would compile the pipeline's code anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from pipeline.utils.environment import configure_process
 

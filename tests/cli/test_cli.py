@@ -18,7 +18,6 @@ from pipeline.cli.main import app, execute
 from pipeline.cli.progress import TerminalProgress
 from pipeline.runs.directory import load_run
 from pipeline.runs.record import StepRecord
-from tests.helpers.marks import heavy_in_tensorflow
 from tests.helpers.pages import expanded
 from tests.helpers.run_writer import write_run
 
@@ -163,7 +162,7 @@ def test_list_imports_no_framework_and_is_quick():
 
 
 @pytest.mark.slow
-def test_a_run_is_calm_and_true(framework, tmp_path):
+def test_a_run_is_calm_and_true(framework, tmp_path, capsys):
     code, out, error = run("finetune", "sentiment_bert", "--framework", framework, *QUICK, "--out", str(tmp_path / "r"))
     assert (code, error) == (0, "")
     assert "Traceback" not in out and "Warning" not in out
@@ -174,26 +173,22 @@ def test_a_run_is_calm_and_true(framework, tmp_path):
     assert environment["command"][1:3] == ["finetune", "sentiment_bert"]
     assert ("torch" in environment["framework"]) == (framework == "torch")
 
-    code, out, error = run("finetune", "sentiment_bert", "--framework", framework, *QUICK, "--out", str(tmp_path / "r"))
-    assert (code, error) == (0, "") and "Already done" in out and "--overwrite" in out
+    assert execute(["finetune", "sentiment_bert", "--framework", framework, *QUICK, "--out", str(tmp_path / "r")]) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and "Already done" in out and "--overwrite" in out
 
 
 @pytest.mark.slow
-@heavy_in_tensorflow
-def test_check_needs_no_training(framework):
-    code, out, error = run("check", "sentiment_bert", "--framework", framework)
-    assert (code, error) == (0, "")
+def test_check_needs_no_training(capsys):
+    assert execute(["check", "sentiment_bert"]) == 0
+    out, error = capsys.readouterr()
+    assert error == ""
     assert "labels: negative, positive" in out and "largest batch: 32 examples" in out and "is ready" in out
 
 
+# Both signals have one handler, which tests/training/test_stop.py sends both.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("framework", "stop"),
-    [
-        ("torch", signal.SIGINT), ("torch", signal.SIGTERM), ("tensorflow", signal.SIGTERM),
-        pytest.param("tensorflow", signal.SIGINT, marks=pytest.mark.heavy),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("framework", "stop"), [("torch", signal.SIGINT), ("tensorflow", signal.SIGTERM)])
 def test_stopping_saves_a_run_and_says_where(framework, tmp_path, stop):
     process = start("finetune", "sentiment_bert", "--framework", framework, "--set", "train.epochs=50",
                     "--out", str(tmp_path / "r"))  # fmt: skip
