@@ -152,7 +152,7 @@ def test_a_fault_planted_in_one_framework_is_seen(recipe, clean, controls, monke
 @pytest.fixture(scope="module")
 def uneven(recipe):
     """Micro-batches of other weights: with class weights alone does a wrong mean of them differ from the right one."""
-    weights = {"train.class_weights": {"negative": 1.0, "positive": 3.0}}
+    weights = {"train.class_weights": {"negative": 1.0, "positive": 3.0}, "train.label_smoothing": 0.1}
     return recipe.override(weights | {"train.gradient_accumulation": 2})
 
 

@@ -162,7 +162,13 @@ CHANGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["single-label", "causal rows"])
+@pytest.mark.parametrize(
+    ("framework", "kind"),
+    [
+        ("torch", "single-label"), ("torch", "causal rows"), ("tensorflow", "causal rows"),
+        pytest.param("tensorflow", "single-label", marks=pytest.mark.heavy),
+    ],
+)  # fmt: skip
 def test_a_run_trains_updates_and_head_alone_resumes_and_is_read_by_peft(framework, kind, tmp_path):
     recipe = recipe_of(kind, tmp_path, changes=CHANGES)
     attention = "handwritten" if kind == "causal rows" else "stock"

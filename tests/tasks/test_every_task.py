@@ -32,14 +32,14 @@ def test_both_frameworks_take_the_same_steps(kind, tmp_path):
     assert trace.loss.std() > 0
 
 
+# The run of each kind predicts in the other framework too, and both train every kind above.
 ENDS = [
     ("torch", "pairs"), ("tensorflow", "gpt2 single-label"), ("torch", "regression"), ("tensorflow", "multi-label"),
-    ("torch", "token-classification"), ("torch", "question-answering"), ("tensorflow", "question-answering"),
-    ("torch", "masked words"), ("tensorflow", "masked blocks"), ("torch", "causal rows"),
-    ("tensorflow", "causal rows"), ("torch", "sequence-to-sequence"), ("torch", "translation"),
+    ("torch", "token-classification"), ("torch", "question-answering"), ("torch", "masked words"),
+    ("tensorflow", "masked blocks"), ("torch", "causal rows"), ("torch", "sequence-to-sequence"),
     ("tensorflow", "translation"),
-    pytest.param("tensorflow", "token-classification", marks=pytest.mark.heavy),
-    pytest.param("tensorflow", "sequence-to-sequence", marks=pytest.mark.heavy),
+    pytest.param("tensorflow", "question-answering", marks=pytest.mark.heavy),
+    pytest.param("tensorflow", "causal rows", marks=pytest.mark.heavy),
 ]  # fmt: skip
 
 

@@ -89,36 +89,30 @@ def test_a_killed_rank_ends_all_and_a_restart_gives_the_same_bits(framework, tin
     assert_same_outcome(tmp_path / "first", out)
 
 
-# Rank 1 is killed by a command in tests/test_documented_commands.py, too.
+# Rank 1 is killed above, and by a heavy test in tests/test_documented_commands.py.
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.heavy)])
-def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(rank, tiny, tmp_path):
-    following = Following(2, kill(rank))
+def test_without_a_restart_the_error_says_which_rank_died_and_what_is_saved(tiny, tmp_path):
+    following = Following(2, kill(0))
     with pytest.raises(RunFailure) as failure:
         finetune(tiny, out=tmp_path / "run", processes=2, callback=following)
     assert time.monotonic() - following.acted_at < 10 and following.nothing_is_left()
     saved = tmp_path / "run.checkpoints" / "step-0000000"
     assert str(failure.value).startswith(
-        f"rank {rank} of 2 was ended by signal 9 (SIGKILL), so the other ranks were ended, too. The training "
+        "rank 0 of 2 was ended by signal 9 (SIGKILL), so the other ranks were ended, too. The training "
         f"checkpoint {saved}"
     )
     assert failure.value.arguments == ("resume",) and not (tmp_path / "run").exists()
 
 
+# Of what follows, TensorFlow's own part is in the two processes of tests/distributed/test_training.py.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("framework", "fault"),
-    [*(("torch", fault) for fault in FAULTS), pytest.param("tensorflow", "diverges", marks=pytest.mark.heavy)],
-    indirect=["framework"],
-)
-def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_message(
-    framework, fault, tiny, tmp_path, capfd
-):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_message(fault, tiny, tmp_path, capfd):
     changes, action, message = FAULTS[fault]
     recipe = tiny.override({"train.epochs": 100, "train.save_every": 5, **changes})
     following = Following(7, action)
     with pytest.raises(RunFailure, match=message) as failure:
-        finetune(recipe, framework, out=tmp_path / "run", processes=2, callback=following)
+        finetune(recipe, out=tmp_path / "run", processes=2, callback=following)
     assert "rank 1" not in str(failure.value)
     assert following.acted_at is None or time.monotonic() - following.acted_at < 10
     assert following.nothing_is_left() and capfd.readouterr().err == ""
@@ -127,24 +121,18 @@ def test_a_run_that_cannot_go_on_ends_all_processes_within_ten_seconds_with_one_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("framework", "before", "after"),
-    [("torch", 2, 1), ("torch", 1, 2), pytest.param("tensorflow", 2, 1, marks=pytest.mark.heavy)],
-    indirect=["framework"],
-)
-def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(
-    before, after, framework, tiny, tmp_path
-):
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(before, after, tiny, tmp_path):
     recipe, out = tiny.override({"train.dropout": 0.1}), tmp_path / "run"
-    whole = finetune(recipe, framework, out=tmp_path / "whole")
+    whole = finetune(recipe, out=tmp_path / "whole")
     interruption = Kill("step", 2) if before == 1 else Following(2, kill(1))
     with pytest.raises((RunFailure, Killed)):
-        finetune(recipe, framework, out=out, processes=before, callback=interruption)
+        finetune(recipe, out=out, processes=before, callback=interruption)
     counts = {1: "1 process", 2: "2 processes"}
     message = f"^{counts[before]} trained this run until .* and now there {'is' if after == 1 else 'are'} {after}"
     with pytest.raises(UserError, match=message):
-        finetune(recipe, framework, out=out, processes=after, resume=True)
-    run = finetune(recipe, framework, out=out, processes=after, resume=True, change_processes=True)
+        finetune(recipe, out=out, processes=after, resume=True)
+    run = finetune(recipe, out=out, processes=after, resume=True, change_processes=True)
     assert run.record.train.resumed_at in ([1], [2]) and run.record.train.processes == after
     steps = [[(each.loss, each.grad_norm) for each in one.directory.history()] for one in (whole, run)]
     assert np.array(steps[1]) == pytest.approx(np.array(steps[0]), rel=1e-4)
@@ -160,13 +148,12 @@ def test_masks_that_each_process_would_draw_for_itself_are_refused(tiny, tmp_pat
 
 
 @pytest.mark.slow
-@heavy_in_tensorflow
-def test_a_run_in_processes_is_asked_to_stop_as_any_other(framework, tiny, tmp_path):
+def test_a_run_in_processes_is_asked_to_stop_as_any_other(tiny, tmp_path):
     stop = StopRequest()
     following = Following(1, lambda pids: setattr(stop, "requested", True))
     recipe = tiny.override({"train.epochs": 20, "train.save_every": None})
     with pytest.raises(Stopped, match=r"^stopped; the training checkpoint .*run.checkpoints/step-0.* is saved; resume"):
-        finetune(recipe, framework, out=tmp_path / "run", processes=2, stop=stop, callback=following)
+        finetune(recipe, out=tmp_path / "run", processes=2, stop=stop, callback=following)
     assert time.monotonic() - following.acted_at < 10 and following.nothing_is_left()
 
 
