@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.packing import (
+    MOST_SHAPES,
     Layout,
     Packing,
     Shape,
@@ -241,7 +242,9 @@ def packed_batch(
     return Batch(rows, _rounded(packing.widths(of_rows), pad_to_multiple_of), packing)
 
 
-def packed_in_few_shapes(plans: Sequence[Plan], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1) -> list[Plan]:
+def packed_in_few_shapes(
+    plans: Sequence[Plan], lengths: NDArray[np.int64], pad_to_multiple_of: int = 1, precision: str = "fp32"
+) -> list[Plan]:
     """The same steps in packed batches of few shapes, which need a little more padding.
 
     On a CPU the libraries prepare their operations for each shape and keep them, which takes time and memory. The
@@ -253,7 +256,8 @@ def packed_in_few_shapes(plans: Sequence[Plan], lengths: NDArray[np.int64], pad_
 
     sample = [of_examples(rows) for rows in islice(chain.from_iterable(map(rows_of, plans)), SAMPLE_BATCHES)]
     numbers = Counter(pack(each).num_rows for each in sample).most_common(MOST_NUMBERS)
-    shapes = few_shapes(sample, sorted(number for number, _ in numbers), pad_to_multiple_of)
+    numbers_of_rows = sorted(number for number, _ in numbers)
+    shapes = few_shapes(sample, numbers_of_rows, pad_to_multiple_of, MOST_SHAPES[precision])
     num_slots: dict[Shape, int] = {}
     for rows in chain.from_iterable(map(rows_of, plans)):
         packing, shape = pack_into_shape(of_examples(rows), shapes)

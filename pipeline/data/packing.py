@@ -22,8 +22,9 @@ MOST_PER_ROW = 8
 # In rows of this width a position costs about twice what it costs in a narrow one, because of attention: measured in
 # training steps of BERT on one thread, of 256 dimensions 1.8 times, of 768 dimensions 1.5 times.
 DOUBLE_WORK_WIDTH = 512
-# The batches of a training get at most so many shapes. With fewer, more of their positions are padding.
-MOST_SHAPES = 40
+# The batches of a training get at most so many shapes. With fewer, more of their positions are padding; but in bf16,
+# PyTorch prepares every product anew for each shape, which takes 8 ms for a BERT, and keeps what it prepared in memory.
+MOST_SHAPES = {"fp32": 40, "bf16": 12}
 # The share of batches for which a shape of their own is made, so that all shapes come up early in a training.
 LEAST_SHARE = 0.015
 
@@ -159,8 +160,10 @@ def pack_into(lengths: NDArray[np.int64], num_rows: int) -> Packing:
     return _balanced(lengths, np.argsort(-shares, kind="stable"), shares, num_rows)
 
 
-def few_shapes(sample: Sequence[NDArray[np.int64]], numbers: Sequence[int], multiple: int = 1) -> list[Shape]:
-    """At most MOST_SHAPES shapes in which batches like those of a sample are packed, that of the least work first.
+def few_shapes(
+    sample: Sequence[NDArray[np.int64]], numbers: Sequence[int], multiple: int = 1, most: int = MOST_SHAPES["fp32"]
+) -> list[Shape]:
+    """At most `most` shapes in which batches like those of a sample are packed, that of the least work first.
 
     `sample` has the lengths [B, streams] of the examples of each batch, `numbers` the numbers of rows to choose from;
     widths are multiples of `multiple`. The first choice is a shape wider than any batch of the sample needs, which is
@@ -183,14 +186,14 @@ def few_shapes(sample: Sequence[NDArray[np.int64]], numbers: Sequence[int], mult
         np.where((needed_SNW[:, numbers.index(shape.num_rows)] <= shape.widths).all(axis=-1), shape.work, np.inf)
         for shape in candidates
     ]
-    chosen = _with_least_work(np.stack(costs_CS, axis=1))
+    chosen = _with_least_work(np.stack(costs_CS, axis=1), most)
     return sorted((candidates[c] for c in chosen), key=lambda shape: shape.work)
 
 
-def _with_least_work(costs_SC: NDArray[np.float64]) -> list[int]:
+def _with_least_work(costs_SC: NDArray[np.float64], most: int) -> list[int]:
     """The first candidate and the others that `few_shapes` chooses; costs are infinite where a batch does not fit."""
     chosen, costs_S = [0], costs_SC[:, 0]
-    while len(chosen) < MOST_SHAPES:
+    while len(chosen) < most:
         sums_C = np.minimum(costs_S[:, None], costs_SC).sum(axis=0)
         sums_C[(costs_SC < costs_S[:, None]).mean(axis=0) < LEAST_SHARE] = np.inf
         if sums_C.min() >= costs_S.sum():

@@ -21,21 +21,19 @@ from pipeline.pytorch.swap import head, packed_hidden_states
 
 # With fewer rows a product costs less than to convert the weights for it, which autocast does once for many tokens.
 FEW_ROWS = 32
-# For each new number of rows the library prepares its bfloat16 products anew, which takes longer than to compute them;
-# packed batches have many numbers of rows, but few multiples of this.
-ROWS_MULTIPLE = 64
 
 
 def prepare_modules(model: nn.Module, precision: str, device: torch.device) -> None:
     """Exchange modules of a model for faster ones, in place; results differ in the last digits.
 
-    Exchanged are the library's GELU of eight operations, and in bf16 on a CPU every linear layer. Subclasses stay.
+    Exchanged are the library's GELU of eight operations, and in bf16 every linear layer if the CPU that computes has no
+    instructions for it. Subclasses stay.
     """
     replacements: dict[type, Callable[[Any], nn.Module]] = {
         # One operation instead of the library's eight, each of them a pass over the widest activations of a model.
         NewGELUActivation: lambda _: nn.GELU(approximate="tanh"),
     }
-    if precision == "bf16" and device.type == "cpu":
+    if precision == "bf16" and device.type == "cpu" and not Bf16Linear.has_instructions():
         replacements |= {nn.Linear: Bf16Linear, Conv1D: Bf16Linear}
     exchanged: dict[nn.Module, nn.Module] = {}  # what is shared stays shared
     for parent in list(model.modules()):
@@ -98,16 +96,11 @@ def logits_and_targets(
 
 
 class Bf16Linear(nn.Module):
-    """A linear layer with the weights of the library's, for autocast to bfloat16 on a CPU.
-
-    Where the CPU has instructions for it, rows of zeros are added, so that there are few different numbers of rows;
-    elsewhere it is a `Bf16Product`.
-    """
+    """A linear layer with the weights of the library's, for autocast on a CPU without bfloat16: a `Bf16Product`."""
 
     def __init__(self, stock: nn.Linear | Conv1D):
         super().__init__()
         self.weight, self.bias = stock.weight, stock.bias
-        self.is_fast = Bf16Linear.has_instructions()
         self.has_inputs_first = isinstance(stock, Conv1D)  # of the weight's two dimensions
         self.in_features, self.out_features = stock.weight.shape[:: 1 if self.has_inputs_first else -1]
 
@@ -116,12 +109,7 @@ class Bf16Linear(nn.Module):
         weight = self.weight.T if self.has_inputs_first else self.weight
         if not torch.is_autocast_enabled("cpu") or input.numel() < FEW_ROWS * self.in_features:
             return nn.functional.linear(input, weight, self.bias)
-        if not self.is_fast:
-            return Bf16Product.apply(input, weight, self.bias)
-        rows = input.bfloat16().flatten(0, -2)
-        padded = nn.functional.pad(rows, (0, 0, 0, -len(rows) % ROWS_MULTIPLE))
-        output = nn.functional.linear(padded, weight, self.bias)[: len(rows)]
-        return output.view(*input.shape[:-1], self.out_features)
+        return Bf16Product.apply(input, weight, self.bias)
 
     @staticmethod
     def has_instructions() -> bool:

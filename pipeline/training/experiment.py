@@ -75,9 +75,10 @@ class Experiment:
         """The batches of all epochs, or of so many; in few shapes if they are packed or their steps compiled."""
         data, train, lengths = self.recipe.data, self.recipe.train, self.examples["train"].lengths
         plans = self._training_plans(range(num_epochs or train.epochs), seed)
+        if not train.compile and data.batching == "packed":
+            return batches.packed_in_few_shapes(plans, lengths, data.pad_to_multiple_of, train.precision)
         if not train.compile:
-            is_packed = data.batching == "packed"
-            return batches.packed_in_few_shapes(plans, lengths, data.pad_to_multiple_of) if is_packed else plans
+            return plans
         return batches.in_few_shapes(plans, lengths, train.gradient_accumulation, data.pad_to_multiple_of)
 
     def _training_plans(self, epochs: Iterable[int], seed: int) -> list[batches.Plan]:

@@ -190,6 +190,9 @@ def test_packed_batches_are_the_same_steps_in_few_shapes(num_streams, multiple):
         assert len(needed.streams[0].examples) <= batch.num_rows and batch.packing.num_slots <= batch.least_slots
         assert sum(stream.is_real.sum() for stream in needed.streams) == lengths[batch.rows].sum()
     assert padding_fraction(lengths, batches) - padding_fraction(lengths, by_themselves) < 0.04
+    fewer = [batch for plan in packed_in_few_shapes(plans, lengths, multiple, "bf16") for batch in plan]
+    assert len({(batch.num_rows, *batch.widths) for batch in fewer}) <= 12 + 2
+    assert padding_fraction(lengths, fewer) - padding_fraction(lengths, by_themselves) < 0.08
 
 
 def in_order(lengths, batch_size):

@@ -73,27 +73,6 @@ def test_bf16_by_products_in_fp32_is_the_librarys(kind, bias, dtype, without_bf1
     assert (weight != weight.bfloat16()).float().mean() > 0.9  # it kept what fp32 has
 
 
-@pytest.mark.parametrize(("kind", "bias"), [("Linear", True), ("Linear", False), ("Conv1D", True)])
-def test_with_bf16_instructions_products_have_few_numbers_of_rows_and_are_the_librarys(kind, bias, monkeypatch):
-    monkeypatch.setattr(Bf16Linear, "has_instructions", lambda: True)
-    torch.manual_seed(8)
-    values, of_output = torch.randn(5, 7, 23), torch.randn(5, 7, 19, dtype=torch.bfloat16)
-    actual, num_rows, product = [], [], functional.linear
-    for exchanged in (False, True):
-        layer, x = linear(kind, bias), values.clone().requires_grad_()
-        if exchanged:
-            prepare_modules(layer, "bf16", CPU)
-            monkeypatch.setattr(functional, "linear", lambda x, *rest: (num_rows.append(len(x)), product(x, *rest))[1])
-        with torch.autocast("cpu", torch.bfloat16):
-            output = layer(x)
-        output.backward(of_output)
-        actual.append([output, x.grad, *(weight.grad for weight in layer.parameters())])
-    assert num_rows == [fast_modules.ROWS_MULTIPLE]
-    for found, expected in zip(actual[1], actual[0], strict=True):
-        assert found.shape == expected.shape and found.dtype == expected.dtype
-        assert torch.allclose(found.float(), expected.float(), rtol=2**-7, atol=2**-7)
-
-
 def test_products_do_round_to_bf16(without_bf16):
     layer = linear("Linear", True)
     values = torch.randn(5, 23)
@@ -184,14 +163,19 @@ def test_a_prepared_model_generates_from_its_cache(family, without_bf16):
     assert written[0].shape[1] > 1 and torch.equal(*written)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_linear_layers_are_exchanged_only_where_that_is_quicker(precision, device):
+@pytest.mark.parametrize(
+    ("precision", "device", "has_instructions", "is_exchanged"),
+    [("bf16", "cpu", False, True), ("bf16", "cpu", True, False), ("bf16", "cuda", False, False)]
+    + [("fp32", "cpu", False, False)],
+)
+def test_linear_layers_are_exchanged_only_where_that_is_quicker(
+    precision, device, has_instructions, is_exchanged, monkeypatch
+):
+    monkeypatch.setattr(Bf16Linear, "has_instructions", lambda: has_instructions)
     model = Torch.build("gpt2")
     weight, names = model.transformer.wte.weight, list(model.state_dict())
     prepare_modules(model, precision, torch.device(device))
     kinds = {type(module).__name__ for module in model.modules()}
-    is_exchanged = (precision, device) == ("bf16", "cpu")
     assert ("Bf16Linear" in kinds, "Linear" in kinds or "Conv1D" in kinds) == (is_exchanged, not is_exchanged)
     assert list(model.state_dict()) == names and model.lm_head.weight is weight
     assert (model.lm_head.in_features, model.lm_head.out_features) == (21, 97)

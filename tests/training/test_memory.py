@@ -8,6 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
+from pipeline.data.batches import digest
+from pipeline.recipe.loading import load_recipe
+from pipeline.training.experiment import prepare
 from pipeline.utils.processes import call
 from tests.benchmarks.memory_series import train
 from tests.helpers.packed_batches import learner_of, with_dropout_keys
@@ -21,6 +24,14 @@ def test_memory_stays_flat_over_steps_with_packed_batches(framework, tmp_path):
     growth = np.polyfit(steps[late], megabytes[late], 1)[0] * np.ptp(steps[late])
     assert growth < 1.5, f"{growth:.1f} MB in the second half of {steps[-1]:.0f} steps"
     assert len(set(files[late])) == 1
+
+
+def test_in_bf16_the_same_steps_have_fewer_shapes():
+    recipe = load_recipe("sentiment_bert")
+    plans = [prepare(recipe.override({"train.precision": name})).training_plans(0, 1)[0] for name in ("fp32", "bf16")]
+    numbers = [len({(batch.num_rows, batch.widths) for batch in plan}) for plan in plans]
+    assert numbers[1] <= 12 + 2 < numbers[0]
+    assert digest(plans[0]) == digest(plans[1])
 
 
 @pytest.mark.slow
