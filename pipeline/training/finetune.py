@@ -192,7 +192,7 @@ def _finetune(channel: Channel, arguments: _Arguments, stop: StopRequest, callba
         return finished
     _refuse_execution(arguments, recipe, channel.size)
     saved, notes = channel.first(_saved_state, directory, checkpoints, recipe, identity, resume, overwrite)
-    _refuse_ranks(channel, recipe, saved, arguments.change_processes)
+    _refuse_other_size(channel.size, saved, arguments.change_processes)
     experiment = prepare(recipe, attention, arguments.allow_hub_code, arguments.allow_pickle)
     if not arguments.score_test:
         experiment.examples.pop("test", None)
@@ -277,8 +277,14 @@ def _refuse_arguments(arguments: _Arguments) -> None:
 def _refuse_execution(arguments: _Arguments, recipe: Recipe, processes: int) -> None:
     """Raise UserError for ways to run the steps that do not fit together.
 
-    Of several processes none has the terminal for a debugger, and compiled steps cannot exchange weights.
+    Of several processes none has the terminal for a debugger, compiled steps cannot exchange weights, and masks of a
+    framework's own would be other ones at each rank.
     """
+    if processes > 1 and recipe.train.dropout_masks == "framework" and recipe.train.dropout != 0.0:
+        raise UserError(
+            f"recipe {recipe.name}: train.dropout_masks is framework, so each of the {processes} processes would draw "
+            "masks of its own, and the training would depend on their number; set it to shared, or train in one process"
+        )
     if processes > 1 and recipe.train.sharding is not None and recipe.train.compile:
         raise UserError(
             f"recipe {recipe.name}: train.compile is true and train.sharding is {recipe.train.sharding}, but compiled "
@@ -312,14 +318,9 @@ def _refuse_launch(processes: int, restarts: int) -> None:
         )
 
 
-def _refuse_ranks(channel: Channel, recipe: Recipe, saved: TrainingCheckpoint | None, change_processes: bool) -> None:
-    """Raise UserError for what several processes cannot train, and for another number of them than before."""
-    size, before = channel.size, channel.size if saved is None else saved.state.processes
-    if size > 1 and recipe.train.dropout_masks == "framework" and recipe.train.dropout != 0.0:
-        raise UserError(
-            f"recipe {recipe.name}: train.dropout_masks is framework, so each of the {size} processes would draw masks "
-            "of its own, and the training would depend on their number; set it to shared, or train in one process"
-        )
+def _refuse_other_size(size: int, saved: TrainingCheckpoint | None, change_processes: bool) -> None:
+    """Raise UserError for another number of processes than before."""
+    before = size if saved is None else saved.state.processes
     if saved is not None and size != before and not change_processes:
         raise UserError(
             f"{count(before, 'process')} trained this run until {saved.path} was written, and now there "

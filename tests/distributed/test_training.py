@@ -17,13 +17,11 @@ from pipeline.distributed.launcher import rank_environments
 from pipeline.models.safetensors_files import read_safetensors
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines, sha256
-from tests.helpers.marks import heavy_in_tensorflow
 from tests.helpers.rank_training import (
     FAULTS_IN_SUMS,
     SHARES,
-    traces_by_when_sums_begin,
     train_all,
-    train_short_of_memory_early,
+    train_by_when_sums_begin,
     train_told_by_tf_config,
 )
 from tests.helpers.ranks import in_ranks
@@ -155,11 +153,22 @@ def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(trained, tmp_p
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_gradients_that_are_summed_while_others_are_computed_have_the_same_bits(tmp_path):
-    """As on GPUs, which these sums of PyTorch's do not need."""
-    found, begun = in_ranks(
-        traces_by_when_sums_begin, {kind: recipe_for(kind, tmp_path) for kind in CASES}, 3, framework="torch"
-    )
+@pytest.fixture(scope="module")
+def summed_early(tmp_path_factory):
+    """What two processes did whose sums of gradients begin early, and their run "short" with its recipe.
+
+    As on GPUs, which these sums of PyTorch's do not need.
+    """
+    folder = tmp_path_factory.mktemp("early")
+    (folder / "data").mkdir()
+    short = recipe_of("single-label", folder / "data", num_rows=64, changes={"train.batch_size": 32})
+    recipes = {kind: recipe_for(kind, folder) for kind in CASES}
+    found = in_ranks(train_by_when_sums_begin, recipes, 3, short, folder / "short", framework="torch")
+    return *found, short, folder / "short"
+
+
+def test_gradients_that_are_summed_while_others_are_computed_have_the_same_bits(summed_early):
+    found, begun, *_ = summed_early
     for late, early in found.values():
         assert np.array_equal(late.loss, early.loss) and np.array_equal(late.grad_norm, early.grad_norm)
         assert all(np.array_equal(weight, early.after[name]) for name, weight in late.after.items())
@@ -167,11 +176,9 @@ def test_gradients_that_are_summed_while_others_are_computed_have_the_same_bits(
     assert len(begun) == 3 * len(CASES) and all(early == pieces - 1 > 5 for early, pieces in begun)
 
 
-def test_memory_that_is_short_after_sums_have_begun_splits_the_steps_of_all(tmp_path):
-    recipe = recipe_of("single-label", tmp_path, num_rows=64, changes={"train.batch_size": 32})
-    whole = finetune(recipe, out=tmp_path / "whole")
-    in_ranks(train_short_of_memory_early, recipe, tmp_path / "short", framework="torch")
-    short = load_run(tmp_path / "short")
+def test_memory_that_is_short_after_sums_have_begun_splits_the_steps_of_all(summed_early, tmp_path):
+    *_, recipe, folder = summed_early
+    whole, short = finetune(recipe, out=tmp_path / "whole"), load_run(folder)
     assert short.record.train.gradient_accumulation == 2
     losses = [[step.loss for step in run.directory.history()] for run in (whole, short)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -185,11 +192,12 @@ def test_ranks_whose_weights_drift_apart_are_stopped_after_the_epoch(trained):
     assert not (trained.folder / "two" / "drift").exists()
 
 
-@heavy_in_tensorflow
-def test_tf_config_alone_is_enough_in_either_framework(framework, tmp_path):
+# Read by the same code in PyTorch; tests/distributed/test_ranks.py has what it says.
+@pytest.mark.heavy
+def test_tf_config_alone_is_enough_in_tensorflow(tmp_path):
     recipe = recipe_of("single-label", tmp_path, num_rows=40)
-    in_ranks(train_told_by_tf_config, framework, recipe, tmp_path / "two", framework=framework)
-    assert_same_training(finetune(recipe, framework, out=tmp_path / "one"), load_run(tmp_path / "two"))
+    in_ranks(train_told_by_tf_config, "tensorflow", recipe, tmp_path / "two", framework="tensorflow")
+    assert_same_training(finetune(recipe, "tensorflow", out=tmp_path / "one"), load_run(tmp_path / "two"))
 
 
 # What they tell a rank is read by the same code in both frameworks.

@@ -142,18 +142,17 @@ def sum_early():
     return begun
 
 
-def traces_by_when_sums_begin(send, recipes, steps):
-    """By name, a trace whose gradients are summed after all are computed, another one, and what `sum_early` returns."""
+def train_by_when_sums_begin(send, recipes, steps, short, out):
+    """By name, a trace whose gradients are summed after all are computed, another one, and what `sum_early` returns.
+
+    Then a run as in `train_short_of_memory`: some gradients have been summed when the memory turns out short.
+    """
     late = {name: record_in_ranks(send, recipe, "torch", steps) for name, recipe in recipes.items()}
     begun = sum_early()
     early = {name: record_in_ranks(send, recipe, "torch", steps) for name, recipe in recipes.items()}
+    begun = list(begun)
+    train_short_of_memory(send, "torch", short, out)
     return {name: (late[name], early[name]) for name in recipes}, begun
-
-
-def train_short_of_memory_early(send, recipe, out):
-    """As `train_short_of_memory` in PyTorch, and some gradients have been summed when the memory turns out short."""
-    sum_early()
-    train_short_of_memory(send, "torch", recipe, out)
 
 
 def train_short_of_memory(send, framework, recipe, out):
