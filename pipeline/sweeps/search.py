@@ -18,7 +18,7 @@ from pipeline.runs.machine import package_versions, processor
 from pipeline.runs.record import Metrics
 from pipeline.sweeps.callbacks import Progress, SweepCallback
 from pipeline.sweeps.content import content_of
-from pipeline.sweeps.folder import BEST, REPORT, STUDY, run_folder
+from pipeline.sweeps.folder import BEST, REPORT, RUNS, STUDY, run_folder
 from pipeline.sweeps.results import SweepResults, SweepSettings, TrialRecord
 from pipeline.sweeps.space import Parameter, Value
 from pipeline.sweeps.study import StudyFile
@@ -155,8 +155,7 @@ class Search:
         try:
             outcome = ended.child.result()
         except (PipelineError, ProcessError) as error:
-            is_crash = isinstance(error, EndedBySignal | ProcessError)
-            self.study.fail(number, last_line(error) if is_crash else one_line(error, MOST_OF_A_CAUSE), seconds)
+            self.study.fail(number, self._cause(number, error), seconds)
         else:
             if outcome.score is not None:
                 self.study.complete(number, outcome.score, seconds)
@@ -165,6 +164,16 @@ class Search:
             else:
                 raise KeyboardInterrupt
         self.callback.on_trial_end(self._found(number))
+
+    def _cause(self, number: int, error: Exception) -> str:
+        """Why a trial failed; what a process wrote before it crashed, such as a traceback, is kept beside its run."""
+        if not isinstance(error, EndedBySignal | ProcessError):
+            return one_line(error, MOST_OF_A_CAUSE)
+        log = run_folder(self.folder, number).with_suffix(".log")
+        log.parent.mkdir(exist_ok=True)
+        with atomic_write(log) as file:
+            file.write(f"{error}\n")
+        return f"{last_line(error)}; what its process wrote is in {RUNS}/{log.name}"
 
     def _found(self, number: int) -> TrialRecord:
         return next(trial for trial in self.study.trials() if trial.number == number)

@@ -1,6 +1,7 @@
 """Sweeps: trials are runs, poor ones are pruned, the best becomes a recipe, and what was interrupted goes on."""
 
 import json
+import re
 import shutil
 import signal
 import statistics
@@ -16,6 +17,7 @@ from pipeline import SweepCallback, finetune, load_recipe, load_run, sweep
 from pipeline.sweeps.space import read_space
 from pipeline.sweeps.study import StudyFile
 from pipeline.utils.errors import RunFailure, UserError
+from pipeline.utils.processes import EndedBySignal, ProcessError
 from tests.helpers.children import train_trials_here
 from tests.helpers.pages import ROOT
 
@@ -227,9 +229,20 @@ def test_a_small_space_is_searched_point_by_point_beginning_with_the_recipes_own
     assert found[0] == own and sorted(map(str, found)) == sorted(map(str, points))
 
 
-def test_a_trial_that_fails_is_recorded_and_without_any_completed_one_the_sweep_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (RunFailure("the loss of step 3 is nan"), "the loss of step 3 is nan"),
+        (ProcessError("Traceback\n  line 7\nZeroDivisionError: by zero"), "ZeroDivisionError: by zero; what .* is in "),
+        (EndedBySignal("Traceback\n  line 7", 9), "the process was ended by signal 9; what its process wrote is in "),
+    ],
+    ids=["failure", "crash", "killed"],
+)
+def test_a_trial_that_fails_is_recorded_and_without_any_completed_one_the_sweep_fails(
+    error, cause, tmp_path, monkeypatch
+):
     def fail(*arguments):
-        raise RunFailure("the loss of step 3 is nan")
+        raise error
 
     monkeypatch.setattr(pipeline.sweeps.search, "run_trial", fail)
     monkeypatch.setattr(pipeline.sweeps.sweep, "check_recipe", lambda recipe, plan: ("accuracy",))
@@ -239,9 +252,14 @@ def test_a_trial_that_fails_is_recorded_and_without_any_completed_one_the_sweep_
         def on_trial_end(self, trial):
             ended.append((trial.number, trial.state, trial.cause))
 
-    with pytest.raises(RunFailure, match="no trial was completed; the last one failed: the loss of step 3 is nan"):
+    with pytest.raises(RunFailure, match=f"no trial was completed; the last one failed: {cause}"):
         sweep("sentiment_bert", SPACE, 2, out=tmp_path / "sweep", callback=Noting())
-    assert ended == [(number, "failed", "the loss of step 3 is nan") for number in (0, 1)]
+    assert [(number, state) for number, state, _ in ended] == [(0, "failed"), (1, "failed")]
+    for number, _, found in ended:
+        log = tmp_path / "sweep" / "trials" / f"{number:04d}.log"
+        file = f"trials/{log.name}" if cause.endswith("is in ") else ""
+        assert re.fullmatch(cause + file, found)
+        assert log.exists() == bool(file) and (not file or "line 7" in log.read_text())
 
 
 # Killed for real
