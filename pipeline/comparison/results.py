@@ -104,6 +104,8 @@ class RecipeDifference(Record):
     key: str
     values: dict[str, JsonValue]
     """The setting's value by run, such as `torch/stock seed 0`."""
+    is_compared: bool = False
+    """Whether runs of the same framework and attention differ in it: then it is what the runs are compared by."""
 
 
 class Disagreement(Record):
@@ -222,6 +224,11 @@ class Results(Record):
     """More than one if the runs come from different machines."""
     attention_maps: list[AttentionMap]
     problems: list[Problem]
+
+    @property
+    def compares_recipes(self) -> bool:
+        """Whether runs of the same framework and attention have different recipes, as with and without LoRA."""
+        return any(difference.is_compared for difference in self.recipe_differences)
 
     def to_json(self) -> dict[str, object]:
         """What results.json holds, as plain dicts, lists and scalars."""

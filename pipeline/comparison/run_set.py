@@ -198,4 +198,6 @@ def runs_of_shared_seeds(runs: Iterable[ComparedRun], first: str, second: str) -
 
 
 def _as_text(value: object) -> str:
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value)

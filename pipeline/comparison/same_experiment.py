@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -161,8 +162,14 @@ def evaluations(runs: list[ComparedRun]) -> dict[str, dict[int, list[Evaluation]
 
 def recipe_differences(runs: list[ComparedRun]) -> list[RecipeDifference]:
     """The settings that are not the same in all runs, with each run's value."""
+    alike: dict[tuple[str, str], list[ComparedRun]] = defaultdict(list)
+    for run in runs:
+        alike[run.framework, run.attention].append(run)
+    compared = {key for group in alike.values() for key in differing_keys(group)}
     return [
-        RecipeDifference(key=key, values={run.label: run.settings.get(key) for run in runs})
+        RecipeDifference(
+            key=key, values={run.label: run.settings.get(key) for run in runs}, is_compared=key in compared
+        )
         for key in differing_keys(runs)
     ]
 

@@ -200,19 +200,23 @@ class RocAuc(Metric):
 
     @classmethod
     def statistic(cls, lines: Lines, labels: Sequence[str]) -> Statistic | None:
-        """From the pairs in order; None for three classes, since predictions.jsonl holds the likeliest's score only."""
+        """From the pairs in order; None for more than two classes if the lines have the likeliest's score only."""
         if _has_labels(lines):
             names = _label_names(lines)
             by_name = cast(list[dict[str, float]], [line["score"] for line in lines])
-            scores_NC = np.array([[scores[name] for name in names] for scores in by_name])
             _, true_NC = _label_flags(lines)
-            areas = [_area(scores_NC[:, i], true_NC[:, i]) for i in range(len(names))]
-            return lambda counts_RN: _mean_of_defined(np.stack([area(counts_RN) for area in areas]))
-        if not _has_classes(lines, labels) or len(labels) != 2:
+            scores_NC = np.array([[scores[name] for name in names] for scores in by_name], np.float64)
+            return _mean_area(scores_NC, true_NC)
+        if not _has_classes(lines, labels):
             return None
         predicted_N, true_N = _class_ids(lines, labels)
-        scores_N = column(lines, "score")
-        return _area(np.where(predicted_N == 1, scores_N, 1 - scores_N), true_N == 1)
+        if len(labels) == 2:
+            scores_N = column(lines, "score")
+            return _area(np.where(predicted_N == 1, scores_N, 1 - scores_N), true_N == 1)
+        if "scores" not in lines[0]:
+            return None
+        scores_NC = np.array([line["scores"] for line in lines], np.float64)
+        return _mean_area(scores_NC, np.eye(len(labels), dtype=bool)[true_N])
 
 
 def _is_multi_label(references: Classes) -> bool:
@@ -295,7 +299,12 @@ def _matthews(right_RC: NDArray, predicted_RC: NDArray, true_RC: NDArray) -> NDA
 
 
 def _area(scores_N: NDArray, is_true_N: NDArray) -> Statistic:
-    """Area under the ROC curve, as Mann and Whitney's share of ordered pairs; NaN if one side is empty."""
+    """Area under the ROC curve, as Mann and Whitney's share of ordered pairs; NaN if one side is empty.
+
+    Also NaN if a score is not finite, as after a training that diverged.
+    """
+    if not np.isfinite(scores_N).all():
+        return lambda counts_RN: np.full(len(counts_RN), np.nan)
     ranked = RankedValues(scores_N)
 
     def value(counts_RN: NDArray) -> NDArray:
@@ -307,6 +316,12 @@ def _area(scores_N: NDArray, is_true_N: NDArray) -> Statistic:
             return np.where(pairs > 0, (positives * below).sum(axis=1) / pairs, np.nan)
 
     return value
+
+
+def _mean_area(scores_NC: NDArray, is_true_NC: NDArray) -> Statistic:
+    """The mean of the areas of all classes or labels that have one."""
+    areas = [_area(*of_class) for of_class in zip(scores_NC.T, is_true_NC.T, strict=True)]
+    return lambda counts_RN: _mean_of_defined(np.stack([area(counts_RN) for area in areas]))
 
 
 def _mean_of_defined(values_CR: NDArray) -> NDArray:

@@ -9,6 +9,12 @@ from __future__ import annotations
 from pipeline.comparison.costs import MIN_RUNS
 from pipeline.comparison.records.base import State
 from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
+from pipeline.comparison.records.sameness import (
+    BatchDifference,
+    OptimizationDifference,
+    PairDistance,
+    ProbeDifference,
+)
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.comparison.results import Answer, Headline, Results, Statement
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, ratio, score
@@ -26,7 +32,7 @@ from pipeline.reporting.sentences import (
     verdict,
     verdict_state,
 )
-from pipeline.utils.text import count
+from pipeline.utils.text import count, join_names
 
 QUESTIONS = {"training": "Same training?", "score": "Same score?", "time": "Time", "memory": "Memory"}
 _ANSWERS: dict[State, str] = {"good": "Yes", "unknown": "Not settled", "bad": "No"}
@@ -47,10 +53,11 @@ def with_headline(results: Results) -> Results:
 
 def write_headline(results: Results) -> Headline:
     """The four answers of the first screen, and the notices below them."""
-    found = faults(results)
+    alike = of_one_recipe(results)
+    found = faults(alike)
     notices = [Statement(state="bad", sentence=fault) for fault in [*found, *failures(results.runs)]]
     notices += [problem_statement(problem) for problem in results.problems]
-    notices += [Statement(state="unknown", sentence=doubt) for doubt in [*doubts(results), *machine_doubts(results)]]
+    notices += [Statement(state="unknown", sentence=doubt) for doubt in [*doubts(alike), *machine_doubts(results)]]
     return Headline(
         training=_training(results, found),
         score=_score(results),
@@ -84,6 +91,8 @@ def _training(results: Results, found: list[str]) -> Answer:
         return _answer("bad", f"Not the same experiment: {named}{more}.")
     if not results.comparisons:
         return _answer("unknown", _NOTHING_TO_COMPARE)
+    if results.compares_recipes:
+        return _answer("bad", _of_several_recipes(results))
     sentences = [f"{_records(results)}."]
     explained = is_explained_by_rounding(results)
     scores = _worst([_state(results, pair) for pair in results.comparisons])
@@ -97,6 +106,50 @@ def _training(results: Results, found: list[str]) -> Answer:
         return _answer("unknown", " ".join([*sentences, "But the scores differ, which none of this explains."]))
     is_proved = explained or bool(results.sameness.lockstep) or scores == "good"
     return _answer("good" if is_proved else "unknown", " ".join(sentences))
+
+
+def of_one_recipe(results: Results) -> Results:
+    """The results without what compares variants of different recipes: nothing of it has to be the same."""
+    compared = [difference.values for difference in results.recipe_differences if difference.is_compared]
+    if not compared:
+        return results
+    recipes = {run.variant: [values.get(run.label) for values in compared] for run in results.runs}
+
+    def is_of_one(pair: ProbeDifference | BatchDifference | OptimizationDifference | PairDistance) -> bool:
+        return recipes.get(pair.first) == recipes.get(pair.second)
+
+    sameness = results.sameness
+    found: dict[str, object] = {
+        "probe": [row for row in sameness.probe if is_of_one(row)],
+        "batches": [row for row in sameness.batches if is_of_one(row)],
+        "optimization": [row for row in sameness.optimization if is_of_one(row)],
+    }
+    if sameness.control:
+        pairs = [pair for pair in sameness.control.pairs if is_of_one(pair)]
+        found["control"] = sameness.control.model_copy(update={"pairs": pairs})
+    others = [difference for difference in results.recipe_differences if not difference.is_compared]
+    return results.model_copy(update={"sameness": sameness.model_copy(update=found), "recipe_differences": others})
+
+
+def _of_several_recipes(results: Results) -> str:
+    """In what the recipes differ, and what is compared, with the figures of the first variants."""
+    keys = [difference.key for difference in results.recipe_differences if difference.is_compared]
+    name, metric = next(iter(results.metrics.items()))
+    costs = {
+        cost.name: cost for cost in results.costs if any(each.median is not None for each in cost.variants.values())
+    }
+    what = {"trainable_parameters": "trained weights", "peak_memory_bytes": "peak memory"}
+    shown = [cost for cost in what if cost in costs]
+    figures = []
+    for variant, summary in list(metric.variants.items())[:MAX_NAMED]:
+        cells = [" ".join(measured(costs[cost].variants[variant].median, costs[cost].unit)) for cost in shown]
+        figures.append(f"{variant}: {', '.join([*cells, f'{name} {score(summary.mean, metric.scale)}'])}")
+    more = "; the others are below" if len(metric.variants) > MAX_NAMED else ""
+    compared = join_names([*(what[cost] for cost in shown), "score"], MAX_NAMED)
+    return (
+        f"Not the same experiment: the recipes differ in {join_names(keys, MAX_NAMED)}. Compared are {compared}. "
+        f"{'; '.join(figures)}{more}."
+    )
 
 
 def _records(results: Results) -> str:

@@ -26,6 +26,10 @@ class Picture:
         """An inline SVG element with its text alternative."""
         return svg.inline(self.figure, self.name, self.title, self.description)
 
+    def numbers(self) -> list[tuple[int, str]]:
+        """What the figure says under the pointer, each with the number of its variant, or 0."""
+        return svg.numbers(self.figure)
+
     def save_png(self, folder: Path) -> None:
         """Write <folder>/<name>.png on white."""
         with plain_texts():

@@ -1,6 +1,7 @@
 """A drawn figure as an SVG element of the page: its colors are the page's, so it is legible in light and dark.
 
-Parts of a figure that are marked with `mark` can be hidden with their variant, and say their value under the pointer.
+Parts of a figure that are marked with `mark` can be hidden with their variant, and say their value under the pointer;
+`numbers` lists these values for whoever has none.
 """
 
 from __future__ import annotations
@@ -24,13 +25,21 @@ _VARIABLES = {INK: "currentColor", "#000000": "currentColor", LINE: "var(--rule)
 }
 
 
-_MARK = re.compile(r'id="mark-(\d+)-([0-9a-f]*)"')
+_GID = re.compile(r"mark-(\d+)-([0-9a-f]*)")
+_MARK = re.compile(f'id="{_GID.pattern}"')
 
 
 def mark(artist: Artist, variant: int = 0, tip: str = "") -> None:
     """Make a part of a figure hide with the variant of this number, from 1, and show `tip` under the pointer."""
     # matplotlib writes the id into the SVG and nothing else; as digits, no text of a tip can be taken for markup.
     artist.set_gid(f"mark-{variant}-{visible(tip).encode().hex()}")
+
+
+def numbers(figure: Figure) -> list[tuple[int, str]]:
+    """What the parts of a figure say under the pointer, in the order in which they are drawn, with their variants."""
+    marks = [_GID.fullmatch(artist.get_gid() or "") for artist in figure.findobj()]
+    texts = [(int(found[1]), bytes.fromhex(found[2]).decode()) for found in marks if found]
+    return [(variant, text) for variant, text in texts if text]
 
 
 def inline(figure: Figure, name: str, title: str, description: str) -> str:

@@ -264,9 +264,11 @@ def control(results: Results) -> Table:
 
 
 def costs(results: Results) -> Table:
-    """Median, range over seeds and ratio of every cost."""
+    """Median, range over seeds and ratio of every cost that a run recorded."""
     groups: dict[str, list[list[Cell]]] = {}
     for cost in results.costs:
+        if all(summary.median is None for summary in cost.variants.values()):
+            continue
         better = "higher" if cost.higher_is_better else "lower"
         rows: list[list[Cell]] = []
         for variant, summary in cost.variants.items():
@@ -277,7 +279,9 @@ def costs(results: Results) -> Table:
         unit = measured(None, cost.unit)[1]
         groups[f"{COST_TITLES[cost.name]}, {unit} ({better} is better)"] = rows
     first = results.variants[0].name if results.variants else "the first"
-    return Table("What it took", ["Variant", "Median", "Range over seeds", f"Ratio to {first}"], groups)
+    is_missing = any(row[1] == UNDEFINED for rows in groups.values() for row in rows)
+    note = f"{UNDEFINED}: not recorded, as by runs of an earlier version or of a single step." if is_missing else ""
+    return Table("What it took", ["Variant", "Median", "Range over seeds", f"Ratio to {first}"], groups, note)
 
 
 def recipe_differences(results: Results) -> Table:
@@ -292,24 +296,28 @@ def recipe_differences(results: Results) -> Table:
 
 
 def summary(results: Results) -> Table:
-    """The first metric, time and memory of each variant: what is seen of the Markdown before anything is opened."""
+    """The first metric, time and memory of each variant, and how many weights are trained if recipes are compared.
+
+    It is seen of the Markdown before anything is opened.
+    """
     name, metric = next(iter(results.metrics.items()), ("", None))
     if metric is None:
         return Table("", [], {})
-    time = next((cost for cost in results.costs if cost.name == results.time.cost), None)
-    memory = next((cost for cost in results.costs if cost.name == "peak_memory_bytes"), None)
+    names = {"Time": results.time.cost, "Memory": "peak_memory_bytes"}
+    if results.compares_recipes:
+        names = {COST_TITLES["trainable_parameters"]: "trainable_parameters"} | names
+    costs = [next((cost for cost in results.costs if cost.name == each), None) for each in names.values()]
     rows: list[list[Cell]] = [
         [
             variant,
             score(summary.mean, metric.scale),
             interval(summary.low, summary.high, metric.scale),
             str(summary.n),
-            *(_median(cost, variant) for cost in (time, memory)),
+            *(_median(cost, variant) for cost in costs),
         ]
         for variant, summary in metric.variants.items()
     ]
-    heads = [name, "95% interval", "Seeds", "Time", "Memory"]
-    return Table("The variants", ["Variant", *heads], {"": rows})
+    return Table("The variants", ["Variant", name, "95% interval", "Seeds", *names], {"": rows})
 
 
 def _median(cost: Cost | None, variant: str) -> str:

@@ -51,6 +51,8 @@ class Content:
     pictures: list[Picture] = field(default_factory=list)
     summary: list[Table] = field(default_factory=list)
     """Tables of the Markdown that are seen before anything is opened."""
+    side_by_side: Table | None = None
+    """A table of the page that is seen on its first screen."""
     toggles: list[str] = field(default_factory=list)
     """The variants that a reader can hide in the figures."""
     names: Names = REPORT
@@ -124,7 +126,7 @@ def markdown_page(content: Content) -> str:
 
 def content_of(results: Results, drawn: list[Picture]) -> Content:
     """What the report of a comparison says."""
-    headline = results.headline or write_headline(results)
+    headline, summary = results.headline or write_headline(results), tables.summary(results)
     return Content(
         kind="comparison",
         heading=results.recipe,
@@ -134,7 +136,8 @@ def content_of(results: Results, drawn: list[Picture]) -> Content:
         notices=notices(headline),
         sections=sections(results),
         pictures=drawn,
-        summary=[tables.summary(results)],
+        summary=[summary],
+        side_by_side=summary if results.compares_recipes else None,
         toggles=[variant.name for variant in results.variants],
     )
 

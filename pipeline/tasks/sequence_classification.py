@@ -43,6 +43,8 @@ _LOSSES = {ONE: "cross_entropy", MANY: "binary_cross_entropy", NUMBER: "squared_
 _OUTCOMES: dict[str, tuple[Outcome, ...]] = {ONE: ("class",), MANY: ("labels",), NUMBER: ("number",)}
 _DEFAULT_METRICS = {ONE: ("accuracy",), MANY: ("f1_micro",), NUMBER: ("pearson",)}
 _MOST_LABELS = 1000
+# Classes up to which predictions.jsonl has the probability of each; with more, the lines would grow long.
+MOST_SCORED_CLASSES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +208,9 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         if self.problem_type == NUMBER:
             return [_score_number(*each) for each in zip(output[:, 0], references, strict=True)]
         predictions = self.decode_batch(output, examples, rows)
-        score = self._score_class if self.problem_type == ONE else self._score_classes
-        return [score(*each) for each in zip(output, predictions, references, strict=True)]
+        if self.problem_type == MANY:
+            return [self._score_classes(*each) for each in zip(output, predictions, references, strict=True)]
+        return self._score_class(output, predictions, references)
 
     def decode_batch(self, output: NDArray, examples: LabeledTexts, rows: NDArray) -> list[Prediction]:
         """A label with its probability, the labels over one half with all probabilities, or a number."""
@@ -228,13 +231,21 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
             for i, p in zip(best, probabilities, strict=True)
         ]
 
-    def _score_class(self, logits: NDArray, predicted: dict[str, object], reference: int) -> ScoredExample:
-        log_probabilities = log_softmax(logits)
-        line = {"prediction": predicted["prediction"], "reference": self.labels[reference], "score": predicted["score"]}
-        columns = {"predictions": int(logits.argmax()), "references": int(reference)}
-        if self.keeps_scores:
-            columns["scores"] = np.exp(log_probabilities).tolist()
-        return ScoredExample(line, columns, -float(log_probabilities[reference]), 1)
+    def _score_class(self, logits_BC: NDArray, predicted: list[Prediction], references: NDArray) -> list[ScoredExample]:
+        """Of two classes a line has the score of one; of more, up to a number, also those of all, in their order."""
+        log_probabilities_BC = log_softmax(logits_BC)
+        probabilities_BC = np.exp(log_probabilities_BC)
+        is_recorded, scored = 2 < len(self.labels) <= MOST_SCORED_CLASSES, []
+        for row, reference in enumerate(references.tolist()):
+            score = predicted[row]["score"]
+            line = {"prediction": predicted[row]["prediction"], "reference": self.labels[reference], "score": score}
+            columns: dict[str, object] = {"predictions": int(logits_BC[row].argmax()), "references": reference}
+            if is_recorded:
+                line["scores"] = probabilities_BC[row].round(6).tolist()
+            if self.keeps_scores:
+                columns["scores"] = probabilities_BC[row].tolist()
+            scored.append(ScoredExample(line, columns, -float(log_probabilities_BC[row, reference]), 1))
+        return scored
 
     def _score_classes(self, logits: NDArray, predicted: dict[str, object], reference: NDArray) -> ScoredExample:
         names = [name for name, is_set in zip(self.labels, reference, strict=True) if is_set]

@@ -53,6 +53,33 @@ def test_points_of_the_precision_recall_curve_are_those_of_scikit_learn():
     assert found.operating[0].recall == 1
 
 
+def test_curves_of_each_class_are_those_of_two_classes_it_and_the_rest():
+    names = ["red", "green", "blue"]
+    lines = classified(3, names)
+    for line, scores in zip(lines, np.random.default_rng(4).dirichlet(np.ones(3), len(lines)), strict=True):
+        line["scores"] = scores.tolist()
+    found = class_details(lines, names)
+    assert [each.name for each in found.curves] == names
+    for i, curves in enumerate(found.curves):
+        probability = np.array([line["scores"][i] for line in lines])
+        true = np.array([line["reference"] == names[i] for line in lines])
+        assert curves.calibration == calibration(probability, true)
+        assert len(curves.operating) > 10
+        for point in curves.operating:
+            chosen = probability >= point.at_least
+            assert point.precision == pytest.approx(precision_score(true, chosen))
+            assert point.recall == pytest.approx(recall_score(true, chosen))
+    assert class_details(lines, []).curves == [], "the order of the scores is not known without the model"
+    assert class_details(classified(3, names), names).curves == [], "as older runs have it"
+
+
+def test_of_many_classes_those_that_are_true_most_often_have_curves():
+    names = [f"class {i}" for i in range(15)]
+    references = [name for i, name in enumerate(names) for _ in range(1 + i)]
+    lines = [{"prediction": "class 3", "reference": name, "score": 1.0, "scores": [1 / 15] * 15} for name in references]
+    assert [each.name for each in class_details(lines, names).curves] == names[3:]
+
+
 def test_calibration_is_the_weighted_distance_of_probability_and_share_right():
     found = calibration(np.array([0.62, 0.68, 0.95, 1.0, 0.7]), np.array([True, False, True, True, False]))
     by_range = {(each.low, each.high): (each.count, each.probability, each.right) for each in found.bins if each.count}
@@ -85,6 +112,9 @@ def test_labels_are_counted_each_by_itself():
         ("x", 1, 2, 1), ("y", 1, 1, 2),
     ]  # fmt: skip
     assert found.confusion is None and found.calibration.right == 0.75
+    assert [(each.name, each.calibration.right, each.operating[0].recall) for each in found.curves] == [
+        ("x", 0.5, 1.0), ("y", 1.0, 1.0),
+    ]  # fmt: skip
 
 
 def test_each_true_entity_has_one_fate():

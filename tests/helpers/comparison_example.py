@@ -269,6 +269,16 @@ def _predictions(negative, positive):
     bins[6] = predictions.Bin(low=0.6, high=0.7, count=2 * wrong, probability=0.65, right=0.5)
     rest = total - 2 * wrong
     bins[9] = predictions.Bin(low=0.9, high=1.0, count=rest, probability=0.95, right=1.0)
+    calibration = predictions.Calibration(
+        bins=bins,
+        error=(2 * wrong * 0.15 + rest * 0.05) / total,
+        probability=(2 * wrong * 0.65 + rest * 0.95) / total,
+        right=right,
+    )
+    operating = [
+        predictions.Operating(at_least=0.05, precision=sum(positive) / total, recall=1.0),
+        predictions.Operating(at_least=0.95, precision=1.0, recall=0.6),
+    ]
     return predictions.PredictionDetails(
         num_predictions=total,
         classes=predictions.ClassDetails(
@@ -279,20 +289,16 @@ def _predictions(negative, positive):
                 for i, name in enumerate(names)
             ],
             confusion=[list(row) for row in counts],
-            calibration=predictions.Calibration(
-                bins=bins,
-                error=(2 * wrong * 0.15 + rest * 0.05) / total,
-                probability=(2 * wrong * 0.65 + rest * 0.95) / total,
-                right=right,
-            ),
+            calibration=calibration,
             thresholds=[
                 predictions.Threshold(at_least=0.0, kept=1.0, right=right),
                 predictions.Threshold(at_least=0.9, kept=rest / total, right=1.0),
             ],
             positive="positive",
-            operating=[
-                predictions.Operating(at_least=0.05, precision=sum(positive) / total, recall=1.0),
-                predictions.Operating(at_least=0.95, precision=1.0, recall=0.6),
+            operating=operating,
+            curves=[
+                predictions.ClassCurves(name=name, calibration=calibration, operating=operating)
+                for name in (*names, "a third class, of a long name")
             ],
         ),
     )

@@ -32,6 +32,10 @@ def one_class(rng, labels=LABELS):
     if len(labels) == 2:
         of_class_1 = np.where(predictions == 1, scores, 1 - scores)
         columns["scores"] = np.stack([1 - of_class_1, of_class_1], axis=1).tolist()
+    else:
+        columns["scores"] = rng.random((NUM_EXAMPLES, len(labels))).round(1).tolist()
+        for line, of_classes in zip(lines, columns["scores"], strict=True):
+            line["scores"] = of_classes
     return Evaluation(lines, columns, labels)
 
 

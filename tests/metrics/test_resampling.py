@@ -8,16 +8,13 @@ from pipeline.metrics.scoring import load_metrics, statistic_for
 from pipeline.metrics.specs import METRICS
 from tests.helpers.metric_examples import MAKERS, NUM_EXAMPLES, numbers, one_class, token_losses
 
-# A metric of the table without a statistic must have its reason here.
-WITHOUT_STATISTIC = {("roc_auc", "one_class"): "predictions.jsonl holds the probability of the likeliest class only"}
-
 # Every metric of the table with every kind of evaluation that it fits.
 CASES = [
     (name, maker)
     for name, spec in METRICS.items()
     for outcome in spec.reads
     for maker in MAKERS[outcome]
-    if (name, maker.__name__) not in WITHOUT_STATISTIC and not (spec.is_for_two_labels and maker is one_class)
+    if not (spec.is_for_two_labels and maker is one_class)
 ]
 DRAWS = {
     "every example once": np.arange(NUM_EXAMPLES),
@@ -55,10 +52,12 @@ def test_many_resamples_at_once_are_each_one_alone():
         assert together == pytest.approx(alone, rel=1e-12, nan_ok=True), name
 
 
-@pytest.mark.parametrize(("name", "maker"), WITHOUT_STATISTIC)
-def test_a_metric_that_needs_more_than_the_lines_hold_has_no_statistic(name, maker):
+def test_lines_with_the_likeliest_score_alone_have_no_area_and_scores_that_diverged_an_undefined_one():
     evaluation = one_class(np.random.default_rng(0))
-    assert maker == "one_class" and statistic_for(name, evaluation.lines, evaluation.labels) is None
+    older = [{key: value for key, value in line.items() if key != "scores"} for line in evaluation.lines]
+    assert statistic_for("roc_auc", older, evaluation.labels) is None
+    diverged = [line | {"scores": [None] * 3} for line in evaluation.lines]
+    assert np.isnan(statistic_for("roc_auc", diverged, evaluation.labels)(counts_of(np.arange(NUM_EXAMPLES))))
 
 
 @pytest.mark.parametrize("value_name", ["loss", "hub:anything@1", "anything", "accuracy.good", "perplexity"])

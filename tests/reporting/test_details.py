@@ -102,7 +102,7 @@ def test_sentence_table_and_figure_have_the_same_numbers():
 TASKS = {
     "labels": (
         [{"prediction": ["x"], "reference": ["x", "y"], "score": {"x": 0.9, "y": 0.4}}],
-        ["Scores of each class", "Can the probabilities be believed?"],
+        ["Scores of each class", "Can the probabilities be believed?", "The probability of each class"],
     ),
     "number": (
         [{"prediction": 1.5 * i, "reference": float(i)} for i in range(7)],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair, CostSummary
+from pipeline.comparison.records.costs import BreakEven, Cost, CostComparison, CostPair, CostSummary
 from pipeline.comparison.records.sameness import BatchDifference
 from pipeline.comparison.records.scores import (
     Equivalence,
@@ -12,10 +12,11 @@ from pipeline.comparison.records.scores import (
     SeedDifference,
     Verdict,
 )
-from pipeline.comparison.results import Problem
+from pipeline.comparison.results import Problem, RecipeDifference
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, write_headline
-from pipeline.reporting.tables import costs, verdicts
+from pipeline.reporting.tables import costs, summary, verdicts
+from pipeline.reporting.writer import content_of, html_page
 from tests.helpers.comparison_example import example
 
 MINUS = "\N{MINUS SIGN}"
@@ -60,6 +61,44 @@ def test_start_batches_masks_and_lockstep_prove_that_the_training_is_the_same():
         "Same start (logits within 3e-08), same batches, same learning rates, same dropout masks, 10 steps in "
         "lock-step within bounds (stock)."
     )
+
+
+def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_side():
+    names = ("torch/stock", "torch/handwritten")  # in place of full fine-tuning and LoRA
+    results = without_faults()
+    labels = [run.label for run in results.runs]
+    lora = RecipeDifference(
+        key="train.lora", values={label: "rank 8" if names[1] in label else None for label in labels}, is_compared=True
+    )
+    trained = Cost(
+        name="trainable_parameters", unit="parameters", higher_is_better=False,
+        variants={
+            name: CostSummary(median=number, low=number, high=number, ratio=None)
+            for name, number in zip(names, (4386178.0, 12930.0), strict=True)
+        },
+    )  # fmt: skip
+    apart = BatchDifference(first=names[0], second=names[1], seed=0, same=False, first_different_step=1, basis="rows")
+    changed = without_faults(
+        recipe_differences=[lora], comparisons=results.comparisons[:1],
+        costs=[*results.costs[-1:], trained],
+        metrics={
+            name: metric.model_copy(update={"variants": {each: metric.variants[each] for each in names}})
+            for name, metric in results.metrics.items()
+        },
+        sameness=results.sameness.model_copy(update={"batches": [apart]}),
+    )  # fmt: skip
+    headline = write_headline(changed)
+    assert (headline.training.state, headline.training.word, headline.notices) == ("bad", "No", [])
+    assert headline.training.sentence == (
+        "Not the same experiment: the recipes differ in train.lora. Compared are trained weights, peak memory, score. "
+        "torch/stock: 4,386,178 parameters, 624 MiB, accuracy 0.9100; torch/handwritten: 12,930 parameters, 618 MiB, "
+        "accuracy 0.9100."
+    )
+    table = summary(changed)
+    assert table.columns[-3:] == ["Trained weights", "Time", "Memory"]
+    assert [row[4] for row in table.groups[""]] == ["4,386,178 parameters", "12,930 parameters"]
+    page, usual = (html_page(content_of(each, [])) for each in (changed, results))
+    assert page.index("The variants") < page.index('aria-label="Contents"') and "The variants" not in usual
 
 
 def without_lockstep(**changes):
@@ -291,6 +330,16 @@ def test_sentence_table_and_figure_agree_on_who_took_less(torch, tensorflow, bet
     for row in rows:
         assert f"{row[0]} {row[1]} MiB" in sentence
         assert f"{row[0]} {row[1]} MiB" in picture.description
+
+
+def test_a_cost_that_no_run_recorded_is_left_out_and_a_missing_one_is_explained():
+    (cost,) = (cost for cost in example().costs if cost.name == "peak_memory_bytes")
+    nothing = CostSummary(median=None, low=None, high=None, ratio=None)
+    none = cost.model_copy(update={"variants": dict.fromkeys(cost.variants, nothing)})
+    assert not costs(without_faults(costs=[none]))
+    some = cost.model_copy(update={"variants": cost.variants | {"torch/stock": nothing}})
+    assert costs(without_faults(costs=[some])).note.startswith("–: not recorded")
+    assert costs(without_faults(costs=[cost])).note == ""
 
 
 @pytest.mark.parametrize("code", ["equivalent", "inconclusive", "different"])

@@ -178,6 +178,27 @@ def test_points_say_their_numbers_under_the_pointer(page, folder, results):
     assert under.startswith("step 4:")
 
 
+def test_the_numbers_of_a_figure_are_read_by_keyboard_without_a_script(page, folder):
+    page.open(folder / "report.html", 390, 844)
+    unlisted = page.evaluate(
+        "[...document.querySelectorAll('figure')].flatMap(f => { const listed = new Set([...f.querySelectorAll("
+        "'.numbers li')].map(e => e.textContent)); return [...f.querySelectorAll('svg .tip > title')]"
+        ".map(e => e.textContent).filter(text => !listed.has(text)) })"
+    )
+    assert unlisted == []
+    lists = "[...document.querySelectorAll('.numbers ul')].map(e => e.checkVisibility({contentVisibilityAuto: true}))"
+    seen = page.evaluate(lists)
+    assert len(seen) > 10 and not any(seen)
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    page.evaluate("document.querySelector('.numbers summary').focus()")
+    for kind in ("keyDown", "keyUp"):
+        key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+        page.call("Input.dispatchKeyEvent", type=kind, **key)
+    assert page.evaluate(lists)[:2] == [True, False]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
 def test_a_request_would_be_seen(page, tmp_path):
     (tmp_path / "page.html").write_text('<!DOCTYPE html><title>x</title><img src="http://127.0.0.1:9/x.png">')
     page.open(tmp_path / "page.html", 1280, 800)

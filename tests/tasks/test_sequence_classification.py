@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import UserError
+from pipeline.recipe.loading import load_recipe
+from pipeline.tasks.sequence_classification import MOST_SCORED_CLASSES, LabeledTexts, SequenceClassification
 from pipeline.training.experiment import prepare
 from tests.helpers.classifiers import loss_and_gradient
 from tests.helpers.families import recipe_of
@@ -28,3 +30,21 @@ def test_a_pair_for_a_tokenizer_that_puts_nothing_between_is_refused(tmp_path):
     recipe = recipe_of("pairs", tmp_path / "pairs", changes={"checkpoint": recipe.checkpoint})
     with pytest.raises(UserError, match="puts nothing between the texts of a pair"):
         prepare(recipe)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, MOST_SCORED_CLASSES, MOST_SCORED_CLASSES + 1])
+def test_a_line_has_the_scores_of_all_classes_if_they_are_more_than_two_and_not_very_many(num_classes):
+    task = SequenceClassification(load_recipe("sentiment_bert"))
+    task.labels = tuple(f"class {i}" for i in range(num_classes))
+    logits = np.random.default_rng(2).normal(size=(5, num_classes)).astype(np.float32)
+    ones = np.ones(5, np.int64)
+    examples = LabeledTexts({}, lengths=ones, num_targets=ones, counts={}, labels=np.arange(5) % num_classes)
+    scored = task.score_batch(logits, examples, np.arange(5))
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    answers = task.decode_batch(logits, examples, np.arange(5))
+    for row, (line, answer) in enumerate(zip((each.line for each in scored), answers, strict=True)):
+        assert line["score"] == pytest.approx(expected[row].max(), abs=1e-6)
+        assert ("scores" in line) == (2 < num_classes <= MOST_SCORED_CLASSES) and "scores" not in answer
+        if "scores" in line:
+            assert line["scores"] == pytest.approx(expected[row].tolist(), abs=1e-6)
+            assert line["prediction"] == task.labels[int(np.argmax(line["scores"]))]

@@ -8,19 +8,29 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.comparison.records.predictions import Bin, Calibration, ClassCounts, ClassDetails, Operating, Threshold
+from pipeline.comparison.records.predictions import (
+    Bin,
+    Calibration,
+    ClassCounts,
+    ClassCurves,
+    ClassDetails,
+    Operating,
+    Threshold,
+)
 from pipeline.metrics.resampling import Lines, lists_of_texts, texts
 
 # N predictions · C classes
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 NUM_BINS = 10
-MAX_OPERATING = 40
+MAX_OPERATING, MAX_OPERATING_OF_SEVERAL = 40, 20
 MAX_CONFUSED = 100  # classes of a confusion matrix
+MAX_CURVES = 12  # classes with curves of their own
 
 
 def class_details(lines: Lines, names: Sequence[str]) -> ClassDetails:
     """One class for each example; `names` are those of the model in its order, or none if it is gone."""
     predicted, true = texts(lines, "prediction"), texts(lines, "reference")
+    in_model = list(names)
     names = list(dict.fromkeys([*names, *sorted({*predicted, *true})]))
     ids = {name: number for number, name in enumerate(names)}
     counts_CC = np.zeros((len(names), len(names)), int)  # [true, predicted]
@@ -46,6 +56,7 @@ def class_details(lines: Lines, names: Sequence[str]) -> ClassDetails:
         thresholds=_thresholds(probability_N, right_N),
         positive=names[1] if is_binary else None,
         operating=_operating(positive_N, np.array([name == names[-1] for name in true])) if is_binary else [],
+        curves=_curves_of_classes(lines, in_model, np.array([ids[name] for name in true])),
     )
 
 
@@ -70,7 +81,29 @@ def label_details(lines: Lines) -> ClassDetails:
         ],
         confusion=None,
         calibration=calibration(probability_NC.ravel(), true_NC.ravel()),
+        curves=_curves(names, probability_NC, true_NC),
     )
+
+
+def _curves_of_classes(lines: Lines, names: list[str], true_N: NDArray) -> list[ClassCurves]:
+    """The curves of each class in the model's order; none if the lines lack their scores, or the model is gone."""
+    if not names or "scores" not in lines[0]:
+        return []
+    scores = [line["scores"] for line in lines]
+    return _curves(names, np.array(scores, np.float64), np.eye(len(names), dtype=bool)[true_N])
+
+
+def _curves(names: list[str], probability_NC: NDArray, true_NC: NDArray) -> list[ClassCurves]:
+    """Calibration and thresholds of each class against the rest, of many those of the most frequent ones."""
+    most = np.argsort(-true_NC.sum(axis=0), kind="stable")[:MAX_CURVES]
+    return [
+        ClassCurves(
+            name=names[i],
+            calibration=calibration(probability_NC[:, i], true_NC[:, i]),
+            operating=_operating(probability_NC[:, i], true_NC[:, i], MAX_OPERATING_OF_SEVERAL),
+        )
+        for i in sorted(most.tolist())
+    ]
 
 
 def calibration(probability_N: NDArray, right_N: NDArray) -> Calibration | None:
@@ -112,13 +145,13 @@ def _thresholds(probability_N: NDArray, right_N: NDArray) -> list[Threshold]:
     return points
 
 
-def _operating(probability_N: NDArray, true_N: NDArray) -> list[Operating]:
+def _operating(probability_N: NDArray, true_N: NDArray, most: int = MAX_OPERATING) -> list[Operating]:
     """Precision and recall of the positive class at thresholds that are quantiles of its probabilities."""
     is_finite = np.isfinite(probability_N)
     probability_N, true_N = probability_N[is_finite], true_N[is_finite]
     if not true_N.any():
         return []
-    thresholds = np.unique(np.quantile(probability_N, np.linspace(0, 1, MAX_OPERATING + 1), method="lower"))
+    thresholds = np.unique(np.quantile(probability_N, np.linspace(0, 1, most + 1), method="lower"))
     return [
         Operating(
             at_least=float(least),

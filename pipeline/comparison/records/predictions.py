@@ -82,6 +82,16 @@ class Operating(Record):
     recall: float
 
 
+class ClassCurves(Record):
+    """One of several classes or labels against the rest, by the probability that is given to it in every example."""
+
+    name: str
+    calibration: Calibration | None
+    """How often it is true where its probability is high or low; None if no probability is finite."""
+    operating: list[Operating]
+    """By rising threshold; empty if it is never true."""
+
+
 class ClassDetails(Record):
     """Of a task that predicts a class, or labels, for each example."""
 
@@ -97,6 +107,8 @@ class ClassDetails(Record):
     """The class of `operating`: the second of two; None if there are more, or labels."""
     operating: list[Operating] = []
     """By rising threshold; empty without `positive`."""
+    curves: list[ClassCurves] = []
+    """Of the classes that are true most often, 12 at most; empty without `scores` of more than two in the lines."""
 
 
 class EntityErrors(Record):

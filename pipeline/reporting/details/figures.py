@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 
-from pipeline.comparison.records.predictions import ClassDetails
+from pipeline.comparison.records.predictions import Bin, ClassDetails, Operating
 from pipeline.comparison.results import Results
 from pipeline.reporting import svg
+from pipeline.reporting.details.sentences import curves_shown, errors_by_class
 from pipeline.reporting.formatting import value
 from pipeline.reporting.picture import Picture
 from pipeline.reporting.plots import Style, legend, new_figure, points_with_tips, styles
@@ -18,6 +20,7 @@ MAX_CELLS = 12  # classes on a side of a matrix; more would not be legible
 MAX_MATRICES = 4
 SECTION = "predictions"
 Line = Sequence[tuple[float, float, str]]  # x, y, and what is said under the pointer
+Grid = dict[str, dict[str, Line]]  # by class and variant
 
 
 def prediction_pictures(results: Results) -> Iterable[Picture]:
@@ -28,6 +31,7 @@ def prediction_pictures(results: Results) -> Iterable[Picture]:
         yield from _calibration(results, classes)
         yield from _thresholds(results, classes)
         yield from _operating(results, classes)
+        yield from _curves(results, classes)
     yield from _numbers(results)
     yield from _positions(results)
 
@@ -69,15 +73,10 @@ def _cell(axis: Axes, place: tuple[int, int], count: int, row_total: int, names:
 
 
 def _calibration(results: Results, classes: dict[str, ClassDetails]) -> Iterable[Picture]:
-    lines: dict[str, Line] = {}
-    for variant, details in classes.items():
-        bins = details.calibration.bins if details.calibration else []
-        lines[variant] = [
-            (each.probability, each.right, f"{variant}: probability {each.probability:.3f}, right {each.right:.1%} of "
-             f"{each.count:,}")
-            for each in bins
-            if each.probability is not None and each.right is not None
-        ]  # fmt: skip
+    lines: dict[str, Line] = {
+        variant: _reliability(variant, details.calibration.bins, "right") if details.calibration else []
+        for variant, details in classes.items()
+    }
     errors = "; ".join(
         f"{variant} {details.calibration.error:.3f}" for variant, details in classes.items() if details.calibration
     )
@@ -113,16 +112,20 @@ def _thresholds(results: Results, classes: dict[str, ClassDetails]) -> Iterable[
     )  # fmt: skip
 
 
+def _reliability(whose: str, bins: Sequence[Bin], what: str) -> Line:
+    """The mean probability of each range, and the share of its predictions that are `what`."""
+    return [
+        (each.probability, each.right, f"{whose}: probability {each.probability:.3f}, {what} {each.right:.1%} of "
+         f"{each.count:,}")
+        for each in bins
+        if each.probability is not None and each.right is not None
+    ]  # fmt: skip
+
+
 def _operating(results: Results, classes: dict[str, ClassDetails]) -> Iterable[Picture]:
     lines: dict[str, Line] = {
-        variant: [
-            (each.recall, each.precision, f"{variant}, from a probability of {each.at_least:.3f} on: precision "
-             f"{each.precision:.1%}, recall {each.recall:.1%}")
-            for each in details.operating
-            if each.precision is not None
-        ]
-        for variant, details in classes.items()
-    }  # fmt: skip
+        variant: _precision_and_recall(variant, details.operating) for variant, details in classes.items()
+    }
     positive = next((value(details.positive) for details in classes.values() if details.positive), "")
     at_half = "; ".join(
         f"{variant} precision {each.precision:.3f}, recall {each.recall:.3f}"
@@ -134,6 +137,69 @@ def _operating(results: Results, classes: dict[str, ClassDetails]) -> Iterable[P
         results, lines, "precision-recall", f"Precision and recall of “{positive}”",
         "Each point is a threshold on its probability.", f"As predicted: {at_half}.", ("recall", "precision"),
     )  # fmt: skip
+
+
+def _precision_and_recall(whose: str, points: Sequence[Operating]) -> Line:
+    """Recall and precision at each threshold."""
+    return [
+        (each.recall, each.precision, f"{whose}, from a probability of {each.at_least:.3f} on: precision "
+         f"{each.precision:.1%}, recall {each.recall:.1%}")
+        for each in points
+        if each.precision is not None
+    ]  # fmt: skip
+
+
+def _curves(results: Results, classes: dict[str, ClassDetails]) -> Iterable[Picture]:
+    """Each class or label against the rest, in a plot of its own."""
+    reliability: Grid = defaultdict(dict)
+    operating: Grid = defaultdict(dict)
+    for variant, details in classes.items():
+        for curves in details.curves:
+            name = value(curves.name)
+            bins = curves.calibration.bins if curves.calibration else []
+            reliability[name][variant] = _reliability(f"{variant}, {name}", bins, "true")
+            operating[name][variant] = _precision_and_recall(f"{variant}, {name}", curves.operating)
+    if not operating:
+        return
+    errors = "; ".join(
+        f"{value(name)}: {', '.join(f'{variant} {error:.3f}' for variant, error in of_variants.items())}"
+        for name, of_variants in errors_by_class(classes).items()
+    )
+    which = curves_shown(classes)
+    yield _grid(
+        results, reliability, "calibration-by-class", "Class by class: is it as often true as its probability says?",
+        f"On the diagonal it is; below it the model is too sure of the class.{which}",
+        f"Expected calibration error of {errors}.", ("mean probability", "share that is true"), has_diagonal=True,
+    )  # fmt: skip
+    yield _grid(
+        results, operating, "precision-recall-by-class", "Class by class: precision and recall",
+        f"Each point is a threshold on the probability of the class.{which}",
+        f"Variants: {', '.join(classes)}. Classes: {', '.join(operating)}.", ("recall", "precision"),
+    )  # fmt: skip
+
+
+def _grid(
+    results: Results, lines: Grid, name: str, title: str, caption: str, description: str, labels: tuple[str, str],
+    *, has_diagonal: bool = False,
+) -> Picture:  # fmt: skip
+    """A plot of shares for each class, two in a row, with a line for each variant."""
+    look, rows = styles(results), (len(lines) + 1) // 2
+    figure, axes = new_figure(0.6 + 1.75 * rows, rows, 2)
+    in_legend: set[str] = set()
+    for axis, (of_class, of_variants) in zip(axes, lines.items(), strict=False):
+        if has_diagonal:
+            axis.plot([0, 1], [0, 1], color=svg.INK, linewidth=0.8, linestyle=(0, (6, 3)))
+        for variant, line in of_variants.items():
+            _line(axis, line, look[variant], "" if variant in in_legend else variant)
+            in_legend.add(variant)
+        axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.06), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axis.set_title(shorten(visible(of_class), 22), fontsize=10, color=svg.INK)
+    for axis in axes[len(lines) :]:
+        axis.set_visible(False)
+    figure.supxlabel(labels[0], color=svg.INK, size=10.5)
+    figure.supylabel(labels[1], color=svg.INK, size=10.5)
+    legend(figure)
+    return Picture(name, SECTION, title, caption, description, figure)
 
 
 def _numbers(results: Results) -> Iterable[Picture]:

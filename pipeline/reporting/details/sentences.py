@@ -17,7 +17,7 @@ from pipeline.comparison.records.predictions import (
     TextDetails,
     TokenDetails,
 )
-from pipeline.reporting.formatting import spread
+from pipeline.reporting.formatting import spread, value
 from pipeline.utils.text import count
 
 # Probabilities and shares of right predictions that are closer than this count as equal.
@@ -61,7 +61,7 @@ def _of_classes(details: Mapping[str, ClassDetails]) -> list[str]:
     if not details:
         return []
     hardest = _weakest_classes({name: each.classes for name, each in details.items()}, "class")
-    return [*_shares_right(details), *hardest, *_calibration(details)]
+    return [*_shares_right(details), *hardest, *_calibration(details), *_worst_calibrated(details)]
 
 
 def _shares_right(details: Mapping[str, ClassDetails]) -> list[str]:
@@ -109,6 +109,32 @@ def _calibration(details: Mapping[str, ClassDetails]) -> list[str]:
         named = ", ".join(f"{variant} {100 * gap:+.1f}" for variant, gap in gaps.items())
         opening = f"Probabilities minus the share that is right, in points: {named}".replace("-", "\N{MINUS SIGN}")
     return [f"{opening} (expected calibration error {errors})."]
+
+
+def errors_by_class(details: Mapping[str, ClassDetails]) -> dict[str, dict[str, float]]:
+    """The expected calibration error of each class against the rest, by class and variant."""
+    errors: dict[str, dict[str, float]] = {}
+    for variant, own in details.items():
+        for curves in own.curves:
+            if curves.calibration:
+                errors.setdefault(curves.name, {})[variant] = curves.calibration.error
+    return errors
+
+
+def curves_shown(details: Mapping[str, ClassDetails]) -> str:
+    """Which classes have curves, if not all have: a sentence with a space before it."""
+    total, shown = max((len(own.classes), len(own.curves)) for own in details.values())
+    return f" The {shown} of {total} classes that are true most often." if shown < total else ""
+
+
+def _worst_calibrated(details: Mapping[str, ClassDetails]) -> list[str]:
+    """The class whose own probability fits worst, over all variants together."""
+    errors = errors_by_class(details)
+    if not errors:
+        return []
+    worst = max(errors, key=lambda name: sum(errors[name].values()) / len(errors[name]))
+    found = spread(list(errors[worst].values()), ".3f")
+    return [f"Class by class, the probability of “{value(worst)}” fits worst (expected calibration error {found})."]
 
 
 def _points(gaps: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ from pipeline.comparison.records.predictions import (
     PredictionDetails,
 )
 from pipeline.comparison.results import Results
-from pipeline.reporting.details.sentences import ANSWER_ERRORS, ENTITY_ERRORS
+from pipeline.reporting.details.sentences import ANSWER_ERRORS, ENTITY_ERRORS, curves_shown
 from pipeline.reporting.formatting import MINUS, UNDEFINED, value
 from pipeline.reporting.tables import Cell, Table
 from pipeline.utils.text import shorten
@@ -30,6 +30,7 @@ def prediction_tables(results: Results) -> list[Table]:
         _classes({name: each.classes.classes for name, each in details.items() if each.classes}, "class"),
         _confusions({name: each.classes for name, each in details.items() if each.classes}),
         _calibration({name: each.classes for name, each in details.items() if each.classes}),
+        _calibration_by_class({name: each.classes for name, each in details.items() if each.classes}),
         _thresholds({name: each.classes for name, each in details.items() if each.classes}),
         _classes({name: each.tags.entities for name, each in details.items() if each.tags}, "type of entity"),
         _entity_errors(details),
@@ -103,6 +104,22 @@ def _calibration(details: dict[str, ClassDetails]) -> Table:
         {"": rows},
         "Expected calibration error: the mean distance of probability and share of right predictions over ten ranges "
         "of probability, weighted by their predictions (Guo et al. 2017). 0 is best.",
+    )
+
+
+def _calibration_by_class(details: dict[str, ClassDetails]) -> Table:
+    groups: Groups = defaultdict(list)
+    for variant, own in details.items():
+        for curves in own.curves:
+            if (each := curves.calibration) is not None:
+                cells = [f"{each.error:.3f}", f"{each.probability:.1%}", f"{each.right:.1%}"]
+                groups[value(curves.name)].append([variant, *cells, _gap(each.probability, each.right)])
+    return Table(
+        "The probability of each class",
+        ["Variant", "Expected calibration error", "Mean probability", "True", "Probability minus true"],
+        groups,
+        f"Each class against the others, over all examples.{curves_shown(details) if groups else ''}",
+        is_folded=True,
     )
 
 
