@@ -114,8 +114,8 @@ def read_run(path: str | os.PathLike[str]) -> ComparedRun:
 def with_variants(runs: Iterable[ComparedRun]) -> list[ComparedRun]:
     """The runs with the names of their variants.
 
-    A variant is framework/attention, with the settings that differ if it has runs of several recipes. Raises UserError
-    if two runs would have the same variant and seed.
+    A variant is framework/attention; if that has runs of several recipes, also the settings that tell these apart, as
+    few as do. Raises UserError if two runs would have the same variant and seed.
     """
     runs = list(runs)
     groups = defaultdict(list)
@@ -124,14 +124,33 @@ def with_variants(runs: Iterable[ComparedRun]) -> list[ComparedRun]:
     named = []
     for run in runs:
         name = f"{run.framework}/{run.attention}"
-        suffix = "".join(f" {key}={_as_text(run.settings.get(key))}" for key in differing_keys(groups[name]))
-        named.append(replace(run, variant=name + suffix))
+        settings = _told_apart(run, groups[name])
+        named.append(replace(run, variant=f"{name} ({', '.join(settings)})" if settings else name))
     by_label: dict[str, ComparedRun] = {}
     for run in named:
         other = by_label.setdefault(run.label, run)
         if other is not run:
             raise UserError(f"{other.path} and {run.path} are both {run.label}; give only one of them")
     return named
+
+
+def _told_apart(run: ComparedRun, group: list[ComparedRun]) -> list[str]:
+    """The settings by which the recipe of a run differs from those of its group, as in "lora=rank 8, alpha 16"."""
+    keys = differing_keys(group)
+    # LoRA first: its runs usually have another learning rate, too.
+    ordered = sorted(keys, key=lambda key: key != "train.lora")
+    chosen: list[str] = []
+    for key in ordered:
+        if _num_recipes(group, [*chosen, key]) > _num_recipes(group, chosen):
+            chosen.append(key)
+    short = {key: key.rpartition(".")[2] for key in keys}
+    names = {key: key if list(short.values()).count(short[key]) > 1 else short[key] for key in chosen}
+    return [f"{names[key]}={_as_text(run.settings.get(key))}" for key in keys if key in chosen]
+
+
+def _num_recipes(runs: list[ComparedRun], keys: list[str]) -> int:
+    """How many combinations of values of these settings the runs have."""
+    return len({json.dumps([run.settings.get(key) for key in keys]) for run in runs})
 
 
 def differing_keys(runs: Iterable[ComparedRun]) -> list[str]:

@@ -132,23 +132,20 @@ def of_one_recipe(results: Results) -> Results:
 
 
 def _of_several_recipes(results: Results) -> str:
-    """In what the recipes differ, and what is compared, with the figures of the first variants."""
+    """In what the recipes differ, and what is compared; a table with its figures is beneath."""
     keys = [difference.key for difference in results.recipe_differences if difference.is_compared]
-    name, metric = next(iter(results.metrics.items()))
-    costs = {
-        cost.name: cost for cost in results.costs if any(each.median is not None for each in cost.variants.values())
-    }
-    what = {"trainable_parameters": "trained weights", "peak_memory_bytes": "peak memory"}
-    shown = [cost for cost in what if cost in costs]
-    figures = []
-    for variant, summary in list(metric.variants.items())[:MAX_NAMED]:
-        cells = [" ".join(measured(costs[cost].variants[variant].median, costs[cost].unit)) for cost in shown]
-        figures.append(f"{variant}: {', '.join([*cells, f'{name} {score(summary.mean, metric.scale)}'])}")
-    more = "; the others are below" if len(metric.variants) > MAX_NAMED else ""
-    compared = join_names([*(what[cost] for cost in shown), "score"], MAX_NAMED)
+    medians = [
+        summary.median
+        for cost in results.costs
+        if cost.name == "trainable_parameters"
+        for summary in cost.variants.values()
+        if summary.median is not None
+    ]
+    trained = [f"{number:,.0f}" for number in dict.fromkeys(medians)]
+    weights = f"trained weights ({', '.join(trained)}), " if trained else ""
     return (
-        f"Not the same experiment: the recipes differ in {join_names(keys, MAX_NAMED)}. Compared are {compared}. "
-        f"{'; '.join(figures)}{more}."
+        f"Not the same experiment: the recipes differ in {join_names(keys, MAX_NAMED)}. Compared are {weights}peak "
+        "memory and score."
     )
 
 

@@ -35,11 +35,11 @@ class Style:
 
 
 def styles(results: Results) -> dict[str, Style]:
-    """A color for each framework, dashes and marker for each variant."""
+    """A color for each framework, or each variant of the only one; dashes and marker for each variant."""
     frameworks = list(dict.fromkeys(variant.framework for variant in results.variants))
     return {
         variant.name: Style(
-            svg.SERIES[frameworks.index(variant.framework) % len(svg.SERIES)],
+            svg.SERIES[(frameworks.index(variant.framework) if len(frameworks) > 1 else number) % len(svg.SERIES)],
             _DASHES[number % len(_DASHES)],
             _MARKERS[number % len(_MARKERS)],
             number + 1,
@@ -122,13 +122,28 @@ def dots(
 
 
 def _row_label(axis: Axes, y: int, name: str) -> None:
-    """A name left of its row; a pair takes two lines, each set by itself so that both end at the axis."""
-    lines = visible(name).replace(f" {MINUS} ", f" {MINUS}\n").split("\n")
+    """A name left of its row; each of its lines is set by itself, so that all end at the axis."""
+    lines = in_lines(name, 26)
     for line, offset in zip(lines, (0,) if len(lines) == 1 else (5.5, -5.5), strict=False):
         axis.annotate(
-            shorten(line, 26), (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
+            line, (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
             ha="right", va="center", color=svg.INK, fontsize=10,
         )  # fmt: skip
+
+
+def in_lines(name: str, length: int) -> list[str]:
+    """A pair, or a variant with settings, in two lines of at most `length` characters; any other name in one.
+
+    If a line with settings is too long, its end is kept: there the names of variants differ.
+    """
+    shown = visible(name)
+    first, sign, second = shown.partition(f" {MINUS} ")
+    if sign:
+        lines = [f"{first} {MINUS}", second]
+    else:
+        variant, space, settings = shown.partition(" ")
+        lines = [variant, settings] if space and "=" in settings else [shown]
+    return [f"…{line[1 - length :]}" if "=" in line and len(line) > length else shorten(line, length) for line in lines]
 
 
 def heat_map(
@@ -172,15 +187,15 @@ def legend(figure: Figure) -> None:
     """Above the plot, in two columns, so that it hides nothing."""
     drawn = figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
     for text in drawn.get_texts():
-        text.set(color=svg.INK, text=shorten(text.get_text(), 23))
+        text.set(color=svg.INK, text="\n".join(in_lines(text.get_text(), 23)))
     named = [artist for axis in figure.axes for artist in axis.get_legend_handles_labels()[0]]
     for artist, handle, text in zip(named, drawn.legend_handles, drawn.get_texts(), strict=True):
         gid = artist.get_gid() if isinstance(artist, Artist) else None  # bars come as a container of theirs
         if handle is not None and gid:  # an entry is hidden with what it names
             handle.set_gid(gid)
             text.set_gid(gid)
-    rows = math.ceil(len(drawn.get_texts()) / 2)
-    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, rows - 2))
+    lines = sum(text.get_text().count("\n") + 1 for text in drawn.get_texts())
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, math.ceil(lines / 2) - 2))
 
 
 def _gaps(values: Iterable[float | None]) -> list[float]:

@@ -321,9 +321,12 @@ def summary(results: Results) -> Table:
 
 
 def _median(cost: Cost | None, variant: str) -> str:
-    """'12.3 s'."""
+    """'12.3 s'; of what has no unit the number alone."""
     median = cost.variants[variant].median if cost and variant in cost.variants else None
-    return UNDEFINED if cost is None or median is None else " ".join(measured(median, cost.unit))
+    if cost is None or median is None:
+        return UNDEFINED
+    number, unit = measured(median, cost.unit)
+    return number if unit == "parameters" else f"{number} {unit}"
 
 
 def hyperparameters(results: Results) -> Table:

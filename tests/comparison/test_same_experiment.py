@@ -165,6 +165,32 @@ def test_an_undefined_score_and_one_that_its_predictions_do_not_give_are_notices
     assert (verdict.code, verdict.undefined_seeds) == ("undefined", 1)
 
 
+def test_variants_of_several_recipes_have_the_settings_that_tell_them_apart(compared):
+    full, lora = {}, {"train.lora.rank": 8, "train.learning_rate": 3e-3}
+    results = compared(
+        *({"framework": name, "settings": each} for each in (full, lora) for name in ("torch", "tensorflow"))
+    )
+    assert [variant.name for variant in results.variants] == [
+        "torch/stock (lora=none)", "tensorflow/stock (lora=none)",
+        "torch/stock (lora=rank 8, alpha 16)", "tensorflow/stock (lora=rank 8, alpha 16)",
+    ]  # fmt: skip
+    assert notices(results, "bad") == []
+    training = results.headline.training
+    assert (training.state, training.word) == ("bad", "No")
+    assert training.sentence == (
+        "Not the same experiment: the recipes differ in train.learning_rate, train.lora. Compared are peak memory and "
+        "score."
+    )
+
+
+def test_names_have_as_many_settings_as_recipes_need_to_be_told_apart():
+    several = [{"train.learning_rate": rate, "train.lora.rank": rank} for rate in (1e-3, 2e-3) for rank in (4, 8)]
+    runs = [ComparedRun("torch", "stock", 0, Path("r"), load_recipe("sentiment_bert", each)) for each in several]
+    assert [run.variant.partition(" ")[2] for run in with_variants(runs)] == [
+        f"(learning_rate={rate}, lora=rank {rank}, alpha 16)" for rate in (0.001, 0.002) for rank in (4, 8)
+    ]
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Three seeds of both frameworks; TensorFlow's last one failed."""

@@ -8,6 +8,7 @@ import pytest
 from pipeline.comparison.results import Results
 from pipeline.reporting.figures import lockstep, pictures
 from pipeline.reporting.first_screen import with_headline
+from pipeline.reporting.plots import in_lines
 from pipeline.utils.text import shorten, visible
 from tests.helpers.comparison_example import example
 
@@ -39,6 +40,20 @@ def parsed(picture):
 
 def texts_of(element):
     return ["".join(each.itertext()) for each in element.iter() if each.tag in ("text", "title", "desc")]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("torch/stock", ["torch/stock"]),
+        ("torch/stock \N{MINUS SIGN} tensorflow/stock", ["torch/stock \N{MINUS SIGN}", "tensorflow/stock"]),
+        ("torch/stock (lora=rank 8, alpha 16)", ["torch/stock", "(lora=rank 8, alpha 16)"]),
+        ("torch/stock (learning_rate=0.001, batch_size=8)", ["torch/stock", "…rate=0.001, batch_size=8)"]),
+        ("torch/mine:MyVeryOwnAttentionClass", ["torch/mine:MyVeryOwnAtten…"]),
+    ],
+)
+def test_names_of_variants_are_told_apart_at_their_ends(name, lines):
+    assert in_lines(name, 26) == lines and all(len(line) <= 26 for line in lines)
 
 
 @pytest.fixture(scope="module")

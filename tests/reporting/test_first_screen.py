@@ -90,13 +90,12 @@ def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_
     headline = write_headline(changed)
     assert (headline.training.state, headline.training.word, headline.notices) == ("bad", "No", [])
     assert headline.training.sentence == (
-        "Not the same experiment: the recipes differ in train.lora. Compared are trained weights, peak memory, score. "
-        "torch/stock: 4,386,178 parameters, 624 MiB, accuracy 0.9100; torch/handwritten: 12,930 parameters, 618 MiB, "
-        "accuracy 0.9100."
+        "Not the same experiment: the recipes differ in train.lora. Compared are trained weights (4,386,178, 12,930), "
+        "peak memory and score."
     )
     table = summary(changed)
     assert table.columns[-3:] == ["Trained weights", "Time", "Memory"]
-    assert [row[4] for row in table.groups[""]] == ["4,386,178 parameters", "12,930 parameters"]
+    assert [row[4] for row in table.groups[""]] == ["4,386,178", "12,930"]
     page, usual = (html_page(content_of(each, [])) for each in (changed, results))
     assert page.index("The variants") < page.index('aria-label="Contents"') and "The variants" not in usual
 
