@@ -88,6 +88,9 @@ RUN_ELSEWHERE = {
     },
     "make kill-test KILLS=5": "tests/training/test_kill_test.py, with one kill",
     ".venv/bin/python -m recipes.bundled.translation.vocabulary": "tests/recipes/test_translation.py",
+    ".venv/bin/python -m tests.helpers.first_screen reports/sentiment_bert recipes/bundled/sentiment/report.png": (
+        "tests/reporting/test_report.py takes a picture"
+    ),
     ".venv/bin/python -m tests.benchmarks.translation --data ../shared": "needs data that are not in this repository",
 }
 FEW_STEPS = {"--seeds": "0", "--frameworks": "torch"}

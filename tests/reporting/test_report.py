@@ -18,6 +18,7 @@ from pipeline.reporting.writer import html, markdown, write_report
 from pipeline.utils.text import shorten, visible, visible_lines
 from tests.helpers.browser import CONTRAST, browser, program
 from tests.helpers.comparison_example import example
+from tests.helpers.first_screen import take
 
 HOSTILE = (
     "<script>alert(1)</script>\"'&|\n\x1b[31m\u202e{{ 7*7 }}$x$ $\\frac$ ]]> --> `a` *b* _c_ [d](http://x) ~~e~~ \\|"
@@ -197,6 +198,14 @@ def test_the_numbers_of_a_figure_are_read_by_keyboard_without_a_script(page, fol
     assert page.evaluate(lists)[:2] == [True, False]
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_the_picture_of_the_main_page_ends_with_the_first_plot(folder, tmp_path):
+    program("chromium")
+    take(folder, tmp_path / "first.png")
+    header = (tmp_path / "first.png").read_bytes()[16:24]
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:])
+    assert width == 1100 and 600 < height < 1400
 
 
 def test_a_request_would_be_seen(page, tmp_path):
