@@ -154,7 +154,7 @@ def _records(results: Results) -> str:
     agreed, sameness = [], results.sameness
     largest = [row.max_difference for row in sameness.probe if row.max_difference is not None]
     if largest:
-        agreed.append(f"same start (logits within {max(largest):.0e})")
+        agreed.append(f"same start (outputs before training within {max(largest):.0e})")
     if sameness.batches:
         by_rows = all(row.basis == "rows" for row in sameness.batches)
         agreed.append(("same batches" if by_rows else "batches of the same sizes") + ", same learning rates")
@@ -165,7 +165,7 @@ def _records(results: Results) -> str:
         names = [result.attention for result in sameness.lockstep]
         all_stepped = {variant.attention for variant in results.variants} <= set(names)
         which = "" if all_stepped else f" ({' and '.join(names)})"
-        agreed.append(f"{steps} steps in lock-step within bounds{which}")
+        agreed.append(f"{steps} steps compared one by one and within bounds{which}")
     return capitalized(", ".join(agreed))
 
 

@@ -27,13 +27,14 @@ def score(number: float | None, scale: int | None, signed: bool = False) -> str:
     """A metric: four decimals of 1, two of 100, and four significant figures if it has no scale."""
     if number is None:
         return UNDEFINED
-    sign = "+" if signed and number > 0 else ""
     if scale is None:
         digits = f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.4g}"
         digits = f"{number:.4f}" if "e" in digits and abs(number) < 1 else digits
     else:
         digits = f"{number:.2f}" if scale == 100 else f"{number:.4f}"
-    return (sign + digits).replace("-", MINUS)
+    if not float(digits.replace(",", "")):
+        return digits.lstrip("-")  # what rounds to zero has no sign
+    return ("+" if signed and number > 0 else "") + digits.replace("-", MINUS)
 
 
 def interval(low: float | None, high: float | None, scale: int | None, signed: bool = False) -> str:

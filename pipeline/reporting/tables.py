@@ -106,7 +106,10 @@ def verdicts(results: Results) -> Table:
     groups: dict[str, list[list[Cell]]] = defaultdict(list)
     for pair in results.comparisons:
         for metric in pair.metrics:
-            groups[metric].append([pair_name(pair), finding("verdict", verdict(pair, metric))])
+            found = finding("verdict", verdict(pair, metric))
+            # The word stands before the sentence, which need not say it again.
+            sentence = found.sentence.removeprefix(found.word.lower()).lstrip(": ")
+            groups[metric].append([pair_name(pair), Finding(found.state, found.word, sentence)])
     return Table("What can be said of each pair", ["Pair", "Verdict"], groups, num_texts=2)
 
 

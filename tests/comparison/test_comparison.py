@@ -101,9 +101,9 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert results.margin.value == 0.02
     assert results.headline.notices == []
     training = results.headline.training
-    assert training.state == "good" and training.sentence.startswith("Same start (logits within ")
+    assert training.state == "good" and training.sentence.startswith("Same start (outputs before training within ")
     assert training.sentence.endswith(
-        ", same batches, same learning rates, same dropout masks, 2 steps in lock-step within bounds."
+        ", same batches, same learning rates, same dropout masks, 2 steps compared one by one and within bounds."
     )
     page = Path("reports/second/report.html").read_text()
     assert "In lock-step the losses are equal except for rounding" in page

@@ -54,8 +54,8 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     training, score = found.headline.training, found.headline.score
     assert (training.state, training.word) == ("good", "Yes")
     assert training.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates. Over whole trainings, losses differ no "
-        "more than rounding explains."
+        "Same start (outputs before training within 3e-08), same batches, same learning rates. Over whole trainings, "
+        "losses differ no more than rounding explains."
     )
     assert (score.state, score.word) == ("unknown", "Not settled")
     assert score.sentence.endswith(

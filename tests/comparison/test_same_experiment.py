@@ -55,7 +55,8 @@ def test_clean_runs_have_no_fault_and_did_the_same(compared):
     training, score = results.headline.training, results.headline.score
     assert (training.state, training.word, score.state, score.word) == ("good", "Yes", "good", "Yes")
     assert training.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates. The steps themselves were not compared."
+        "Same start (outputs before training within 3e-08), same batches, same learning rates. The steps themselves "
+        "were not compared."
     )
     assert score.sentence == (
         "Accuracy: torch/stock 0.9000 (0.9000 to 0.9000), tensorflow/stock 0.9000 (0.9000 to 0.9000): equivalent "
@@ -119,7 +120,9 @@ def test_a_run_may_stop_early_before_another_but_with_the_same_batches_so_far(co
 def test_runs_without_recorded_rows_are_compared_by_the_sizes_of_their_steps(compared):
     old = {"report": {"batches": None}}
     results = compared(*both((0,), torch=old))
-    assert results.headline.training.sentence.startswith("Same start (logits within 3e-08), batches of the same sizes")
+    assert results.headline.training.sentence.startswith(
+        "Same start (outputs before training within 3e-08), batches of the same sizes"
+    )
     assert [row.basis for row in results.sameness.batches] == ["sizes"]
     assert notices(results, "unknown") == []
 
@@ -228,7 +231,7 @@ def test_if_every_run_failed_there_is_a_report_still(runs):
 
 def test_a_lockstep_over_its_bounds_is_a_fault(runs):
     within = lockstep_example()
-    assert "10 steps in lock-step within bounds" in assembled(runs, [within]).headline.training.sentence
+    assert "10 steps compared one by one and within bounds" in assembled(runs, [within]).headline.training.sentence
     over = within.model_copy(update={"differences": within.differences | {"parameters": 0.0612}, "same": False})
     results = assembled(runs, [over])
     assert notices(results, "bad")[0] == (

@@ -58,8 +58,8 @@ def test_start_batches_masks_and_lockstep_prove_that_the_training_is_the_same():
     training = write_headline(without_faults(comparisons=example().comparisons[:1])).training
     assert (training.state, training.word) == ("good", "Yes")
     assert training.sentence == (
-        "Same start (logits within 3e-08), same batches, same learning rates, same dropout masks, 10 steps in "
-        "lock-step within bounds (stock)."
+        "Same start (outputs before training within 3e-08), same batches, same learning rates, same dropout masks, 10 "
+        "steps compared one by one and within bounds (stock)."
     )
 
 
@@ -348,4 +348,4 @@ def test_sentence_and_table_agree_on_the_verdict(code):
     answer = write_headline(changed).score
     (((_, cell),),) = verdicts(changed).groups.values()
     assert cell.state == answer.state
-    assert f": {cell.sentence}." in answer.sentence
+    assert answer.sentence.endswith(f" {cell.sentence}.") and not cell.sentence.startswith(cell.word.lower())
