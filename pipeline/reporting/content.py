@@ -82,8 +82,15 @@ def sections(results: Results) -> list[Section]:
     """The report's sections; those without content are left out."""
     failed = failures(results)
     all_sections = [
-        Section("scores", "Scores", tables=[tables.scores(results)], figures_first=True),
-        Section("verdicts", "Verdicts", tables=[tables.verdicts(results), tables.differences(results)])
+        Section("scores", "Scores", tables=tables.parts_folded(results, tables.scores(results)), figures_first=True),
+        Section(
+            "verdicts",
+            "Verdicts",
+            tables=[
+                *tables.parts_folded(results, tables.verdicts(results)),
+                *tables.parts_folded(results, tables.differences(results)),
+            ],
+        )
         if results.comparisons
         else None,
         _sameness(results),

@@ -25,7 +25,7 @@ from pipeline.reporting.plots import (
     steps_axis,
     styles,
 )
-from pipeline.reporting.tables import COST_TITLES, pair_name
+from pipeline.reporting.tables import COST_TITLES, main_metrics, pair_name
 from pipeline.reporting.training_figures import training_pictures
 from pipeline.utils.drawing import plain_texts
 from pipeline.utils.text import shorten, visible
@@ -51,7 +51,8 @@ def pictures(results: Results) -> list[Picture]:
 
 def _scores(results: Results) -> Iterable[Picture]:
     look = styles(results)
-    for number, (name, metric) in enumerate(list(results.metrics.items())[:MAX_METRICS], start=1):
+    for number, name in enumerate(main_metrics(results)[:MAX_METRICS], start=1):
+        metric = results.metrics[name]
         rows = {
             variant: (summary.mean, summary.low, summary.high, _numbers(summary.values.values()))
             for variant, summary in metric.variants.items()
@@ -70,7 +71,8 @@ def _scores(results: Results) -> Iterable[Picture]:
 
 
 def _equivalence(results: Results) -> Iterable[Picture]:
-    for number, (name, metric) in enumerate(list(results.metrics.items())[:MAX_METRICS], start=1):
+    for number, name in enumerate(main_metrics(results)[:MAX_METRICS], start=1):
+        metric = results.metrics[name]
         margin, rows = _tested_pairs(results, name)
         if margin is None or not rows:
             continue

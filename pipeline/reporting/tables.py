@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.sameness import BatchDifference, LockstepResult, ProbeDifference
@@ -140,6 +140,20 @@ def _difference_cells(comparison: MetricComparison, scale: int | None) -> list[C
         tested.basis or UNDEFINED,
         interval(examples.low, examples.high, scale, signed=True) if examples else UNDEFINED,
     ]
+
+
+def parts_folded(results: Results, table: Table) -> list[Table]:
+    """A table with a group for each metric, and a folded one with those of one type or label (seqeval_f1.person)."""
+    names = main_metrics(results)
+    groups = {heading: rows for heading, rows in table.groups.items() if heading.partition(" (")[0] in names}
+    parts = {heading: rows for heading, rows in table.groups.items() if heading not in groups}
+    folded = replace(table, title=f"{table.title}, type by type", groups=parts, note="", is_folded=True)
+    return [replace(table, groups=groups), folded]
+
+
+def main_metrics(results: Results) -> list[str]:
+    """The metrics without those of a single type or label."""
+    return [name for name in results.metrics if "." not in name or name.partition(".")[0] not in results.metrics]
 
 
 def agreement(results: Results) -> Table:

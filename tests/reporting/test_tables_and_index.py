@@ -14,7 +14,7 @@ from pipeline.comparison.records.sameness import ProbeDifference
 from pipeline.comparison.results import SCHEMA_VERSION
 from pipeline.deploy.report import deployment
 from pipeline.reporting.index import entries, write_index
-from pipeline.reporting.tables import sameness
+from pipeline.reporting.tables import main_metrics, parts_folded, sameness, scores
 from pipeline.reporting.writer import write_pages
 from pipeline.runs.record import RunIdentity
 from pipeline.tour import content as tour
@@ -155,3 +155,15 @@ def test_what_is_not_an_index_is_not_replaced_by_one(tmp_path, make):
     make(tmp_path / "index.html")
     with pytest.raises(UserError, match="index.html is not an index of reports; move it away"):
         write_index(tmp_path)
+
+
+def test_metrics_of_a_single_type_are_folded_and_have_no_figure():
+    results = example()
+    metric = results.metrics["accuracy"]
+    metrics = {"f1": metric, "f1.person": metric, "v1.5": metric}
+    changed = results.model_copy(update={"metrics": metrics})
+    seen, folded = parts_folded(changed, scores(changed))
+    assert [name.partition(" ")[0] for name in seen.groups] == ["f1", "v1.5"] and not seen.is_folded
+    assert [name.partition(" ")[0] for name in folded.groups] == ["f1.person"] and folded.is_folded
+    assert not parts_folded(results, scores(results))[1]
+    assert main_metrics(changed) == ["f1", "v1.5"]
