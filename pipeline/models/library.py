@@ -12,6 +12,7 @@ from pathlib import Path
 
 import transformers
 from huggingface_hub import errors as hub_errors
+from tokenizers import Tokenizer
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils.hub import cached_file
@@ -19,6 +20,8 @@ from transformers.utils.hub import cached_file
 _IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
 # What the library raises for a setting of another type than its own; 4.57 takes any.
 _WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeError) if _IS_VERSION_5 else TypeError
+# What tokenizer_config.json sets of the parts of a tokenizer, in either version, whatever tokenizer.json says.
+_SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space"}
 # What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
 _PLAIN_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 
@@ -58,7 +61,8 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
 
     Version 5 has another name for the plain class, and lists under `extra_special_tokens` what 4.57 calls
     `additional_special_tokens`, where 4.57 wants a mapping. It also makes the tokenizer of a family anew from the
-    vocabulary alone, though tokenizer.json may have another kind of model than the family's.
+    vocabulary alone, whatever else tokenizer.json says of its model, which may even be of another kind, and of how it
+    cleans and splits texts.
     """
     saved = get_tokenizer_config(checkpoint, trust_remote_code=False)
     renamed: dict[str, list[str] | dict[str, str]] = {}
@@ -79,8 +83,10 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
                 raise
             return _plain(checkpoint, saved, renamed)
     made = getattr(getattr(type(tokenizer), "model", None), "__name__", None)
-    if _IS_VERSION_5 and made is not None and _kind_of_model(checkpoint) not in (None, made):
-        return _plain(checkpoint, saved, renamed)
+    if _IS_VERSION_5 and made is not None and (file := _tokenizer_file(checkpoint)) is not None:
+        if _kind_of_model(checkpoint) != made:
+            return _plain(checkpoint, saved, renamed)
+        _take_parts(tokenizer.backend_tokenizer, Tokenizer.from_file(file))
     return tokenizer
 
 
@@ -106,9 +112,23 @@ def _plain(checkpoint: str, saved: Mapping[str, object], renamed: Mapping[str, o
     return tokenizer
 
 
+def _tokenizer_file(checkpoint: str) -> str | None:
+    """The tokenizer.json of a checkpoint, None without one."""
+    return cached_file(checkpoint, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+
+
 def _kind_of_model(checkpoint: str) -> str | None:
     """What kind of model the tokenizer.json of a checkpoint has, such as "BPE"; None without one."""
-    file = cached_file(checkpoint, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-    if file is None:
-        return None
-    return json.loads(Path(file).read_text(encoding="utf-8"))["model"].get("type")
+    file = _tokenizer_file(checkpoint)
+    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))["model"].get("type")
+
+
+def _take_parts(made: Tokenizer, saved: Tokenizer) -> None:
+    """Have a tokenizer that was made anew clean, split and join texts as the saved one, but for what its config sets."""
+    made.model, made.decoder = saved.model, saved.decoder
+    for part in ("normalizer", "pre_tokenizer"):
+        ours, theirs = getattr(made, part), getattr(saved, part)
+        if ours is not None and type(ours) is type(theirs):
+            for name in _SET_BY_CONFIG & set(dir(theirs)):
+                setattr(theirs, name, getattr(ours, name))
+        setattr(made, part, theirs)

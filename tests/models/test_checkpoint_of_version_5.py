@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from pipeline.models.checkpoint import load_tokenizer
 from pipeline.models.initialization import complete_weights
@@ -34,6 +35,46 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
     save_tokenizer(tokenizer, tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert saved["tokenizer_class"] != "TokenizersBackend", "version 4 must read what a run saves"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "changes"),
+    [
+        ("sentiment_bert", "normalizer", {"clean_text": False}),
+        ("sentiment_bert", "normalizer", {"type": "Prepend", "prepend": "the "}),
+        ("sentiment_bert", "pre_tokenizer", {"type": "WhitespaceSplit"}),
+        ("sentiment_bert", "model", {"max_input_chars_per_word": 4}),
+        ("stories_gpt2", "normalizer", {"type": "Lowercase"}),
+        ("stories_gpt2", "pre_tokenizer", {"type": "WhitespaceSplit"}),
+        ("dates_t5", "pre_tokenizer", {"type": "WhitespaceSplit"}),
+    ],
+    ids=str,
+)
+def test_a_tokenizer_is_what_its_file_says(name, part, changes, tmp_path):
+    """Version 5 would make it anew from the vocabulary."""
+    recipe = changed_checkpoint(load_recipe(name), tmp_path / "checkpoint")
+    file, text = tmp_path / "checkpoint" / "tokenizer.json", "The\u200b room\x00 was clean, Tom."
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content[part] = changes if "type" in changes else content[part] | changes
+    assert Tokenizer.from_file(str(file)).encode(text).ids != Tokenizer.from_str(json.dumps(content)).encode(text).ids
+    file.write_text(json.dumps(content), encoding="utf-8")
+    assert load_tokenizer(recipe)(text)["input_ids"] == Tokenizer.from_file(str(file)).encode(text).ids
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("sentiment_bert", {"do_lower_case": False}),
+        ("sentiment_bert", {"strip_accents": False}),
+        ("stories_gpt2", {"add_prefix_space": True}),
+    ],
+    ids=str,
+)
+def test_settings_of_a_tokenizer_beside_its_file_have_an_effect(name, setting, tmp_path):
+    recipe, text = load_recipe(name), "The room was cl\u00e9an."
+    changed = load_tokenizer(changed_checkpoint(recipe, tmp_path / "checkpoint", tokenizer=setting))
+    file = Tokenizer.from_file(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    assert changed(text)["input_ids"] != load_tokenizer(recipe)(text)["input_ids"] == file.encode(text).ids
 
 
 @pytest.mark.parametrize(
