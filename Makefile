@@ -176,8 +176,13 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	  "$(VENV)/bin/python" -m recipes.bundled.$$set.grammar && "$(VENV)/bin/python" -m recipes.bundled.$$set.pretrain || exit; done
 	@"$(VENV)/bin/python" -m recipes.bundled.translation.grammar && "$(VENV)/bin/python" -m recipes.bundled.translation.vocabulary
 
-test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps, STACK=split PyTorch's with transformers 5
-	@env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(VENV)/bin/python" -m pytest $(if $(STACK),--only torch) -m $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,'$(if $(QUICK),not slow and )not heavy and not compiles'))
+CHOSEN = $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,$(if $(QUICK),not slow and )not heavy and not compiles))
+PYTEST = env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(1)/bin/python" -m pytest $(2) -m "$(CHOSEN)"
+
+# With STACK=split the tests of TensorFlow run also if one of PyTorch failed.
+test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps, STACK=split those of each framework in its environment
+	@$(if $(STACK),code=0; $(call PYTEST,.venv-torch,--only torch) || code=$$?; \
+	  $(call PYTEST,.venv-tensorflow,--only tensorflow) || code=$$?; exit $$code,$(call PYTEST,$(VENV)))
 
 lint: $(VENV)/.installed  ## check style, imports and types
 	@"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check . && "$(VENV)/bin/basedpyright"

@@ -25,7 +25,7 @@ import transformers  # noqa: F401 -- it looks for frameworks once, so before a c
 
 from pipeline.recipe.loading import load_recipe
 from tests.helpers.memory import GraphMemory
-from tests.helpers.one_framework import SkipOnImport, is_case_of
+from tests.helpers.one_framework import SkipOnImport, is_case_of, skip_other_pythons
 
 FRAMEWORKS = ("torch", "tensorflow")
 GRAPH_MEMORY = GraphMemory(growth_mib=400)
@@ -62,6 +62,7 @@ def pytest_configure(config):
         import datasets  # noqa: F401 -- it looks for frameworks once, so before they seem to be there
 
         sys.meta_path.insert(0, SkipOnImport(set(FRAMEWORKS) - {only}))
+        skip_other_pythons()
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,5 +1,6 @@
 """Tests where one framework alone is installed: cases of the other are left out, what needs both is skipped."""
 
+import os
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 
@@ -29,6 +30,15 @@ class SkipOnImport(MetaPathFinder, Loader):
 
     def exec_module(self, module):
         raise AssertionError("it is skipped before")
+
+
+def skip_other_pythons():
+    """Skips a test whose command goes on in the Python of the other framework: it would take the place of pytest."""
+
+    def skip(python, *_):
+        pytest.skip(f"the command goes on in {python}")
+
+    os.execve = skip
 
 
 def is_case_of(item, frameworks):

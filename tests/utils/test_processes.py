@@ -231,6 +231,7 @@ def test_each_framework_has_the_python_that_its_variable_names_with_its_own_pack
     python.write_text(f'#!/bin/sh\nMARK=other exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("TWINSTEP_PYTHON_TENSORFLOW", str(python))
+    monkeypatch.delenv("TWINSTEP_PYTHON_TORCH", raising=False)
     (mark, places), (_, own_places) = call(where, framework="tensorflow"), call(where, framework="torch")
     assert mark == "other"
     # The code of the project is the same; installed packages are not.
