@@ -21,7 +21,7 @@ _IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
 # What the library raises for a setting of another type than its own; 4.57 takes any.
 _WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeError) if _IS_VERSION_5 else TypeError
 # What tokenizer_config.json sets of the parts of a tokenizer, in either version, whatever tokenizer.json says.
-_SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space"}
+_SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space", "trim_offsets"}
 # What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
 _PLAIN_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 
@@ -126,7 +126,7 @@ def _kind_of_model(checkpoint: str) -> str | None:
 def _take_parts(made: Tokenizer, saved: Tokenizer) -> None:
     """Have a tokenizer that was made anew clean, split and join texts as the saved one, but for what its config sets."""
     made.model, made.decoder = saved.model, saved.decoder
-    for part in ("normalizer", "pre_tokenizer"):
+    for part in ("normalizer", "pre_tokenizer", "post_processor"):
         ours, theirs = getattr(made, part), getattr(saved, part)
         if ours is not None and type(ours) is type(theirs):
             for name in _SET_BY_CONFIG & set(dir(theirs)):

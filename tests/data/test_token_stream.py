@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import BertNormalizer, Replace
 
 from pipeline.data.token_stream import CHUNK_TEXTS, CHUNKS_AHEAD, WordTokens, encodings, read_documents, tokenized
+from pipeline.models.library import read_tokenizer
 from pipeline.recipe.overrides import RECIPES
 from tests.helpers.families import CHECKPOINTS, sentences
 
@@ -18,7 +19,7 @@ MANY = CHUNK_TEXTS * (CHUNKS_AHEAD + 2) + 5
 
 @pytest.fixture(params=CHECKPOINTS)
 def tokenizer(request):
-    return transformers.AutoTokenizer.from_pretrained(RECIPES / "bundled" / CHECKPOINTS[request.param])
+    return read_tokenizer(str(RECIPES / "bundled" / CHECKPOINTS[request.param]))
 
 
 def texts():

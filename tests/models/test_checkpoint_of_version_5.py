@@ -43,6 +43,7 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
         ("sentiment_bert", "normalizer", {"clean_text": False}),
         ("sentiment_bert", "normalizer", {"type": "Prepend", "prepend": "the "}),
         ("sentiment_bert", "pre_tokenizer", {"type": "WhitespaceSplit"}),
+        ("sentiment_bert", "post_processor", {"type": "BertProcessing", "cls": ["[SEP]", 3], "sep": ["[CLS]", 2]}),
         ("sentiment_bert", "model", {"max_input_chars_per_word": 4}),
         ("stories_gpt2", "normalizer", {"type": "Lowercase"}),
         ("stories_gpt2", "pre_tokenizer", {"type": "WhitespaceSplit"}),
