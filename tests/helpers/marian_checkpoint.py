@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import sentencepiece
-import torch
 import transformers
 
 from pipeline.recipe.overrides import RECIPES
@@ -39,6 +38,8 @@ def write_marian(folder: Path, sources: Iterable[str], targets: Iterable[str], *
 
 def write_model(folder: Path, vocab_size: int, **changes) -> None:
     """Write config and random weights; the library leaves out the positions."""
+    import torch
+
     settings = dict(
         vocab_size=vocab_size, d_model=32, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=47,
         decoder_ffn_dim=47, encoder_layers=2, decoder_layers=2, max_position_embeddings=67, scale_embedding=True,

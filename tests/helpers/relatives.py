@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
@@ -18,6 +17,8 @@ _FOLDERS = []
 @functools.cache
 def checkpoint_of(family: str, num_positions: int = 67) -> str:
     """The folder of a checkpoint that knows the bundled reviews, made once a process."""
+    import torch
+
     _FOLDERS.append(tempfile.TemporaryDirectory())  # removed with the process
     folder = Path(_FOLDERS[-1].name) / family
     folder.mkdir()
