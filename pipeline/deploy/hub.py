@@ -188,5 +188,5 @@ def _refusals_explained(repo: str, endpoint: str) -> Iterator[None]:
         raise UserError(
             refusals.get(status, f"{endpoint} answered {status} when {repo} was written: {told}")
         ) from error
-    except OSError as error:  # of the library that carries requests, too
+    except CONNECTION_ERRORS as error:
         raise UserError(f"{endpoint} cannot be reached: {one_line(reason(error))}; nothing was uploaded") from error

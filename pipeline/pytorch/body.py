@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqModelOutput
 
 from pipeline.models.attention import refuse_arguments
 from pipeline.models.transformer import TransformerSettings, module_paths, refuse_two_tables, settings_of
-from pipeline.pytorch.library import CACHE, num_keys_after
+from pipeline.pytorch.library import CACHE, additive, is_recorder, num_keys_after
 from pipeline.pytorch.sites import HOOKS, CountedAttention, put
 from pipeline.pytorch.transformer import HIDDEN, Transformer, padding_bias
 from pipeline.utils.errors import UserError
@@ -94,7 +94,6 @@ class TransformerBody(nn.Module):
         """The library's outputs: what encoder and decoder compute, and the cache, by either of its names."""
         refuse_arguments(
             type(self.stock).__name__,
-            decoder_attention_mask=decoder_attention_mask,
             head_mask=head_mask,
             decoder_head_mask=decoder_head_mask,
             cross_attn_head_mask=cross_attn_head_mask,
@@ -108,7 +107,13 @@ class TransformerBody(nn.Module):
         cache = past_key_values if cache is None else cache
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        written: Any = self.decoded(decoder_input_ids, read, mask_BS, cache, cache_position)
+        # For a cache of a fixed size the `generate` of version 5 says which of its keys each token sees.
+        has_each_pair = decoder_attention_mask is not None and decoder_attention_mask.dim() == 4
+        pairs_B1TS = decoder_attention_mask if has_each_pair else None
+        refuse_arguments(
+            type(self.stock).__name__, decoder_attention_mask=None if has_each_pair else decoder_attention_mask
+        )
+        written: Any = self.decoded(decoder_input_ids, read, mask_BS, cache, cache_position, pairs_B1TS)
         named_cache: dict[str, Any] = {CACHE: cache}
         return Seq2SeqModelOutput(last_hidden_state=written, encoder_last_hidden_state=read, **named_cache)
 
@@ -124,8 +129,12 @@ class TransformerBody(nn.Module):
         mask_BS: Tensor,
         cache: EncoderDecoderCache | None,
         positions_T: Tensor | None,
+        pairs_B1TS: Tensor | None = None,
     ) -> Tensor:
-        """What the decoder makes of the tokens of a target that follow those in the cache, [B, T, D]."""
+        """What the decoder makes of the tokens of a target that follow those in the cache, [B, T, D].
+
+        A mask for each pair of a token and a key says what is seen; without one a token sees those before it.
+        """
         num_targets = target_BT.shape[1]
         if positions_T is None:
             num_cached = 0 if cache is None else cache.get_seq_length()
@@ -136,8 +145,8 @@ class TransformerBody(nn.Module):
             None if cache is None else [pasts_of(cache, i, positions_T) for i in range(len(self.transformer.decoder))]
         )
         target_BTD = self.transformer.embed(target_BT, positions_T)
-        source = encoded_BSD, padding_bias(mask_BS)
-        decoded_BTD, _ = self.transformer.decode(target_BTD, is_later_TS * HIDDEN, source, pasts)
+        bias = is_later_TS * HIDDEN if pairs_B1TS is None else additive(pairs_B1TS, num_keys)
+        decoded_BTD, _ = self.transformer.decode(target_BTD, bias, (encoded_BSD, padding_bias(mask_BS)), pasts)
         return decoded_BTD
 
 
@@ -172,8 +181,8 @@ def refuse_own_code(stock: Any, settings: TransformerSettings) -> None:
     kept = {id(at(stock, theirs)) for theirs, _ in module_paths(settings)}
     for path, module in stock.named_modules():
         is_library = type(module).__module__.startswith(("torch.", "transformers."))
-        has_hooks = "forward" in vars(module) or any(getattr(module, hooks) for hooks in HOOKS)
-        if id(module) not in kept and (has_hooks or not is_library):
+        own = [hook for hooks in HOOKS for hook in (getattr(module, hooks) or {}).values() if not is_recorder(hook)]
+        if id(module) not in kept and (own or "forward" in vars(module) or not is_library):
             raise UserError(
                 f"{path or 'the body'} ({type(module).__name__}) has code of its own, hooks or a forward, which the "
                 "hand-written Transformer would not run"

@@ -101,6 +101,11 @@ def install_recorders(model: PreTrainedModel) -> None:
             _output_capturing.maybe_install_capturing_hooks(body)
 
 
+def is_recorder(hook: Any) -> bool:
+    """Whether a hook is one of those, with which a module computes the same."""
+    return _output_capturing is not None and getattr(hook, "__module__", None) == _output_capturing.__name__
+
+
 def asks_for_attention() -> bool:
     """Whether attention weights are recorded in the current call, which the models of version 5 may not pass on."""
     collector: Any = getattr(_output_capturing, "_active_collector", None)

@@ -69,8 +69,8 @@ def configure_process(framework: str | None = None) -> str | None:
 
     It makes the libraries quiet, chooses Keras 2 for TensorFlow, and has the process keep the memory that it frees and
     take it in large pages, which saves time in every step. With `framework` ("torch" or "tensorflow"), transformers
-    imports only that one in this process, which saves seconds; with NO_FRAMEWORK neither. Variables that are set
-    already are left alone, but for the framework's.
+    imports only that one in this process, which saves seconds; with NO_FRAMEWORK neither (its version 5 imports PyTorch
+    in any case). Variables that are set already are left alone, but for the framework's.
 
     Unless a variable says how many, both frameworks compute with a thread for each core that this process may use and
     that no other process uses at the moment, and at least one. Processes that this one starts inherit the number.

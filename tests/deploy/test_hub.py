@@ -47,6 +47,8 @@ def hub(monkeypatch, tmp_path):
     with small_hub() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        # Another protocol, which needs a second server; the Hub takes either.
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.chdir(tmp_path)
         forget_connections()
