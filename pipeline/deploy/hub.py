@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from pydantic import ValidationError
 
 from pipeline.comparison.results import Results
+from pipeline.models.library import CONNECTION_ERRORS
 from pipeline.reporting.first_screen import answers, with_headline
 from pipeline.reporting.formatting import interval, score
 from pipeline.runs.directory import Run, load_run

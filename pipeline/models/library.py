@@ -129,7 +129,7 @@ def _kind_of_model(checkpoint: str) -> str | None:
 
 
 def _take_parts(made: Tokenizer, saved: Tokenizer) -> None:
-    """Have a tokenizer that was made anew clean, split and join texts as the saved one, but for what its config sets."""
+    """Have a tokenizer that was made anew treat texts as the saved one does, but for what its config sets."""
     made.model, made.decoder = saved.model, saved.decoder
     for part in ("normalizer", "pre_tokenizer", "post_processor"):
         ours, theirs = getattr(made, part), getattr(saved, part)
