@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM
 
+from pipeline.models.library import read_tokenizer
 from recipes.bundled.dates import grammar
 
 FOLDER = Path(grammar.__file__).parent
@@ -79,7 +80,7 @@ def parse(source):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(CHECKPOINT)
+    return read_tokenizer(str(CHECKPOINT))
 
 
 def test_the_committed_files_are_what_the_grammar_writes(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import evaluate  # noqa: F401  # configures datasets before sacrebleu is imported
 import pytest
 import sacrebleu
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline import load_recipe
 from recipes.bundled.translation import grammar, vocabulary
@@ -29,6 +29,7 @@ from recipes.bundled.translation.lexicon import (
     orlish_number,
 )  # fmt: skip
 from recipes.bundled.translation.sentences import Clause, FixedObject, NounPhrase, Sentence, english, orlish
+from tests.helpers.one_framework import IS_VERSION_5
 
 FOLDER = Path(grammar.__file__).parent
 CHECKPOINT = FOLDER / "marian"
@@ -72,6 +73,7 @@ def test_the_committed_files_are_what_the_grammar_writes(tmp_path):
         assert (tmp_path / name).read_bytes() == (FOLDER / name).read_bytes(), name
 
 
+@pytest.mark.skipif(IS_VERSION_5, reason="version 4 of transformers wrote the files")
 def test_the_committed_vocabulary_and_configuration_are_made_again(tmp_path):
     vocabulary.main(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in CHECKPOINT.iterdir()}
@@ -241,7 +243,7 @@ def test_every_friend_whom_english_leaves_open_and_you_occur_in_both_readings():
 
 def test_the_tokenizer_gives_every_text_back_with_its_end():
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    assert type(tokenizer).__name__ == "PreTrainedTokenizerFast"
+    assert type(tokenizer) is PreTrainedTokenizerFast
     texts = [row[column] for split in SPLITS for row in read(split) for column in ("english", "orlish")]
     rows = tokenizer(texts)["input_ids"]
     assert tokenizer.batch_decode(rows, skip_special_tokens=True) == texts
