@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -23,8 +22,11 @@ _IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
 # What the library raises for a setting of another type than its own; 4.57 takes any.
 _WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeError) if _IS_VERSION_5 else TypeError
 # What huggingface_hub raises if the Hub cannot be reached: its first version has errors of another package.
-_carrier = importlib.import_module("httpx") if hasattr(huggingface_hub, "close_session") else None
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError,) if _carrier is None else (OSError, _carrier.HTTPError)
+CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError,)
+if hasattr(huggingface_hub, "close_session"):
+    import httpx  # type: ignore[import-not-found]
+
+    CONNECTION_ERRORS = (OSError, httpx.HTTPError)
 # What tokenizer_config.json sets of the parts of a tokenizer, in either version, whatever tokenizer.json says.
 _SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space", "trim_offsets"}
 # What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
