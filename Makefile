@@ -177,7 +177,7 @@ bundled: $(VENV)/.installed  ## rebuild the bundled texts and pretrained checkpo
 	@"$(VENV)/bin/python" -m recipes.bundled.translation.grammar && "$(VENV)/bin/python" -m recipes.bundled.translation.vocabulary
 
 CHOSEN = $(if $(COMPILED),compiles,$(if $(HEAVY),heavy,$(if $(QUICK),not slow and )not heavy and not compiles))
-PYTEST = env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) "$(1)/bin/python" -m pytest $(2) -m "$(CHOSEN)"
+PYTEST = env $(foreach name,$(WITH_OWN_DEFAULTS),-u $(name)) -u STACK "$(1)/bin/python" -m pytest $(2) -m "$(CHOSEN)"
 
 # With STACK=split the tests of TensorFlow run also if one of PyTorch failed.
 test: $(VENV)/.installed  ## run the tests | QUICK=1 leaves out the slow ones, HEAVY=1 runs those that convert models or shard weights, COMPILED=1 those that compile steps, STACK=split those of each framework in its environment

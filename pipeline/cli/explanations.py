@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,19 +56,23 @@ def finetune_command(
     recipe: str, framework: str, attention: str = "stock", seed: int = 0, settings: Sequence[str] = (),
     out: Path | None = None, processes: int = 1, *, allow_hub_code: bool = False, allow_pickle: bool = False,
 ) -> str:  # fmt: skip
-    """The command that fine-tunes with these arguments; with make, unless it would split a setting at a space."""
+    """The command that fine-tunes with these arguments; with make, unless it would split a setting at a space.
+
+    In the environment of the framework, if make was told that each has its own.
+    """
+    stack = os.environ.get("STACK")
     if any(len(setting.split()) != 1 for setting in settings):
         words = ["finetune", recipe, "--framework", framework, "--attention", attention, "--seed", str(seed)]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--out", str(out)] if out else []
         words += ["--processes", str(processes)] if processes > 1 else []
         words += ["--allow-hub-code"] * allow_hub_code + ["--allow-pickle"] * allow_pickle
-        return f".venv/bin/python -m pipeline {shlex.join(words)}"
+        return f".venv{f'-{framework}' if stack else ''}/bin/python -m pipeline {shlex.join(words)}"
     variables = {
         "RECIPE": recipe, "FRAMEWORK": framework, "ATTENTION": attention if attention != "stock" else "",
         "SEED": seed or "", "SET": " ".join(settings), "OUT": out or "",
         "PROCESSES": processes if processes > 1 else "",
-        "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle,
+        "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle, "STACK": stack,
     }  # fmt: skip
     given = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]
     return f"make finetune {' '.join(given)}"

@@ -240,6 +240,13 @@ def test_the_command_that_is_shown_gives_what_was_given(given):
     )
 
 
+def test_the_command_that_is_shown_is_for_the_environment_of_its_framework(monkeypatch):
+    monkeypatch.setenv("STACK", "split")
+    assert finetune_command("mine", "torch") == "make finetune RECIPE=mine FRAMEWORK=torch STACK=split"
+    spaced = finetune_command("mine", "torch", settings=["options.prefix=a b"])
+    assert spaced.startswith(".venv-torch/bin/python -m pipeline finetune mine --framework torch")
+
+
 def test_a_run_of_one_step_whose_learning_rate_is_0_says_so(tmp_path, capsys):
     rows = ["--set", "data.limit.train=32", "--set", "data.limit.validation=8", "--set", "train.epochs=1"]
     how = ["--attention", "handwritten", "--out", str(tmp_path / "r")]

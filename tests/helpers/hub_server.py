@@ -64,7 +64,10 @@ class SmallHub:
         name = f"{asked['organization']}/{asked['name']}"
         if name in self.repositories:
             return 409, {"error": "You already created this model repo"}, {}
-        self.repositories[name], self.private[name] = {}, bool(asked.get("private"))
+        self.repositories[name], self.private[name] = (
+            {},
+            asked.get("visibility", asked.get("private")) in (True, "private"),
+        )
         return 200, {"url": f"{self.url}/{name}"}, {}
 
     @staticmethod
