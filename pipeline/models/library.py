@@ -21,16 +21,22 @@ from transformers.utils.hub import cached_file
 _IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
 # What the library raises for a setting of another type than its own; 4.57 takes any.
 _WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeError) if _IS_VERSION_5 else TypeError
-# What huggingface_hub raises if the Hub cannot be reached: its first version has errors of another package.
-CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError,)
-if hasattr(huggingface_hub, "close_session"):
-    import httpx  # type: ignore[import-not-found]
-
-    CONNECTION_ERRORS = (OSError, httpx.HTTPError)
 # What tokenizer_config.json sets of the parts of a tokenizer, in either version, whatever tokenizer.json says.
 _SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space", "trim_offsets"}
 # What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
 _PLAIN_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises if the Hub cannot be reached: from version 1 on, errors of another package too."""
+    if not hasattr(huggingface_hub, "close_session"):
+        return (OSError,)
+    import httpx  # that package, which is there with version 1
+
+    return OSError, httpx.HTTPError
+
+
+CONNECTION_ERRORS = _connection_errors()
 
 
 def read_config(checkpoint: str) -> tuple[PretrainedConfig, Exception | None]:
