@@ -242,14 +242,19 @@ def test_the_step_is_named_at_which_rounding_has_grown():
 
 @pytest.mark.slow
 def test_a_t5_from_random_weights_is_the_same_experiment_and_a_fault_in_it_is_seen(monkeypatch):
-    recipe = load_recipe("dates_t5", {"weights": "random", "data.limit.train": 640, "data.limit.validation": 8})
-    first, controls = record_with_controls(recipe, "torch", 20, "stock", 0, dropout=True, directions=range(3))
-    report = compare_traces(recipe.name, first, record(recipe, "tensorflow", 20), controls)
-    assert report.same, report.as_text()
-    # Rounding has grown beyond what a pretrained model may differ by, and hides no fault: a decay of 0.01 dropped.
+    # Until rounding has grown beyond what a pretrained model may differ by; how soon it does depends on the processor.
+    for steps in (20, 40):
+        limits = {"data.limit.train": 32 * steps, "data.limit.validation": 8}
+        recipe = load_recipe("dates_t5", limits | {"weights": "random"})
+        first, controls = record_with_controls(recipe, "torch", steps, "stock", 0, dropout=True, directions=range(3))
+        if max(control.parameters for control in controls) > 1e-3:
+            break
     assert max(control.parameters for control in controls) > 1e-3
+    report = compare_traces(recipe.name, first, record(recipe, "tensorflow", steps), controls)
+    assert report.same, report.as_text()
+    # It hides no fault: a decay of 0.01 dropped.
     plant(monkeypatch, "torch", "weight decay dropped")
-    report = compare_traces(recipe.name, first, record(recipe, "torch", 20), controls)
+    report = compare_traces(recipe.name, first, record(recipe, "torch", steps), controls)
     assert not report.same, report.as_text()
 
 
