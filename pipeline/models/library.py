@@ -92,14 +92,16 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
         except (TypeError, KeyError):  # version 5, whose model cannot be made from another one's vocabulary
-            if not _IS_VERSION_5 or _kind_of_model(checkpoint) is None:
+            if not _IS_VERSION_5 or _tokenizer_file(checkpoint) is None:
                 raise
             return _plain(checkpoint, saved, renamed)
     made = getattr(getattr(type(tokenizer), "model", None), "__name__", None)
     if _IS_VERSION_5 and made is not None and (file := _tokenizer_file(checkpoint)) is not None:
-        if _kind_of_model(checkpoint) != made:
+        of_file = Tokenizer.from_file(file)
+        # Old files, such as those of google-t5/t5-small, do not say of which kind their model is.
+        if type(of_file.model).__name__ != made:
             return _plain(checkpoint, saved, renamed)
-        _take_parts(tokenizer.backend_tokenizer, Tokenizer.from_file(file))
+        _take_parts(tokenizer.backend_tokenizer, of_file)
     return tokenizer
 
 
@@ -128,12 +130,6 @@ def _plain(checkpoint: str, saved: Mapping[str, object], renamed: Mapping[str, o
 def _tokenizer_file(checkpoint: str) -> str | None:
     """The tokenizer.json of a checkpoint, None without one."""
     return cached_file(checkpoint, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-
-
-def _kind_of_model(checkpoint: str) -> str | None:
-    """What kind of model the tokenizer.json of a checkpoint has, such as "BPE"; None without one."""
-    file = _tokenizer_file(checkpoint)
-    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))["model"].get("type")
 
 
 def _take_parts(made: Tokenizer, saved: Tokenizer) -> None:

@@ -62,6 +62,19 @@ def test_a_tokenizer_is_what_its_file_says(name, part, changes, tmp_path):
     assert load_tokenizer(recipe)(text)["input_ids"] == Tokenizer.from_file(str(file)).encode(text).ids
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_file_that_does_not_say_of_which_kind_its_model_is_gives_the_same_tokenizer(name, tmp_path):
+    """As those of google-t5/t5-small, openai-community/gpt2 and distilbert/distilbert-base-uncased on the Hub."""
+    recipe = changed_checkpoint(load_recipe(name), tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint" / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["model"]["type"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    tokenizer, expected = load_tokenizer(recipe), load_tokenizer(load_recipe(name))
+    assert type(tokenizer) is type(expected) and tokenizer.special_tokens_map == expected.special_tokens_map
+    assert dict(tokenizer(TEXT, TEXT)) == dict(expected(TEXT, TEXT))
+
+
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
