@@ -86,8 +86,8 @@ def label_details(lines: Lines) -> ClassDetails:
 
 
 def _curves_of_classes(lines: Lines, names: list[str], true_N: NDArray) -> list[ClassCurves]:
-    """The curves of each class in the model's order; none if the lines lack their scores, or the model is gone."""
-    if not names or "scores" not in lines[0]:
+    """The curves of each class in the model's order; none if a line lacks their scores, or the model is gone."""
+    if not names or not all("scores" in line for line in lines):  # some runs may be of an earlier version
         return []
     scores = [line["scores"] for line in lines]
     return _curves(names, np.array(scores, np.float64), np.eye(len(names), dtype=bool)[true_N])
