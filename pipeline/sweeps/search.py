@@ -167,7 +167,8 @@ class Search:
 
     def _cause(self, number: int, error: Exception) -> str:
         """Why a trial failed; what a process wrote before it crashed, such as a traceback, is kept beside its run."""
-        if not isinstance(error, EndedBySignal | ProcessError):
+        has_written = "\n" in str(error)  # a single line is all that there is to say, often that nothing was written
+        if not isinstance(error, EndedBySignal | ProcessError) or not has_written:
             return one_line(error, MOST_OF_A_CAUSE)
         log = run_folder(self.folder, number).with_suffix(".log")
         log.parent.mkdir(exist_ok=True)

@@ -235,8 +235,9 @@ def test_a_small_space_is_searched_point_by_point_beginning_with_the_recipes_own
         (RunFailure("the loss of step 3 is nan"), "the loss of step 3 is nan"),
         (ProcessError("Traceback\n  line 7\nZeroDivisionError: by zero"), "ZeroDivisionError: by zero; what .* is in "),
         (EndedBySignal("Traceback\n  line 7", 9), "the process was ended by signal 9; what its process wrote is in "),
+        (EndedBySignal("", 9), "the process was ended by signal 9"),
     ],
-    ids=["failure", "crash", "killed"],
+    ids=["failure", "crash", "killed", "killed in silence"],
 )
 def test_a_trial_that_fails_is_recorded_and_without_any_completed_one_the_sweep_fails(
     error, cause, tmp_path, monkeypatch
