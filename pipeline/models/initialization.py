@@ -145,7 +145,8 @@ def _unexpected(family: Family, checkpoint: Weights, expected: Shapes, config: P
 def _untied(checkpoint: Weights, expected: Shapes) -> list[str]:
     """Output matrices that the model would ignore although they differ from the embeddings."""
     return [
-        f"{output} is not {embedding}, but tie_word_embeddings says so (transformers 5 writes it of each T5); "
+        f"{output} is not {embedding}, but tie_word_embeddings says so"
+        f"{' (transformers 5 writes it of each T5)' if embedding == 'shared.weight' else ''}; "
         "set it to false in config.json"
         for output, embeddings in _TIED.items()
         for embedding in embeddings

@@ -64,7 +64,7 @@ def build_model(
 
 
 def align_frameworks(model: PreTrainedModel) -> None:
-    """Change, in place, what the library's model would do otherwise than its config says or than in TensorFlow."""
+    """Change the library's model, in place, where it would not do what its config says or what TensorFlow's does."""
     tie_weights(model)  # else output and input embeddings stay separate, since initialization was skipped
     for module in model.modules():
         # Else the embedding of padding, which can be the first token of a text, would be trained in TensorFlow only.

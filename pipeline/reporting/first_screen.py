@@ -141,11 +141,11 @@ def _of_several_recipes(results: Results) -> str:
         for summary in cost.variants.values()
         if summary.median is not None
     ]
-    trained = [f"{number:,.0f}" for number in dict.fromkeys(medians)]
-    weights = f"trained weights ({', '.join(trained)}), " if trained else ""
+    trained = " and ".join(f"{number:,.0f}" for number in dict.fromkeys(medians))
+    what = f"The numbers of trained weights ({trained}), peak" if trained else "Peak"
     return (
-        f"Not the same experiment: the recipes differ in {join_names(keys, MAX_NAMED)}. Compared are {weights}peak "
-        "memory and score."
+        f"Not the same experiment: the recipes differ in {join_names(keys, MAX_NAMED)}. {what} memory and scores can "
+        "be compared."
     )
 
 

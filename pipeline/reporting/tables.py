@@ -297,8 +297,9 @@ def costs(results: Results) -> Table:
         groups[f"{COST_TITLES[cost.name]}, {unit} ({better} is better)"] = rows
     first = results.variants[0].name if results.variants else "the first"
     is_missing = any(row[1] == UNDEFINED for rows in groups.values() for row in rows)
-    note = f"{UNDEFINED}: not recorded, as by runs of an earlier version or of a single step." if is_missing else ""
-    return Table("What it took", ["Variant", "Median", "Range over seeds", f"Ratio to {first}"], groups, note)
+    note = f"{UNDEFINED}: not recorded. Runs of earlier versions, and runs of a single step, lack some numbers."
+    heads = ["Variant", "Median", "Range over seeds", f"Ratio to {first}"]
+    return Table("What it took", heads, groups, note if is_missing else "")
 
 
 def recipe_differences(results: Results) -> Table:

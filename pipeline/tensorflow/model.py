@@ -76,7 +76,7 @@ def build_model(
 
 
 def align_frameworks(model: TFPreTrainedModel) -> None:
-    """Change, in place, what the library's model would do otherwise than its config says or than in PyTorch."""
+    """Change the library's model, in place, where it would not do what its config says or what PyTorch's does."""
     for layer in model.submodules:
         # A tensor in fp32 can only scale fp32.
         if isinstance(scale := getattr(layer, "embed_scale", None), Tensor):

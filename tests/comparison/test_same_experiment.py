@@ -181,8 +181,8 @@ def test_variants_of_several_recipes_have_the_settings_that_tell_them_apart(comp
     training = results.headline.training
     assert (training.state, training.word) == ("bad", "No")
     assert training.sentence == (
-        "Not the same experiment: the recipes differ in train.learning_rate, train.lora. Compared are peak memory and "
-        "score."
+        "Not the same experiment: the recipes differ in train.learning_rate, train.lora. Peak memory and scores can be "
+        "compared."
     )
 
 

@@ -90,8 +90,8 @@ def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_
     headline = write_headline(changed)
     assert (headline.training.state, headline.training.word, headline.notices) == ("bad", "No", [])
     assert headline.training.sentence == (
-        "Not the same experiment: the recipes differ in train.lora. Compared are trained weights (4,386,178, 12,930), "
-        "peak memory and score."
+        "Not the same experiment: the recipes differ in train.lora. The numbers of trained weights (4,386,178 and "
+        "12,930), peak memory and scores can be compared."
     )
     table = summary(changed)
     assert table.columns[-3:] == ["Trained weights", "Time", "Memory"]
