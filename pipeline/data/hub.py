@@ -23,7 +23,8 @@ ATTEMPTS = 3
 
 Loaded = TypeVar("Loaded")
 
-_BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError")
+# By name: huggingface_hub has the errors of requests in its versions before 1, and those of httpx since.
+_BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError", "RemoteProtocolError", "ReadError")
 _OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
             "NameResolutionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError")  # fmt: skip
 
