@@ -53,7 +53,7 @@ def with_headline(results: Results) -> Results:
 
 def write_headline(results: Results) -> Headline:
     """The four answers of the first screen, and the notices below them."""
-    alike = of_one_recipe(results)
+    alike = _of_one_recipe(results)
     found = faults(alike)
     notices = [Statement(state="bad", sentence=fault) for fault in [*found, *failures(results.runs)]]
     notices += [problem_statement(problem) for problem in results.problems]
@@ -108,7 +108,7 @@ def _training(results: Results, found: list[str]) -> Answer:
     return _answer("good" if is_proved else "unknown", " ".join(sentences))
 
 
-def of_one_recipe(results: Results) -> Results:
+def _of_one_recipe(results: Results) -> Results:
     """The results without what compares variants of different recipes: nothing of it has to be the same."""
     compared = [difference.values for difference in results.recipe_differences if difference.is_compared]
     if not compared:

@@ -9,13 +9,14 @@ from pipeline import finetune
 from pipeline.training.kill_test import PHASES, Moment, compare_runs, kill_moments, kill_test
 from tests.helpers.families import recipe_of
 from tests.helpers.interruption import read_lines
+from tests.helpers.marks import heavy_in_tensorflow
 
 
-# Runs of TensorFlow are killed and resumed in test_resume.py.
 @pytest.mark.slow
-def test_the_kill_test_kills_for_real_and_finds_no_difference(tmp_path):
+@heavy_in_tensorflow
+def test_the_kill_test_kills_for_real_and_finds_no_difference(framework, tmp_path):
     recipe = recipe_of("single-label", tmp_path, changes={"train.dropout": 0.1, "train.save_every": 1})
-    report = kill_test(recipe, "torch", num_kills=1, seed=2)
+    report = kill_test(recipe, framework, num_kills=1, seed=2)
     assert report.passed, report.as_text()
     killed, resumed = report.segments
     assert killed.killed_in in ("training", "saving") and resumed.resumed_at >= 1
