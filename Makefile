@@ -103,7 +103,7 @@ NEWER_PACKAGES := huggingface_hub|tokenizers|transformers
 .venv/.installed .venv-torch/.installed .venv-tensorflow/.installed: pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
-	@echo "Installing into $(@D), once; this takes a minute or two."
+	@echo "Installing into $(@D), once; this takes two or three minutes."
 	@"$$PYTHON" -c '$(ALONE)' ' \
 	  if test "$@" -nt pyproject.toml && test "$@" -nt constraints.txt $(if $(NEWER),&& test "$@" -nt constraints-torch.txt); then exit; fi; \
 	  test -x "$(@D)/bin/python" || "$$PYTHON" -m venv "$(@D)"; \

@@ -18,6 +18,7 @@ from pipeline.reporting.plots import (
     Style,
     dots,
     heat_map,
+    height_of_rows,
     legend,
     metric_label,
     new_figure,
@@ -60,7 +61,7 @@ def _scores(results: Results) -> Iterable[Picture]:
         }
         if not rows:
             continue
-        figure, (axis,) = new_figure(height=0.8 + 0.34 * len(rows))
+        figure, (axis,) = new_figure(height=height_of_rows(rows))
         dots(axis, [(variant, *row) for variant, row in rows.items()], look, partial(score, scale=metric.scale))
         axis.set_xlabel(metric_label(name, metric))
         means = "; ".join(f"{variant} {score(row[0], metric.scale)}" for variant, row in rows.items())
@@ -76,7 +77,7 @@ def _equivalence(results: Results) -> Iterable[Picture]:
         margin, rows = _tested_pairs(results, name)
         if margin is None or not rows:
             continue
-        figure, (axis,) = new_figure(height=0.9 + 0.46 * len(rows))
+        figure, (axis,) = new_figure(height=height_of_rows(pair for pair, *_ in rows))
         axis.axvspan(-margin, margin, color=svg.GOOD, alpha=0.13, linewidth=0)
         axis.axvline(0, color=svg.INK, linewidth=0.7)
         plain = {pair: Style(svg.INK, "-", "o") for pair, _, _ in rows}
@@ -163,7 +164,7 @@ def _cost(results: Results, cost: Cost) -> Picture:
         for variant, row in cost.variants.items()
         if row.median is not None
     ]
-    figure, (axis,) = new_figure(height=0.8 + 0.34 * len(rows))
+    figure, (axis,) = new_figure(height=height_of_rows(variant for variant, *_ in rows))
     dots(axis, rows, styles(results))
     axis.set_xlim(left=0)
     title = COST_TITLES[cost.name]

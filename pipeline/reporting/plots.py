@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,8 @@ from pipeline.reporting.formatting import MINUS
 from pipeline.utils.text import shorten, visible
 
 WIDTH = 5.0  # inches; as wide as a phone, so that the letters stay legible there
+ROW_LABEL_LENGTH, LEGEND_LENGTH = 26, 23  # characters of a line
+MOST_LINES = 5  # of a variant's settings
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 3)))
 _MARKERS = "osD^vP"
 
@@ -121,10 +124,17 @@ def dots(
     axis.xaxis.set_major_locator(MaxNLocator(5))
 
 
+def height_of_rows(names: Iterable[str]) -> float:
+    """Inches that the rows of `dots` with these names need, with the axis below them."""
+    num_lines = [len(in_lines(name, ROW_LABEL_LENGTH)) for name in names]
+    return 0.8 + (0.19 + 0.15 * max(num_lines)) * len(num_lines)
+
+
 def _row_label(axis: Axes, y: int, name: str) -> None:
     """A name left of its row; each of its lines is set by itself, so that all end at the axis."""
-    lines = in_lines(name, 26)
-    for line, offset in zip(lines, (0,) if len(lines) == 1 else (5.5, -5.5), strict=False):
+    lines = in_lines(name, ROW_LABEL_LENGTH)
+    for number, line in enumerate(lines):
+        offset = 11 * ((len(lines) - 1) / 2 - number)
         axis.annotate(
             line, (0, y), (-8, offset), ("axes fraction", "data"), "offset points",
             ha="right", va="center", color=svg.INK, fontsize=10,
@@ -132,18 +142,31 @@ def _row_label(axis: Axes, y: int, name: str) -> None:
 
 
 def in_lines(name: str, length: int) -> list[str]:
-    """A pair, or a variant with settings, in two lines of at most `length` characters; any other name in one.
+    """A variant, or a pair of them, in lines of at most `length` characters.
 
-    If a line with settings is too long, its end is kept: there the names of variants differ.
+    Settings take as many lines as they need, up to MOST_LINES, since variants differ in them; those that both of a pair
+    have are written once.
     """
-    shown = visible(name)
-    first, sign, second = shown.partition(f" {MINUS} ")
-    if sign:
-        lines = [f"{first} {MINUS}", second]
-    else:
-        variant, space, settings = shown.partition(" ")
-        lines = [variant, settings] if space and "=" in settings else [shown]
-    return [f"…{line[1 - length :]}" if "=" in line and len(line) > length else shorten(line, length) for line in lines]
+    first, sign, second = visible(name).partition(f" {MINUS} ")
+    (variant, settings), (other, others) = map(_with_settings, (first, second))
+    if not sign:
+        return [shorten(variant, length), *_wrapped(settings, length)]
+    shared = [] if settings == others else _wrapped(settings, length)
+    # The sign stands behind the last line of the first.
+    *lines, last = [shorten(variant, length - 2), *shared]
+    return [*lines, f"{last} {MINUS}", shorten(other, length), *_wrapped(others, length)]
+
+
+def _with_settings(name: str) -> tuple[str, str]:
+    """The name of a variant, and its settings in parentheses."""
+    variant, space, settings = name.partition(" (")
+    return (variant, f"({settings}") if space and "=" in settings else (name, "")
+
+
+def _wrapped(settings: str, length: int) -> list[str]:
+    """Settings in lines, those in the middle left out if there are too many."""
+    lines = textwrap.wrap(settings, length - 2)
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 2], "…", lines[-1]]
 
 
 def heat_map(
@@ -187,7 +210,7 @@ def legend(figure: Figure) -> None:
     """Above the plot, in two columns, so that it hides nothing."""
     drawn = figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10, handlelength=2.6)
     for text in drawn.get_texts():
-        text.set(color=svg.INK, text="\n".join(in_lines(text.get_text(), 23)))
+        text.set(color=svg.INK, text="\n".join(in_lines(text.get_text(), LEGEND_LENGTH)))
     named = [artist for axis in figure.axes for artist in axis.get_legend_handles_labels()[0]]
     for artist, handle, text in zip(named, drawn.legend_handles, drawn.get_texts(), strict=True):
         gid = artist.get_gid() if isinstance(artist, Artist) else None  # bars come as a container of theirs

@@ -48,11 +48,18 @@ def texts_of(element):
         ("torch/stock", ["torch/stock"]),
         ("torch/stock \N{MINUS SIGN} tensorflow/stock", ["torch/stock \N{MINUS SIGN}", "tensorflow/stock"]),
         ("torch/stock (lora=rank 8, alpha 16)", ["torch/stock", "(lora=rank 8, alpha 16)"]),
-        ("torch/stock (learning_rate=0.001, batch_size=8)", ["torch/stock", "…rate=0.001, batch_size=8)"]),
+        ("torch/stock (learning_rate=0.001, lora=rank 4, alpha 16)",
+         ["torch/stock", "(learning_rate=0.001,", "lora=rank 4, alpha 16)"]),
+        ("torch/stock (lora=rank 8) \N{MINUS SIGN} tensorflow/stock (lora=rank 8)",
+         ["torch/stock \N{MINUS SIGN}", "tensorflow/stock", "(lora=rank 8)"]),
+        ("torch/stock (lora=rank 8) \N{MINUS SIGN} torch/stock (lora=none)",
+         ["torch/stock", "(lora=rank 8) \N{MINUS SIGN}", "torch/stock", "(lora=none)"]),
         ("torch/mine:MyVeryOwnAttentionClass", ["torch/mine:MyVeryOwnAtten…"]),
+        (f"torch/stock (data={'x' * 200})",
+         ["torch/stock", "(data=" + "x" * 18, "x" * 24, "x" * 24, "…", "x" * 14 + ")"]),
     ],
-)
-def test_names_of_variants_are_told_apart_at_their_ends(name, lines):
+)  # fmt: skip
+def test_names_of_variants_keep_what_tells_them_apart(name, lines):
     assert in_lines(name, 26) == lines and all(len(line) <= 26 for line in lines)
 
 
