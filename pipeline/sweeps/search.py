@@ -166,7 +166,7 @@ class Search:
         self.callback.on_trial_end(self._found(number))
 
     def _cause(self, number: int, error: Exception) -> str:
-        """Why a trial failed; what a process wrote before it crashed, such as a traceback, is kept beside its run."""
+        """Why a trial failed; the end of what its process wrote before it crashed is kept beside its run."""
         has_written = "\n" in str(error)  # a single line is all that there is to say, often that nothing was written
         if not isinstance(error, EndedBySignal | ProcessError) or not has_written:
             return one_line(error, MOST_OF_A_CAUSE)
@@ -174,7 +174,7 @@ class Search:
         log.parent.mkdir(exist_ok=True)
         with atomic_write(log) as file:
             file.write(f"{error}\n")
-        return f"{last_line(error)}; what its process wrote is in {RUNS}/{log.name}"
+        return f"{last_line(error)}; the end of what its process wrote is in {RUNS}/{log.name}"
 
     def _found(self, number: int) -> TrialRecord:
         return next(trial for trial in self.study.trials() if trial.number == number)

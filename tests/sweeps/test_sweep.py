@@ -233,8 +233,14 @@ def test_a_small_space_is_searched_point_by_point_beginning_with_the_recipes_own
     ("error", "cause"),
     [
         (RunFailure("the loss of step 3 is nan"), "the loss of step 3 is nan"),
-        (ProcessError("Traceback\n  line 7\nZeroDivisionError: by zero"), "ZeroDivisionError: by zero; what .* is in "),
-        (EndedBySignal("Traceback\n  line 7", 9), "the process was ended by signal 9; what its process wrote is in "),
+        (
+            ProcessError("Traceback\n  line 7\nZeroDivisionError: by zero"),
+            "ZeroDivisionError: by zero; the end of what .* is in ",
+        ),
+        (
+            EndedBySignal("Traceback\n  line 7", 9),
+            "the process was ended by signal 9; the end of .* is in ",
+        ),
         (EndedBySignal("", 9), "the process was ended by signal 9"),
     ],
     ids=["failure", "crash", "killed", "killed in silence"],
