@@ -17,7 +17,8 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason
 from pipeline.utils.text import one_line
 
-# Scores in predictions.jsonl have six decimals, and an area under a curve can depend on the last one.
+# Scores in predictions.jsonl are rounded, those of earlier versions to six decimals, and an area under a curve can
+# depend on the last one.
 _RECORDED_PRECISION = 1e-3
 
 # By run label and metric: the value on the full split and the resampled values [R].

@@ -16,7 +16,7 @@ from pipeline.data.batches import Batch, Features
 from pipeline.data.ragged import Ragged
 from pipeline.data.token_stream import read_documents
 from pipeline.tasks.base import Examples, Prediction, ScoredExample, Task, known, token_id
-from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.numerics import equal_weights, log_softmax, recorded
 from pipeline.tasks.options import MaskedLanguageModelingOptions
 from pipeline.tasks.validation import text_problems
 from pipeline.utils.array_cache import shared
@@ -205,7 +205,7 @@ class MaskedLanguageModeling(Task[MaskedTexts, ScoredExample, Prediction]):
                 probabilities = np.exp(log_softmax(logits[place]))
                 best = np.argsort(-probabilities, kind="stable")[: self.options.top_k]
                 tokens = self.tokenizer.convert_ids_to_tokens(best.tolist())
-                scores = [round(float(p), 6) for p in probabilities[best]]
+                scores = recorded(probabilities[best]).tolist()
                 candidates.append([{"token": t, "score": s} for t, s in zip(tokens, scores, strict=True)])
             predictions.append({"masks": candidates})
         return predictions

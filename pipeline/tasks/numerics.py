@@ -22,6 +22,23 @@ def sigmoid(logits: NDArray) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-logits.astype(np.float64)))
 
 
+# Read from text, since a computed power may be off by one rounding, and numbers would then have needless digits.
+_POWERS_OF_TEN = np.array([float(f"1e{power}") for power in range(305)])
+
+
+def recorded(probabilities: NDArray) -> NDArray[np.float64]:
+    """Probabilities as files of predictions hold them: with six significant digits, also of what is missing to 1.
+
+    So the probabilities of a model that is very sure keep their order, near 0 and near 1.
+    """
+    exact = probabilities.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        digits = 5 - np.floor(np.log10(np.minimum(exact, 1 - exact)))
+    is_between = np.isfinite(digits)
+    power = _POWERS_OF_TEN[np.where(is_between, digits, 0).astype(int).clip(0, len(_POWERS_OF_TEN) - 1)]
+    return np.where(is_between, np.rint(exact * power) / power, exact)
+
+
 def equal_weights(mask: NDArray) -> NDArray[np.float32]:
     """Equal weights for the targets that `mask` marks, summing to 1, and 0 for all others."""
     weights = mask.astype(np.float64)

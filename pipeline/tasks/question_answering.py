@@ -14,7 +14,7 @@ from pipeline.data.batches import Batch, Features
 from pipeline.data.ragged import Ragged, TextLists, Texts
 from pipeline.data.table import some_at_a_time, values_of
 from pipeline.tasks.base import Examples, ScoredExample, Task, joined, known
-from pipeline.tasks.numerics import equal_weights, log_softmax
+from pipeline.tasks.numerics import equal_weights, log_softmax, recorded
 from pipeline.tasks.options import QuestionAnsweringOptions
 from pipeline.tasks.validation import first_problems, text_problems
 from pipeline.utils.errors import UserError
@@ -216,9 +216,9 @@ class QuestionAnswering(Task[Windows, WindowAnswers, WindowAnswers]):
         chosen = "" if is_empty else ranked[0][0]
         if self.options.unanswerable or not ranked:
             ranked = sorted([*ranked, ("", no_answer)], key=lambda each: -each[1])
-        probabilities = np.exp(log_softmax(np.array([score for _, score in ranked])))
+        probabilities = recorded(np.exp(log_softmax(np.array([score for _, score in ranked])))).tolist()
         n_best: list[dict[str, object]] = [
-            {"answer": text, "score": round(float(p), 6)} for (text, _), p in zip(ranked, probabilities, strict=True)
+            {"answer": text, "score": p} for (text, _), p in zip(ranked, probabilities, strict=True)
         ]
         return next(each for each in n_best if each["answer"] == chosen) | {"n_best": n_best}
 

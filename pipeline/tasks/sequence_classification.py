@@ -30,7 +30,7 @@ from pipeline.tasks.labels import (
     naming_of,
     vector_width,
 )
-from pipeline.tasks.numerics import log_softmax, sigmoid
+from pipeline.tasks.numerics import log_softmax, recorded, sigmoid
 from pipeline.tasks.options import SequenceClassificationOptions
 from pipeline.tasks.validation import first_problems, number_of, text_problems
 from pipeline.utils.errors import UserError, did_you_mean
@@ -217,31 +217,30 @@ class SequenceClassification(Task[LabeledTexts, ScoredExample, Prediction]):
         if self.problem_type == NUMBER:
             return [{"prediction": float(value)} for value in output[:, 0]]
         if self.problem_type == MANY:
+            probabilities_BC = sigmoid(output)
             return [
                 {
                     "prediction": [name for name, p in zip(self.labels, row, strict=True) if p > 0.5],
-                    "score": {name: round(float(p), 6) for name, p in zip(self.labels, row, strict=True)},
+                    "score": dict(zip(self.labels, scores, strict=True)),
                 }
-                for row in sigmoid(output)
+                for row, scores in zip(probabilities_BC, recorded(probabilities_BC).tolist(), strict=True)
             ]
         best = output.argmax(axis=-1)
-        probabilities = np.exp(log_softmax(output))[np.arange(len(output)), best]
-        return [
-            {"prediction": self.labels[i], "score": round(float(p), 6)}
-            for i, p in zip(best, probabilities, strict=True)
-        ]
+        probabilities = recorded(np.exp(log_softmax(output))[np.arange(len(output)), best])
+        return [{"prediction": self.labels[i], "score": p} for i, p in zip(best, probabilities.tolist(), strict=True)]
 
     def _score_class(self, logits_BC: NDArray, predicted: list[Prediction], references: NDArray) -> list[ScoredExample]:
         """Of two classes a line has the score of one; of more, up to a number, also those of all, in their order."""
         log_probabilities_BC = log_softmax(logits_BC)
         probabilities_BC = np.exp(log_probabilities_BC)
+        recorded_BC = recorded(probabilities_BC)
         is_recorded, scored = 2 < len(self.labels) <= MOST_SCORED_CLASSES, []
         for row, reference in enumerate(references.tolist()):
             score = predicted[row]["score"]
             line = {"prediction": predicted[row]["prediction"], "reference": self.labels[reference], "score": score}
             columns: dict[str, object] = {"predictions": int(logits_BC[row].argmax()), "references": reference}
             if is_recorded:
-                line["scores"] = probabilities_BC[row].round(6).tolist()
+                line["scores"] = recorded_BC[row].tolist()
             if self.keeps_scores:
                 columns["scores"] = probabilities_BC[row].tolist()
             scored.append(ScoredExample(line, columns, -float(log_probabilities_BC[row, reference]), 1))

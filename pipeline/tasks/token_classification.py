@@ -29,7 +29,7 @@ from pipeline.tasks.labels import (
     names_of_config,
     naming_of,
 )
-from pipeline.tasks.numerics import equal_weights, log_softmax, truncated_rows
+from pipeline.tasks.numerics import equal_weights, log_softmax, recorded, truncated_rows
 from pipeline.tasks.validation import first_problems
 from pipeline.utils.errors import did_you_mean
 from pipeline.utils.text import shorten
@@ -212,7 +212,7 @@ class TokenClassification(Task[TaggedSentences, ScoredExample, Prediction]):
                     "text": " ".join(words[start:end]),
                     "start": start,
                     "end": end,
-                    "score": round(sum(scores[start:end]) / (end - start), 6),
+                    "score": float(recorded(np.array([sum(scores[start:end]) / (end - start)]))[0]),
                 }
                 for kind, start, end in spans(tags)
             ]

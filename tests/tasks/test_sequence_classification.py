@@ -1,12 +1,16 @@
 """Sequence classification: the losses of numbers and label sets, and what its rows must have."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline import UserError
+from pipeline.metrics.scoring import statistic_for
 from pipeline.recipe.loading import load_recipe
+from pipeline.tasks.numerics import recorded
 from pipeline.tasks.sequence_classification import MOST_SCORED_CLASSES, LabeledTexts, SequenceClassification
 from pipeline.training.experiment import prepare
 from tests.helpers.classifiers import loss_and_gradient
@@ -48,3 +52,49 @@ def test_a_line_has_the_scores_of_all_classes_if_they_are_more_than_two_and_not_
         if "scores" in line:
             assert line["scores"] == pytest.approx(expected[row].tolist(), abs=1e-6)
             assert line["prediction"] == task.labels[int(np.argmax(line["scores"]))]
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "labels"])
+def test_the_order_of_a_very_sure_models_predictions_survives_in_its_lines(kind):
+    """The area under the curve of the lines is that of the logits, where six decimals would be 0 or 1 for most rows."""
+    gaps = np.linspace(-30, 30, 61, dtype=np.float32)
+    truth = np.random.default_rng(3).integers(0, 2, 61)
+    logits = np.stack([np.zeros(61), gaps, np.full(61, -60.0)][: 3 if kind == "three classes" else 2], axis=1)
+    problem = "multi_label_classification" if kind == "labels" else "single_label_classification"
+    recipe = load_recipe("sentiment_bert", {"options.problem_type": problem, "metrics": ["roc_auc"]})
+    task = SequenceClassification(recipe)
+    task.labels = ("no", "yes", "never")[: logits.shape[1]]
+    if kind == "labels":
+        logits, labels = np.stack([-gaps, gaps], axis=1), np.eye(2, dtype=np.float32)[truth]
+    else:
+        labels = truth.astype(np.int32)
+    ones = np.ones(61, np.int64)
+    examples = LabeledTexts({}, lengths=ones, num_targets=ones, counts={}, labels=labels)
+    scored = task.score_batch(logits.astype(np.float32), examples, np.arange(61))
+    lines = [json.loads(json.dumps(each.line)) for each in scored]
+    expected = roc_auc_score(truth, gaps)
+    assert statistic_for("roc_auc", lines, task.labels)(np.ones((1, 61))) == pytest.approx(expected, abs=1e-12)
+    assert max(len(json.dumps(each)) for line in lines for each in numbers_in(line)) <= 22
+
+
+def numbers_in(line):
+    """The probabilities of a line of predictions.jsonl."""
+    score = line["score"]
+    return [*(score.values() if isinstance(score, dict) else [score]), *line.get("scores", [])]
+
+
+@pytest.mark.parametrize(
+    ("probability", "written"),
+    [
+        (0.123456789, 0.123457),
+        (1.23456789e-9, 1.23457e-9),
+        (1 - 1.23456789e-9, 0.99999999876543),
+        (0.5, 0.5),
+        (0.0, 0.0),
+        (1.0, 1.0),
+        (5e-324, 0.0),
+        (math.nan, math.nan),
+    ],
+)
+def test_a_probability_has_six_significant_digits_also_of_what_is_missing_to_1(probability, written):
+    assert recorded(np.array([probability])) == pytest.approx([written], rel=1e-15, abs=0, nan_ok=True)
