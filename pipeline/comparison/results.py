@@ -13,20 +13,28 @@ results are in `records/`: scores, sameness, predictions, costs.
 from __future__ import annotations
 
 import json
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 
 from pydantic import Field, JsonValue
 
 from pipeline.comparison.records.base import Number, Record, State
 from pipeline.comparison.records.costs import BreakEven, Cost, CostComparison, Machine
 from pipeline.comparison.records.predictions import PredictionDetails
-from pipeline.comparison.records.sameness import Sameness
+from pipeline.comparison.records.sameness import (
+    BatchDifference,
+    OptimizationDifference,
+    PairDistance,
+    ProbeDifference,
+    Sameness,
+)
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.runs.record import EnvironmentRecord, TrainRecord
 
 SCHEMA_VERSION = 5
 # Results of schema 4 have no settings and no details of predictions.
 READABLE_SCHEMAS = (4, 5)
+_Pair = TypeVar("_Pair", ProbeDifference, BatchDifference, OptimizationDifference, PairDistance, PairComparison)
 
 
 class DataSummary(Record):
@@ -229,6 +237,34 @@ class Results(Record):
     def compares_recipes(self) -> bool:
         """Whether runs of the same framework and attention have different recipes, as with and without LoRA."""
         return any(difference.is_compared for difference in self.recipe_differences)
+
+    def of_one_recipe(self) -> Results:
+        """The results without the pairs of variants that have different recipes: nothing of them has to be the same.
+
+        What such variants are compared by is left out of `recipe_differences`, too.
+        """
+        compared = [difference.values for difference in self.recipe_differences if difference.is_compared]
+        if not compared:
+            return self
+        recipes = {run.variant: [values.get(run.label) for values in compared] for run in self.runs}
+
+        def kept(pairs: Iterable[_Pair]) -> list[_Pair]:
+            return [pair for pair in pairs if recipes.get(pair.first) == recipes.get(pair.second)]
+
+        sameness, control = self.sameness, self.sameness.control
+        changed: dict[str, object] = {
+            "probe": kept(sameness.probe),
+            "batches": kept(sameness.batches),
+            "optimization": kept(sameness.optimization),
+            "control": control and control.model_copy(update={"pairs": kept(control.pairs)}),
+        }
+        return self.model_copy(
+            update={
+                "comparisons": kept(self.comparisons),
+                "sameness": sameness.model_copy(update=changed),
+                "recipe_differences": [each for each in self.recipe_differences if not each.is_compared],
+            }
+        )
 
     def to_json(self) -> dict[str, object]:
         """What results.json holds, as plain dicts, lists and scalars."""

@@ -180,10 +180,11 @@ def _marked(prediction: JsonValue, reference: JsonValue) -> Finding | str:
 
 
 def _sameness(results: Results) -> Section:
+    alike = results.of_one_recipe()
     evidence = [
-        tables.sameness(results),
+        tables.sameness(alike),
         tables.lockstep(results.sameness.lockstep),
-        tables.control(results),
+        tables.control(alike),
         tables.recipe_differences(results),
     ]
     return Section("sameness", "Is it the same experiment?", sameness_lead(results), tables=evidence)

@@ -9,15 +9,9 @@ from __future__ import annotations
 from pipeline.comparison.costs import MIN_RUNS
 from pipeline.comparison.records.base import State
 from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
-from pipeline.comparison.records.sameness import (
-    BatchDifference,
-    OptimizationDifference,
-    PairDistance,
-    ProbeDifference,
-)
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.comparison.results import Answer, Headline, Results, Statement
-from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, ratio, score
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, score
 from pipeline.reporting.sentences import (
     MAX_NAMED,
     Finding,
@@ -53,7 +47,7 @@ def with_headline(results: Results) -> Results:
 
 def write_headline(results: Results) -> Headline:
     """The four answers of the first screen, and the notices below them."""
-    alike = _of_one_recipe(results)
+    alike = results.of_one_recipe()
     found = faults(alike)
     notices = [Statement(state="bad", sentence=fault) for fault in [*found, *failures(results.runs)]]
     notices += [problem_statement(problem) for problem in results.problems]
@@ -106,29 +100,6 @@ def _training(results: Results, found: list[str]) -> Answer:
         return _answer("unknown", " ".join([*sentences, "But the scores differ, which none of this explains."]))
     is_proved = explained or bool(results.sameness.lockstep) or scores == "good"
     return _answer("good" if is_proved else "unknown", " ".join(sentences))
-
-
-def _of_one_recipe(results: Results) -> Results:
-    """The results without what compares variants of different recipes: nothing of it has to be the same."""
-    compared = [difference.values for difference in results.recipe_differences if difference.is_compared]
-    if not compared:
-        return results
-    recipes = {run.variant: [values.get(run.label) for values in compared] for run in results.runs}
-
-    def is_of_one(pair: ProbeDifference | BatchDifference | OptimizationDifference | PairDistance) -> bool:
-        return recipes.get(pair.first) == recipes.get(pair.second)
-
-    sameness = results.sameness
-    found: dict[str, object] = {
-        "probe": [row for row in sameness.probe if is_of_one(row)],
-        "batches": [row for row in sameness.batches if is_of_one(row)],
-        "optimization": [row for row in sameness.optimization if is_of_one(row)],
-    }
-    if sameness.control:
-        pairs = [pair for pair in sameness.control.pairs if is_of_one(pair)]
-        found["control"] = sameness.control.model_copy(update={"pairs": pairs})
-    others = [difference for difference in results.recipe_differences if not difference.is_compared]
-    return results.model_copy(update={"sameness": sameness.model_copy(update=found), "recipe_differences": others})
 
 
 def _of_several_recipes(results: Results) -> str:
@@ -192,8 +163,12 @@ def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
     """Both scores of the pair with the largest difference, and the verdict on it."""
     name, metric = next(iter(results.metrics.items()))
     widest = max(pairs, key=lambda pair: abs(pair.metrics[name].seeds.mean_difference or 0.0))
-    scores = ", ".join(_score_of(metric, variant) for variant in (widest.first, widest.second))
-    return f"{capitalized(name)}: {scores}: {verdict(widest, name).sentence}."
+    variants = (widest.first, widest.second)
+    scores = ", ".join(_score_of(metric, variant) for variant in variants)
+    summaries = [metric.variants[variant] for variant in variants]
+    what = f"mean {name}" if any(summary.n > 1 for summary in summaries) else name
+    intervals = " with 95% interval" if any(summary.low is not None for summary in summaries) else ""
+    return f"{capitalized(what)}{intervals}: {scores}: {verdict(widest, name).sentence}."
 
 
 def _score_of(metric: Metric, variant: str) -> str:
@@ -220,14 +195,15 @@ def _time(results: Results) -> Answer:
     pair = results.time.pairs[0]
     speeds = [each for each in results.speed.pairs if (each.first, each.second) == (pair.first, pair.second)]
     turning = [each for each in results.break_even if (each.first, each.second) == (pair.first, pair.second)]
+    if speeds and not speeds[0].is_shown:
+        turning = []  # which of the two is faster is not shown either
     sentences = [answer.sentence]
     if speeds:
         # In the order of the sentence before.
-        medians = [speeds[0].first_median, speeds[0].second_median]
-        if pair.better == pair.second:
-            medians.reverse()
+        named = [(pair.first, speeds[0].first_median), (pair.second, speeds[0].second_median)]
+        (one, its), (other, others) = named if pair.better == pair.first else reversed(named)
         when = "After the first step" if results.speed.cost == "steady_examples_per_second" else "In training"
-        sentences.append(f"{when}: {medians[0]:,.0f} and {medians[1]:,.0f} examples/s.")
+        sentences.append(f"{when}: {one} {its:,.0f} examples/s, {other} {others:,.0f}.")
     sentences += [_turning_point(each, pair) for each in turning]
     return answer.model_copy(update={"sentence": " ".join(sentences)})
 
@@ -235,10 +211,10 @@ def _time(results: Results) -> Answer:
 def _turning_point(turning: BreakEven, pair: CostPair) -> str:
     """Which variant takes less time in longer trainings, and how long these have to be."""
     if turning.faster == pair.better:
-        return f"{turning.faster} stays ahead in longer trainings."
+        return f"{turning.faster} takes less time for longer trainings{', too' if pair.is_shown else ''}."
     return (
-        f"{turning.faster} is ahead from about {turning.examples:,.0f} training examples on "
-        f"(here {turning.examples_of_run:,.0f})."
+        f"From about {turning.examples:,.0f} training examples on, {turning.faster} takes less time in all; these runs "
+        f"had {turning.examples_of_run:,.0f}."
     )
 
 
@@ -262,13 +238,14 @@ def _name_of_better(pair: CostPair) -> str:
 
 
 def cost_sentence(comparison: CostComparison, pair: CostPair) -> str:
-    """'torch/stock 600 MiB at its peak, tensorflow/stock 900 MiB (1.50 ×).', with what keeps that from being shown."""
-    unit = {"peak_memory_bytes": "bytes"}.get(comparison.cost, "s")
+    """'torch/stock 600 MiB at its peak, tensorflow/stock 900 MiB, 1.50 times as much.'; and why that is not shown."""
+    unit, amount = ("bytes", "much") if comparison.cost == "peak_memory_bytes" else ("s", "long")
     named = [(pair.first, pair.first_median), (pair.second, pair.second_median)]
     if pair.better == pair.second:
         named.reverse()
     (better, less), (other, more) = [(name, " ".join(measured(median, unit))) for name, median in named]
-    sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more} ({ratio(pair.factor)})"
+    times = "" if pair.factor is None else f", {pair.factor:.2f} times as {amount}"
+    sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more}{times}"
     if pair.is_shown:
         return f"{sentence}."
     if pair.overlapping and pair.fewest_runs > 1:

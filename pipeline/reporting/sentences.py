@@ -111,7 +111,9 @@ def verdict_parts(comparison: MetricComparison) -> VerdictParts:
     """What is claimed, why, and under which condition."""
     code, margin, seeds = comparison.verdict.code, comparison.margin, comparison.seeds
     tested, over_seeds = comparison.equivalence, f"over {count(seeds.n, 'seed')}"
-    ninety = f"90% interval {difference_interval(tested.low, tested.high, margin)}"
+    ninety = (
+        f"90% interval of the difference {difference_interval(tested.low, tested.high, margin)}{unit_after(margin)}"
+    )
     if code == "constant":
         return VerdictParts("the same", "it describes the data, and no model changes it")
     if code == "equivalent":
@@ -119,11 +121,13 @@ def verdict_parts(comparison: MetricComparison) -> VerdictParts:
         return VerdictParts(claim, _identical(comparison) or ninety, _caveat(comparison))
     if code == "different":
         size = difference_text(abs(seeds.mean_difference or 0.0), margin, signed=False) + unit_after(margin)
-        interval = f"95% interval {difference_interval(seeds.low, seeds.high, margin)} {over_seeds}"
+        ends = sorted(abs(end or 0.0) for end in (seeds.low, seeds.high))  # both on one side of zero
+        low, high = (difference_text(end, margin, signed=False) for end in ends)
+        interval = f"95% interval {low} to {high} {over_seeds}"
         return VerdictParts("different", f"{comparison.verdict.higher} is higher by {size} ({interval})")
     if code == "inconclusive":
         claim = f"not shown to be equivalent within {margin_text(margin)} {over_seeds}"
-        return VerdictParts(claim, f"{ninety}{unit_after(margin)}, {_what_is_shown(comparison)}")
+        return VerdictParts(claim, f"{ninety}, {_what_is_shown(comparison)}")
     return VerdictParts("not shown to be equivalent", _what_is_missing(comparison))
 
 
@@ -133,6 +137,8 @@ def _what_is_missing(comparison: MetricComparison) -> str:
     if code == "undefined":
         undefined = comparison.verdict.undefined_seeds
         return f"undefined in {undefined} of {count(num_seeds + undefined, 'seed')}"
+    if code == "all_zero":
+        return "every run scores 0, so none has learned what this measures, and equal scores show nothing"
     if code == "no_shared_seed":
         return "no seed was completed by both"
     if code == "no_margin":
@@ -161,7 +167,8 @@ def _caveat(comparison: MetricComparison) -> str:
     examples = comparison.bootstrap
     if examples is None or not comparison.verdict.depends_on_examples:
         return ""
-    return f"; on other examples it could be {difference_interval(examples.low, examples.high, comparison.margin)}"
+    ends = difference_interval(examples.low, examples.high, comparison.margin)
+    return f"; on other validation examples it could be {ends}{unit_after(comparison.margin)}"
 
 
 def _difference_over_examples(comparison: MetricComparison) -> str:
@@ -203,7 +210,7 @@ def _control_evidence(control: ControlComparison) -> list[str]:
         return []
     steps = [pair.first_step_over_rounding for pair in within]
     first = min((step for step in steps if step is not None), default=None)
-    equal = f"In whole trainings the losses of all variants are equal except for rounding {_until(first)}"
+    equal = f"In whole trainings the losses are equal except for rounding {_until(first)}"
     shares = [pair.share for pair in within if pair.share is not None]
     if first is None or not shares:
         return [f"{equal}."]
@@ -423,12 +430,17 @@ def sameness_lead(results: Results) -> str:
     """Why the report shows more than scores, and what was compared."""
     if not results.comparisons:
         return "There are no two variants to compare."
+    alike = results.of_one_recipe()
+    left_out = "Variants of different recipes are left out here: nothing of them has to be the same."
+    if not alike.comparisons:
+        return f"No two variants have the same recipe. {left_out}"
     steps = ", and the steps themselves one by one" if results.sameness.lockstep else ""
     why = (
         "Scores alone cannot tell: two different trainings can score alike. So the start and the batches of every step "
         f"were compared{steps}."
     )
-    return " ".join([why, *evidence(results)])
+    is_partial = len(alike.comparisons) < len(results.comparisons)
+    return " ".join([why, *evidence(alike), *([left_out] if is_partial else [])])
 
 
 def settings_lead(results: Results) -> str:

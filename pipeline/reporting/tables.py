@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from pydantic import JsonValue
+
 from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.sameness import BatchDifference, LockstepResult, ProbeDifference
 from pipeline.comparison.records.scores import MetricComparison, PairComparison
@@ -68,6 +70,11 @@ class Table:
 
     def __bool__(self) -> bool:
         return any(self.groups.values())
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows all of its groups have."""
+        return sum(map(len, self.groups.values()))
 
     @property
     def is_list(self) -> bool:
@@ -255,7 +262,7 @@ def lockstep(stepped: Iterable[LockstepResult]) -> Table:
 def control(results: Results) -> Table:
     """How far whole trainings are apart, beside PyTorch and its control."""
     found = results.sameness.control
-    if found is None:
+    if found is None or not found.pairs:
         return Table("", [], {})
     rows: list[list[Cell]] = []
     for pair in found.pairs:
@@ -308,7 +315,7 @@ def recipe_differences(results: Results) -> Table:
     for difference in results.recipe_differences:
         runs_by_value: dict[str, list[str]] = defaultdict(list)
         for run, setting in difference.values.items():
-            runs_by_value[value(setting)].append(run)
+            runs_by_value[_written(setting)].append(run)
         groups[difference.key] = [[shown, ", ".join(runs)] for shown, runs in runs_by_value.items()]
     return Table("Settings that differ between the runs", ["Value", "Runs"], groups, num_texts=2)
 
@@ -370,11 +377,16 @@ def settings(results: Results) -> Table:
 
 
 def _setting(results: Results, key: str) -> Cell:
-    """A setting's value; marked, with all of its values, if it is not the same in all runs."""
+    """A setting's value; with all of its values if it is not the same in all runs, and marked unless it is compared."""
     for difference in results.recipe_differences:
         if difference.key == key:
-            return Finding("unknown", "Differs", ", ".join(dict.fromkeys(map(value, difference.values.values()))))
+            values = "; ".join(dict.fromkeys(map(_written, difference.values.values())))
+            return f"compared: {values}" if difference.is_compared else Finding("unknown", "Differs", values)
     return value(results.settings[key])
+
+
+def _written(setting: JsonValue) -> str:
+    return "not set" if setting is None else value(setting)
 
 
 def variants(results: Results) -> Table:

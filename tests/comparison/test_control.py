@@ -59,11 +59,11 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     )
     assert (score.state, score.word) == ("unknown", "Not settled")
     assert score.sentence.endswith(
-        "not shown to be equivalent within 1 point over 3 seeds: 90% interval \N{MINUS SIGN}2.0 to +1.0 points, which "
-        "shows equivalence within 2.0 points; within 1 point it takes about 12 seeds."
+        "not shown to be equivalent within 1 point over 3 seeds: 90% interval of the difference \N{MINUS SIGN}2.0 to "
+        "+1.0 points, which shows equivalence within 2.0 points; within 1 point it takes about 12 seeds."
     )
     assert (
-        "In whole trainings the losses of all variants are equal except for rounding until step 3, and over all steps "
+        "In whole trainings the losses are equal except for rounding until step 3, and over all steps "
         "they differ 2 times as much as those of two PyTorch trainings whose first weights differ by one rounding, "
         "which is within the bound. Predictions agree in 95.0% of the rows, those of the two PyTorch trainings in "
         "100.0%."

@@ -65,13 +65,13 @@ def test_the_hardest_class_is_one_for_all_or_each_variants_own():
 def test_the_most_frequent_mistake_is_named():
     errors = p.EntityErrors(name="PER", right=6, other_type=1, other_words=0, missed=3, invented=9)
     tagged = details(tags=p.TagDetails(entities=[], errors=[errors]))
-    assert "a finds 60.0% of 10 true entities; of the others, most are missed altogether." in predictions_lead(
+    assert "a finds 60.0% of 10 true entities; the others are most often missed altogether." in predictions_lead(
         {"a": tagged}
     )
     kinds = dict.fromkeys(p.AnswerErrors.model_fields, 0) | {"exact": 3, "too_long": 1}
     answered = details(answers=p.AnswerDetails(lengths=[], errors=p.AnswerErrors(**kinds)))
-    assert "a meets 75.0% of 4 answers exactly; of the others, most have words too many" in predictions_lead(
-        {"a": answered}
+    assert "75.0% of 4 answers of a are exactly an accepted one; the others most often have more words around it." in (
+        predictions_lead({"a": answered})
     )
 
 
@@ -166,17 +166,20 @@ def test_quality_against_time_is_drawn_where_times_are_known():
 def test_a_setting_that_differs_is_marked_with_its_values():
     cells = dict(hyperparameters(example()).groups[""])
     assert cells["train.learning_rate"] == "3e-05"
-    assert (cells["train.weight_decay"].word, cells["train.weight_decay"].sentence) == ("Differs", "0.01, 0.1")
+    assert (cells["train.weight_decay"].word, cells["train.weight_decay"].sentence) == ("Differs", "0.01; 0.1")
     assert "train.lora" not in cells
 
 
-def test_the_markdown_has_a_summary_of_forty_lines_and_folds_the_rest():
+@pytest.mark.parametrize(("num_variants", "left_out"), [(3, 20), (8, 25), (12, 28)])
+def test_the_markdown_has_a_summary_of_forty_lines_and_folds_the_rest(num_variants, left_out):
     content = with_headline(example()).to_json()
     notice = {"state": "unknown", "sentence": "Something else to know."}
     content["headline"]["notices"] = [notice] * 30
+    variants = content["metrics"]["accuracy"]["variants"]
+    variants |= {f"torch/{number}": variants["torch/stock"] for number in range(3, num_variants)}
     text = markdown_page(content_of(Results.model_validate(content), []))
     seen = re.sub(r"<details>.*?</details>\n*", "", text, flags=re.S)
     assert len(seen.splitlines()) <= 40
-    assert "20 more are on the page" in seen and "| torch/stock | 0.9100 |" in seen
+    assert f"{left_out} more are on the page" in seen and "| torch/stock | 0.9100 |" in seen
     assert text.count("<details>") == text.count("</details>") >= 8
     assert len(text) < 65_536, "what a pull request takes"

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.comparison.records.costs import BreakEven, Cost, CostComparison, CostPair, CostSummary
-from pipeline.comparison.records.sameness import BatchDifference
+from pipeline.comparison.records.sameness import BatchDifference, ControlComparison, PairDistance, ProbeDifference
 from pipeline.comparison.records.scores import (
     Equivalence,
     Margin,
@@ -13,9 +13,11 @@ from pipeline.comparison.records.scores import (
     Verdict,
 )
 from pipeline.comparison.results import Problem, RecipeDifference
+from pipeline.comparison.statistics.equivalence import compare_metric, metric_margin, summarize
+from pipeline.reporting.content import sections
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, write_headline
-from pipeline.reporting.tables import costs, summary, verdicts
+from pipeline.reporting.tables import costs, differences, summary, verdicts
 from pipeline.reporting.writer import content_of, html_page
 from tests.helpers.comparison_example import example
 
@@ -63,9 +65,9 @@ def test_start_batches_masks_and_lockstep_prove_that_the_training_is_the_same():
     )
 
 
-def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_side():
-    names = ("torch/stock", "torch/handwritten")  # in place of full fine-tuning and LoRA
-    results = without_faults()
+def of_two_recipes(*comparisons):
+    """Results without faults in which torch/handwritten stands for the same variant with LoRA."""
+    results, names = without_faults(), ("torch/stock", "torch/handwritten")
     labels = [run.label for run in results.runs]
     lora = RecipeDifference(
         key="train.lora", values={label: "rank 8" if names[1] in label else None for label in labels}, is_compared=True
@@ -77,16 +79,35 @@ def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_
             for name, number in zip(names, (4386178.0, 12930.0), strict=True)
         },
     )  # fmt: skip
-    apart = BatchDifference(first=names[0], second=names[1], seed=0, same=False, first_different_step=1, basis="rows")
-    changed = without_faults(
-        recipe_differences=[lora], comparisons=results.comparisons[:1],
+    pair = {"first": names[0], "second": names[1]}
+    start = {"max_difference": 0.5, "tolerance": 1e-4, "same_shape": True, "within_tolerance": False}
+    apart = {"loss_distance": 0.5, "share": 90.0, "agree": 0.5, "within": False, "first_step_over_rounding": 1}
+    control = ControlComparison(
+        seeds=[0, 1, 2], first_step_over_rounding=5, loss_distance=1e-3, agree=0.99, seconds=3.0,
+        pairs=[PairDistance(**pair, **apart)],
+    )  # fmt: skip
+    sameness = {
+        "probe": [*results.sameness.probe[1:], ProbeDifference(**pair, seed=0, **start)],
+        "batches": [
+            *results.sameness.batches,
+            BatchDifference(**pair, seed=0, same=False, first_different_step=1, basis="rows"),
+        ],
+        "control": control,
+    }
+    return without_faults(
+        recipe_differences=[lora], comparisons=list(comparisons) or results.comparisons[:1],
         costs=[*results.costs[-1:], trained],
+        settings=results.settings | {"train.lora": None},
         metrics={
             name: metric.model_copy(update={"variants": {each: metric.variants[each] for each in names}})
             for name, metric in results.metrics.items()
         },
-        sameness=results.sameness.model_copy(update={"batches": [apart]}),
+        sameness=results.sameness.model_copy(update=sameness),
     )  # fmt: skip
+
+
+def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_side():
+    changed = of_two_recipes()
     headline = write_headline(changed)
     assert (headline.training.state, headline.training.word, headline.notices) == ("bad", "No", [])
     assert headline.training.sentence == (
@@ -96,8 +117,26 @@ def test_recipes_that_are_compared_are_no_fault_and_their_figures_stand_side_by_
     table = summary(changed)
     assert table.columns[-3:] == ["Trained weights", "Time", "Memory"]
     assert [row[4] for row in table.groups[""]] == ["4,386,178", "12,930"]
-    page, usual = (html_page(content_of(each, [])) for each in (changed, results))
+    page, usual = (html_page(content_of(each, [])) for each in (changed, without_faults()))
     assert page.index("The variants") < page.index('aria-label="Contents"') and "The variants" not in usual
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_pairs_of_different_recipes_are_not_judged_by_start_batches_and_control(is_alone):
+    across = pair_with(*ACROSS, "equivalent", 0.005)
+    changed = of_two_recipes(*([] if is_alone else [*example().comparisons[:1], across]))
+    found = {section.name: section for section in sections(changed)}
+    cells = [
+        cell for table in found["sameness"].tables for rows in table.groups.values() for row in rows for cell in row
+    ]
+    assert not [cell for cell in cells if not isinstance(cell, str) and cell.state != "good"]
+    pairs = [cell for cell in cells if isinstance(cell, str) and MINUS in cell]
+    assert pairs == ([] if is_alone else [f"torch/stock {MINUS} tensorflow/stock"])
+    lead = found["sameness"].lead
+    assert lead.endswith("Variants of different recipes are left out here: nothing of them has to be the same.")
+    assert lead.startswith("No two variants have the same recipe." if is_alone else "Scores alone cannot tell")
+    (main, _) = found["settings"].tables
+    assert ["train.lora", "compared: not set; rank 8"] in main.groups[""]
 
 
 def without_lockstep(**changes):
@@ -176,21 +215,72 @@ def scores(*pairs):
     return answer.state, answer.word, answer.sentence
 
 
+TORCH = "Mean accuracy with 95% interval: torch/stock 0.9100 (0.8852 to 0.9348)"
 ACROSS, WITHIN = ("torch/stock", "tensorflow/stock"), ("torch/stock", "torch/handwritten")
 
 
 def test_both_scores_are_shown_as_numbers_with_their_intervals_and_the_verdict():
     assert scores(pair_with(*ACROSS, "equivalent", 0.005)) == (
         "good", "Yes",
-        "Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent within 1 point over 3 "
-        "seeds (90% interval +0.4 to +0.6).",
+        "Mean accuracy with 95% interval: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent "
+        "within 1 point over 3 seeds (90% interval of the difference +0.4 to +0.6 points).",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seeds", "opening"),
+    [
+        ([0], "Accuracy: torch/stock 0.9000, tensorflow/stock 0.8800: "),
+        ([0, 1], "Mean accuracy: torch/stock 0.9100, tensorflow/stock 0.9050: "),
+    ],
+)
+def test_below_three_seeds_no_interval_is_named(seeds, opening):
+    metrics = example().metrics
+    few = {
+        name: summarize({seed: row.values[seed] for seed in seeds})
+        for name, row in metrics["accuracy"].variants.items()
+    }
+    metrics = metrics | {"accuracy": metrics["accuracy"].model_copy(update={"variants": few})}
+    results = without_faults(metrics=metrics, comparisons=[pair_with(*ACROSS, "too_few_seeds", 0.005)])
+    assert write_headline(results).score.sentence.startswith(opening)
+
+
+def test_scores_that_are_all_zero_are_called_equal_by_no_sentence_table_or_figure():
+    compared = compare_metric("accuracy", ACROSS, [0.0] * 3, [0.0] * 3, POINT, None, 100, same_predictions=True)
+    pair = PairComparison(first=ACROSS[0], second=ACROSS[1], metrics={"accuracy": compared}, agreement=None)
+    metrics = example().metrics
+    zeros = {name: summarize(dict.fromkeys(range(3), 0.0)) for name in ACROSS}
+    metrics = {"accuracy": metrics["accuracy"].model_copy(update={"variants": zeros})}
+    results = without_faults(comparisons=[pair], metrics=metrics)
+    answer = write_headline(results).score
+    assert (answer.state, answer.word) == ("unknown", "Not settled")
+    assert answer.sentence == (
+        "Mean accuracy with 95% interval: torch/stock 0.0000 (0.0000 to 0.0000), tensorflow/stock 0.0000 (0.0000 to "
+        "0.0000): not shown to be equivalent: every run scores 0, so none has learned what this measures, and equal "
+        "scores show nothing."
+    )
+    (((_, cell),),) = verdicts(results).groups.values()
+    assert (cell.state, cell.word) == ("unknown", "Not settled")
+    (((_, *cells),),) = differences(results).groups.values()
+    assert cells == ["0.0000", "0.0000 to 0.0000", "–", "±0.0100", "–", "–", "–"]
+    assert not [picture for picture in pictures(results) if picture.name.startswith("equivalence")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "code"),
+    [("seqeval_f1.person", 0.0, "all_zero"), ("mse", 0.0, "no_margin"), ("accuracy", 1.0, "equivalent")],
+)
+def test_zero_shows_nothing_only_where_it_is_the_worst_score(metric, score, code):
+    margin = metric_margin(metric, 0.01, score)
+    assert compare_metric(metric, ACROSS, [score] * 3, [score] * 3, margin, None, 100).verdict.code == code
 
 
 def test_frameworks_are_judged_before_attentions():
     state, word, sentence = scores(pair_with(*WITHIN, "inconclusive", 0.05), pair_with(*ACROSS, "equivalent", 0.005))
     assert (state, word) == ("good", "Yes, across frameworks")
-    assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent")
+    assert sentence.startswith(
+        "Mean accuracy with 95% interval: torch/stock 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050: equivalent"
+    )
     assert sentence.endswith("Pairs across frameworks: 1 of 1 equivalent. Pairs within a framework: 0 of 1 equivalent.")
     state, word, _ = scores(pair_with(*WITHIN, "equivalent", 0.0), pair_with(*ACROSS, "inconclusive", 0.005))
     assert (state, word) == ("unknown", "Not settled")
@@ -201,7 +291,9 @@ def test_an_attention_that_scores_otherwise_is_a_no_whatever_the_frameworks_do()
         pair_with(*ACROSS, "equivalent", 0.005), pair_with(*WITHIN, "different", 0.04, higher="torch/stock")
     )
     assert (state, word) == ("bad", "No")
-    assert sentence.startswith("Accuracy: torch/stock 0.9100 (0.8852 to 0.9348), torch/handwritten 0.9100")
+    assert sentence.startswith(
+        "Mean accuracy with 95% interval: torch/stock 0.9100 (0.8852 to 0.9348), torch/handwritten 0.9100"
+    )
     assert "torch/stock is higher by 4.0 points" in sentence
     assert sentence.endswith("Pairs across frameworks: 1 of 1 equivalent. Pairs within a framework: 0 of 1 equivalent.")
 
@@ -210,7 +302,9 @@ def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
     _, _, sentence = scores(
         pair_with(*ACROSS, "inconclusive", 0.01), pair_with("torch/handwritten", ACROSS[1], "inconclusive", -0.02)
     )
-    assert sentence.startswith("Accuracy: torch/handwritten 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050")
+    assert sentence.startswith(
+        "Mean accuracy with 95% interval: torch/handwritten 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050"
+    )
     assert sentence.endswith("Pairs across frameworks: 0 of 2 equivalent.")
 
 
@@ -243,7 +337,7 @@ def answer_of(kind, *pairs, **facts):
     return answer.state, answer.word, answer.sentence
 
 
-TIMES = "torch/stock 12.1 s from its launch to the last step, tensorflow/stock 20.4 s (1.69 ×)"
+TIMES = "torch/stock 12.1 s from its launch to the last step, tensorflow/stock 20.4 s, 1.69 times as long"
 
 
 @pytest.mark.parametrize(
@@ -268,13 +362,13 @@ def test_no_more_is_said_of_times_than_the_runs_show(facts, state, word, end):
 def test_the_better_one_comes_first_whichever_it_is():
     assert answer_of("time", cost_pair(20.4, 12.1)) == (
         "good", "TensorFlow is faster",
-        "tensorflow/stock 12.1 s from its launch to the last step, torch/stock 20.4 s (1.69 ×).",
+        "tensorflow/stock 12.1 s from its launch to the last step, torch/stock 20.4 s, 1.69 times as long.",
     )  # fmt: skip
 
 
 def test_memory_is_in_mebibytes_at_its_peak():
     assert answer_of("memory", cost_pair(655 * 2**20, 995 * 2**20, fewest_runs=1)) == (
-        "good", "PyTorch takes less", "torch/stock 655 MiB at its peak, tensorflow/stock 995 MiB (1.52 ×).",
+        "good", "PyTorch takes less", "torch/stock 655 MiB at its peak, tensorflow/stock 995 MiB, 1.52 times as much.",
     )  # fmt: skip
 
 
@@ -293,11 +387,15 @@ def test_without_two_finished_variants_there_is_nothing_to_compare():
 @pytest.mark.parametrize(
     ("faster", "end"),
     [
-        ("torch/stock", "After the first step: 493 and 351 examples/s. torch/stock stays ahead in longer trainings."),
+        (
+            "torch/stock",
+            "After the first step: torch/stock 493 examples/s, tensorflow/stock 351. torch/stock takes less time for "
+            "longer trainings, too.",
+        ),
         (
             "tensorflow/stock",
-            "After the first step: 493 and 351 examples/s. tensorflow/stock is ahead from about 12,400 training "
-            "examples on (here 4,000).",
+            "After the first step: torch/stock 493 examples/s, tensorflow/stock 351. From about 12,400 training "
+            "examples on, tensorflow/stock takes less time in all; these runs had 4,000.",
         ),
     ],
 )
@@ -307,6 +405,9 @@ def test_the_time_names_both_speeds_and_where_the_order_turns(faster, end):
     time = compared("total_seconds", cost_pair())
     answer = write_headline(without_faults(time=time, speed=speed, break_even=[turning])).time
     assert answer.sentence == f"{TIMES}. {end}"
+    by_chance = compared("steady_examples_per_second", cost_pair(493.0, 351.0, overlapping=True, is_shown=False))
+    answer = write_headline(without_faults(time=time, speed=by_chance, break_even=[turning])).time
+    assert answer.sentence == f"{TIMES}. {end.partition('. ')[0]}."
 
 
 # Medians of torch/stock and of tensorflow/stock, and which of them is better.

@@ -40,14 +40,17 @@ def sentence(
 
 def test_equivalence_is_claimed_with_its_interval():
     assert sentence("equivalent") == (
-        "good", f"equivalent within 1 point over 3 seeds (90% interval {MINUS}0.2 to +0.2)",
+        "good", f"equivalent within 1 point over 3 seeds (90% interval of the difference {MINUS}0.2 to +0.2 points)",
     )  # fmt: skip
 
 
 def test_an_equivalence_that_depends_on_the_examples_has_a_caveat():
     state, text = sentence("equivalent", examples=(-0.03, 0.03), depends_on_examples=True)
     assert state == "good"
-    assert text.endswith(f"(90% interval {MINUS}0.2 to +0.2); on other examples it could be {MINUS}3.0 to +3.0")
+    assert text.endswith(
+        f"(90% interval of the difference {MINUS}0.2 to +0.2 points); on other validation examples it could be "
+        f"{MINUS}3.0 to +3.0 points"
+    )
 
 
 def test_what_is_identical_is_said_instead_of_zeros():
@@ -66,15 +69,15 @@ def test_what_is_identical_is_said_instead_of_zeros():
 def test_a_difference_names_the_higher_variant_and_the_size():
     assert sentence("different", (3, -0.0403, -0.043, -0.037), higher="tensorflow/stock") == (
         "bad",
-        f"different: tensorflow/stock is higher by 4.0 points (95% interval {MINUS}4.3 to {MINUS}3.7 over 3 seeds)",
+        "different: tensorflow/stock is higher by 4.0 points (95% interval 3.7 to 4.3 over 3 seeds)",
     )  # fmt: skip
 
 
 def test_what_is_inconclusive_has_its_interval():
     assert sentence("inconclusive", ninety=(-0.02, 0.03)) == (
         "unknown",
-        f"not shown to be equivalent within 1 point over 3 seeds: 90% interval {MINUS}2.0 to +3.0 points, which shows "
-        "equivalence within 3.0 points",
+        f"not shown to be equivalent within 1 point over 3 seeds: 90% interval of the difference {MINUS}2.0 to +3.0 "
+        "points, which shows equivalence within 3.0 points",
     )
     _, text = sentence("inconclusive", ninety=(-0.02, 0.013), needed=11)
     assert text.endswith("shows equivalence within 2.0 points; within 1 point it takes about 11 seeds")
@@ -96,6 +99,7 @@ def test_too_few_seeds_are_counted_with_the_difference_over_examples():
     [
         ("undefined", 2, 1, "undefined in 1 of 3 seeds"),
         ("undefined", 0, 1, "undefined in 1 of 1 seed"),
+        ("all_zero", 3, 0, "every run scores 0, so none has learned what this measures, and equal scores show nothing"),
         ("no_shared_seed", 0, 0, "no seed was completed by both"),
         ("no_margin", 3, 0, "the margin is relative to a mean of zero"),
     ],
@@ -115,6 +119,6 @@ def test_margins_are_points_or_percent_with_one_decimal_more_in_differences():
     percent = Margin(value=0.022, unit="percent", unit_size=0.022)
     assert margin_text(percent) == "1%"
     _, text = sentence("inconclusive", ninety=(-0.011, -0.0001), margin=percent)
-    assert text.endswith(f"90% interval {MINUS}0.5 to 0.0%, which shows equivalence within 0.5%")
+    assert text.endswith(f"90% interval of the difference {MINUS}0.5 to 0.0%, which shows equivalence within 0.5%")
     _, text = sentence("inconclusive", margin=Margin(value=0.0005, unit="points", unit_size=0.01))
     assert text.startswith("not shown to be equivalent within 0.05 points") and f"{MINUS}0.200 to +0.200" in text

@@ -11,6 +11,7 @@ VerdictCode = Literal[
     "different",  # the 95% intervals over seeds and over examples both leave out zero
     "inconclusive",  # neither could be shown
     "too_few_seeds",
+    "all_zero",  # of a metric up to 1 or 100: every run scores 0, so nothing was learned that could be compared
     "undefined",  # the metric has no value in some seed
     "no_shared_seed",  # no seed was completed by both variants
     "no_margin",  # a relative margin of a mean that is zero or undefined

@@ -88,6 +88,10 @@ def compare_metric(
         tested = tested.model_copy(update={"equivalent": None})
     if is_constant(metric) and len(a) and np.array_equal(a, b):
         tested = tested.model_copy(update={"equivalent": True})
+    # Of a metric that ends above: for one without ends, 0 may be the best.
+    is_all_zero = len(a) > 0 and scale(metric) is not None and not a.any() and not b.any()
+    if is_all_zero:
+        tested = Equivalence(low=None, high=None, p=None, equivalent=None, basis=None)
     identical: Literal["predictions", "scores"] | None = None
     if not undefined_seeds and np.array_equal(a, b):
         identical = "predictions" if same_predictions else "scores"
@@ -96,7 +100,9 @@ def compare_metric(
         seeds=seeds,
         equivalence=tested,
         bootstrap=_over_examples(example_difference, num_examples),
-        verdict=Verdict(code="inconclusive", undefined_seeds=undefined_seeds, identical=identical),
+        verdict=Verdict(
+            code="all_zero" if is_all_zero else "inconclusive", undefined_seeds=undefined_seeds, identical=identical
+        ),
     )
     return comparison.model_copy(update={"verdict": _verdict(metric, pair, comparison)})
 
@@ -141,6 +147,8 @@ def _verdict(metric: str, pair: tuple[str, str], comparison: MetricComparison) -
         return verdict.model_copy(update={"code": "undefined"})
     if not seeds.n:
         return verdict.model_copy(update={"code": "no_shared_seed"})
+    if verdict.code == "all_zero":
+        return verdict
     if margin is None:
         return verdict.model_copy(update={"code": "no_margin"})
     if seeds.n < MIN_SEEDS:

@@ -152,7 +152,7 @@ def _of_tags(details: Mapping[str, TagDetails]) -> list[str]:
         totals = {kind: sum(getattr(errors, kind) for errors in each.errors) for kind in ENTITY_ERRORS}
         right = sum(errors.right for errors in each.errors)
         most = max(totals, key=totals.__getitem__)
-        rest = f"; of the others, most are {_ENTITY_ERRORS_IN_A_SENTENCE[most]}" if totals[most] else ""
+        rest = f"; the others are most often {_ENTITY_ERRORS_IN_A_SENTENCE[most]}" if totals[most] else ""
         sentences.append(
             f"{variant} finds {right / true:.1%} of {true:,} true {'entity' if true == 1 else 'entities'}{rest}."
         )
@@ -165,10 +165,10 @@ _ENTITY_ERRORS_IN_A_SENTENCE = {
     "missed": "missed altogether",
 }
 _ANSWER_ERRORS_IN_A_SENTENCE = {
-    "too_long": "have words too many around the accepted answer",
-    "too_short": "are a part of the accepted answer",
-    "shifted": "share only some words with the accepted answer",
-    "elsewhere": "share no word with the accepted answer",
+    "too_long": "have more words around it",
+    "too_short": "are a part of it",
+    "shifted": "share only some words with it",
+    "elsewhere": "share no word with it",
     "wrongly_empty": "are empty although there is an answer",
     "wrongly_answered": "are answers to questions without one",
 }
@@ -180,8 +180,9 @@ def _of_answers(details: Mapping[str, AnswerDetails]) -> list[str]:
         kinds = {kind: getattr(each.errors, kind) for kind in ANSWER_ERRORS}
         total = each.errors.exact + sum(kinds.values())
         most = max(kinds, key=kinds.__getitem__)
-        rest = f"; of the others, most {_ANSWER_ERRORS_IN_A_SENTENCE[most]}" if kinds[most] else ""
-        sentences.append(f"{variant} meets {each.errors.exact / total:.1%} of {count(total, 'answer')} exactly{rest}.")
+        rest = f"; the others most often {_ANSWER_ERRORS_IN_A_SENTENCE[most]}" if kinds[most] else ""
+        answers = f"{count(total, 'answer')} of {variant}"
+        sentences.append(f"{each.errors.exact / total:.1%} of {answers} are exactly an accepted one{rest}.")
     return sentences
 
 
@@ -189,7 +190,7 @@ def _of_texts(details: Mapping[str, TextDetails]) -> list[str]:
     if not details:
         return []
     medians = spread([each.length_ratio[2] for each in details.values()], ".2f")
-    sentences = [f"The texts have {medians} times as many words as their references (median)."]
+    sentences = [f"The texts that were written have {medians} times as many words as their references (median)."]
     empty = {variant: each.empty for variant, each in details.items() if each.empty}
     if empty:
         sentences.append(f"Empty texts: {', '.join(f'{variant} {number:,}' for variant, number in empty.items())}.")
@@ -198,23 +199,23 @@ def _of_texts(details: Mapping[str, TextDetails]) -> list[str]:
 
 def _of_numbers(details: Mapping[str, NumberDetails]) -> list[str]:
     return [
-        f"{variant} is off by {each.error:.3g} on average, and its numbers are {abs(each.bias):.3g} "
-        f"{'too high' if each.bias > 0 else 'too low'} in all."
+        f"{variant} is off by {each.error:.3g} on average; the mean of its numbers is {abs(each.bias):.3g} too "
+        f"{'high' if each.bias > 0 else 'low'}."
         for variant, each in details.items()
     ]
 
 
 def _of_tokens(details: Mapping[str, TokenDetails]) -> list[str]:
     sentences = [
-        f"Half of the examples cost {variant} between {each.percentiles[1]:.2f} and {each.percentiles[3]:.2f} nats a "
-        "token."
+        f"In {variant}, the loss of half of the examples is between {each.percentiles[1]:.2f} and "
+        f"{each.percentiles[3]:.2f} nats a token."
         for variant, each in details.items()
     ]
     for variant, each in details.items():
         if len(each.positions) > 1:
             first, last = each.positions[0], each.positions[-1]
             sentences.append(
-                f"The first token of a row costs {variant} {first.loss:.2f} nats, those from position {last.first} on "
-                f"{last.loss:.2f}."
+                f"In {variant}, the first token of a row has a loss of {first.loss:.2f} nats, those from position "
+                f"{last.first} on {last.loss:.2f}."
             )
     return sentences
