@@ -25,6 +25,8 @@ _WRONG_TYPE: type[Exception] = getattr(hub_errors, "StrictDataclassError", TypeE
 _SET_BY_CONFIG = {"lowercase", "strip_accents", "handle_chinese_chars", "add_prefix_space", "trim_offsets"}
 # What a plain tokenizer of 4.57 gives; that of version 5 gives no token types, which an encoder may need.
 _PLAIN_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
+# If these are set, even to false, the plain one of version 5 replaces what tokenizer.json puts around texts.
+_REPLACES_POST_PROCESSOR = ("add_bos_token", "add_eos_token")
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
@@ -106,13 +108,19 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save a tokenizer so that both versions read it: under the names that 4.57 has for class and special tokens."""
+    """Save a tokenizer so that `AutoTokenizer` of both versions opens it and gives the ids that this one gives.
+
+    It is saved as a plain one, which both make of tokenizer.json as it is: version 5 would make that of a family anew,
+    as `read_tokenizer` says, and with other ids or not at all. Class and special tokens have their names of 4.57.
+    """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     saved = json.loads(file.read_text(encoding="utf-8"))
-    if saved.get("tokenizer_class") == "TokenizersBackend":
+    if tokenizer.is_fast:
         saved["tokenizer_class"] = "PreTrainedTokenizerFast"
         saved.setdefault("model_input_names", tokenizer.model_input_names)
+        for name in _REPLACES_POST_PROCESSOR:
+            saved.pop(name, None)
     if isinstance(saved.get("extra_special_tokens"), list):
         saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
     file.write_text(json.dumps(saved, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,10 +1,12 @@
 """Checkpoints as transformers 5 saves them are read, or explained in one sentence."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from pipeline.models.checkpoint import load_tokenizer
 from pipeline.models.initialization import complete_weights
@@ -16,8 +18,22 @@ from tests.helpers.tiny_models import config
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 TEXT = "The room was clean on 3 March."
+# What the parts of a tokenizer treat otherwise than spaces between words.
+ODD = "The\u200b room\x00 was clean, Tom."
 # The keys that version 5.24 wrote for these three tokenizers, beside those of version 4.
 OF_VERSION_5 = {"backend": "tokenizers", "is_local": True, "local_files_only": False}
+
+
+def assert_opens_as_it_is(tokenizer, recipe, folder):
+    """The library itself makes of a saved tokenizer, beside the configuration of its model, what it was."""
+    save_tokenizer(tokenizer, folder)
+    shutil.copy(f"{recipe.checkpoint}/config.json", folder)
+    opened = AutoTokenizer.from_pretrained(folder)
+    assert dict(opened(TEXT, ODD)) == dict(tokenizer(TEXT, ODD))
+    ids = tokenizer(ODD)["input_ids"]
+    assert opened.decode(ids) == tokenizer.decode(ids)
+    for name in ("special_tokens_map", "all_special_tokens", "model_max_length", "padding_side", "truncation_side"):
+        assert getattr(opened, name) == getattr(tokenizer, name), name
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -32,9 +48,7 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
     assert tokenizer(TEXT)["input_ids"] == expected(TEXT)["input_ids"]
     assert tokenizer.pad_token_id == expected.pad_token_id
     assert {"<one>", "<two>"} & set(tokenizer.all_special_tokens) == ({"<one>", "<two>"} if extra else set())
-    save_tokenizer(tokenizer, tmp_path / "saved")
-    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text(encoding="utf-8"))
-    assert saved["tokenizer_class"] != "TokenizersBackend", "version 4 must read what a run saves"
+    assert_opens_as_it_is(tokenizer, recipe, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
@@ -54,12 +68,14 @@ def test_its_tokenizers_give_the_same_ids_and_keep_their_special_tokens(name, ex
 def test_a_tokenizer_is_what_its_file_says(name, part, changes, tmp_path):
     """Version 5 would make it anew from the vocabulary."""
     recipe = changed_checkpoint(load_recipe(name), tmp_path / "checkpoint")
-    file, text = tmp_path / "checkpoint" / "tokenizer.json", "The\u200b room\x00 was clean, Tom."
+    file = tmp_path / "checkpoint" / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     content[part] = changes if "type" in changes else content[part] | changes
-    assert Tokenizer.from_file(str(file)).encode(text).ids != Tokenizer.from_str(json.dumps(content)).encode(text).ids
+    assert Tokenizer.from_file(str(file)).encode(ODD).ids != Tokenizer.from_str(json.dumps(content)).encode(ODD).ids
     file.write_text(json.dumps(content), encoding="utf-8")
-    assert load_tokenizer(recipe)(text)["input_ids"] == Tokenizer.from_file(str(file)).encode(text).ids
+    tokenizer = load_tokenizer(recipe)
+    assert tokenizer(ODD)["input_ids"] == Tokenizer.from_file(str(file)).encode(ODD).ids
+    assert_opens_as_it_is(tokenizer, recipe, tmp_path / "saved")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -89,6 +105,7 @@ def test_settings_of_a_tokenizer_beside_its_file_have_an_effect(name, setting, t
     changed = load_tokenizer(changed_checkpoint(recipe, tmp_path / "checkpoint", tokenizer=setting))
     file = Tokenizer.from_file(str(tmp_path / "checkpoint" / "tokenizer.json"))
     assert changed(text)["input_ids"] != load_tokenizer(recipe)(text)["input_ids"] == file.encode(text).ids
+    assert_opens_as_it_is(changed, recipe, tmp_path / "saved")
 
 
 @pytest.mark.parametrize(
