@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.utils.errors import PipelineError
@@ -52,6 +52,12 @@ def make_variable(option: str) -> str:
     return option.removeprefix("--").replace("-", "_").upper()
 
 
+def make_command(target: str, variables: Mapping[str, object]) -> str:
+    """The command of make with those variables that have a value, and with STACK if it was given."""
+    given = {**variables, "STACK": os.environ.get("STACK")}
+    return " ".join(["make", target, *(f"{name}={shlex.quote(str(value))}" for name, value in given.items() if value)])
+
+
 def finetune_command(
     recipe: str, framework: str, attention: str = "stock", seed: int = 0, settings: Sequence[str] = (),
     out: Path | None = None, processes: int = 1, *, allow_hub_code: bool = False, allow_pickle: bool = False,
@@ -60,19 +66,18 @@ def finetune_command(
 
     In the environment of the framework, if make was told that each has its own.
     """
-    stack = os.environ.get("STACK")
     if any(len(setting.split()) != 1 for setting in settings):
         words = ["finetune", recipe, "--framework", framework, "--attention", attention, "--seed", str(seed)]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--out", str(out)] if out else []
         words += ["--processes", str(processes)] if processes > 1 else []
         words += ["--allow-hub-code"] * allow_hub_code + ["--allow-pickle"] * allow_pickle
-        return f".venv{f'-{framework}' if stack else ''}/bin/python -m pipeline {shlex.join(words)}"
+        folder = f".venv-{framework}" if os.environ.get("STACK") else ".venv"
+        return f"{folder}/bin/python -m pipeline {shlex.join(words)}"
     variables = {
         "RECIPE": recipe, "FRAMEWORK": framework, "ATTENTION": attention if attention != "stock" else "",
         "SEED": seed or "", "SET": " ".join(settings), "OUT": out or "",
         "PROCESSES": processes if processes > 1 else "",
-        "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle, "STACK": stack,
+        "ALLOW_HUB_CODE": "1" * allow_hub_code, "ALLOW_PICKLE": "1" * allow_pickle,
     }  # fmt: skip
-    given = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items() if value]
-    return f"make finetune {' '.join(given)}"
+    return make_command("finetune", variables)

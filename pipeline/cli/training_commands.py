@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import add_former_name, app, configure_for, tell
-from pipeline.cli.explanations import finetune_command
+from pipeline.cli.explanations import finetune_command, make_command
 from pipeline.cli.options import (
     Architecture,
     Attention,
@@ -140,7 +140,7 @@ def init(
 
     path = draft_recipe(file, out, overwrite=overwrite)
     print(escape_controls(path.read_text(encoding="utf-8")), end="")
-    print(escape_controls(f"This is {path}. Next: make check RECIPE={path}"), file=sys.stderr)
+    print(escape_controls(f"This is {path}. Next: {make_command('check', {'RECIPE': path})}"), file=sys.stderr)
 
 
 @app.command("list")

@@ -13,7 +13,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from pipeline.cli.explanations import finetune_command
+from pipeline.cli.explanations import finetune_command, make_command
 from pipeline.cli.main import app, execute
 from pipeline.cli.progress import TerminalProgress
 from pipeline.runs.directory import load_run
@@ -245,6 +245,7 @@ def test_the_command_that_is_shown_is_for_the_environment_of_its_framework(monke
     assert finetune_command("mine", "torch") == "make finetune RECIPE=mine FRAMEWORK=torch STACK=split"
     spaced = finetune_command("mine", "torch", settings=["options.prefix=a b"])
     assert spaced.startswith(".venv-torch/bin/python -m pipeline finetune mine --framework torch")
+    assert make_command("check", {"RECIPE": "my recipe.yaml"}) == "make check RECIPE='my recipe.yaml' STACK=split"
 
 
 def test_a_run_of_one_step_whose_learning_rate_is_0_says_so(tmp_path, capsys):
