@@ -11,7 +11,7 @@ several processes is compared with itself in one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from pipeline.comparison.traces import (
 from pipeline.distributed.launcher import Launch
 from pipeline.models.attention import STOCK
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.machine import merged_versions
 from pipeline.utils import processes
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import factor
@@ -80,6 +81,7 @@ class LockstepReport:
     control_loss_by_step: NDArray  # of the control that differs most at the step, [steps]; [0] without controls
     num_controls: int
     fingerprints: dict[str, str]
+    versions: dict[str, str]  # of packages of which they have different ones, as "5 (torch), 4 (tensorflow)"
 
     @property
     def allowed(self) -> dict[str, float]:
@@ -127,6 +129,7 @@ class LockstepReport:
                 f"the parameters of PyTorch and TensorFlow differ {factor(self.share_of_control)} times as much as "
                 "those of two PyTorch trainings whose first weights differ by one rounding"
             )
+        lines += _told_apart(self.versions)
         lines.append("the same experiment" if self.same else "NOT the same experiment")
         return "\n".join(lines)
 
@@ -187,7 +190,8 @@ def compare_traces(
     name: str, first: Trace, second: Trace, controls: Sequence[Distance] = (), bounds: Bounds | None = None
 ) -> LockstepReport:
     """The largest differences of two traces beside those of the controls from the first one."""
-    apart = distance(first, second)
+    apart, theirs = distance(first, second), second.versions
+    both = merged_versions(dict(zip(FRAMEWORKS, (first.versions, theirs), strict=True)))
     of_controls = [control.largest for control in controls]
     return LockstepReport(
         recipe=name,
@@ -201,7 +205,13 @@ def compare_traces(
         control_loss_by_step=np.max([control.loss for control in controls], axis=0) if controls else np.zeros(0),
         num_controls=len(controls),
         fingerprints=first.fingerprints,
+        versions={name: both[name] for name, version in first.versions.items() if theirs.get(name, version) != version},
     )
+
+
+def _told_apart(versions: Mapping[str, str]) -> list[str]:
+    """A line that names these versions, none if there are none."""
+    return [f"versions: {'; '.join(f'{name} {text}' for name, text in versions.items())}"] if versions else []
 
 
 def _first_over_rounding(losses: NDArray) -> int | None:
@@ -238,6 +248,7 @@ class ProcessLockstepReport:
         lines.append(
             f"  {'allowed':<31} {allowed['loss']:>8.1e} {allowed['grad_norm']:>14.1e} {allowed['parameters']:>11.1e}"
         )
+        lines += _told_apart(dict(item for report in self.pairs.values() for item in report.versions.items()))
         lines.append("the same experiment" if self.same else "NOT the same experiment")
         return "\n".join(lines)
 

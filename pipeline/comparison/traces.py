@@ -24,6 +24,7 @@ from pipeline.models.families import FAMILIES, family_of
 from pipeline.models.initialization import Weights, off_by_one_rounding
 from pipeline.models.optimization import learning_rates
 from pipeline.recipe.schema import Recipe
+from pipeline.runs.machine import package_versions
 from pipeline.training.agreement import digest
 from pipeline.training.experiment import Experiment, prepare, start
 
@@ -44,6 +45,7 @@ class Trace:
     model_type: str
     dropout: float = 0.0  # the largest dropout rate of the model and of its updates
     fingerprints: dict[str, str] = field(default_factory=dict)  # of the data and the checkpoint
+    versions: dict[str, str] = field(default_factory=dict)  # of Python and packages
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class _Training:
             experiment.config.model_type,
             max(rate or 0.0 for rate in rates_of_dropout),
             {"data": experiment.fingerprint, "checkpoint": checkpoint_fingerprint(self.recipe) or ""},
+            package_versions(),
         )
 
     def batches(self) -> Iterator[Features]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ from pipeline.utils.environment import missing_modules
 from pipeline.utils.errors import ProofError, UserError
 from pipeline.utils.files import staged_folder, temporary_files_vanish
 from pipeline.utils.hashing import sha256_of_file
-from pipeline.utils.processes import ProcessError, call, interpreter
+from pipeline.utils.processes import ProcessError, ask_python_of, call
 from pipeline.utils.text import last_line, one_line
 
 
@@ -120,10 +119,7 @@ def _problems(recipe: Recipe, formats: Sequence[str], quantize: str | None) -> I
 
 def _missing_packages(framework: str, runtime: str) -> list[str]:
     """Which of the two are not installed for the Python of the framework."""
-    names = [framework, runtime]
-    if interpreter(framework) == sys.executable:
-        return missing_modules(names)
-    return call(missing_modules, names, framework=framework)
+    return ask_python_of(framework, missing_modules, [framework, runtime])
 
 
 def writing_problem(recipe: Recipe, name: str, quantize: str | None) -> str | None:
@@ -194,7 +190,9 @@ def _converted(
     file = (facts.file if settings is None else facts.writer_file or "").format(name=recipe.name)
     inputs, place = tuple(experiment.probe()), (str(run.path), format, staging / file)
     try:
-        graph, architecture = call(write_run, *place, inputs, quantize is not None, settings, framework=facts.framework)
+        graph, architecture, versions = call(
+            write_run, *place, inputs, quantize is not None, settings, framework=facts.framework
+        )
     except ProcessError as error:
         last = one_line(last_line(error))
         raise ProofError(f"{run.record.label} cannot be converted into {facts.title}; the converter: {last}") from error
@@ -213,7 +211,7 @@ def _converted(
         run=run.record.identity,
         run_folder=str(run.path),
         model_sha256=sha256_of_file(run.directory.weights_file),
-        versions=package_versions(),
+        versions=versions,
         machine=MachineRecord.of_this_machine() if facts.is_of_one_machine else None,
         full_bytes=graph.full_bytes,
         writing=None if settings is None else _writing(experiment.config, settings, graph.past),
@@ -250,8 +248,11 @@ def write_run(
     input_names: tuple[str, ...],
     quantize: bool,
     settings: GenerationSettings | None,
-) -> tuple[WrittenGraph, str]:
-    """Write a run's model as a graph, in this process, which has the format's framework; also returns its class."""
+) -> tuple[WrittenGraph, str, dict[str, str]]:
+    """Write a run's model as a graph, in this process, which has the format's framework.
+
+    Also returns the model's class, and the versions of what wrote it.
+    """
     trained = open_run(load_run(path), FORMATS[format].framework)
     file.parent.mkdir(parents=True, exist_ok=True)
     with temporary_files_vanish("export"):
@@ -259,4 +260,4 @@ def write_run(
             graph = trained.backend.write_graph(trained.model, format, file, input_names, quantize)
         else:
             graph = trained.backend.write_writer(trained.model, file, settings)
-    return graph, trained.backend.architecture(trained.model)
+    return graph, trained.backend.architecture(trained.model), package_versions()

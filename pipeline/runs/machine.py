@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import resource
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.backend import FRAMEWORKS
 from pipeline.runs.record import EnvironmentRecord
+from pipeline.utils.processes import ask_python_of
 
 PACKAGES = ("twinstep", "transformers", "tokenizers", "datasets", "evaluate", "safetensors", "numpy", "accelerate")
+OF_FRAMEWORKS = ("torch", "tensorflow", "tf-keras")
 
 
 def describe_environment(
@@ -36,13 +41,29 @@ def describe_environment(
     )
 
 
-def package_versions() -> dict[str, str]:
-    """The versions of Python and of the packages that a run uses."""
+def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """The versions of this process's Python and of those packages that it has, by default those that a run uses."""
     versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
+
+
+def versions_of_both() -> dict[str, str]:
+    """The versions that both frameworks use, each asked of its own Python, and their own versions."""
+    packages = (*PACKAGES, *OF_FRAMEWORKS)
+    return merged_versions({name: ask_python_of(name, package_versions, packages) for name in FRAMEWORKS})
+
+
+def merged_versions(versions: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """One text for each package from the versions of each framework: "5.24.0 (torch), 4.57.6 (tensorflow)" if two."""
+    merged = {}
+    for package in dict.fromkeys(itertools.chain.from_iterable(versions.values())):
+        found = {framework: each[package] for framework, each in versions.items() if package in each}
+        apart = ", ".join(f"{version} ({framework})" for framework, version in found.items())
+        merged[package] = apart if len(set(found.values())) > 1 else next(iter(found.values()))
+    return merged
 
 
 def processor() -> str:

@@ -26,7 +26,15 @@ from pipeline.sweeps.trial import Outcome, RunPlan, run_trial, score_on_test
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils.errors import PipelineError, RunFailure
 from pipeline.utils.files import atomic_write
-from pipeline.utils.processes import Child, EndedBySignal, ProcessError, call, close_all, shared_threads
+from pipeline.utils.processes import (
+    Child,
+    EndedBySignal,
+    ProcessError,
+    ask_python_of,
+    call,
+    close_all,
+    shared_threads,
+)
 from pipeline.utils.text import last_line, one_line
 
 # Trials save after each epoch, unless the recipe says otherwise; no step has this number.
@@ -219,7 +227,7 @@ class Search:
             tested=sorted(map(int, tested)),
             importance=self.study.importance(),
             processor=processor(),
-            versions=package_versions(),
+            versions=ask_python_of(self.plan.framework, package_versions),
         )
         completed, own = results.completed, self._own_values()
         found: dict[str, object] = {"own": next((t.number for t in completed if t.values == own), None)}

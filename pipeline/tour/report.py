@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import cast
@@ -31,7 +30,7 @@ from pipeline.deploy.report.results import DeploymentResults
 from pipeline.models.attention import STOCK
 from pipeline.recipe.loading import load_recipe
 from pipeline.reporting.writer import refuse_unless_report, write_pages
-from pipeline.runs.machine import package_versions, processor
+from pipeline.runs.machine import processor, versions_of_both
 from pipeline.tour import sentence
 from pipeline.tour.code import compare_code
 from pipeline.tour.content import NAMES, content_of
@@ -127,7 +126,7 @@ def measure_tour(scope: Scope, on_event: Callable[[str], None] = lambda text: No
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         quick=scope.effort.is_quick,
         processor=processor(),
-        versions=package_versions() | framework_versions(),
+        versions=versions_of_both(),
         code={
             name: {framework: each.code[name] for framework, each in findings.items()}
             for name in next(iter(findings.values())).code
@@ -213,8 +212,3 @@ def run_jobs(jobs: Mapping[str, Job], at_once: int, on_event: Callable[[str], No
     finally:
         close_all(running.values())
     return {name: results[name] for name in jobs}
-
-
-def framework_versions() -> dict[str, str]:
-    """The frameworks' own versions, as installed."""
-    return {name: version(name) for name in ("torch", "tensorflow", "tf-keras")}

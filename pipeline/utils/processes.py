@@ -169,6 +169,13 @@ def call(function: Callable[..., Result], *arguments: object, framework: str = "
         return child.result()
 
 
+def ask_python_of(framework: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """`function(*arguments)` in the Python of a framework, which is this process if it has that Python."""
+    if interpreter(framework) == os.path.abspath(sys.executable):
+        return function(*arguments)
+    return call(function, *arguments, framework=framework)
+
+
 def run_command(command: Sequence[str], log: Path) -> int:
     """Run a command to its end, its output going to `log`; returns its exit code.
 

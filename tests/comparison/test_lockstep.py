@@ -209,6 +209,15 @@ def test_differences_are_measured_as_documented():
     assert not compare_traces("x", first, lost).same
 
 
+def test_versions_that_differ_are_named_with_their_frameworks():
+    first = trace(values(0.0), values(2.0), (0.5, 4.0))
+    first = dataclasses.replace(first, versions={"python": "3.11.7", "transformers": "5.24.0", "accelerate": "1.12.0"})
+    second = dataclasses.replace(first, versions={"python": "3.11.7", "transformers": "4.57.6"})
+    line = "versions: transformers 5.24.0 (torch), 4.57.6 (tensorflow)"
+    assert line in compare_traces("x", first, second).as_text().splitlines()
+    assert "versions" not in compare_traces("x", first, first).as_text()
+
+
 def apart(loss=(0.0, 0.0), **changes):
     """A distance that is 0 but for what is given."""
     nothing = {"logits": 0.0, "early_parameters": 0.0, "parameters": 0.0, "worst_parameter": "a.weight"}

@@ -281,7 +281,7 @@ def test_a_lockstep_is_used_again_for_the_same_data_only(tmp_path, monkeypatch):
         taken.append(attention)
         return LockstepReport(
             recipe.name, steps, 0.1, differences, Bounds(), "w", np.zeros(steps), differences, np.zeros(steps), 3,
-            dict(now),
+            dict(now), {},
         )  # fmt: skip
 
     monkeypatch.setattr("pipeline.comparison.lockstep.compare_frameworks", take)

@@ -25,7 +25,7 @@ from pipeline.models.families import family_of
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, date
 from pipeline.reporting.writer import Content, refuse_unless_report, write_pages
 from pipeline.runs.directory import Run, load_run
-from pipeline.runs.machine import package_versions, processor
+from pipeline.runs.machine import processor, versions_of_both
 from pipeline.runs.model_files import refuse_altered
 from pipeline.training.experiment import Experiment
 from pipeline.utils.environment import THREAD_VARIABLES
@@ -136,7 +136,7 @@ def measure_deployment(
         processes=effort.processes,
         repeats=effort.repeats,
         processor=processor(),
-        versions=package_versions(),
+        versions=versions_of_both(),
         formats=costs,
         modes=modes,
     )
