@@ -214,6 +214,7 @@ def test_a_run_of_tensorflow_is_exported_by_either_framework_and_predicts_as_it_
     [
         ("sequence-to-sequence", "tensorflow", 3, ["onnx"]),
         ("translation", "torch", 1, ["onnx", "savedmodel"]),
+        ("translation", "tensorflow", 3, ["onnx"]),
     ],
 )
 def test_texts_of_every_family_and_both_beam_searches_are_those_of_the_run(tmp_path, kind, framework, beams, formats):
