@@ -62,7 +62,7 @@ def pytest_configure(config):
         import datasets  # noqa: F401 -- it looks for frameworks once, so before they seem to be there
 
         sys.meta_path.insert(0, SkipOnImport(set(FRAMEWORKS) - {only}))
-        skip_other_pythons()
+        skip_other_pythons(only)
 
 
 @pytest.hookimpl(trylast=True)

@@ -17,6 +17,8 @@ from pipeline.cli.explanations import explain, make_variable
 from pipeline.cli.main import execute
 from pipeline.recipe.loading import load_recipe
 from pipeline.utils.errors import RunFailure, UserError, combine_errors
+from tests.helpers.one_framework import skip_other_pythons
+from tests.helpers.run_writer import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = {"train.epochs": 1}
@@ -234,3 +236,18 @@ def test_shells_complete_the_names_of_recipes():
         [sys.executable, "-c", program], cwd=ROOT, env=os.environ | words, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["dates_t5"], done.stderr
+
+
+@pytest.mark.parametrize(("only", "outcome"), [("torch", pytest.fail.Exception), ("tensorflow", pytest.skip.Exception)])
+@pytest.mark.parametrize("words", [["check", "sentiment_bert"], ["predict", "run", "--text", "a"]], ids=" ".join)
+def test_where_one_framework_is_tested_a_command_for_it_that_leaves_its_python_fails(
+    words, only, outcome, tmp_path, monkeypatch
+):
+    write_run(tmp_path / "run")
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TWINSTEP_PYTHON_TORCH", str(tmp_path / "python"))
+    monkeypatch.setattr(os, "execve", os.execve)  # it is put back
+    skip_other_pythons(only)
+    with pytest.raises(outcome, match="goes on in"):
+        execute(words)

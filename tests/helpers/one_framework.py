@@ -1,11 +1,16 @@
 """Tests where one framework alone is installed: cases of the other are left out, what needs both is skipped."""
 
+import inspect
+import json
 import os
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 import transformers
+
+from pipeline.deploy.manifest import is_export, read_manifest
 
 # Whether the library is of version 5, where some things that a test asks for are gone.
 IS_VERSION_5 = int(transformers.__version__.split(".")[0]) >= 5
@@ -32,13 +37,30 @@ class SkipOnImport(MetaPathFinder, Loader):
         raise AssertionError("it is skipped before")
 
 
-def skip_other_pythons():
-    """Skips a test whose command goes on in the Python of the other framework: it would take the place of pytest."""
+def skip_other_pythons(only):
+    """Skips a test whose command goes on in the Python of the other framework: it would take the place of pytest.
 
-    def skip(python, *_):
+    The test fails if the command is for the framework that is here.
+    """
+
+    def leave(python, *_):
+        stack = inspect.stack(context=0)
+        words = next(each.frame.f_locals["arguments"] for each in stack if each.function == "execute")
+        if framework_of(words) == only:
+            pytest.fail(f"{words} is for {only}, which is here, but it goes on in {python}")
         pytest.skip(f"the command goes on in {python}")
 
-    os.execve = skip
+    os.execve = leave
+
+
+def framework_of(words):
+    """The framework that a command is for: the one that it names, else that of its run or export, else PyTorch."""
+    folder = Path(words[1])
+    if "--framework" in words:
+        return words[words.index("--framework") + 1]
+    if (folder / "metrics.json").is_file():
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["framework"]
+    return read_manifest(folder).facts.framework if is_export(folder) else "torch"
 
 
 def is_case_of(item, frameworks):
