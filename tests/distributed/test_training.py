@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import finetune, load_run
+from pipeline import UserError, finetune, load_run
 from pipeline.comparison.lockstep import compare_traces
 from pipeline.comparison.traces import record
 from pipeline.distributed.launcher import rank_environments
@@ -143,6 +144,23 @@ def test_a_stop_at_one_rank_stops_all_and_the_resumed_run_has_the_same_bits(trai
         [[line[key] for key in kept] for line in read_lines(run.directory.history_file)] for run in (whole, resumed)
     ]
     assert histories[0] == histories[1]
+
+
+def test_another_number_of_processes_goes_on_only_if_allowed_and_differs_by_rounding(trained, tmp_path):
+    """One where two had stopped; of the other way, the refusal."""
+    kind, refusal = next(iter(CASES)), (trained.folder / "two" / "refusal").read_text(encoding="utf-8")
+    assert re.match("1 process trained this run until .* and now there are 2", refusal)
+    shutil.copytree(trained.folder / "two" / "saved.checkpoints", tmp_path / "run.checkpoints")
+    how = {"framework": trained.framework, "attention": ATTENTIONS[kind], "out": tmp_path / "run", "resume": True}
+    with pytest.raises(UserError, match="^2 processes trained this run until .* and now there is 1"):
+        finetune(trained.recipes[kind], **how)
+    run = finetune(trained.recipes[kind], **how, change_processes=True)
+    assert run.record.train.resumed_at == [2] and run.record.train.processes == 1
+    whole = load_run(trained.folder / "two" / kind)
+    steps = [[(each.loss, each.grad_norm) for each in one.directory.history()] for one in (whole, run)]
+    assert steps[1][:2] == steps[0][:2] and np.array(steps[1]) == pytest.approx(np.array(steps[0]), rel=1e-4)
+    ours, theirs = (read_safetensors(one.directory.weights_file) for one in (whole, run))
+    assert max(np.abs(weight - theirs[name]).max() for name, weight in ours.items()) < 1e-4
 
 
 def test_memory_that_is_short_at_one_rank_splits_the_steps_of_all(trained, tmp_path):

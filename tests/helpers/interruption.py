@@ -48,6 +48,18 @@ def kill_at(moment, *arguments, **options):
     return kill.resumed_at
 
 
+def with_state(checkpoint, **values):
+    """Change the state of a training checkpoint, and have its manifest say what its files hold now."""
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8")) | values
+    (checkpoint / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    manifest = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {
+        name: {"bytes": (checkpoint / name).stat().st_size, "sha256": sha256(checkpoint / name)}
+        for name in manifest["files"]
+    }
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
 def read_lines(path):
     """The objects of a JSON lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

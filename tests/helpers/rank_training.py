@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from pipeline.comparison import traces as traces_module
 from pipeline.comparison.traces import record_in_ranks
 from pipeline.distributed.ranks import LAUNCHED, Ranks
 from pipeline.training.signals import StopRequest
-from pipeline.utils.errors import RunFailure, Stopped
+from pipeline.utils.errors import RunFailure, Stopped, UserError
+from tests.helpers.interruption import with_state
 
 
 class StopsAtOneRank(StopRequest):
@@ -42,6 +44,7 @@ def train(send, framework, recipes, folder, attentions=None):
         finetune(recipe, framework, attentions[name], out=folder / name)
     name, recipe = next(iter(recipes.items()))
     train_until_stopped(send, framework, recipe, folder / "stopped", attentions[name])
+    go_on_after_one_process(framework, recipe, folder, attentions[name])
     finetune(recipe, framework, attentions[name], out=folder / "stopped", resume=True)
 
 
@@ -68,6 +71,24 @@ def train_until_stopped(send, framework, recipe, out, attention):
         finetune(recipe, framework, attention, out=out, stop=StopsAtOneRank(after=1))
     except Stopped as error:
         (out.parent / "message").write_text(str(error), encoding="utf-8")
+
+
+def go_on_after_one_process(framework, recipe, folder, attention):
+    """What rank 0 says to the run that stopped above, as if one process had trained it, is in `refusal` then.
+
+    The training checkpoints are also kept, for one process to go on from.
+    """
+    is_first = Ranks.from_environment().is_first
+    if is_first:
+        for name in ("saved", "of one"):
+            shutil.copytree(folder / "stopped.checkpoints", folder / f"{name}.checkpoints")
+        for checkpoint in (folder / "of one.checkpoints").iterdir():
+            with_state(checkpoint, processes=1)
+    try:
+        finetune(recipe, framework, attention, out=folder / "of one", resume=True)
+    except UserError as error:
+        if is_first:  # the others tell what it tells
+            (folder / "refusal").write_text(str(error), encoding="utf-8")
 
 
 def train_from_other_weights(send, recipe, out):

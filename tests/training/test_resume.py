@@ -1,6 +1,5 @@
 """Killed and resumed: the end is bit-identical to that of the run that was never interrupted."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from pipeline.training.callbacks import TrainingCallback
 from pipeline.training.checkpoints import TrainingCheckpoints
 from pipeline.utils.processes import call
 from tests.helpers.families import recipe_of
-from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_at, read_lines
+from tests.helpers.interruption import Kill, Killed, assert_same_outcome, kill_at, read_lines, with_state
 from tests.helpers.marks import heavy_in_tensorflow
 
 FAMILIES = {"bert": "single-label", "gpt2": "causal rows", "t5": "sequence-to-sequence", "marian": "translation"}
@@ -268,15 +267,7 @@ def rewrite(folder, arrays=None, state=None):
     """Change a training checkpoint, and write the digests of what it holds now."""
     if arrays:
         save_file(arrays(load_file(folder / "state.safetensors")), folder / "state.safetensors")
-    if state:
-        changed = json.loads((folder / "state.json").read_text()) | state
-        (folder / "state.json").write_text(json.dumps(changed))
-    files = {name: (folder / name).read_bytes() for name in ("state.safetensors", "state.json")}
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with_state(folder, **(state or {}))
 
 
 CHANGED_ARRAYS = {
