@@ -32,6 +32,13 @@ def test_the_recipe_comes_near_the_noise_ceiling(accuracy, framework):
     assert noise_ceiling() - 0.06 <= accuracy(framework) < 1.0
 
 
+def test_tensorflow_learns_it_as_pytorch_does(tmp_path):
+    """In one epoch of half the rows, which is enough to be above a bag of words of all of them."""
+    recipe = load_recipe("sentiment_bert", {"train.epochs": 1, "data.limit.train": 2000})
+    found = [finetune(recipe, each, out=tmp_path / each).metrics["accuracy"] for each in ("torch", "tensorflow")]
+    assert min(found) >= 0.72 and abs(found[0] - found[1]) <= 0.02
+
+
 @pytest.mark.heavy
 def test_the_frameworks_end_within_two_points(accuracy):
     assert abs(accuracy("torch") - accuracy("tensorflow")) <= 0.02
