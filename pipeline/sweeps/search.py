@@ -132,15 +132,18 @@ class Search:
         return recipe.override({"train.save_every": ONLY_AFTER_EPOCHS, "train.keep_checkpoints": 1})
 
     def _repeat(self, trial: TrialRecord) -> bool:
-        """Whether an earlier trial had the same values; this one then has its result, since it would have its bits."""
+        """Whether an earlier trial of the same values was completed; this one has its result, since it has its bits.
+
+        If the earlier one failed, this one is trained: a kill or a full disk says nothing about the values.
+        """
         for earlier in self.study.trials():
-            if earlier.number < trial.number and earlier.values == trial.values:
-                if earlier.state == "completed" and earlier.score is not None:
-                    self.study.complete(trial.number, earlier.score, 0.0, earlier.number)
-                elif earlier.state == "failed":
-                    self.study.fail(trial.number, earlier.cause or "", 0.0, earlier.number)
-                else:
-                    continue
+            if (
+                earlier.number < trial.number
+                and earlier.values == trial.values
+                and earlier.state == "completed"
+                and earlier.score is not None
+            ):
+                self.study.complete(trial.number, earlier.score, 0.0, earlier.number)
                 self.callback.on_trial_end(self._found(trial.number))
                 return True
         return False

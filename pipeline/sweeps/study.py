@@ -124,9 +124,9 @@ class Study:
         """A trial has been stopped early; its score is the last that was reported."""
         self._end(number, TrialState.PRUNED, seconds=seconds)
 
-    def fail(self, number: int, cause: str, seconds: float, repeats: int | None = None) -> None:
+    def fail(self, number: int, cause: str, seconds: float) -> None:
         """A trial could not go on."""
-        self._end(number, TrialState.FAIL, seconds=seconds, cause=cause, repeats=repeats)
+        self._end(number, TrialState.FAIL, seconds=seconds, cause=cause)
 
     def _end(self, number: int, state: TrialState, score: float | None = None, **notes: object) -> None:
         trial = self._trial(number)

@@ -15,7 +15,8 @@ import pipeline.sweeps.search
 import pipeline.sweeps.sweep
 from pipeline import SweepCallback, finetune, load_recipe, load_run, sweep
 from pipeline.sweeps.space import read_space
-from pipeline.sweeps.study import StudyFile
+from pipeline.sweeps.study import Study, StudyFile
+from pipeline.sweeps.trial import Outcome
 from pipeline.utils.errors import RunFailure, UserError
 from pipeline.utils.processes import EndedBySignal, ProcessError
 from tests.helpers.children import train_trials_here
@@ -267,6 +268,29 @@ def test_a_trial_that_fails_is_recorded_and_without_any_completed_one_the_sweep_
         file = f"trials/{log.name}" if cause.endswith("is in ") else ""
         assert re.fullmatch(cause + file, found)
         assert log.exists() == bool(file) and (not file or "line 7" in log.read_text())
+
+
+def test_a_trial_has_the_result_of_one_of_its_values_that_was_completed_but_not_of_one_that_failed(
+    tmp_path, monkeypatch
+):
+    """What ended the one that failed, such as a kill or a full disk, need not end another."""
+    results = [EndedBySignal("", 9), Outcome(0.5)]
+
+    def run_trial(*arguments):
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def draw_the_same(study, space, most, *_):
+        return study._draw(space, {"train.batch_size": 16}) if len(study.trials()) < most else None
+
+    monkeypatch.setattr(pipeline.sweeps.search, "run_trial", run_trial)
+    monkeypatch.setattr(pipeline.sweeps.sweep, "check_recipe", lambda recipe, plan: ("accuracy",))
+    monkeypatch.setattr(Study, "next_trial", draw_the_same)
+    found = sweep("sentiment_bert", "train.batch_size=16,32", 3, out=tmp_path / "sweep", quiet=True)
+    states = [(trial.state, trial.score, trial.repeats) for trial in found.results.trials]
+    assert states == [("failed", None, None), ("completed", 0.5, None), ("completed", 0.5, 1)]
 
 
 # Killed for real
