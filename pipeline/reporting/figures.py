@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from matplotlib.axes import Axes
+
 from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.sameness import LockstepResult
 from pipeline.comparison.records.scores import Equivalence
 from pipeline.comparison.results import AttentionMap, Results
+from pipeline.metrics.specs import ends
 from pipeline.models.attention import described
 from pipeline.reporting import svg
 from pipeline.reporting.details.figures import prediction_pictures
@@ -63,12 +66,23 @@ def _scores(results: Results) -> Iterable[Picture]:
             continue
         figure, (axis,) = new_figure(height=height_of_rows(rows))
         dots(axis, [(variant, *row) for variant, row in rows.items()], look, partial(score, scale=metric.scale))
+        _keep_in_range(axis, name)
         axis.set_xlabel(metric_label(name, metric))
+        has_intervals = any(low is not None for _, low, _, _ in rows.values())
         means = "; ".join(f"{variant} {score(row[0], metric.scale)}" for variant, row in rows.items())
         yield Picture(
             f"scores-{number}", "scores", f"{name} by variant",
-            "Filled: the mean with its 95% interval. Hollow: each seed.", f"Means: {means}.", figure,
+            f"Filled: the mean{' with its 95% interval' if has_intervals else ''}. Hollow: each seed.",
+            f"Means: {means}.", figure,
         )  # fmt: skip
+
+
+def _keep_in_range(axis: Axes, metric: str) -> None:
+    """Let the axis end where the range of the metric does, but for the half of a point that stands there."""
+    lowest, highest = ends(metric)
+    low, high = axis.get_xlim()
+    edge = 0.03 * (high - low)
+    axis.set_xlim(max(low, lowest - edge), min(high, highest + edge))
 
 
 def _equivalence(results: Results) -> Iterable[Picture]:

@@ -231,7 +231,7 @@ def _control_evidence(control: ControlComparison) -> list[str]:
 def _until(step: int | None, num_steps: int | None = None) -> str:
     """How long something holds that first fails at `step`, of `num_steps` if that is not all."""
     if step is None:
-        return f"in all {num_steps} steps" if num_steps else "to the end"
+        return f"in all {num_steps} steps" if num_steps else "until the end"
     return f"until step {step}"
 
 

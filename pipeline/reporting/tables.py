@@ -293,7 +293,7 @@ def costs(results: Results) -> Table:
     for cost in results.costs:
         if all(summary.median is None for summary in cost.variants.values()):
             continue
-        better = "higher" if cost.higher_is_better else "lower"
+        better = f" ({'higher' if cost.higher_is_better else 'lower'} is better)"
         rows: list[list[Cell]] = []
         for variant, summary in cost.variants.items():
             median, low, high = (
@@ -301,7 +301,8 @@ def costs(results: Results) -> Table:
             )
             rows.append([variant, median, low if low == high else f"{low} to {high}", ratio(summary.ratio)])
         unit = measured(None, cost.unit)[1]
-        groups[f"{COST_TITLES[cost.name]}, {unit} ({better} is better)"] = rows
+        # Fewer trained weights are neither better nor worse.
+        groups[COST_TITLES[cost.name] + (f", {unit}{better}" if unit != "parameters" else "")] = rows
     first = results.variants[0].name if results.variants else "the first"
     is_missing = any(row[1] == UNDEFINED for rows in groups.values() for row in rows)
     note = f"{UNDEFINED}: not recorded. Runs of earlier versions, and runs of a single step, lack some numbers."
@@ -382,11 +383,13 @@ def _setting(results: Results, key: str) -> Cell:
         if difference.key == key:
             values = "; ".join(dict.fromkeys(map(_written, difference.values.values())))
             return f"compared: {values}" if difference.is_compared else Finding("unknown", "Differs", values)
-    return value(results.settings[key])
+    return _written(results.settings[key])
 
 
 def _written(setting: JsonValue) -> str:
-    return "not set" if setting is None else value(setting)
+    if setting is None:
+        return "not set"
+    return value(setting) if setting != {} else "(none)"
 
 
 def variants(results: Results) -> Table:

@@ -65,12 +65,12 @@ def test_the_hardest_class_is_one_for_all_or_each_variants_own():
 def test_the_most_frequent_mistake_is_named():
     errors = p.EntityErrors(name="PER", right=6, other_type=1, other_words=0, missed=3, invented=9)
     tagged = details(tags=p.TagDetails(entities=[], errors=[errors]))
-    assert "a finds 60.0% of 10 true entities; the others are most often missed altogether." in predictions_lead(
-        {"a": tagged}
+    assert "a, b: 60.0% of 10 true entities are found; the others are most often missed altogether." in (
+        predictions_lead({"a": tagged, "b": tagged})
     )
     kinds = dict.fromkeys(p.AnswerErrors.model_fields, 0) | {"exact": 3, "too_long": 1}
     answered = details(answers=p.AnswerDetails(lengths=[], errors=p.AnswerErrors(**kinds)))
-    assert "75.0% of 4 answers of a are exactly an accepted one; the others most often have more words around it." in (
+    assert "a: 75.0% of 4 answers are exactly an accepted one; the others most often have more words around it." in (
         predictions_lead({"a": answered})
     )
 

@@ -243,6 +243,9 @@ def test_below_three_seeds_no_interval_is_named(seeds, opening):
     metrics = metrics | {"accuracy": metrics["accuracy"].model_copy(update={"variants": few})}
     results = without_faults(metrics=metrics, comparisons=[pair_with(*ACROSS, "too_few_seeds", 0.005)])
     assert write_headline(results).score.sentence.startswith(opening)
+    captions = {picture.name: picture.caption for picture in pictures(results)}
+    assert captions["scores-1"] == "Filled: the mean. Hollow: each seed."
+    assert captions["scores-2"] == "Filled: the mean with its 95% interval. Hollow: each seed."
 
 
 def test_scores_that_are_all_zero_are_called_equal_by_no_sentence_table_or_figure():
@@ -263,7 +266,10 @@ def test_scores_that_are_all_zero_are_called_equal_by_no_sentence_table_or_figur
     assert (cell.state, cell.word) == ("unknown", "Not settled")
     (((_, *cells),),) = differences(results).groups.values()
     assert cells == ["0.0000", "0.0000 to 0.0000", "–", "±0.0100", "–", "–", "–"]
-    assert not [picture for picture in pictures(results) if picture.name.startswith("equivalence")]
+    drawn = {picture.name: picture for picture in pictures(results)}
+    assert "equivalence-1" not in drawn
+    left, right = drawn["scores-1"].figure.axes[0].get_xlim()
+    assert -0.01 < left < 0 < right, "no axis goes on where no score can be"
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def _points(gaps: Mapping[str, float]) -> str:
 def _of_tags(details: Mapping[str, TagDetails]) -> list[str]:
     if not details:
         return []
-    sentences = _weakest_classes({name: each.entities for name, each in details.items()}, "type of entity")
+    found = {}
     for variant, each in details.items():
         true = sum(errors.right + errors.other_type + errors.other_words + errors.missed for errors in each.errors)
         if not true:
@@ -153,10 +153,19 @@ def _of_tags(details: Mapping[str, TagDetails]) -> list[str]:
         right = sum(errors.right for errors in each.errors)
         most = max(totals, key=totals.__getitem__)
         rest = f"; the others are most often {_ENTITY_ERRORS_IN_A_SENTENCE[most]}" if totals[most] else ""
-        sentences.append(
-            f"{variant} finds {right / true:.1%} of {true:,} true {'entity' if true == 1 else 'entities'}{rest}."
-        )
-    return sentences
+        found[variant] = f"{right / true:.1%} of {true:,} true {'entity' if true == 1 else 'entities'} are found{rest}."
+    return [
+        *_weakest_classes({name: each.entities for name, each in details.items()}, "type of entity"),
+        *_for_each(found),
+    ]
+
+
+def _for_each(sentences: Mapping[str, str]) -> list[str]:
+    """What is said of each variant after its name; once for those of which the same is said."""
+    variants_by_sentence: dict[str, list[str]] = {}
+    for variant, sentence in sentences.items():
+        variants_by_sentence.setdefault(sentence, []).append(variant)
+    return [f"{', '.join(variants)}: {sentence}" for sentence, variants in variants_by_sentence.items()]
 
 
 _ENTITY_ERRORS_IN_A_SENTENCE = {
@@ -175,15 +184,16 @@ _ANSWER_ERRORS_IN_A_SENTENCE = {
 
 
 def _of_answers(details: Mapping[str, AnswerDetails]) -> list[str]:
-    sentences = []
+    found = {}
     for variant, each in details.items():
         kinds = {kind: getattr(each.errors, kind) for kind in ANSWER_ERRORS}
         total = each.errors.exact + sum(kinds.values())
         most = max(kinds, key=kinds.__getitem__)
         rest = f"; the others most often {_ANSWER_ERRORS_IN_A_SENTENCE[most]}" if kinds[most] else ""
-        answers = f"{count(total, 'answer')} of {variant}"
-        sentences.append(f"{each.errors.exact / total:.1%} of {answers} are exactly an accepted one{rest}.")
-    return sentences
+        found[variant] = (
+            f"{each.errors.exact / total:.1%} of {count(total, 'answer')} are exactly an accepted one{rest}."
+        )
+    return _for_each(found)
 
 
 def _of_texts(details: Mapping[str, TextDetails]) -> list[str]:
@@ -198,24 +208,25 @@ def _of_texts(details: Mapping[str, TextDetails]) -> list[str]:
 
 
 def _of_numbers(details: Mapping[str, NumberDetails]) -> list[str]:
-    return [
-        f"{variant} is off by {each.error:.3g} on average; the mean of its numbers is {abs(each.bias):.3g} too "
+    return _for_each({
+        variant: f"the numbers are off by {each.error:.3g} on average, and their mean is {abs(each.bias):.3g} too "
         f"{'high' if each.bias > 0 else 'low'}."
         for variant, each in details.items()
-    ]
+    })  # fmt: skip
 
 
 def _of_tokens(details: Mapping[str, TokenDetails]) -> list[str]:
-    sentences = [
-        f"In {variant}, the loss of half of the examples is between {each.percentiles[1]:.2f} and "
-        f"{each.percentiles[3]:.2f} nats a token."
-        for variant, each in details.items()
-    ]
+    found = {}
     for variant, each in details.items():
+        sentence = (
+            f"the loss of half of the examples is between {each.percentiles[1]:.2f} and {each.percentiles[3]:.2f} nats "
+            "a token"
+        )
         if len(each.positions) > 1:
             first, last = each.positions[0], each.positions[-1]
-            sentences.append(
-                f"In {variant}, the first token of a row has a loss of {first.loss:.2f} nats, those from position "
-                f"{last.first} on {last.loss:.2f}."
+            sentence += (
+                f"; at the first position of a row it is {first.loss:.2f} on average, from position {last.first} on "
+                f"{last.loss:.2f}"
             )
-    return sentences
+        found[variant] = f"{sentence}."
+    return _for_each(found)

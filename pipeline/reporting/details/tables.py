@@ -170,7 +170,7 @@ def _answer_errors(details: dict[str, PredictionDetails]) -> Table:
         "exact": "The accepted answer",
         **ANSWER_ERRORS,
         "starts_wrong": "Of those that share words: begin wrong",
-        "ends_wrong": "Of the same: end wrong",
+        "ends_wrong": "Of those that share words: end wrong",
     }
     rows: list[list[Cell]] = [
         [title, *(f"{getattr(errors, kind):,}" for errors in found.values())] for kind, title in kinds.items() if found
@@ -187,7 +187,7 @@ def _lengths(details: dict[str, PredictionDetails]) -> Table:
         scored: list[LengthScore] = each.answers.lengths if each.answers else each.texts.lengths if each.texts else []
         for band in scored:
             groups[_words(band.low, band.high)].append(
-                [variant, _share(band.exact), _share(band.partial), f"{band.count:,}"]
+                [variant, _percent(band.exact), _percent(band.partial), f"{band.count:,}"]
             )
     return Table(
         "Scores by the length of the reference",
@@ -211,7 +211,7 @@ def _length_ratios(details: dict[str, PredictionDetails]) -> Table:
         for variant, each in details.items()
         if each.texts
     ]
-    heads = ["10% below", "25% below", "Median", "75% below", "90% below", "Empty texts"]
+    heads = ["10% are below", "25% are below", "Median", "75% are below", "90% are below", "Empty texts"]
     return Table("Words written, over words of the reference", ["Variant", *heads], {"": rows})
 
 
@@ -251,7 +251,7 @@ def _row_losses(details: dict[str, PredictionDetails]) -> Table:
         for variant, each in details.items()
         if each.tokens
     ]
-    heads = ["5% below", "25% below", "Median", "75% below", "95% below"]
+    heads = ["5% are below", "25% are below", "Median", "75% are below", "95% are below"]
     return Table("Loss of an example in nats a token", ["Variant", *heads], {"": rows})
 
 
