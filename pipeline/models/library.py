@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Mapping
@@ -92,7 +93,13 @@ def read_tokenizer(checkpoint: str) -> PreTrainedTokenizerFast:
         # That of Marian works without it; the documentation says what it would change.
         warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint, use_fast=True, trust_remote_code=False, **renamed)
+            opened = functools.partial(
+                AutoTokenizer.from_pretrained, checkpoint, use_fast=True, trust_remote_code=False, **renamed
+            )
+            tokenizer = opened()
+            # A BERT whose files do not say so keeps no capitals, but for version 5.2.
+            if _IS_VERSION_5 and "do_lower_case" not in saved and getattr(tokenizer, "do_lower_case", None) is False:
+                tokenizer = opened(do_lower_case=True)
         except (TypeError, KeyError):  # version 5, whose model cannot be made from another one's vocabulary
             if not _IS_VERSION_5 or _tokenizer_file(checkpoint) is None:
                 raise

@@ -108,6 +108,16 @@ def test_settings_of_a_tokenizer_beside_its_file_have_an_effect(name, setting, t
     assert_opens_as_it_is(changed, recipe, tmp_path / "saved")
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+def test_a_bert_of_which_no_file_says_whether_it_keeps_capitals_keeps_none(has_file, tmp_path):
+    """As in 4.57; version 5.2 would keep them."""
+    own = load_recipe("sentiment_bert")
+    recipe = changed_checkpoint(own, tmp_path / "checkpoint", tokenizer={"do_lower_case": None})
+    if not has_file:
+        (tmp_path / "checkpoint" / "tokenizer.json").unlink()
+    assert load_tokenizer(recipe)(TEXT)["input_ids"] == load_tokenizer(own)(TEXT)["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("family", "embedding", "output", "head"),
     [
