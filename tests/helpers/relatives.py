@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import transformers
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, processors
 
 from pipeline.recipe.overrides import RECIPES
 from tests.helpers.families import sentences
@@ -43,8 +43,10 @@ def _roberta(folder: Path) -> transformers.RobertaConfig:
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe.train_from_iterator(sentences(300), vocab_size=400, special_tokens=special, show_progress=False)
-    bpe.save_model(str(folder))
-    tokenizer = transformers.RobertaTokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, False)
+    # Versions of transformers do not agree on how the class is given a vocabulary.
+    bpe.save(str(folder / "tokenizer.json"))
+    tokenizer = transformers.RobertaTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     tokenizer.save_pretrained(folder)
     return transformers.RobertaConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_attention_heads=2, num_hidden_layers=2, intermediate_size=47,

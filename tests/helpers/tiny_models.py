@@ -73,7 +73,10 @@ def config(family, dropout=0.0, **overrides):
             dropout=dropout, attention_dropout=dropout, activation_dropout=dropout,
             decoder_start_token_id=96, eos_token_id=0, pad_token_id=96, forced_eos_token_id=None,
         )  # fmt: skip
-        return transformers.MarianConfig(**{**fields, **overrides})
+        settings = transformers.MarianConfig(**{**fields, **overrides})
+        # Version 5.2 of transformers takes another setting for this one.
+        settings.tie_word_embeddings = overrides.get("tie_word_embeddings", True)
+        return settings
     fields = dict(
         vocab_size=VOCABULARY, d_model=13, d_kv=7, num_heads=3, d_ff=23, num_layers=2, num_decoder_layers=2,
         relative_attention_num_buckets=5, relative_attention_max_distance=17,
