@@ -26,6 +26,7 @@ from pipeline.deploy.runtimes import (
     runtime_version,
 )
 from pipeline.deploy.writers import OnnxWriter, SavedWriter, Writer
+from pipeline.utils.environment import without_native_noise
 from pipeline.utils.errors import UserError
 
 _CLASSES: dict[str, Callable[[Path, Manifest], Runtime]] = {
@@ -70,7 +71,8 @@ class ExportedModel:
 
 def load_model(folder: Path, manifest: Manifest | None = None) -> ExportedModel:
     """The model of an export's folder in its runtime. Raises UserError if the runtime is not installed."""
-    return ExportedModel(folder, manifest or read_manifest(folder))
+    with without_native_noise():
+        return ExportedModel(folder, manifest or read_manifest(folder))
 
 
 class Without(MetaPathFinder):

@@ -111,6 +111,7 @@ class LiteRtModel:
         _runtime(manifest)
         interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter
         self.interpreter = interpreter(model_path=str(path), num_threads=_threads())
+        self.interpreter.allocate_tensors()  # it tells then how it computes, and not at the first batch
         signature = self.interpreter.get_signature_runner("serving_default")
         self.inputs = {name: details["index"] for name, details in signature.get_input_details().items()}
         self.outputs = {name: details["index"] for name, details in signature.get_output_details().items()}

@@ -50,9 +50,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE_PAGES_BYTES = 1000 * 2**20
 # Of a process that only starts others and writes what they found: transformers imports neither framework there.
 NO_FRAMEWORK = "none"
-# What TensorFlow's C++ writes while it is imported, before any log level of its own holds.
+# What the C++ of TensorFlow and LiteRT writes while it is imported or opens a model, before any log level holds.
 _NATIVE_NOISE = re.compile(
     rb"absl::InitializeLog|oneDNN custom operations|cudart_stub|cpu_feature_guard|To enable the following instructions"
+    rb"|Created TensorFlow Lite"
 )
 
 

@@ -197,7 +197,7 @@ def test_a_run_of_pytorch_is_exported_by_tensorflow_in_the_python_that_has_it(ru
 
 
 @pytest.mark.heavy
-def test_a_run_of_tensorflow_is_exported_by_either_framework_and_predicts_as_it_does(tmp_path):
+def test_a_run_of_tensorflow_is_exported_by_either_framework_and_predicts_as_it_does(tmp_path, capfd):
     run, texts = finetune(recipe_of("pairs", tmp_path), framework="tensorflow", out=tmp_path / "run"), sentences(8, 1)
     rows = [{"text": one, "text_pair": two} for one, two in zip(texts, texts[::-1], strict=True)]
     expected = list(predict(run, rows))
@@ -206,6 +206,7 @@ def test_a_run_of_tensorflow_is_exported_by_either_framework_and_predicts_as_it_
         for line, wanted in zip(predict_rows(open_export(export.path), rows), expected, strict=True):
             assert line.pop("score") == pytest.approx(wanted["score"], abs=2e-6)
             assert line | {"score": wanted["score"]} == wanted
+    assert "TensorFlow Lite" not in capfd.readouterr().err, "a runtime does not chat while it opens a model"
 
 
 @pytest.mark.heavy
