@@ -288,7 +288,7 @@ def test_a_fault_of_two_processes_is_measured_and_the_run_resumed(capsys):
     assert "| yes | rank 1 of 2 was ended by signal 9 (SIGKILL), so the other ranks were ended, too." in row
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_measurement_of_several_processes_runs(capsys):
     assert ".venv/bin/python -m tests.benchmarks.processes --repeats 3" in COMMANDS
     few = [word for limit in ("data.limit.train=192", "data.limit.validation=16") for word in ("--set", limit)]
@@ -338,7 +338,7 @@ def test_the_measurement_of_gradient_checkpointing_runs(monkeypatch, capsys):
     assert [row[:2] for row in rows] == [["| bert", "no"], ["| bert", "yes"]]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_measurement_of_translation_runs(tmp_path, capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.translation" in COMMANDS
     monkeypatch.setattr(real_text, "run_child", lambda command, log: run_program_here(command).returncode or None)
@@ -349,7 +349,7 @@ def test_the_measurement_of_translation_runs(tmp_path, capsys, monkeypatch):
     assert [row[0] for row in rows] == ["| transformer", "| t5"] and 0.95 < sizes[1] / sizes[0] < 1.05
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_measurement_beside_busy_processes_runs(capsys, monkeypatch):
     assert ".venv/bin/python -m tests.benchmarks.busy --busy 0 2" in COMMANDS
     few = "--frameworks torch --workloads classification --busy 1 --ways one --repeats 1 --steps 2"
