@@ -30,7 +30,6 @@ from pipeline.comparison.run_set import ComparedRun, read_run, refuse_incomparab
 from pipeline.models.attention import ATTENTIONS, STOCK, attention_name
 from pipeline.models.building import WeightSources
 from pipeline.recipe.loading import LoadedRecipe, RecipeSource
-from pipeline.reporting import writer
 from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
 from pipeline.reporting.progress import following
 from pipeline.reporting.sentences import verdict
@@ -123,6 +122,8 @@ class Comparison:
 
     def to_html(self) -> str:
         """The whole report as one page."""
+        from pipeline.reporting import writer  # not above: matplotlib takes a second, and check draws nothing
+
         return writer.html(self.results)
 
     def __repr__(self) -> str:
@@ -297,6 +298,8 @@ compare_runs = report
 
 
 def _report_folder(name: str, out: str | os.PathLike[str] | None) -> Path:
+    from pipeline.reporting import writer
+
     folder = Path(out) if out is not None else Path("reports") / name
     writer.refuse_unless_report(folder)
     return folder
@@ -331,6 +334,8 @@ def _written(
     problems: list[Problem],
     folder: Path,
 ) -> Comparison:
+    from pipeline.reporting import writer
+
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     results = assemble(runs, margin, lockstep_results, problems, created=created, command=_command(), controls=controls)
     assembled = with_headline(results)

@@ -242,13 +242,15 @@ def test_the_values_of_a_metric_that_are_no_numbers_are_left_out():
 
 
 @pytest.mark.slow
-def test_a_recipe_is_checked_without_importing_the_libraries_of_metrics():
+def test_a_recipe_is_checked_without_importing_the_libraries_of_metrics_and_figures():
     heavy = ["evaluate", "sklearn", "scipy", "sacrebleu", "seqeval", "rouge_score"]
     code = (
         "import sys, pipeline.metrics.scoring, pipeline.metrics.specs\n"
         f"print([name for name in {heavy} if name in sys.modules])\n"
         "import pipeline.metrics.classification\n"
-        "print([name for name in ('transformers.pipelines', 'tensorflow') if name in sys.modules])"
+        "print([name for name in ('transformers.pipelines', 'tensorflow') if name in sys.modules])\n"
+        "import pipeline.api\n"
+        "print([name for name in ('matplotlib', 'tensorflow') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split("\n") == ["[]", "[]", ""]
+    assert result.stdout.split("\n") == ["[]", "[]", "[]", ""]
