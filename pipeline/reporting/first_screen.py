@@ -86,7 +86,13 @@ def _training(results: Results, found: list[str]) -> Answer:
     if not results.comparisons:
         return _answer("unknown", _NOTHING_TO_COMPARE)
     if results.compares_recipes:
-        return _answer("bad", _of_several_recipes(results))
+        alike = results.of_one_recipe()
+        same = (
+            [f"Variants of one recipe: {_records(alike)[:1].lower()}{_records(alike)[1:]}."]
+            if alike.comparisons
+            else []
+        )
+        return _answer("bad", " ".join([_of_several_recipes(results), *same]))
     sentences = [f"{_records(results)}."]
     explained = is_explained_by_rounding(results)
     scores = _worst([_state(results, pair) for pair in results.comparisons])

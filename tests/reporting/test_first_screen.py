@@ -132,6 +132,11 @@ def test_pairs_of_different_recipes_are_not_judged_by_start_batches_and_control(
     assert not [cell for cell in cells if not isinstance(cell, str) and cell.state != "good"]
     pairs = [cell for cell in cells if isinstance(cell, str) and MINUS in cell]
     assert pairs == ([] if is_alone else [f"torch/stock {MINUS} tensorflow/stock"])
+    end = (
+        "same batches, same learning rates, same dropout masks, 10 steps compared one by one and within bounds (stock)."
+    )
+    answer = write_headline(changed.model_copy(update={"metrics": example().metrics})).training.sentence
+    assert ("Variants of one recipe: same start" in answer and answer.endswith(end)) != is_alone
     lead = found["sameness"].lead
     assert lead.endswith("Variants of different recipes are left out here: nothing of them has to be the same.")
     assert lead.startswith("No two variants have the same recipe." if is_alone else "Scores alone cannot tell")
