@@ -1,9 +1,9 @@
 """Prints the files of `pipeline/` in the order in which a command first calls something in them.
 
-    python -m tests.helpers.walk finetune sentiment_bert --out folder
+    python -m tests.helpers.walk finetune sentiment_bert --out folder then compare sentiment_bert --out report
 
-What runs while a module is imported does not count, nor what would run in another process: here it runs in this one,
-so that the libraries are loaded once.
+Commands follow one another in this process, so that the libraries are loaded once. What runs while a module is imported
+does not count, nor what would run in another process.
 """
 
 import inspect
@@ -28,8 +28,8 @@ def is_imported(frame):
     return False
 
 
-def main(arguments):
-    """Run the command and print a line "met: FILE" for each file."""
+def files_met(words):
+    """The files of the package in the order in which a command of these words first calls something in them."""
     met = {}
 
     def note(frame, event, _):
@@ -55,11 +55,21 @@ def main(arguments):
         patch.setattr(processes, "call", unnoted(processes.call))
         patch.setattr(processes, "run_command", unnoted(processes.run_command))
         sys.settrace(note)
-        code = execute(arguments)
+        code = execute(words)
         sys.settrace(None)
-    for name in met:
-        print(f"met: {name.removeprefix(PACKAGE)}")
-    return code
+    return code, [name.removeprefix(PACKAGE) for name in met]
+
+
+def main(words):
+    """Run the commands, which "then" parts, and print for each file of each a line "met: COMMAND FILE"."""
+    commands = " ".join(words).split(" then ")
+    for command in commands:
+        code, met = files_met(command.split())
+        if code:
+            return code
+        for name in met:
+            print(f"met: {command.split()[0]} {name}")
+    return 0
 
 
 if __name__ == "__main__":
