@@ -1,6 +1,7 @@
 """What gradient checkpointing saves in memory and costs in processor time: training steps with it and without.
 
-    python -m tests.benchmarks.gradient_checkpointing torch|tensorflow [--models bert gpt2] [--layers 4] [--steps 4]
+    python -m tests.benchmarks.gradient_checkpointing torch|tensorflow [--models bert distilbert gpt2] [--layers 4]
+                                                      [--steps 4]
 
 A model of four layers of 256 with random weights and the dropout of its checkpoint trains on packed rows of 512 tokens,
 each time in a process of its own. Memory is the most that the process held, and what that is above what it held before
@@ -23,7 +24,11 @@ from pipeline.utils.environment import configure_process
 from pipeline.utils.processes import call
 
 ROWS, LENGTH, VOCABULARY = 8, 512, 2_000
-HEADS = {"bert": "AutoModelForTokenClassification", "gpt2": "AutoModelForCausalLM"}
+HEADS = {
+    "bert": "AutoModelForTokenClassification",
+    "distilbert": "AutoModelForTokenClassification",
+    "gpt2": "AutoModelForCausalLM",
+}
 
 
 def config(model, num_layers):
@@ -33,6 +38,10 @@ def config(model, num_layers):
             vocab_size=VOCABULARY, hidden_size=256, num_attention_heads=4, num_hidden_layers=num_layers,
             intermediate_size=1024, num_labels=5,
         )  # fmt: skip
+    if model == "distilbert":
+        return transformers.DistilBertConfig(
+            vocab_size=VOCABULARY, dim=256, n_heads=4, n_layers=num_layers, hidden_dim=1024, num_labels=5
+        )
     return transformers.GPT2Config(
         vocab_size=VOCABULARY, n_embd=256, n_head=4, n_layer=num_layers, n_positions=LENGTH, pad_token_id=0
     )
@@ -41,7 +50,7 @@ def config(model, num_layers):
 def batch(model):
     """Packed rows of two examples each, with a loss at every token."""
     rng, half = np.random.default_rng(0), LENGTH // 2
-    shape, most = (ROWS, LENGTH), 5 if model == "bert" else VOCABULARY
+    shape, most = (ROWS, LENGTH), VOCABULARY if model == "gpt2" else 5
     positions = np.tile(np.arange(half), 2)
     return {
         "input_ids": rng.integers(1, VOCABULARY, shape).astype(np.int32),
