@@ -143,9 +143,9 @@ def _what_is_missing(comparison: MetricComparison) -> str:
         return "no seed was completed by both"
     if code == "no_margin":
         return "the margin is relative to a mean of zero"
-    verb = "is" if num_seeds == 1 else "are"
-    shown = _identical(comparison) or f"difference {_difference_over_examples(comparison)}"
-    return f"{count(num_seeds, 'seed')} {verb} too few ({shown})"
+    too_few = f"{count(num_seeds, 'seed')} {'is' if num_seeds == 1 else 'are'} too few"
+    identical = _identical(comparison)
+    return f"{identical}, but {too_few}" if identical else f"{too_few} ({_difference_text(comparison)})"
 
 
 def _what_is_shown(comparison: MetricComparison) -> str:
@@ -171,9 +171,9 @@ def _caveat(comparison: MetricComparison) -> str:
     return f"; on other validation examples it could be {ends}{unit_after(comparison.margin)}"
 
 
-def _difference_over_examples(comparison: MetricComparison) -> str:
+def _difference_text(comparison: MetricComparison) -> str:
     margin, examples = comparison.margin, comparison.bootstrap
-    text = difference_text(comparison.seeds.mean_difference or 0.0, margin) + unit_after(margin)
+    text = "difference " + difference_text(comparison.seeds.mean_difference or 0.0, margin) + unit_after(margin)
     if examples is None:
         return text
     return f"{text}, 95% interval over examples {difference_interval(examples.low, examples.high, margin)}"

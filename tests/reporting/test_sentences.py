@@ -62,7 +62,7 @@ def test_what_is_identical_is_said_instead_of_zeros():
         "good", "equivalent within 1 point over 3 seeds (no difference in any seed)",
     )  # fmt: skip
     assert sentence("too_few_seeds", (1, 0.0, None, None), (0.0, 0.0), identical="predictions") == (
-        "unknown", "not shown to be equivalent: 1 seed is too few (the predictions are the same)",
+        "unknown", "not shown to be equivalent: the predictions are the same, but 1 seed is too few",
     )  # fmt: skip
 
 
