@@ -59,8 +59,8 @@ def test_clean_runs_have_no_fault_and_did_the_same(compared):
         "were not compared."
     )
     assert score.sentence == (
-        "Accuracy: torch/stock 0.9000 (0.9000 to 0.9000), tensorflow/stock 0.9000 (0.9000 to 0.9000): equivalent "
-        "within 1 point over 3 seeds (the predictions are the same)."
+        "Mean accuracy with 95% interval: torch/stock 0.9000 (0.9000 to 0.9000), tensorflow/stock 0.9000 (0.9000 to "
+        "0.9000): equivalent within 1 point over 3 seeds (the predictions are the same)."
     )
     assert results.recipe_differences == []
     assert all(row.within_tolerance for row in results.sameness.probe)
@@ -182,7 +182,8 @@ def test_variants_of_several_recipes_have_the_settings_that_tell_them_apart(comp
     assert (training.state, training.word) == ("bad", "No")
     assert training.sentence == (
         "Not the same experiment: the recipes differ in train.learning_rate, train.lora. Peak memory and scores can be "
-        "compared."
+        "compared. Variants of one recipe: same start (outputs before training within 3e-08), same batches, same "
+        "learning rates."
     )
 
 
