@@ -128,7 +128,9 @@ def test_a_notebook_has_frames_and_a_page(of_both):
     verdicts = of_both.verdicts
     assert list(verdicts["metric"]) == ["accuracy", "f1", "loss"]
     assert set(verdicts["state"]) == {"unknown"}
-    assert set(verdicts["code"]) == {"too_few_seeds"}
+    # After two steps, models may still find no positive row at all: F1 is 0.
+    assert set(verdicts["code"]) <= {"too_few_seeds", "all_zero"}
+    assert verdicts["code"].iloc[0] == "too_few_seeds"
     assert of_both.to_html() == Path("reports/second/report.html").read_text()
     assert repr(of_both) == "Comparison(sentiment_bert: 2 variants, 2 runs; report in reports/second)"
     shown = of_both._repr_html_()
