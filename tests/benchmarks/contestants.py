@@ -47,7 +47,8 @@ class Stopwatch:
     def __init__(self, steps):
         self.began = self.first = self.middle = self.last = None
         self.steps = self.peak = 0
-        self.half, self.all = (steps + 1) // 2, steps
+        # A step after the middle, where this pipeline evaluates a training of two epochs and the others do not.
+        self.half, self.all = steps // 2 + 1, steps
 
     def begin(self):
         self.began = time.time()
