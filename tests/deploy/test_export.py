@@ -306,7 +306,7 @@ def test_an_export_that_is_not_proved_leaves_nothing(run, onnx, reference, tmp_p
         if function is answer_of_run:
             return reference
         shutil.copyfile(onnx.path / "model.onnx", arguments[2])
-        return WrittenGraph("int64", ("logits",), 1), "BertForSequenceClassification"
+        return WrittenGraph("int64", ("logits",), 1), "BertForSequenceClassification", {}
 
     monkeypatch.setattr("pipeline.deploy.export.call", without_a_process)
     monkeypatch.setattr("pipeline.deploy.proof.TOLERANCE", 1e-12)
