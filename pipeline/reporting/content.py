@@ -12,19 +12,12 @@ from pipeline.comparison.results import Disagreement, Results
 from pipeline.reporting import tables
 from pipeline.reporting.details.sentences import predictions_lead
 from pipeline.reporting.details.tables import prediction_tables
+from pipeline.reporting.elements import Finding, Table
 from pipeline.reporting.first_screen import cost_sentence
 from pipeline.reporting.formatting import date, value
-from pipeline.reporting.sentences import (
-    AGREEMENT,
-    NO_LOG,
-    REPRODUCING,
-    Finding,
-    attention_lead,
-    limits,
-    sameness_lead,
-    settings_lead,
-)
-from pipeline.reporting.tables import Table
+from pipeline.reporting.sameness import tables as sameness_tables
+from pipeline.reporting.sameness.sentences import sameness_lead
+from pipeline.reporting.sentences import AGREEMENT, NO_LOG, REPRODUCING, attention_lead, limits, settings_lead
 from pipeline.utils.text import count, shorten
 
 MAX_TEXT = 600  # characters of an example's field; the whole is in results.json
@@ -182,9 +175,9 @@ def _marked(prediction: JsonValue, reference: JsonValue) -> Finding | str:
 def _sameness(results: Results) -> Section:
     alike = results.of_one_recipe()
     evidence = [
-        tables.sameness(alike),
-        tables.lockstep(results.sameness.lockstep),
-        tables.control(alike),
+        sameness_tables.sameness(alike),
+        sameness_tables.lockstep(results.sameness.lockstep),
+        sameness_tables.control(alike),
         tables.recipe_differences(results),
     ]
     return Section("sameness", "Is it the same experiment?", sameness_lead(results), tables=evidence)
@@ -238,7 +231,9 @@ def _attention(results: Results) -> Section | None:
     if not maps:
         return None
     lead = attention_lead(shorten(maps[0].text, MAX_TEXT), is_cross=maps[0].written is not None)
-    return Section("attention", "Attention maps", lead, tables=[tables.map_differences(results)], figures_first=True)
+    return Section(
+        "attention", "Attention maps", lead, tables=[sameness_tables.map_differences(results)], figures_first=True
+    )
 
 
 def _method() -> dict[str, str]:

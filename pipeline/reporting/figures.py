@@ -15,7 +15,7 @@ from pipeline.metrics.specs import ends
 from pipeline.models.attention import described
 from pipeline.reporting import svg
 from pipeline.reporting.details.figures import prediction_pictures
-from pipeline.reporting.formatting import measured, score, small
+from pipeline.reporting.formatting import measured, pair_name, score, small
 from pipeline.reporting.picture import Picture
 from pipeline.reporting.plots import (
     Style,
@@ -29,7 +29,7 @@ from pipeline.reporting.plots import (
     steps_axis,
     styles,
 )
-from pipeline.reporting.tables import COST_TITLES, main_metrics, pair_name
+from pipeline.reporting.tables import COST_TITLES, main_metrics
 from pipeline.reporting.training_figures import training_pictures
 from pipeline.utils.drawing import plain_texts
 from pipeline.utils.text import shorten, visible

@@ -11,16 +11,13 @@ from pipeline.comparison.records.base import State
 from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.comparison.results import Answer, Headline, Results, Statement
+from pipeline.reporting.elements import Finding, finding
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, score
+from pipeline.reporting.sameness.sentences import MAX_NAMED, faults, is_explained_by_rounding
 from pipeline.reporting.sentences import (
-    MAX_NAMED,
-    Finding,
     capitalized,
     doubts,
     failures,
-    faults,
-    finding,
-    is_explained_by_rounding,
     machine_doubts,
     problem_statement,
     verdict,

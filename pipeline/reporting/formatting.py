@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable
 
-from pipeline.comparison.records.scores import Margin
+from pipeline.comparison.records.scores import Margin, PairComparison
 
 UNDEFINED = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -117,3 +117,13 @@ def largest(numbers: Iterable[float | None]) -> str:
     """The largest number; one that is undefined is larger than all."""
     known = list(numbers)
     return "an undefined amount" if None in known else f"{max(number for number in known if number is not None):.2g}"
+
+
+def pair_name(pair: PairComparison) -> str:
+    """'torch/stock − tensorflow/stock': the order is that of the subtraction."""
+    return f"{pair.first} {MINUS} {pair.second}"
+
+
+def maximum(numbers: Iterable[float | None]) -> float | None:
+    """The largest number that is defined; None if none is."""
+    return max((number for number in numbers if number is not None), default=None)

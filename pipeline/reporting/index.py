@@ -12,9 +12,9 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from pipeline.comparison.results import READABLE_SCHEMAS, Headline, Statement
+from pipeline.reporting.elements import Finding
 from pipeline.reporting.first_screen import answers
 from pipeline.reporting.formatting import date
-from pipeline.reporting.sentences import Finding
 from pipeline.reporting.writer import environment
 from pipeline.runs.record import RunIdentity
 from pipeline.utils.errors import UserError

@@ -1,50 +1,25 @@
 """The sentences of a report below its first screen: results and codes in, statements with a state out.
 
-In this order: what a metric shows of two variants, what proves that trainings are the same, what is wrong, what is
-doubtful, and what a reader of the tables has to know. The first screen is written by `first_screen.py`, from these
-sentences, and what is said of predictions by `details/sentences.py`; headings and notes of tables are beside the
-tables. No other file writes prose.
+In this order: what a metric shows of two variants, what failed, what is doubtful, and what a reader of the tables has
+to know. What is said of how far the trainings are the same is in `sameness/sentences.py`, and of predictions in
+`details/sentences.py`. The first screen is written by `first_screen.py`, from these sentences; headings and notes of
+tables are beside the tables. No other file writes prose.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from pipeline.comparison.records.base import State
-from pipeline.comparison.records.sameness import (
-    BatchDifference,
-    ControlComparison,
-    LockstepResult,
-    OptimizationDifference,
-    ProbeDifference,
-)
 from pipeline.comparison.records.scores import MetricComparison, PairComparison, VerdictCode
-from pipeline.comparison.results import Problem, RecipeDifference, Results, RunSummary, Statement
+from pipeline.comparison.results import Problem, Results, RunSummary, Statement
 from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
-from pipeline.comparison.statistics.equivalence import MIN_SEEDS
 from pipeline.models.attention import described
-from pipeline.reporting.formatting import (
-    difference_interval,
-    difference_text,
-    largest,
-    margin_text,
-    spread,
-    unit_after,
-)
-from pipeline.utils.text import count, factor, join_names
+from pipeline.reporting.formatting import difference_interval, difference_text, margin_text, unit_after
+from pipeline.reporting.sameness.sentences import further_apart, has_enough_controls
+from pipeline.utils.text import count, join_names
 
-MAX_NAMED = 3
 MAX_KEYS = 6
-
-WORDS: dict[str, dict[State, str]] = {
-    "notice": {"good": "Note", "unknown": "Caution", "bad": "Fault"},
-    "verdict": {"good": "Equivalent", "unknown": "Not settled", "bad": "Different"},
-    "check": {"good": "Same", "unknown": "Not settled", "bad": "Different"},
-}
 
 _PROBLEMS: dict[str, tuple[State, str]] = {
     "different_example_counts": (
@@ -64,24 +39,7 @@ _PROBLEMS: dict[str, tuple[State, str]] = {
         "runs to have one",
     ),
 }
-_PairRow = TypeVar("_PairRow", ProbeDifference, BatchDifference, OptimizationDifference)
-
-
 VERDICT_STATES: dict[VerdictCode, State] = {"equivalent": "good", "constant": "good", "different": "bad"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A cell or line of a report with a state: the word for it, and what there is to say."""
-
-    state: State
-    word: str
-    sentence: str = ""
-
-
-def finding(kind: str, statement: Statement) -> Finding:
-    """A statement with the word for its state."""
-    return Finding(statement.state, WORDS[kind][statement.state], statement.sentence)
 
 
 @dataclass(frozen=True)
@@ -179,170 +137,6 @@ def _difference_text(comparison: MetricComparison) -> str:
     return f"{text}, 95% interval over examples {difference_interval(examples.low, examples.high, margin)}"
 
 
-def evidence(results: Results) -> list[str]:
-    """What lock-step and the control show, a sentence for each."""
-    stepped = [result for result in results.sameness.lockstep if result.num_controls]
-    control = results.sameness.control
-    return [*(_lockstep_evidence(stepped) if stepped else []), *(_control_evidence(control) if control else [])]
-
-
-def _lockstep_evidence(stepped: list[LockstepResult]) -> list[str]:
-    shares = [
-        ours / theirs
-        for result in stepped
-        if (ours := result.differences["parameters"]) is not None and (theirs := result.control.get("parameters"))
-    ]
-    steps = [result.first_step_over_rounding for result in stepped]
-    first = min((step for step in steps if step is not None), default=None)
-    until = _until(first, min(result.steps for result in stepped))
-    equal = f"In lock-step the losses are equal except for rounding {until}"
-    if not shares:
-        return [f"{equal}."]
-    return [
-        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ {factor(max(shares))} times as "
-        "much as those of two PyTorch trainings whose first weights differ by one rounding."
-    ]
-
-
-def _control_evidence(control: ControlComparison) -> list[str]:
-    within = [pair for pair in control.pairs if pair.within]
-    if not within or len(within) < len(control.pairs):
-        return []
-    steps = [pair.first_step_over_rounding for pair in within]
-    first = min((step for step in steps if step is not None), default=None)
-    equal = f"In whole trainings the losses are equal except for rounding {_until(first)}"
-    shares = [pair.share for pair in within if pair.share is not None]
-    if first is None or not shares:
-        return [f"{equal}."]
-    text = (
-        f"{equal}, and over all steps they differ {spread(shares, '.2g')} times as much as those of two PyTorch "
-        "trainings whose first weights differ by one rounding, which is within the bound."
-    )
-    agreed = [pair.agree for pair in within if pair.agree is not None]
-    if control.agree is None or not agreed:
-        return [text]
-    return [
-        text,
-        f"Predictions agree in {spread(agreed, '.1%')} of the rows, those of the two PyTorch trainings in "
-        f"{control.agree:.1%}.",
-    ]
-
-
-def _until(step: int | None, num_steps: int | None = None) -> str:
-    """How long something holds that first fails at `step`, of `num_steps` if that is not all."""
-    if step is None:
-        return f"in all {num_steps} steps" if num_steps else "until the end"
-    return f"until step {step}"
-
-
-def is_explained_by_rounding(results: Results) -> bool:
-    """Whether each pair has the same batches and starts and ends no further apart than the control's trainings."""
-    control = results.sameness.control
-    if control is None or len(control.seeds) < MIN_SEEDS:
-        return False
-    within = {(pair.first, pair.second) for pair in control.pairs if pair.within}
-    return all((pair.first, pair.second) in within for pair in results.comparisons)
-
-
-def faults(results: Results) -> list[str]:
-    """What in the records shows that the experiments are not the same, whatever the scores."""
-    return [
-        *_recipe_faults(results.recipe_differences),
-        *_probe_faults(results),
-        *_batch_faults(results),
-        *_rate_faults(results),
-        *_lockstep_faults(results),
-        *(_further_apart(results) if _has_enough_controls(results) else []),
-    ]
-
-
-def _recipe_faults(differences: list[RecipeDifference]) -> list[str]:
-    faults = []
-    for difference in differences:
-        runs_by_value = defaultdict(list)
-        for run, value in difference.values.items():
-            runs_by_value[json.dumps(value, ensure_ascii=False)].append(run)
-        values = "; ".join(f"{value} in {join_names(runs, MAX_NAMED)}" for value, runs in runs_by_value.items())
-        faults.append(f"the setting {difference.key} differs: {values}")
-    return faults
-
-
-def _probe_faults(results: Results) -> list[str]:
-    faults = []
-    far = [row for row in results.sameness.probe if not row.within_tolerance]
-    for (first, second), rows in _by_pair(far).items():
-        if all(row.same_shape for row in rows):
-            size = f"differ by up to {largest(row.max_difference for row in rows)}"
-        else:
-            size = "have other shapes"
-        seeds = f"seed {', '.join(str(row.seed) for row in rows)}"
-        faults.append(
-            f"the start of {first} and {second} is not the same function: the logits before training {size} "
-            f"(tolerance {rows[0].tolerance:.0e}, {seeds})"
-        )
-    return faults
-
-
-def _batch_faults(results: Results) -> list[str]:
-    faults = []
-    for (first, second), rows in _by_pair(row for row in results.sameness.batches if not row.same).items():
-        seeds = ", ".join(f"seed {row.seed}{_since(row.first_different_step)}" for row in rows)
-        text = f"the batches of {first} and {second} are not the same: {seeds}"
-        for row in rows:
-            for variant, other in ((first, row.first_order_of_seed), (second, row.second_order_of_seed)):
-                if other is not None:
-                    text += f"; the batches of {variant} seed {row.seed} are those of seed {other}"
-        faults.append(text)
-    return faults
-
-
-def _since(step: int | None) -> str:
-    return ", of equal sizes but other rows" if step is None else f" from step {step} on"
-
-
-def _rate_faults(results: Results) -> list[str]:
-    different = [
-        row
-        for row in results.sameness.optimization
-        if row.learning_rate_max_difference is None or row.learning_rate_max_difference > 1e-12
-    ]
-    return [
-        f"the learning rates of {first} and {second} differ by up to "
-        f"{largest(row.learning_rate_max_difference for row in rows)}"
-        for (first, second), rows in _by_pair(different).items()
-    ]
-
-
-def _lockstep_faults(results: Results) -> list[str]:
-    faults = []
-    for result in (result for result in results.sameness.lockstep if not result.same):
-        over = [
-            f"{name.replace('_', ' ')} {largest([difference])} (allowed {result.bounds[name]:.0e})"
-            for name, difference in result.differences.items()
-            if difference is None or not difference <= result.bounds[name]
-        ]
-        faults.append(
-            f"in lock-step with {described(result.attention)} PyTorch and TensorFlow differ: {', '.join(over)}"
-        )
-    return faults
-
-
-def _further_apart(results: Results) -> list[str]:
-    """The pairs of variants that are further apart than rounding explains."""
-    control = results.sameness.control
-    return [
-        f"the losses of {pair.first} and {pair.second} are {factor(pair.share)} times as far apart as those of two "
-        "PyTorch trainings whose first weights differ by one rounding"
-        for pair in (control.pairs if control else [])
-        if not pair.within and pair.share is not None
-    ]
-
-
-def _has_enough_controls(results: Results) -> bool:
-    """Whether there are enough controls: with few, rounding may by chance begin to grow late in all of them."""
-    return results.sameness.control is not None and len(results.sameness.control.seeds) >= MIN_SEEDS
-
-
 def failures(runs: list[RunSummary]) -> list[str]:
     """The runs that failed."""
     return [f"the run {run.label} failed; the end of its log is below" for run in runs if not run.completed]
@@ -357,7 +151,7 @@ def problem_statement(problem: Problem) -> Statement:
 
 def doubts(results: Results) -> list[str]:
     """What is not a fault, but keeps a careful reader from being sure."""
-    doubts = [] if _has_enough_controls(results) else _further_apart(results)
+    doubts = [] if has_enough_controls(results) else further_apart(results)
     low, high = USUAL_GRAD_NORM_RATIO
     for row in results.sameness.optimization:
         ratio = row.grad_norm_median_ratio
@@ -407,13 +201,6 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _by_pair(rows: Iterable[_PairRow]) -> dict[tuple[str, str], list[_PairRow]]:
-    groups: dict[tuple[str, str], list[_PairRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.first, row.second].append(row)
-    return groups
-
-
 REPRODUCING = "The same command on the same kind of machine with the same versions gives the same scores; speeds vary."
 AGREEMENT = "Two variants can score alike and still be right on different examples."
 NO_LOG = "There is no log."
@@ -424,23 +211,6 @@ def attention_lead(text: str, is_cross: bool) -> str:
     if is_cross:
         return f"From which tokens of a text each written token was made, after training: “{text}”"
     return f"The attention weights after training for one text: “{text}”"
-
-
-def sameness_lead(results: Results) -> str:
-    """Why the report shows more than scores, and what was compared."""
-    if not results.comparisons:
-        return "There are no two variants to compare."
-    alike = results.of_one_recipe()
-    left_out = "Variants of different recipes are left out here: nothing of them has to be the same."
-    if not alike.comparisons:
-        return f"No two variants have the same recipe. {left_out}"
-    steps = ", and the steps themselves one by one" if results.sameness.lockstep else ""
-    why = (
-        "Scores alone cannot tell: two different trainings can score alike. So the start and the batches of every step "
-        f"were compared{steps}."
-    )
-    is_partial = len(alike.comparisons) < len(results.comparisons)
-    return " ".join([why, *evidence(alike), *([left_out] if is_partial else [])])
 
 
 def settings_lead(results: Results) -> str:

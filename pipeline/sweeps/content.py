@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.reporting.content import Section
+from pipeline.reporting.elements import Cell, Finding, Table
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, UNDEFINED, date, measured, score
-from pipeline.reporting.sentences import Finding
-from pipeline.reporting.tables import Cell, Table
 from pipeline.reporting.writer import Content, Names
 from pipeline.sweeps.figures import pictures
 from pipeline.sweeps.results import SweepResults, TrialRecord

@@ -14,7 +14,7 @@ from pipeline.deploy.report.content import (
 )
 from pipeline.reporting.content import Listing, Section
 from pipeline.reporting.formatting import date, small
-from pipeline.reporting.tables import lockstep
+from pipeline.reporting.sameness.tables import lockstep
 from pipeline.reporting.writer import Content, Names
 from pipeline.tour import tables
 from pipeline.tour.figures import pictures

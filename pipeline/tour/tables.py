@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.deploy.report.content import FRAMEWORK_NAMES, in_words, number_in_words
+from pipeline.reporting.elements import Cell, Finding, Table
 from pipeline.reporting.formatting import UNDEFINED, measured, small
-from pipeline.reporting.sentences import Finding
-from pipeline.reporting.tables import Cell, Table
 from pipeline.tour.results import (
     CodeComparison,
     Fact,

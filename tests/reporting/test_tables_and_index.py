@@ -14,7 +14,8 @@ from pipeline.comparison.records.sameness import ProbeDifference
 from pipeline.comparison.results import SCHEMA_VERSION
 from pipeline.deploy.report import deployment
 from pipeline.reporting.index import entries, write_index
-from pipeline.reporting.tables import main_metrics, parts_folded, sameness, scores
+from pipeline.reporting.sameness.tables import sameness
+from pipeline.reporting.tables import main_metrics, parts_folded, scores
 from pipeline.reporting.writer import write_pages
 from pipeline.runs.record import RunIdentity
 from pipeline.tour import content as tour

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from pipeline.deploy.report.results import DeploymentResults, FormatCost, ModeCost, Spread, Work
 from pipeline.reporting.content import Section
+from pipeline.reporting.elements import Finding, Table
 from pipeline.reporting.formatting import FRAMEWORK_NAMES, UNDEFINED, measured, small
-from pipeline.reporting.sentences import Finding
-from pipeline.reporting.tables import Table
 from pipeline.utils.text import count, factor
 
 _METHOD = {

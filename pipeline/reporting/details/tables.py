@@ -12,8 +12,8 @@ from pipeline.comparison.records.predictions import (
 )
 from pipeline.comparison.results import Results
 from pipeline.reporting.details.sentences import ANSWER_ERRORS, ENTITY_ERRORS, curves_shown
+from pipeline.reporting.elements import Cell, Table
 from pipeline.reporting.formatting import MINUS, UNDEFINED, value
-from pipeline.reporting.tables import Cell, Table
 from pipeline.utils.text import shorten
 
 MAX_CLASSES = 30  # in a table

@@ -1,0 +1,1 @@
+"""What proves, or refutes, that trainings are the same: sentences and tables."""
