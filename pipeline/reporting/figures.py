@@ -11,7 +11,7 @@ from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.sameness import LockstepResult
 from pipeline.comparison.records.scores import Equivalence
 from pipeline.comparison.results import AttentionMap, Results
-from pipeline.metrics.specs import ends
+from pipeline.metrics.specs import ends, is_constant
 from pipeline.models.attention import described
 from pipeline.reporting import svg
 from pipeline.reporting.details.figures import prediction_pictures
@@ -55,7 +55,7 @@ def pictures(results: Results) -> list[Picture]:
 
 def _scores(results: Results) -> Iterable[Picture]:
     look = styles(results)
-    for number, name in enumerate(main_metrics(results)[:MAX_METRICS], start=1):
+    for number, name in enumerate(_drawn_metrics(results), start=1):
         metric = results.metrics[name]
         rows = {
             variant: (summary.mean, summary.low, summary.high, _numbers(summary.values.values()))
@@ -77,6 +77,11 @@ def _scores(results: Results) -> Iterable[Picture]:
         )  # fmt: skip
 
 
+def _drawn_metrics(results: Results) -> list[str]:
+    """The first main metrics that depend on the model."""
+    return [name for name in main_metrics(results) if not is_constant(name)][:MAX_METRICS]
+
+
 def _keep_in_range(axis: Axes, metric: str) -> None:
     """Let the axis end where the range of the metric does, but for the half of a point that stands there."""
     lowest, highest = ends(metric)
@@ -86,7 +91,7 @@ def _keep_in_range(axis: Axes, metric: str) -> None:
 
 
 def _equivalence(results: Results) -> Iterable[Picture]:
-    for number, name in enumerate(main_metrics(results)[:MAX_METRICS], start=1):
+    for number, name in enumerate(_drawn_metrics(results), start=1):
         metric = results.metrics[name]
         margin, rows = _tested_pairs(results, name)
         if margin is None or not rows:

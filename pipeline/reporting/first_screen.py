@@ -248,7 +248,8 @@ def cost_sentence(comparison: CostComparison, pair: CostPair) -> str:
         named.reverse()
     (better, less), (other, more) = [(name, " ".join(measured(median, unit))) for name, median in named]
     times = "" if pair.factor is None else f", {pair.factor:.2f} times as {amount}"
-    sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more}{times}"
+    medians = " (medians)" if pair.fewest_runs > 1 else ""
+    sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more}{times}{medians}"
     if pair.is_shown:
         return f"{sentence}."
     if pair.overlapping and pair.fewest_runs > 1:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.comparison.records.base import State
+from pipeline.comparison.records.costs import Machine
 from pipeline.comparison.records.scores import MetricComparison, PairComparison, VerdictCode
 from pipeline.comparison.results import Problem, Results, RunSummary, Statement
 from pipeline.comparison.same_experiment import USUAL_GRAD_NORM_RATIO
 from pipeline.models.attention import described
-from pipeline.reporting.formatting import difference_interval, difference_text, margin_text, unit_after
-from pipeline.reporting.sameness.sentences import further_apart, has_enough_controls
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, difference_interval, difference_text, margin_text, unit_after
+from pipeline.reporting.sameness.sentences import MAX_NAMED, further_apart, has_enough_controls
 from pipeline.utils.text import count, join_names
 
 MAX_KEYS = 6
@@ -181,13 +182,32 @@ def machine_doubts(results: Results) -> list[str]:
         names = "; ".join(f"{machine.processor}, {machine.cores} cores" for machine in results.machines)
         doubts.append(f"the runs were made on different machines, so their speeds cannot be compared: {names}")
     for machine in results.machines:
-        mixed = [f"{name} {' and '.join(several)}" for name, several in machine.versions.items() if len(several) > 1]
+        mixed = [
+            f"{name} {versions_text(results, machine, name)}" for name, each in machine.versions.items() if each[1:]
+        ]
         if mixed:
             doubts.append(f"versions differ between the runs: {', '.join(mixed)}")
     threads = {_threads(run) for run in results.runs if run.completed}
     if len(threads) > 1:
         doubts.append(f"the runs had different numbers of threads ({', '.join(sorted(threads))}), which changes speed")
     return doubts
+
+
+def versions_text(results: Results, machine: Machine, package: str) -> str:
+    """'4.57.6'; of several versions, which framework has which, or which runs if those of a framework differ."""
+    versions = machine.versions[package]
+    if len(versions) == 1:
+        return versions[0]
+    having: dict[str, list[RunSummary]] = {version: [] for version in versions}
+    for run in results.runs:
+        if run.label in machine.runs and run.environment is not None:
+            having[(run.environment.versions | run.environment.framework)[package]].append(run)
+    frameworks = [{FRAMEWORK_NAMES[run.framework] for run in runs} for runs in having.values()]
+    if all(len(each) == 1 for each in frameworks) and len(set.union(*frameworks)) == len(versions):
+        owners = [list(each) for each in frameworks]
+    else:
+        owners = [[run.label for run in runs] for runs in having.values()]
+    return " and ".join(f"{v} in {join_names(names, MAX_NAMED)}" for v, names in zip(versions, owners, strict=True))
 
 
 def _threads(run: RunSummary) -> str:

@@ -28,7 +28,7 @@ from pipeline.reporting.formatting import (
     small,
     value,
 )
-from pipeline.reporting.sentences import verdict
+from pipeline.reporting.sentences import verdict, versions_text
 from pipeline.utils.text import count
 
 COST_TITLES = {
@@ -293,7 +293,7 @@ def machines(results: Results) -> Table:
             ["processor", value(machine.processor)],
             ["cores, threads", f"{value(machine.cores)}, {_threads(machine.threads)}"],
             ["platform", value(machine.platform)],
-            *([package, " and ".join(versions)] for package, versions in machine.versions.items()),
+            *([package, versions_text(results, machine, package)] for package in machine.versions),
         ]
     return Table("Machine and versions", ["What", "Value"], groups, num_texts=2)
 

@@ -17,7 +17,7 @@ from pipeline.comparison.statistics.equivalence import compare_metric, metric_ma
 from pipeline.reporting.content import sections
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, write_headline
-from pipeline.reporting.tables import costs, differences, summary, verdicts
+from pipeline.reporting.tables import costs, differences, machines, summary, verdicts
 from pipeline.reporting.writer import content_of, html_page
 from tests.helpers.comparison_example import example
 
@@ -348,32 +348,33 @@ def answer_of(kind, *pairs, **facts):
     return answer.state, answer.word, answer.sentence
 
 
-TIMES = "torch/stock 12.1 s from its launch to the last step, tensorflow/stock 20.4 s, 1.69 times as long"
+ONE_RUN = "torch/stock 12.1 s from its launch to the last step, tensorflow/stock 20.4 s, 1.69 times as long"
+TIMES = f"{ONE_RUN} (medians)"
 
 
 @pytest.mark.parametrize(
-    ("facts", "state", "word", "end"),
+    ("facts", "state", "word", "sentence"),
     [
-        ({}, "good", "PyTorch is faster", "."),
-        ({"differ_in": "other"}, "good", "torch/stock is faster", "."),
+        ({}, "good", "PyTorch is faster", f"{TIMES}."),
+        ({"differ_in": "other"}, "good", "torch/stock is faster", f"{TIMES}."),
         (
             {"overlapping": True, "is_shown": False}, "unknown", "No difference shown",
-            "; the ranges over their runs overlap.",
+            f"{TIMES}; the ranges over their runs overlap.",
         ),
         (
             {"fewest_runs": 1, "is_shown": False}, "unknown", "No difference shown",
-            "; with 1 run of each, chance is not ruled out.",
+            f"{ONE_RUN}; with 1 run of each, chance is not ruled out.",
         ),
     ],
 )  # fmt: skip
-def test_no_more_is_said_of_times_than_the_runs_show(facts, state, word, end):
-    assert answer_of("time", cost_pair(**facts)) == (state, word, TIMES + end)
+def test_no_more_is_said_of_times_than_the_runs_show(facts, state, word, sentence):
+    assert answer_of("time", cost_pair(**facts)) == (state, word, sentence)
 
 
 def test_the_better_one_comes_first_whichever_it_is():
     assert answer_of("time", cost_pair(20.4, 12.1)) == (
         "good", "TensorFlow is faster",
-        "tensorflow/stock 12.1 s from its launch to the last step, torch/stock 20.4 s, 1.69 times as long.",
+        "tensorflow/stock 12.1 s from its launch to the last step, torch/stock 20.4 s, 1.69 times as long (medians).",
     )  # fmt: skip
 
 
@@ -381,6 +382,35 @@ def test_memory_is_in_mebibytes_at_its_peak():
     assert answer_of("memory", cost_pair(655 * 2**20, 995 * 2**20, fewest_runs=1)) == (
         "good", "PyTorch takes less", "torch/stock 655 MiB at its peak, tensorflow/stock 995 MiB, 1.52 times as much.",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("torch", "tensorflow", "text"),
+    [
+        (["5.24.0", "5.24.0"], ["4.57.6"], "transformers 5.24.0 in PyTorch and 4.57.6 in TensorFlow"),
+        (
+            ["5.24.0", "4.57.6"], ["4.57.6"],
+            "transformers 5.24.0 in torch/stock seed 0 and 4.57.6 in tensorflow/stock seed 0, torch/stock seed 1",
+        ),
+    ],
+)  # fmt: skip
+def test_of_several_versions_a_reader_learns_who_had_which(torch, tensorflow, text):
+    versions = {f"torch/stock seed {seed}": version for seed, version in enumerate(torch)}
+    versions |= {f"tensorflow/stock seed {seed}": version for seed, version in enumerate(tensorflow)}
+    runs = [
+        run.model_copy(
+            update={
+                "environment": run.environment.model_copy(update={"versions": {"transformers": versions[run.label]}})
+            }
+        )
+        for run in example().runs
+        if run.label in versions
+    ]
+    several = {"transformers": list(dict.fromkeys(versions.values()))}
+    machine = example().machines[0].model_copy(update={"runs": list(versions), "versions": several})
+    results = without_faults(runs=runs, machines=[machine])
+    assert f"Versions differ between the runs: {text}" in [each.sentence for each in write_headline(results).notices]
+    assert ["transformers", text.removeprefix("transformers ")] in machines(results).groups[""]
 
 
 def test_different_machines_make_costs_incomparable():

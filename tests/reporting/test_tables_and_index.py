@@ -1,4 +1,4 @@
-"""Cells that a report marks as different, and the reports that the index can read."""
+"""Cells that a report marks as different, what is folded or not drawn, and the reports that the index can read."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pipeline import UserError
 from pipeline.comparison.records.sameness import ProbeDifference
 from pipeline.comparison.results import SCHEMA_VERSION
 from pipeline.deploy.report import deployment
+from pipeline.reporting.figures import pictures
 from pipeline.reporting.index import entries, write_index
 from pipeline.reporting.sameness.tables import sameness
 from pipeline.reporting.tables import main_metrics, parts_folded, scores
@@ -168,3 +169,12 @@ def test_metrics_of_a_single_type_are_folded_and_have_no_figure():
     assert [name.partition(" ")[0] for name in folded.groups] == ["f1.person"] and folded.is_folded
     assert not parts_folded(results, scores(results))[1]
     assert main_metrics(changed) == ["f1", "v1.5"]
+
+
+def test_what_no_model_changes_is_in_the_tables_but_not_drawn():
+    results = example()
+    by_name = {"perplexity_floor": results.metrics["accuracy"], "accuracy": results.metrics["accuracy"]}
+    changed = results.model_copy(update={"metrics": by_name})
+    titles = [picture.title for picture in pictures(changed) if picture.name.startswith("scores")]
+    assert titles == ["accuracy by variant"]
+    assert [heading.partition(" ")[0] for heading in scores(changed).groups] == [*by_name]
