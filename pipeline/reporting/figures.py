@@ -13,11 +13,10 @@ from pipeline.comparison.records.scores import Equivalence
 from pipeline.comparison.results import AttentionMap, Results
 from pipeline.metrics.specs import ends, is_constant
 from pipeline.models.attention import described
-from pipeline.reporting import svg
 from pipeline.reporting.details.figures import prediction_pictures
-from pipeline.reporting.formatting import measured, pair_name, score, small
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import (
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import (
     Style,
     dots,
     heat_map,
@@ -29,6 +28,7 @@ from pipeline.reporting.plots import (
     steps_axis,
     styles,
 )
+from pipeline.reporting.formatting import measured, pair_name, score, small
 from pipeline.reporting.tables import COST_TITLES, main_metrics
 from pipeline.reporting.training_figures import training_pictures
 from pipeline.utils.drawing import plain_texts

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pipeline.comparison.records.sameness import Curve, Evaluation
 from pipeline.comparison.records.scores import Metric
 from pipeline.comparison.results import Results
-from pipeline.reporting import svg
-from pipeline.reporting.formatting import score
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import (
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import (
     bands,
     legend,
     metric_label,
@@ -21,6 +20,7 @@ from pipeline.reporting.plots import (
     styles,
     tips,
 )
+from pipeline.reporting.formatting import score
 from pipeline.utils.text import visible
 
 SECTION = "training"

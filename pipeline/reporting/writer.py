@@ -15,11 +15,11 @@ from markupsafe import Markup, escape
 from pipeline.comparison.results import Results
 from pipeline.reporting import tables
 from pipeline.reporting.content import Section, facts, sections
+from pipeline.reporting.drawing.picture import Picture
 from pipeline.reporting.elements import Finding, Table
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import answers, notices, with_headline, write_headline
 from pipeline.reporting.formatting import date
-from pipeline.reporting.picture import Picture
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import reason, staged_folder, write_json
 from pipeline.utils.text import shorten, visible, visible_lines

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.reporting import svg
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import legend, new_figure
 from pipeline.reporting.formatting import score
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import legend, new_figure
 from pipeline.sweeps.results import SweepResults, score_of
 from pipeline.sweeps.space import Value, brief
 from pipeline.utils.drawing import plain_texts

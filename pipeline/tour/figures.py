@@ -9,11 +9,11 @@ import numpy as np
 
 from pipeline.deploy.report.content import FRAMEWORK_NAMES
 from pipeline.deploy.report.figures import pictures as deployment_pictures
-from pipeline.reporting import svg
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import heat_map, legend, new_figure
 from pipeline.reporting.figures import lockstep
 from pipeline.reporting.formatting import measured
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import heat_map, legend, new_figure
 from pipeline.tour.results import StepCost, TourResults
 from pipeline.utils.drawing import plain_texts
 

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from pipeline.comparison.results import Results
+from pipeline.reporting.drawing.plots import in_lines
 from pipeline.reporting.figures import lockstep, pictures
 from pipeline.reporting.first_screen import with_headline
-from pipeline.reporting.plots import in_lines
 from pipeline.utils.text import shorten, visible
 from tests.helpers.comparison_example import example
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.deploy.report.content import in_words, shape_name
 from pipeline.deploy.report.results import DeploymentResults, Spread
-from pipeline.reporting import svg
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import Style, dots, new_figure
 from pipeline.reporting.formatting import FRAMEWORK_NAMES
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import Style, dots, new_figure
 from pipeline.utils.drawing import plain_texts
 
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from pipeline.comparison.records.predictions import Bin, ClassDetails, Operating
 from pipeline.comparison.results import Results
-from pipeline.reporting import svg
 from pipeline.reporting.details.sentences import curves_shown, errors_by_class
+from pipeline.reporting.drawing import svg
+from pipeline.reporting.drawing.picture import Picture
+from pipeline.reporting.drawing.plots import Style, legend, new_figure, points_with_tips, styles
 from pipeline.reporting.formatting import value
-from pipeline.reporting.picture import Picture
-from pipeline.reporting.plots import Style, legend, new_figure, points_with_tips, styles
 from pipeline.utils.text import shorten, visible
 
 MAX_CELLS = 12  # classes on a side of a matrix; more would not be legible

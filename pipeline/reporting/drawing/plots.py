@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.comparison.records.scores import Metric
 from pipeline.comparison.results import Results
-from pipeline.reporting import svg
+from pipeline.reporting.drawing import svg
 from pipeline.reporting.formatting import MINUS
 from pipeline.utils.text import shorten, visible
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pipeline.reporting import svg
+from pipeline.reporting.drawing import svg
 from pipeline.utils.drawing import plain_texts
 
 
