@@ -20,6 +20,7 @@ from pipeline.recipe.schema import Data, Files, Limit, Lora, Recipe, Train
 from tests.benchmarks import bench, real_text
 from tests.helpers import pages
 from tests.helpers.children import run_experiments_here, train_trials_here
+from tests.helpers.one_framework import needs
 from tests.helpers.pages import MAKEFILE, PAGES, ROOT, TEXT, blocks, names, shape, table
 
 COMMANDS = list(dict.fromkeys(pages.commands()))
@@ -295,6 +296,7 @@ def test_no_walk_through_the_code_meets_a_file_twice():
 
 @pytest.mark.slow
 def test_the_walks_through_the_code_are_in_the_order_in_which_files_are_called(workplace, monkeypatch):
+    needs("torch", "tensorflow")
     monkeypatch.setenv(
         "HF_DATASETS_CACHE", str(workplace / "cache")
     )  # what is tokenized already is not tokenized again

@@ -36,6 +36,7 @@ from tests.benchmarks import (
 from tests.benchmarks import processes as processes_benchmark
 from tests.helpers import documented_data, pages
 from tests.helpers.children import call_here, run_experiments_here, run_program_here
+from tests.helpers.one_framework import needs
 from tests.helpers.run_writer import write_run
 
 COMMANDS = list(dict.fromkeys(command for _, command in pages.commands()))
@@ -208,6 +209,7 @@ def test_a_command_that_reports_runs(words, workplace):
 
 @pytest.mark.slow
 def test_a_benchmark_runs(tmp_path, monkeypatch):
+    needs("tensorflow")  # for its weights in a file of TensorFlow's
     monkeypatch.chdir(pages.ROOT)
     ((_, _, *words),) = pages.expanded("make bench QUICK=1")
     few = ["--only", "classification", "--contestants", "ours-torch-fp32"]

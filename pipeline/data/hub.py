@@ -28,6 +28,9 @@ _BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError", "Remot
 _OFFLINE = ("ConnectionError", "ConnectError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "MaxRetryError",
             "NameResolutionError", "ConnectTimeout", "ReadTimeout", "Timeout", "ProxyError")  # fmt: skip
 
+# As requests and as httpx say it.
+_SERVER_ERROR = re.compile(r"\b(5\d\d) Server Error|Server error '(5\d\d)\b")
+
 
 def go_offline_if_unreachable(recipe: Recipe) -> None:
     """If the recipe needs the Hub and it cannot be reached, make the libraries use their caches right away.
@@ -83,9 +86,10 @@ def explain_hub_error(error: BaseException, key: str, repository: str) -> str:
             f"{key}: the download of {repository} broke off {ATTEMPTS} times; try again, which continues where it "
             "stopped, or name a local copy"
         )
-    if status := re.search(r"\b5\d\d Server Error", texts):
+    if status := _SERVER_ERROR.search(texts):
         return (
-            f"{key}: the Hub keeps answering {status.group()} for {repository}; try again later, or name a local copy"
+            f"{key}: the Hub keeps answering {status.group(1) or status.group(2)} Server Error for {repository}; try "
+            "again later, or name a local copy"
         )
     if kinds & set(_OFFLINE) or "Couldn't reach" in texts or "couldn't connect" in texts or "offline" in texts.lower():
         return (

@@ -99,7 +99,10 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert of_both.path == Path("reports/second")
     assert [run.status for run in results.runs] == ["completed", "completed"]
     assert results.margin.value == 0.02
-    assert results.headline.notices == []
+    versions = {run.environment.versions["transformers"] for run in results.runs}
+    notices = [notice.sentence for notice in results.headline.notices]
+    assert all(notice.startswith("Versions differ between the runs: ") for notice in notices)
+    assert len(notices) == len(versions) - 1
     training = results.headline.training
     assert training.state == "good" and training.sentence.startswith("Same start (outputs before training within ")
     assert training.sentence.endswith(

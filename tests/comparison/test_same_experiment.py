@@ -155,7 +155,8 @@ def test_different_machines_threads_and_versions_are_told_and_speeds_not_compare
 def test_versions_that_changed_on_one_machine_are_notices(compared):
     other = {"versions": {"python": "3.11.7", "numpy": "2.5.0"}}
     results = compared(*both((0,), tensorflow={"environment": other}))
-    assert notices(results, "unknown") == ["Versions differ between the runs: numpy 2.4.6 and 2.5.0"]
+    text = "Versions differ between the runs: numpy 2.4.6 in PyTorch and 2.5.0 in TensorFlow"
+    assert notices(results, "unknown") == [text]
 
 
 def test_an_undefined_score_and_one_that_its_predictions_do_not_give_are_notices(compared):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.utils.cores import WAIT_VARIABLES
+from tests.helpers.one_framework import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 # Prints how many threads more there are than the cores while others are said to need them, how many of these are left
@@ -48,6 +49,7 @@ print(more - usable_cores(), number() - before, torch.equal(alone, beside))
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux' /proc")
 @pytest.mark.parametrize("variables", [{}, {"GOMP_SPINCOUNT": "300000"}], ids=["unset", "set by the user"])
 def test_an_idle_team_makes_openmp_wait_shortly_unless_the_user_said_how_threads_wait(variables):
+    needs("torch")
     # Without what a command, called in this process by another test, chose for the library.
     unset = (*WAIT_VARIABLES, "USE_TORCH", "USE_TF")
     environment = {name: value for name, value in os.environ.items() if name not in unset} | variables

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
 
+from pipeline.models.library import read_tokenizer, save_tokenizer
 from tests.helpers.marian_checkpoint import write_marian
 from tests.helpers.relatives import checkpoint_of
 
@@ -80,7 +81,7 @@ def write_checkpoints(folder):
         config = AutoConfig.from_pretrained(BUNDLED / bundled, **changes)
         build = AutoModelForMaskedLM if config.model_type == "bert" else AutoModelForPreTraining
         build.from_config(config).save_pretrained(folder / name)
-        AutoTokenizer.from_pretrained(BUNDLED / bundled).save_pretrained(folder / name)
+        save_tokenizer(read_tokenizer(str(BUNDLED / bundled)), folder / name)
     for family, name in RELATIVES.items():
         shutil.copytree(checkpoint_of(family, 514), folder / name)
     write_marian(folder / "Helsinki-NLP" / "opus-mt-en-fr", TEXTS, TEXTS, max_position_embeddings=512)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -35,6 +36,13 @@ class SkipOnImport(MetaPathFinder, Loader):
 
     def exec_module(self, module):
         raise AssertionError("it is skipped before")
+
+
+def needs(*frameworks):
+    """Skips a test where one of these is not tested, which the test itself would not import under its name."""
+    for finder in sys.meta_path:
+        if isinstance(finder, SkipOnImport) and not finder.packages.isdisjoint(frameworks):
+            pytest.skip(f"it needs {' and '.join(frameworks)}")
 
 
 def skip_other_pythons(only):

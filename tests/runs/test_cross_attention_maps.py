@@ -1,8 +1,5 @@
 """Cross-attention maps: which source tokens each token that a model writes was made from, in either framework."""
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +10,8 @@ from pipeline.backend import load_backend
 from pipeline.cli.main import execute
 from pipeline.comparison import attention_maps as compared_maps
 from pipeline.comparison.run_set import read_run
+from pipeline.models.library import read_tokenizer
+from pipeline.pytorch.library import settings_of_caller_only
 from pipeline.runs.attention_figure import draw_attention_maps
 from pipeline.runs.attention_maps import WRITING, AttentionMaps, maps_of_model, maps_of_run
 from pipeline.training.experiment import prepare, start
@@ -29,16 +28,9 @@ def source_of(kind):
     return rows_of(kind, 1, 0)[0]["source"]
 
 
-def load_tokenizer(folder):
-    """The library's tokenizer; that of Marian warns of a package that it works without."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return transformers.AutoTokenizer.from_pretrained(folder)
-
-
 def librarys(checkpoint, text):
     """The library's own weights [layers, heads, T, S] and what it writes [T], with its slowest attention."""
-    tokenizer = load_tokenizer(Path(checkpoint))
+    tokenizer = read_tokenizer(checkpoint)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
     config = model.config
     settings = transformers.GenerationConfig(
@@ -47,8 +39,9 @@ def librarys(checkpoint, text):
         bad_words_ids=[[config.pad_token_id]] if config.model_type == "marian" else None,
     )  # fmt: skip
     inputs = tokenizer([text], return_tensors="pt")
-    with torch.no_grad():
-        ids = model.generate(**inputs, generation_config=settings, use_model_defaults=False)
+    options = {"generation_config": settings}
+    with torch.no_grad(), settings_of_caller_only(model, options):
+        ids = model.generate(**inputs, **options)
         outputs = model(**inputs, decoder_input_ids=ids[:, :-1], output_attentions=True)
     written = tokenizer.convert_ids_to_tokens(ids[0, 1:].tolist())
     return np.concatenate([layer.numpy() for layer in outputs.cross_attentions]), written
@@ -84,7 +77,7 @@ def run(tmp_path_factory):
 def test_maps_of_a_run_write_as_its_recipe_says_and_read_its_prefix(run):
     text = source_of("translation")
     maps = maps_of_run(run, text, cross=True)
-    tokenizer = load_tokenizer(run.path / "model")
+    tokenizer = read_tokenizer(str(run.path / "model"))
     assert maps.tokens == tokenizer.convert_ids_to_tokens(tokenizer(f"July {text}")["input_ids"])
     assert len(maps.queries) <= 14, "max_new_tokens of the recipe"
     assert (attention_maps(run, text, cross=True) == maps.weights).all()

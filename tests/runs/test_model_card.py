@@ -13,6 +13,7 @@ from pipeline.recipe.loading import load_recipe
 from pipeline.runs.model_card import model_card
 from pipeline.runs.record import RunIdentity
 from tests.helpers.families import recipe_of
+from tests.helpers.one_framework import needs
 
 KINDS = {"single-label": "bert", "causal rows": "gpt2", "sequence-to-sequence": "t5"}
 IDENTITY = RunIdentity(recipe="x", framework="torch", attention="stock", seed=3)
@@ -58,6 +59,7 @@ def test_the_license_is_that_of_the_checkpoints_own_card(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_code_of_the_card_loads_the_model_in_both_frameworks(kind, framework, tmp_path):
+    needs("torch", "tensorflow")
     recipe = recipe_of(kind, tmp_path, num_rows=16)
     run = finetune(recipe, framework, out=tmp_path / "run")
     modes = {file.stat().st_mode for file in (run.path / "model").iterdir()}
@@ -79,6 +81,7 @@ def test_the_code_of_the_card_loads_the_model_in_both_frameworks(kind, framework
 @pytest.mark.slow
 def test_tensorflow_needs_what_the_card_says_because_the_plain_call_fails():
     """If this fails, a new version of the libraries has mended the call, and the card can be shorter."""
+    needs("tensorflow")
     folder, card = load_recipe("sentiment_bert").checkpoint, card_of(load_recipe("sentiment_bert"), {})
     with pytest.raises(TypeError) as failure:
         transformers.TFAutoModelForMaskedLM.from_pretrained(folder)
