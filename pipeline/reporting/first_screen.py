@@ -216,8 +216,8 @@ def _turning_point(turning: BreakEven, pair: CostPair) -> str:
     if turning.faster == pair.better:
         return f"{turning.faster} takes less time for longer trainings{', too' if pair.is_shown else ''}."
     return (
-        f"From about {turning.examples:,.0f} training examples on, {turning.faster} takes less time in all; these runs "
-        f"had {turning.examples_of_run:,.0f}."
+        f"From about {float(f'{turning.examples:.3g}'):,.0f} training examples on, {turning.faster} takes less time in "
+        f"all; these runs had {turning.examples_of_run:,.0f}."
     )
 
 

@@ -441,7 +441,7 @@ def test_without_two_finished_variants_there_is_nothing_to_compare():
     ],
 )
 def test_the_time_names_both_speeds_and_where_the_order_turns(faster, end):
-    turning = BreakEven(first=ACROSS[0], second=ACROSS[1], faster=faster, examples=12_400.0, examples_of_run=4000.0)
+    turning = BreakEven(first=ACROSS[0], second=ACROSS[1], faster=faster, examples=12_411.3, examples_of_run=4000.0)
     speed = compared("steady_examples_per_second", cost_pair(493.0, 351.0))
     time = compared("total_seconds", cost_pair())
     answer = write_headline(without_faults(time=time, speed=speed, break_even=[turning])).time
