@@ -7,12 +7,13 @@ comes before what is said of the others.
 from __future__ import annotations
 
 from pipeline.comparison.costs import MIN_RUNS
+from pipeline.comparison.lockstep import CONTROL_FACTOR
 from pipeline.comparison.records.base import State
 from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
 from pipeline.comparison.records.scores import Metric, PairComparison
 from pipeline.comparison.results import Answer, Headline, Results, Statement
 from pipeline.reporting.elements import Finding, finding
-from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, score
+from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, score, spread
 from pipeline.reporting.sameness.sentences import MAX_NAMED, faults, is_explained_by_rounding
 from pipeline.reporting.sentences import (
     capitalized,
@@ -94,7 +95,7 @@ def _training(results: Results, found: list[str]) -> Answer:
     explained = is_explained_by_rounding(results)
     scores = _worst([_state(results, pair) for pair in results.comparisons])
     if explained:
-        sentences.append("Over whole trainings, losses differ no more than rounding explains.")
+        sentences.append(_beside_rounding(results))
     elif not results.sameness.lockstep:
         sentences.append("The steps themselves were not compared.")
     if any(not run.completed for run in results.runs):
@@ -103,6 +104,18 @@ def _training(results: Results, found: list[str]) -> Answer:
         return _answer("unknown", " ".join([*sentences, "But the scores differ, which none of this explains."]))
     is_proved = explained or bool(results.sameness.lockstep) or scores == "good"
     return _answer("good" if is_proved else "unknown", " ".join(sentences))
+
+
+def _beside_rounding(results: Results) -> str:
+    """How far whole trainings are apart, as a multiple of the control where there is something to compare."""
+    control = results.sameness.control
+    shares = [pair.share for pair in control.pairs if pair.share is not None] if control else []
+    if not shares or max(shares) > CONTROL_FACTOR:  # more than that can still be within the fixed bound
+        return "Over whole trainings, losses differ no more than rounding explains."
+    return (
+        f"Over whole trainings, losses differ {spread(shares, '.2g')} times as much as those of two PyTorch trainings "
+        f"that start one rounding apart; up to {CONTROL_FACTOR:g} times is within the bound."
+    )
 
 
 def _of_several_recipes(results: Results) -> str:
@@ -171,7 +184,8 @@ def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
     summaries = [metric.variants[variant] for variant in variants]
     what = f"mean {name}" if any(summary.n > 1 for summary in summaries) else name
     intervals = " with 95% interval" if any(summary.low is not None for summary in summaries) else ""
-    return f"{capitalized(what)}{intervals}: {scores}: {verdict(widest, name).sentence}."
+    which = ", of the pair that differs most" if len(pairs) > 1 else ""
+    return f"{capitalized(what)}{intervals}{which}: {scores}: {verdict(widest, name).sentence}."
 
 
 def _score_of(metric: Metric, variant: str) -> str:

@@ -100,7 +100,7 @@ def differences(results: Results) -> Table:
         "Differences, first minus second",
         ["Pair", *heads],
         groups,
-        "Equivalent means that the 90% interval lies inside the margin (two one-sided tests at 5%).",
+        "Equivalent means that the 90% interval lies inside the margin (two one-sided tests at 5%, whose p is shown).",
     )
 
 
@@ -147,7 +147,8 @@ def agreement(results: Results) -> Table:
         if pair.agreement
     ]
     heads = ["Agree", "Cohen's κ", "Only first right", "Only second right", "McNemar p", "Predictions"]
-    return Table("Agreement of the predictions", ["Pair", *heads], {"": rows})
+    note = "McNemar p: the smallest of any seed, times the number of seeds."
+    return Table("Agreement of the predictions", ["Pair", *heads], {"": rows}, note if rows else "")
 
 
 def costs(results: Results) -> Table:

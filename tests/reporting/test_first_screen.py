@@ -56,6 +56,31 @@ def without_faults(**changes):
     )
 
 
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (
+            1.3,
+            "losses differ 1.3 times as much as those of two PyTorch trainings that start one rounding apart; up to 3 ",
+        ),
+        # Above the control's three times, but within the fixed bound.
+        (4.0, "losses differ no more than rounding explains."),
+    ],
+)
+def test_how_far_trainings_are_apart_is_said_beside_the_control(share, text):
+    pair = {"first": "torch/stock", "second": "tensorflow/stock"}
+    apart = PairDistance(
+        **pair, loss_distance=1e-4, share=share, agree=1.0, within=True, first_step_over_rounding=9
+    )  # fmt: skip
+    control = ControlComparison(
+        seeds=[0, 1, 2], first_step_over_rounding=5, loss_distance=1e-3, agree=0.99, seconds=3.0, pairs=[apart]
+    )
+    results = without_faults(comparisons=example().comparisons[:1])
+    results = results.model_copy(update={"sameness": results.sameness.model_copy(update={"control": control})})
+    training = write_headline(results).training
+    assert training.state == "good" and f"Over whole trainings, {text}" in training.sentence
+
+
 def test_start_batches_masks_and_lockstep_prove_that_the_training_is_the_same():
     training = write_headline(without_faults(comparisons=example().comparisons[:1])).training
     assert (training.state, training.word) == ("good", "Yes")
@@ -314,7 +339,8 @@ def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
         pair_with(*ACROSS, "inconclusive", 0.01), pair_with("torch/handwritten", ACROSS[1], "inconclusive", -0.02)
     )
     assert sentence.startswith(
-        "Mean accuracy with 95% interval: torch/handwritten 0.9100 (0.8852 to 0.9348), tensorflow/stock 0.9050"
+        "Mean accuracy with 95% interval, of the pair that differs most: torch/handwritten 0.9100 (0.8852 to 0.9348), "
+        "tensorflow/stock 0.9050"
     )
     assert sentence.endswith("Pairs across frameworks: 0 of 2 equivalent.")
 
