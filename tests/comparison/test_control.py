@@ -55,8 +55,8 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     assert (training.state, training.word) == ("good", "Yes")
     assert training.sentence == (
         "Same start (outputs before training within 3e-08), same batches, same learning rates. Over whole trainings, "
-        "losses differ 2 times as much as those of two PyTorch trainings that start one rounding apart; up to 3 times is "
-        "within the bound."
+        "losses differ 2 times as much as those of two PyTorch trainings that start one rounding apart; up to 3 times "
+        "is within the bound."
     )
     assert (score.state, score.word) == ("unknown", "Not settled")
     assert score.sentence.endswith(

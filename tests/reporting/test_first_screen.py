@@ -68,14 +68,15 @@ def without_faults(**changes):
     ],
 )
 def test_how_far_trainings_are_apart_is_said_beside_the_control(share, text):
-    pair = {"first": "torch/stock", "second": "tensorflow/stock"}
+    (compared,) = example().comparisons[:1]
     apart = PairDistance(
-        **pair, loss_distance=1e-4, share=share, agree=1.0, within=True, first_step_over_rounding=9
+        first=compared.first, second=compared.second, loss_distance=1e-4, share=share, agree=1.0, within=True,
+        first_step_over_rounding=9,
     )  # fmt: skip
     control = ControlComparison(
         seeds=[0, 1, 2], first_step_over_rounding=5, loss_distance=1e-3, agree=0.99, seconds=3.0, pairs=[apart]
     )
-    results = without_faults(comparisons=example().comparisons[:1])
+    results = without_faults(comparisons=[compared])
     results = results.model_copy(update={"sameness": results.sameness.model_copy(update={"control": control})})
     training = write_headline(results).training
     assert training.state == "good" and f"Over whole trainings, {text}" in training.sentence
