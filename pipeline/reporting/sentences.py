@@ -201,7 +201,9 @@ def versions_text(results: Results, machine: Machine, package: str) -> str:
     having: dict[str, list[RunSummary]] = {version: [] for version in versions}
     for run in results.runs:
         if run.label in machine.runs and run.environment is not None:
-            having[(run.environment.versions | run.environment.framework)[package]].append(run)
+            version = (run.environment.versions | run.environment.framework).get(package)
+            if version is not None:  # the environment of one framework lacks packages of the other
+                having[version].append(run)
     frameworks = [{FRAMEWORK_NAMES[run.framework] for run in runs} for runs in having.values()]
     if all(len(each) == 1 for each in frameworks) and len(set.union(*frameworks)) == len(versions):
         owners = [list(each) for each in frameworks]

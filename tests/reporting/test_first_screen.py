@@ -419,6 +419,7 @@ def test_memory_is_in_mebibytes_at_its_peak():
             ["5.24.0", "4.57.6"], ["4.57.6"],
             "transformers 5.24.0 in torch/stock seed 0 and 4.57.6 in tensorflow/stock seed 0, torch/stock seed 1",
         ),
+        (["5.24.0", "5.2.0"], [None], "transformers 5.24.0 in torch/stock seed 0 and 5.2.0 in torch/stock seed 1"),
     ],
 )  # fmt: skip
 def test_of_several_versions_a_reader_learns_who_had_which(torch, tensorflow, text):
@@ -427,13 +428,15 @@ def test_of_several_versions_a_reader_learns_who_had_which(torch, tensorflow, te
     runs = [
         run.model_copy(
             update={
-                "environment": run.environment.model_copy(update={"versions": {"transformers": versions[run.label]}})
+                "environment": run.environment.model_copy(
+                    update={"versions": {"transformers": versions[run.label]} if versions[run.label] else {}}
+                )
             }
         )
         for run in example().runs
         if run.label in versions
     ]
-    several = {"transformers": list(dict.fromkeys(versions.values()))}
+    several = {"transformers": list(dict.fromkeys(filter(None, versions.values())))}
     machine = example().machines[0].model_copy(update={"runs": list(versions), "versions": several})
     results = without_faults(runs=runs, machines=[machine])
     assert f"Versions differ between the runs: {text}" in [each.sentence for each in write_headline(results).notices]
