@@ -128,6 +128,8 @@ class Learner(Predictor):
         self.attention_implementation: str | None = None
         self.logits_and_targets: Callable[..., tuple[Tensor, Tensor, Tensor]] = logits_and_targets
         self.compilations = 0
+        if self.accelerator.device.type == "cpu" and not settings.compile and settings.sharding != "fsdp":
+            self.give_gradients_of_rows()
         if self.has_shared_masks:
             share_dropout(model, self.masks)
         if settings.gradient_checkpointing:
@@ -141,6 +143,17 @@ class Learner(Predictor):
         self.summed = [] if self.sharded is not None else self.weights
         if group is not None:
             group.reserve(self.summed, self.accelerator.device)
+
+    def give_gradients_of_rows(self) -> None:
+        """Have lookups in an embedding whose weight is a linear layer's too give gradients of the rows that they read.
+
+        Otherwise each gives a matrix, zero but for these rows, and all are added to the gradient of the output matrix.
+        That one is dense, and so their sum is as before, but for rounding.
+        """
+        outputs = {id(module.weight) for module in self.model.modules() if isinstance(module, nn.Linear)}
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding) and id(module.weight) in outputs:
+                module.sparse = True
 
     def fit(
         self,

@@ -1,5 +1,6 @@
 """PyTorch modules that are exchanged for faster ones compute the same."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from pipeline.pytorch import fast_modules
 from pipeline.pytorch.fast_modules import Bf16Linear, prepare_modules
 from pipeline.pytorch.swap import restore_attention, swap_attention
 from tests.helpers.framework_drivers import Torch
+from tests.helpers.packed_batches import learner_of, loss_and_gradients, with_dropout_keys
 from tests.helpers.tiny_models import FAMILIES, RELATIVES, inputs
 
 CPU = torch.device("cpu")
@@ -28,6 +30,44 @@ def test_a_prepared_model_computes_the_same(family, attention):
     assert torch.allclose(model(**batch).logits, before, atol=1e-6)
     activations = {type(module).__name__ for module in model.modules()}
     assert ("GELU" in activations, "NewGELUActivation" in activations) == (family == "gpt2", False)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("head", "attention"),
+    [
+        ("t5", "stock"),
+        ("t5", "handwritten"),
+        ("gpt2 causal", "stock"),
+        ("marian", "handwritten"),
+        ("bert masked", "stock"),
+    ],
+)
+def test_gradients_of_the_rows_that_a_tied_embedding_read_add_up_to_those_of_the_whole(head, attention, packed):
+    """Rows that several tokens read, of an encoder, a decoder and the output."""
+    batch, sides = with_dropout_keys(head)[packed], []
+    for is_sparse in (True, False):
+        learner = learner_of("torch", head, attention, dropout=0.1)
+        embeddings = [each for each in learner.model.modules() if isinstance(each, nn.Embedding) and each.sparse]
+        assert embeddings and {id(each.weight) for each in embeddings} == {
+            id(learner.model.get_output_embeddings().weight)
+        }
+        for each in embeddings:
+            each.sparse = is_sparse
+        sides.append(loss_and_gradients("torch", learner, batch))
+        assert all(weight.grad is None or not weight.grad.is_sparse for weight in learner.model.parameters())
+    assert sides[0][0] == sides[1][0]
+    for name, expected in sides[1][1].items():
+        assert np.abs(sides[0][1][name] - expected).max() <= 1e-6 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [("bert tokens", {}), ("gpt2 classes", {}), ("t5", {"compile": True}), ("t5", {"sharding": "fsdp"})],
+)
+def test_other_embeddings_give_gradients_of_the_whole(head, settings):
+    learner = learner_of("torch", head, "stock", **settings)
+    assert not any(each.sparse for each in learner.model.modules() if isinstance(each, nn.Embedding))
 
 
 @pytest.fixture
