@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -39,6 +39,7 @@ from pipeline.models.dropout import (
 )
 from pipeline.models.lora import place_of_update
 from pipeline.pytorch.attention import attend
+from pipeline.pytorch.library import DROPOUT, FUSED_ATTENTION
 from pipeline.pytorch.lora import LoraLinear
 from pipeline.pytorch.model import random_generators
 from pipeline.pytorch.swap import attentions, decoder_parts, parts_of_tokens_read
@@ -46,6 +47,8 @@ from pipeline.utils.errors import UserError
 
 # Words that are hashed at a time: on a CPU what stays in its cache, elsewhere what keeps a device busy.
 CHUNK, DEVICE_CHUNK = 2**16, 2**26
+# For so many elements masks are computed ahead of the site that needs them.
+ELEMENTS_AHEAD = 2**19
 # As tensors: of a number PyTorch makes one in each operation, which for small batches takes longer than to compute.
 N15, N16, LAST_16, LAST_17, FACTOR_1, FACTOR_2 = (
     torch.tensor(number, dtype=torch.int32)
@@ -118,6 +121,8 @@ def scales_of_numbers(numbers: Tensor, rate: float, lowest_kept: int, out: Tenso
 class DropoutMasks:
     """The masks of a model's dropouts: the keys of the current micro-batch, and the number of the next site.
 
+    In a small batch an operation takes longer to begin than to compute. So the masks of a site are computed together
+    with those of the next sites that differ from it in their number only, as they were in the last forward pass.
     `unfused` counts the fused attentions that were written out for a mask.
     """
 
@@ -125,6 +130,10 @@ class DropoutMasks:
         self.keys: dict[str, Tensor] = {}
         self.tokens_read: Tensor | None = None
         self.site = self.unfused = 0
+        # By all in which sites can differ but their number: the sites of this forward pass, and of the last.
+        self.sites: dict[Hashable, list[int]] = {}
+        self.expected: dict[Hashable, list[int]] = {}
+        self.ahead: dict[tuple[Hashable, int], Tensor] = {}
 
     def start(self, batch: dict[str, Tensor], tokens_read: Tensor | None = None) -> None:
         """Begin the forward pass of a micro-batch, from which the keys of its tokens are taken out.
@@ -133,6 +142,7 @@ class DropoutMasks:
         """
         self.keys = {name: batch.pop(name).to(torch.int32) for name in DROPOUT_KEYS if name in batch}
         self.tokens_read, self.site, self.unfused = tokens_read, 0, 0
+        self.expected, self.sites, self.ahead = self.sites, {}, {}
 
     def drop(self, x: Tensor, rate: float, place: Place) -> Tensor:
         """Dropout over hidden states [R, L, D], over one vector a row [R, D], or over attention weights [R, H, T, S].
@@ -145,19 +155,45 @@ class DropoutMasks:
         site = self.site if place.site is None else place.site
         if not scale_of_kept(rate):
             return x * 0
-        keys, site_key = self.keys_of_tokens(x, place), signed(site * SITE % 2**32)
-        attended = self.keys[place.attended] if x.ndim == 4 else None
+        keys, attended = self.keys_of_tokens(x, place), self.keys[place.attended] if x.ndim == 4 else None
         if attended is not None and attended.shape != (x.shape[0], x.shape[3]):
             raise UserError(unknown_shape(place, x.shape))
         if x.is_cuda and not torch.compiler.is_compiling() and self.has_kernels():
             from pipeline.pytorch.kernels import drop  # imported here: only a PyTorch for GPUs brings Triton
 
-            return drop(x, keys, attended, site_key, rate)
-        if attended is not None:
-            scales = attention_scales(mix(keys + site_key), attended, x.shape[1], rate, x.dtype)
+            return drop(x, keys, attended, signed(site * SITE % 2**32), rate)
+        if torch.compiler.is_compiling():  # which puts small operations together by itself
+            return x * self.scales_of_sites(x, keys, attended, [site], rate)[0].view(x.shape)
+        kind = (place.tokens, place.attended, place.is_read, x.ndim, x.shape[1 if x.ndim == 4 else -1], rate, x.dtype)
+        before = self.sites.setdefault(kind, [])
+        if (kind, site) not in self.ahead:
+            expected = self.expected.get(kind, [])[len(before) :][: ELEMENTS_AHEAD // max(1, x.numel())]
+            sites = expected if expected[:1] == [site] else [site]
+            scales = self.scales_of_sites(x, keys, attended, sites, rate)
+            self.ahead |= {(kind, each): of_site for each, of_site in zip(sites, scales, strict=True)}
+        before.append(site)
+        return x * self.ahead.pop((kind, site)).view(x.shape)
+
+    def scales_of_sites(
+        self, x: Tensor, keys_RL: Tensor, attended: Tensor | None, sites: list[int], rate: float
+    ) -> Sequence[Tensor]:
+        """What each element of values like `x` is multiplied by at each of these sites."""
+        if len(sites) == 1:
+            keys_NL = mix(keys_RL + signed(sites[0] * SITE % 2**32))
         else:
-            scales = hidden_scales(mix(keys + site_key), x.shape[-1], rate, x.dtype)
-        return x * scales.view(x.shape)
+            keys_NL = mix(keys_RL + self.offsets(tuple(sites), x.device)).flatten(0, 1)
+        if attended is None:
+            scales = hidden_scales(keys_NL, x.shape[-1], rate, x.dtype)
+        else:
+            scales = attention_scales(keys_NL, attended.repeat(len(sites), 1), x.shape[1], rate, x.dtype)
+        return scales.split(len(keys_RL))
+
+    @staticmethod
+    @cache
+    def offsets(sites: tuple[int, ...], device: torch.device) -> Tensor:
+        """What is added to a token key for the key of each of these sites, [sites, 1, 1]."""
+        offsets = [signed(site * SITE % 2**32) for site in sites]
+        return torch.tensor(offsets, dtype=torch.int32, device=device)[:, None, None]
 
     @staticmethod
     @cache
@@ -197,19 +233,34 @@ class SharedDropout(nn.Module):
 
 
 class FunctionDropout(TorchFunctionMode):
-    """Gives shared masks to the dropout that a module applies by a function of PyTorch, within its forward pass."""
+    """Gives shared masks to the dropout that a module applies by a function of PyTorch, within its forward pass.
+
+    The two functions that apply dropout are exchanged for its own while the module computes. As a mode it also finds
+    those that a module imported by name, and works in compiled code, which cannot exchange functions. But a mode sees
+    every operation, which takes a few percent of a small model's step, and the library's modules do without.
+    """
 
     def __init__(self, masks: DropoutMasks, place: Place):
         super().__init__()
         self.masks, self.place = masks, place
+        self.exchanged: list[tuple[Any, Any]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace the two functions that apply dropout; call all others as they are."""
-        if func is functional.dropout:
+        """Replace the two functions; call all others as they are."""
+        if func is DROPOUT:
             return self.dropout(*args, **kwargs or {})
-        if func is functional.scaled_dot_product_attention:
+        if func is FUSED_ATTENTION:
             return self.attention(*args, **kwargs or {})
         return func(*args, **kwargs or {})
+
+    def exchange(self) -> None:
+        """Put its own functions in place of PyTorch's, until `put_back`."""
+        self.exchanged.append((functional.dropout, functional.scaled_dot_product_attention))
+        functional.dropout, functional.scaled_dot_product_attention = self.dropout, self.attention
+
+    def put_back(self) -> None:
+        """Undo the last `exchange`."""
+        functional.dropout, functional.scaled_dot_product_attention = self.exchanged.pop()
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """`torch.nn.functional.dropout`."""
@@ -228,9 +279,7 @@ class FunctionDropout(TorchFunctionMode):
     ) -> Tensor:
         """`torch.nn.functional.scaled_dot_product_attention`, written out if it drops attention weights."""
         if not dropout_p or others.get("enable_gqa"):
-            return functional.scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others
-            )
+            return FUSED_ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
         self.masks.unfused += 1
         if is_causal:
             attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
@@ -245,13 +294,23 @@ class FunctionDropout(TorchFunctionMode):
     def wrap(self, module: nn.Module) -> None:
         """Replace the functions during the module's forward passes in training mode."""
 
+        is_of_library = type(module).__module__.startswith("transformers.")
+
         def enter(module: nn.Module, _: Any) -> None:
-            if module.training:
+            if not module.training:
+                return
+            if not torch.compiler.is_compiling():
+                self.exchange()
+            if torch.compiler.is_compiling() or not is_of_library:
                 self.__enter__()
 
         def leave(module: nn.Module, *_: Any) -> None:
-            if module.training:
+            if not module.training:
+                return
+            if torch.compiler.is_compiling() or not is_of_library:
                 self.__exit__(None, None, None)
+            if not torch.compiler.is_compiling():
+                self.put_back()
 
         # For who computes the module's parts one by one. A lambda, so that a copy of the module uses the same masks.
         vars(module)["dropout_function"] = lambda *args, **kwargs: self.dropout(*args, **kwargs)

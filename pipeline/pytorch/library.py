@@ -35,6 +35,8 @@ no_init_weights = _first("transformers.initialization", "transformers.modeling_u
 # What records `output_attentions` in version 5, where models no longer do so by themselves.
 _output_capturing = _first("transformers.utils.output_capturing")
 
+# PyTorch's own: a dropout with shared masks exchanges them while a module computes.
+DROPOUT, FUSED_ATTENTION = functional.dropout, functional.scaled_dot_product_attention
 # The library's name of the attention of the package flash-attn.
 FLASH = "flash_attention_2"
 # What models call the keys and values of earlier tokens, as argument and in their outputs: 5.24 renamed it.
@@ -192,7 +194,7 @@ class AttentionCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count calls of the fused attention; call all functions as they are."""
-        self.fused += func is functional.scaled_dot_product_attention
+        self.fused += func is FUSED_ATTENTION
         return func(*args, **kwargs or {})
 
     def __enter__(self) -> AttentionCalls:

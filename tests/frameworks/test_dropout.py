@@ -1,5 +1,7 @@
 """Shared dropout masks: the same bits in both frameworks, at every dropout of every model, and good random numbers."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.models.dropout import Place, token_keys
+from pipeline.pytorch import dropout
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.pytorch.dropout import DropoutMasks
 from pipeline.recipe.schema import Train
@@ -280,20 +283,82 @@ def test_every_dropout_of_every_model_has_the_same_mask_in_both_frameworks_and_a
 class ByFunction(MultiHeadAttention):
     """An attention by PyTorch's own function."""
 
+    function = None
+
     def forward(self, queries_BTD, source_BSD=None, bias_BHTS=None, past=None, return_weights=False):
         def heads(x_BTN):
             return x_BTN.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
         query, key, value = (heads(part(queries_BTD)) for part in (self.query, self.key, self.value))
         rate = self.dropout.p if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, bias_BHTS, rate, scale=self.scale)
+        function = self.function or functional.scaled_dot_product_attention
+        mixed = function(query, key, value, bias_BHTS, rate, scale=self.scale)
         return self.out(mixed.transpose(1, 2).flatten(2)), None, (key, value)
 
 
-def test_an_attention_class_that_drops_by_a_function_has_the_same_masks():
+class ByImportedFunction(ByFunction):
+    """The same, of which PyTorch's function is a name of its own."""
+
+    function = staticmethod(functional.scaled_dot_product_attention)
+
+
+@pytest.mark.parametrize("attention", [ByFunction, ByImportedFunction])
+def test_an_attention_class_that_drops_by_a_function_has_the_same_masks(attention):
     expected, sites = training_logits(Torch, "bert", "handwritten")
-    actual, own_sites = training_logits(Torch, "bert", ByFunction)
+    actual, own_sites = training_logits(Torch, "bert", attention)
     assert sites == own_sites and np.abs(actual - expected).max() < 5e-6 * np.abs(expected).max()
+
+
+# Sites of a forward pass: the number of heads of attention weights in both streams, or the width of hidden states.
+PASS = [{"width": 6}, {"heads": 3}, {"width": 5}, {"width": 6}, {"heads": 3}, {"width": 6}, {"width": 6}]
+
+
+@pytest.mark.parametrize(("elements", "batches"), [(2**19, 3), (2 * 3 * 8 * 6, 5), (0, 7)])
+def test_masks_that_are_computed_ahead_are_those_of_the_reference(monkeypatch, elements, batches):
+    """In the second forward pass of the same sites, in a third of other sites, and in batches of other shapes."""
+    monkeypatch.setattr(dropout, "ELEMENTS_AHEAD", elements)
+    computed = []
+    for name in ("hidden_scales", "attention_scales"):
+        function = getattr(dropout, name)
+        monkeypatch.setattr(dropout, name, lambda *args, function=function: computed.append(1) or function(*args))
+    masks = DropoutMasks()
+    for step, sites in enumerate([PASS, PASS, PASS[::-1], PASS[::-1], PASS[::-1][:2]]):
+        rows, tokens = 2 + step % 2, 7 + step // 4
+        own, source = keys_of(rows, tokens, step=step), keys_of(rows, tokens + 1, step=step + 100)
+        masks.start({"decoder_dropout_keys": torch.tensor(own), "dropout_keys": torch.tensor(source)})
+        computed.clear()
+        for site, what in enumerate(sites):
+            if "width" in what:
+                place, shape = ENCODER, (rows, tokens + 1, what["width"])
+                expected = reference.hidden_scales(source, site, what["width"], 0.3)
+            else:
+                place, shape = CROSS, (rows, what["heads"], tokens, tokens + 1)
+                expected = reference.attention_scales(own, source, site, what["heads"], 0.3)
+            assert (masks.drop(torch.ones(shape), 0.3, place).numpy() == expected).all(), (step, site)
+        if step == 1:
+            assert len(computed) == batches
+            assert not masks.ahead
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_functions_of_the_library_are_its_own_again_after_a_forward_pass(implementation):
+    """Also if it fails."""
+    before = functional.dropout, functional.scaled_dot_product_attention
+    model, masks, features = Torch.build("t5", dropout=0.2, implementation=implementation), DropoutMasks(), inputs("t5")
+    dropout.share_dropout(model, masks)
+    inside = []
+    block = model.encoder.block[1].layer[0].SelfAttention
+    block.o.register_forward_pre_hook(lambda *_: inside.append(functional.dropout is before[0]))
+    keys = {"dropout_keys": keys_of(*features["input_ids"].shape)}
+    keys["decoder_dropout_keys"] = keys_of(*features["decoder_input_ids"].shape)
+    for fails in (False, True):
+        masks.start({name: tensor("torch", value) for name, value in keys.items()})
+        if fails:
+            block.q.weight.data = block.q.weight.data[:, 1:]
+        with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
+            model.train()(**Torch.tensors(features))
+        assert (functional.dropout, functional.scaled_dot_product_attention) == before
+    assert inside == [False]
 
 
 class MyDropout(nn.Module):
