@@ -33,7 +33,8 @@ ONE_SIDED = {
 # Files of one folder that the other has no counterpart of, with the reason.
 ONE_SIDED_FILES = {
     "pytorch/library.py": "PyTorch's models are in versions 4.57 and 5 of transformers, TensorFlow's in 4.57 only",
-    "pytorch/kernels.py": "masks on a GPU, which PyTorch's Triton compiles; TensorFlow has no such compiler of its own",
+    "pytorch/gpu/__init__.py": "TensorFlow compiles its steps as graphs on any device",
+    "pytorch/gpu/kernels.py": "masks on a GPU, which PyTorch's Triton compiles; TensorFlow has no such compiler",
 }
 # Where a value may be of any type, with the reason; everywhere else a type says what it is.
 ANY_TYPE = {

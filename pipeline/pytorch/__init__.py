@@ -9,7 +9,8 @@ In reading order, and the same in `pipeline/tensorflow`:
 - what a model writes, and where it goes: `generation`, `export`, `graphs`
 - short functions that are run and shown side by side: `tour`
 
-Two files have no counterpart: `kernels`, masks for a GPU, and `library`, what versions of transformers differ in.
+Without counterparts are `gpu`, masks and recorded passes for a GPU, and `library`, what versions of transformers differ
+in.
 """
 
 from pipeline.pytorch.export import write_graph, write_writer

@@ -159,7 +159,7 @@ class DropoutMasks:
         if attended is not None and attended.shape != (x.shape[0], x.shape[3]):
             raise UserError(unknown_shape(place, x.shape))
         if x.is_cuda and not torch.compiler.is_compiling() and self.has_kernels():
-            from pipeline.pytorch.kernels import drop  # imported here: only a PyTorch for GPUs brings Triton
+            from pipeline.pytorch.gpu.kernels import drop  # imported here: only a PyTorch for GPUs brings Triton
 
             return drop(x, keys, attended, signed(site * SITE % 2**32), rate)
         if torch.compiler.is_compiling():  # which puts small operations together by itself
@@ -198,7 +198,7 @@ class DropoutMasks:
     @staticmethod
     @cache
     def has_kernels() -> bool:
-        """Whether this machine can compile `pipeline/pytorch/kernels.py`, which takes Triton and a C compiler."""
+        """Whether this machine can compile `pipeline/pytorch/gpu/kernels.py`, which takes Triton and a C compiler."""
         return has_triton() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 
     def keys_of_tokens(self, x: Tensor, place: Place) -> Tensor:
