@@ -42,8 +42,8 @@ class StepReport:
 
     `micro_batches` is the number of pieces that the batch was split into: the recipe's gradient_accumulation, or more
     if memory ran short. `stop_asked` is whether one of several ranks was asked to stop; all ranks report the same.
-    `compilations` is how many graphs the learner has compiled up to this step. `attention_implementation` is what
-    computed the stock attention; None for another one, and in TensorFlow.
+    `compilations` is how many graphs the learner has compiled, or recorded on a GPU, up to this step.
+    `attention_implementation` is what computed the stock attention; None for another one, and in TensorFlow.
     """
 
     step: int

@@ -35,6 +35,7 @@ ONE_SIDED_FILES = {
     "pytorch/library.py": "PyTorch's models are in versions 4.57 and 5 of transformers, TensorFlow's in 4.57 only",
     "pytorch/gpu/__init__.py": "TensorFlow compiles its steps as graphs on any device",
     "pytorch/gpu/kernels.py": "masks on a GPU, which PyTorch's Triton compiles; TensorFlow has no such compiler",
+    "pytorch/gpu/recording.py": "PyTorch starts each operation of a step by itself, a graph of TensorFlow all of them",
 }
 # Where a value may be of any type, with the reason; everywhere else a type says what it is.
 ANY_TYPE = {

@@ -237,8 +237,11 @@ def test_the_check_of_a_gpu_runs_without_one_too(workplace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # it sets this and the number of threads
     for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "1")
-    assert not gpu_check.main([*words, "--parts", "lockstep", "--steps", "2", "--out", str(workplace / "gpu")])
-    assert "sentiment_bert" in (workplace / "gpu" / "report.md").read_text(encoding="utf-8")
+    assert not gpu_check.main(
+        [*words, "--parts", "recording lockstep", "--steps", "2", "--out", str(workplace / "gpu")]
+    )
+    report = (workplace / "gpu" / "report.md").read_text(encoding="utf-8")
+    assert "| sentiment_bert | stock | 0 | the same bits |" in report and "| sentiment_bert | torch | stock |" in report
 
 
 def test_the_check_of_several_gpus_compares_one_process_with_one_for_each(monkeypatch):

@@ -25,6 +25,7 @@ from pipeline.models.optimization import more_micro_batches
 from pipeline.pytorch.dropout import DropoutMasks, refuse_other_draws, share_dropout
 from pipeline.pytorch.fast_modules import counted_tokens, forward, logits_and_targets, prepare_modules
 from pipeline.pytorch.generation import generate
+from pipeline.pytorch.gpu.recording import RecordedPasses
 from pipeline.pytorch.gradient_checkpointing import checkpoint_layers
 from pipeline.pytorch.graphs import compiled, compiling
 from pipeline.pytorch.group import Group, ShardedModel
@@ -143,6 +144,23 @@ class Learner(Predictor):
         self.summed = [] if self.sharded is not None else self.weights
         if group is not None:
             group.reserve(self.summed, self.accelerator.device)
+        self.recorded = RecordedPasses(model, self.compute, self.on_compilation) if self.can_record() else None
+
+    def can_record(self) -> bool:
+        """Whether passes are recorded: on a GPU, if what they compute follows from the shapes of their micro-batches.
+
+        The logits of a masked language model are as many as its targets. Masks without kernels, and layers that set
+        random generators back, read from the processor's memory. Modules of others may do something else each time they
+        are called. A group sums gradients while others are computed.
+        """
+        if self.accelerator.device.type != "cuda" or self.group is not None:
+            return False
+        has_fixed_shapes = counted_tokens(self.model, torch.ones(1)) is None
+        reads_processor = self.settings.gradient_checkpointing
+        if self.has_shared_masks:
+            reads_processor = not self.masks.has_kernels()
+        packages = {type(module).__module__.partition(".")[0] for module in self.model.modules()}
+        return has_fixed_shapes and not reads_processor and packages <= {"torch", "transformers", "pipeline"}
 
     def give_gradients_of_rows(self) -> None:
         """Have lookups in an embedding whose weight is a linear layer's too give gradients of the rows that they read.
@@ -195,25 +213,29 @@ class Learner(Predictor):
             with torch.no_grad():
                 self.loss(self.tensors(rows))  # watches for random numbers, which compiled code does not show
             self.logits_and_targets = compiled(logits_and_targets, self.on_compilation)
-            self.gradients(rows)
-            self.optimizer.zero_grad()
+            self.compute(self.tensors(rows))
+            self.clear_gradients()
 
     def on_compilation(self) -> None:
-        """Count a graph that is compiled."""
+        """Count a graph that is compiled or recorded."""
         self.compilations += 1
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of the last step; for recorded passes, which add to them, they become zeros in place."""
+        self.optimizer.zero_grad(set_to_none=self.recorded is None)
 
     def train_step(self, batch: Features, step: int) -> tuple[Tensor, Tensor]:
         """One step on a global batch, after `step` others; returns its loss and the gradient norm before clipping."""
         self.model.train()
         while (loss := self.gradients_of_batch(batch)) is None:
-            self.optimizer.zero_grad()
+            self.clear_gradients()
             clear_device_cache()
         sum_over_ranks = None if self.sharded is None else distributed.all_reduce
         grad_norm = clip_gradients(self.weights, self.settings.max_grad_norm, sum_over_ranks)
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.learning_rates[step])
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.clear_gradients()
         return loss, grad_norm
 
     def gradients_of_batch(self, batch: Features) -> Tensor | None:
@@ -247,6 +269,8 @@ class Learner(Predictor):
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
+            if self.recorded is not None and self.recorded.stop():  # without what is recorded it may be enough
+                return None
             self.split_further(len(batch["labels"]), error)
             return None
         return loss
@@ -254,6 +278,10 @@ class Learner(Predictor):
     def gradients(self, batch: Features) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights; returns its loss."""
         tensors = self.tensors(batch)
+        return self.compute(tensors) if self.recorded is None else self.recorded.gradients(tensors)
+
+    def compute(self, tensors: dict[str, Tensor]) -> Tensor:
+        """As `gradients`, operation by operation."""
         loss = self.loss(tensors) if self.sharded is None else self.sharded(lambda: self.loss(tensors))
         self.accelerator.backward(loss)
         return loss.detach()

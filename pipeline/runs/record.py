@@ -97,7 +97,7 @@ class TrainRecord(Record):
     "unfused sdpa", which is sdpa operation by operation for shared dropout masks. None for another attention, in
     TensorFlow, and in old runs."""
     compilations: int = Field(default=0, ge=0)
-    """Graphs that `train.compile` has compiled, also before a run was resumed; 0 without it."""
+    """Graphs that `train.compile` has compiled or that a GPU has recorded, also before a run was resumed."""
     parameters: int | None = Field(default=None, ge=1)
     """The numbers in all weights of the model, with the updates of `train.lora`. None in old runs."""
     trainable_parameters: int | None = Field(default=None, ge=1)

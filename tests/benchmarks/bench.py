@@ -26,7 +26,15 @@ from tests.benchmarks.tables import report
 from tests.benchmarks.workloads import SETTINGS, SHAPES
 
 # Those that run only if they are asked for.
-ON_REQUEST = ("handwritten-bf16", "-sorted-", "-padded-", "-framework-masks-", "-deterministic-", "-compiled-")
+ON_REQUEST = (
+    "handwritten-bf16",
+    "-sorted-",
+    "-padded-",
+    "-framework-masks-",
+    "-deterministic-",
+    "-compiled-",
+    "-unrecorded-",
+)
 UNASKED = [name for name in CONTESTANTS if not any(part in name for part in ON_REQUEST)]
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LINES = 12

@@ -1,15 +1,17 @@
 """`make gpu-check`: is a training on this machine's GPU the same experiment as on its processor, and how fast is it?
 
-    python -m tests.benchmarks.gpu_check [--parts "masks lockstep processes resume speed"] [--steps 50] [--kills 2]
-        [--rows 4096] [--repeats 1] [--only classification] [--data FOLDER] [--quick] [--out reports/gpu]
+    python -m tests.benchmarks.gpu_check [--parts "masks recording lockstep processes resume speed"] [--steps 50]
+        [--kills 2] [--rows 4096] [--batch-size 32] [--repeats 1] [--only classification] [--data FOLDER] [--quick]
+        [--out reports/gpu]
 
-Five parts. *masks* compares shared dropout masks of the kernels with those of plain operations, to the bit, and times
-both beside the library's dropout. *lockstep* takes the same steps on the processor and on the GPU, for the bundled
-recipes and both attentions, in each framework that sees the GPU. *processes* takes them in one process and, where there
-are several GPUs, in one for each. *resume* kills runs on the GPU, with deterministic kernels, and compares what they
-leave with runs that were never stopped, to the bit. *speed* is `bench` with models of the sizes of BERT-base, GPT-2
-small and T5-small in bf16; a row tells what deterministic kernels cost. Prints the tables and writes them to report.md.
-Without a GPU all of it runs on the processor, and says so.
+Six parts. *masks* compares shared dropout masks of the kernels with those of plain operations, to the bit, and times
+both beside the library's dropout. *recording* takes the same steps by recorded passes and operation by operation, with
+deterministic kernels, compares them to the bit and times both. *lockstep* takes the same steps on the processor and on
+the GPU, for the bundled recipes and both attentions, in each framework that sees the GPU. *processes* takes them in
+one process and, where there are several GPUs, in one for each. *resume* kills runs on the GPU, with deterministic
+kernels, and compares what they leave with runs that were never stopped, to the bit. *speed* is `bench` with models of
+the sizes of BERT-base, GPT-2 small and T5-small in bf16; rows tell what recorded passes save and what deterministic
+kernels cost. Prints the tables and writes them to report.md. Without a GPU all runs on the processor, and says so.
 """
 
 import argparse
@@ -20,8 +22,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
-from pipeline.backend import FRAMEWORKS
+from pipeline.backend import FRAMEWORKS, load_backend
 from pipeline.comparison import lockstep
 from pipeline.recipe.loading import load_recipe
 from pipeline.training.kill_test import kill_test
@@ -29,19 +32,20 @@ from pipeline.utils import processes
 from pipeline.utils.cores import usable_cores
 from pipeline.utils.environment import THREAD_VARIABLES
 from tests.benchmarks import bench
+from tests.benchmarks.contestants import wait_for_gpu
 from tests.benchmarks.workloads import SETTINGS
 
 RECIPES = ("sentiment_bert", "stories_gpt2", "dates_t5")
 ATTENTIONS = ("stock", "handwritten")
 PRECISIONS = ("fp32", "bf16")
-PARTS = ("masks", "lockstep", "processes", "resume", "speed")
+PARTS = ("masks", "recording", "lockstep", "processes", "resume", "speed")
 # Hidden states [rows, tokens, width] and attention weights [rows, heads, tokens, tokens] whose masks are compared.
 MASKED = ((32, 128, 768), (5, 37, 333), (32, 12, 128, 128), (3, 5, 17, 70))
 # What is enough of a training to be killed in and resumed.
 RESUMED = {"data.limit.train": 512, "data.limit.validation": 64, "train.epochs": 2}
 CONTESTANTS = (
-    "trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-deterministic-bf16",
-    "ours-torch-handwritten-bf16",
+    "trainer-bf16", "trainer-grouped-bf16", "ours-torch-bf16", "ours-torch-unrecorded-bf16",
+    "ours-torch-deterministic-bf16", "ours-torch-handwritten-bf16",
 )  # fmt: skip
 # Processes at a time where speed is not measured; most of their time is start-up.
 AT_ONCE = 6
@@ -141,6 +145,54 @@ def trace(recipe, framework, on_gpu, steps, attention):
     return lockstep.record(recipe, framework, steps, attention)
 
 
+def trace_and_time(recipe, steps, attention, is_recorded):
+    """Take PyTorch's steps with deterministic kernels; to be called in a process of its own.
+
+    Returns what they did, how many passes were recorded, and the median milliseconds of the later half of the steps.
+    """
+    from pipeline.pytorch import Learner
+
+    learners, times, train_step = [], [], Learner.train_step
+
+    def timed_step(learner, batch, step):
+        learners.append(learner)
+        wait_for_gpu()
+        began = time.perf_counter()
+        results = train_step(learner, batch, step)
+        wait_for_gpu()
+        times.append(1000 * (time.perf_counter() - began))
+        return results
+
+    can_record = Learner.can_record if is_recorded else lambda learner: False
+    with (
+        patch.object(Learner, "train_step", timed_step),
+        patch.object(Learner, "can_record", can_record),
+        load_backend("torch").deterministic(True),
+    ):
+        found = lockstep.record(recipe, "torch", steps, attention)
+    recorded = learners[-1].recorded
+    return found, 0 if recorded is None else len(recorded.recordings), statistics.median(times[steps // 2 :])
+
+
+def recording_table(recipes, steps):
+    """Whether recorded passes have the bits of operations one by one, and the times of both; a row for each case."""
+    lines = [
+        "| recipe | attention | recorded passes | losses, gradient norms and weights | ms a step | ms without |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in recipes:
+        for attention in ATTENTIONS:
+            (ours, passes, time_of_ours), (plain, _, time_of_plain) = (
+                processes.call(trace_and_time, load_recipe(name), steps, attention, is_recorded, framework="torch")
+                for is_recorded in (True, False)
+            )
+            same = (ours.loss == plain.loss).all() and (ours.grad_norm == plain.grad_norm).all()
+            same = same and all((value == plain.after[name]).all() for name, value in ours.after.items())
+            bits = "the same bits" if same else "DIFFERENT"
+            lines.append(f"| {name} | {attention} | {passes} | {bits} | {time_of_ours:.1f} | {time_of_plain:.1f} |")
+    return lines
+
+
 def lockstep_table(recipes, frameworks, steps):
     """Largest differences between the processor and the GPU over some steps in fp32; a row for each pair."""
     share_cores()
@@ -198,6 +250,7 @@ def resume_table(recipes, frameworks, kills, settings):
 def speed_table(settings):
     """`bench` with the published sizes in bf16; its tables."""
     arguments = ["--repeats", str(settings.repeats), "--rows", str(settings.rows), "--out", str(settings.out / "bench")]
+    arguments += ["--batch-size", str(settings.batch_size)]
     arguments += ["--contestants", " ".join(CONTESTANTS), "--shape", "small" if settings.quick else "published"]
     arguments += ["--data", str(settings.data)] if settings.data else []
     arguments += ["--only", "classification", "--quick"] if settings.quick else ["--only", settings.only]
@@ -212,6 +265,7 @@ def main(arguments):
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--only", default=" ".join(SETTINGS), help="workloads of the speed part")
     parser.add_argument("--data", type=Path, help="folder with glue/SST-2, wikitext2 and tatoeba_eng_fra")
@@ -233,6 +287,7 @@ def main(arguments):
     ]
     parts = {
         "masks": lambda: processes.call(masks_table, framework="torch"),
+        "recording": lambda: recording_table(recipes, settings.steps),
         "lockstep": lambda: lockstep_table(recipes, frameworks, settings.steps),
         "processes": lambda: processes_table(recipes, max(map(len, seen.values())), settings.steps),
         "resume": lambda: resume_table(recipes, frameworks, settings.kills, resumed | {"train.deterministic": True}),

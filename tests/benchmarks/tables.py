@@ -74,7 +74,7 @@ def report(results):
         "Training time is from the first batch to the end of the last step, without evaluation. Ratios are to "
         f"{baseline_of(results['runs'])} in the same repeat. Each cell has the median and, in parentheses, the range "
         "over repeats. Peak memory is that of the process from its launch to the last step, on a GPU what PyTorch "
-        "allocated there. The share of the ceiling is the time that the matrix products on real tokens need at the "
+        "reserved there. The share of the ceiling is the time that the matrix products on real tokens need at the "
         "ceiling of their precision, over the training time.",
         *([f"{at_once} runs at a time: only the scores mean something, the speeds do not."] if at_once > 1 else []),
         "",
