@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -120,12 +120,12 @@ class RecordedPasses:
         return had_any
 
     @staticmethod
-    def new_pool() -> object:
+    def new_pool() -> Any:
         """The memory of all recordings. They are replayed one after the other, and so can use the same."""
         return torch.cuda.graph_pool_handle()
 
     @staticmethod
-    def recorded(compute: Callable[[], Tensor], pool: object) -> tuple[Graph, Tensor]:
+    def recorded(compute: Callable[[], Tensor], pool: Any) -> tuple[Graph, Tensor]:
         """What a function would compute on the GPU, and the tensor that it returns."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile.
