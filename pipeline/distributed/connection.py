@@ -20,6 +20,7 @@ _MAKERS = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy._core.numeric": ("_frombuffer",),
     "pathlib": ("PosixPath",),
+    "pathlib._local": ("PosixPath",),  # its name in Python 3.13
     "pipeline.distributed.failures": ("LostRank", "SilentRank"),
     "pipeline.utils.errors": ("_restored", "UserError", "ProofError", "RunFailure", "Stopped"),
 }

@@ -5,6 +5,7 @@ import pickle
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -191,8 +192,8 @@ def test_what_is_not_a_value_is_not_read():
         theirs.send(content)
         with pytest.raises(pickle.UnpicklingError, match="is not a value"):
             ours.receive()
-    theirs.send({"a": [1, (2.5, None)]})
-    assert ours.receive() == {"a": [1, (2.5, None)]}
+    theirs.send({"a": [1, (2.5, None)], "path": Path("run")})
+    assert ours.receive() == {"a": [1, (2.5, None)], "path": Path("run")}
     step = StepRecord(step=1, epoch=1, loss=0.5, learning_rate=1e-3, grad_norm=2.0, examples=4, tokens=20, seconds=0.25)
     theirs.send(Steps([step]))  # which a rank that resumes is told
     received = ours.receive()
