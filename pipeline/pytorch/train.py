@@ -144,7 +144,7 @@ class Learner(Predictor):
         self.summed = [] if self.sharded is not None else self.weights
         if group is not None:
             group.reserve(self.summed, self.accelerator.device)
-        self.recorded = RecordedPasses(model, self.compute, self.on_compilation) if self.can_record() else None
+        self.recorded = RecordedPasses(model) if self.can_record() else None
 
     def can_record(self) -> bool:
         """Whether passes are recorded: on a GPU, if what they compute follows from the shapes of their micro-batches.
@@ -194,7 +194,8 @@ class Learner(Predictor):
                 loss, grad_norm = self.train_step(batch, step)
                 batch = next(remaining, None)  # made ready while a GPU is still busy with the step
                 step += 1
-                counts = self.micro_batches, self.stop_asked, self.compilations
+                graphs = self.compilations + (0 if self.recorded is None else self.recorded.num_recorded)
+                counts = self.micro_batches, self.stop_asked, graphs
                 report = StepReport(step, float(loss), float(grad_norm), *counts, self.attention_implementation)
                 on_step(report)
             if self.sharded is not None:
@@ -217,7 +218,7 @@ class Learner(Predictor):
             self.clear_gradients()
 
     def on_compilation(self) -> None:
-        """Count a graph that is compiled or recorded."""
+        """Count a graph that is compiled."""
         self.compilations += 1
 
     def clear_gradients(self) -> None:
@@ -278,7 +279,7 @@ class Learner(Predictor):
     def gradients(self, batch: Features) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights; returns its loss."""
         tensors = self.tensors(batch)
-        return self.compute(tensors) if self.recorded is None else self.recorded.gradients(tensors)
+        return self.compute(tensors) if self.recorded is None else self.recorded.gradients(tensors, self.compute)
 
     def compute(self, tensors: dict[str, Tensor]) -> Tensor:
         """As `gradients`, operation by operation."""

@@ -171,7 +171,7 @@ def trace_and_time(recipe, steps, attention, is_recorded):
     ):
         found = lockstep.record(recipe, "torch", steps, attention)
     recorded = learners[-1].recorded
-    return found, 0 if recorded is None else len(recorded.recordings), statistics.median(times[steps // 2 :])
+    return found, 0 if recorded is None else recorded.num_recorded, statistics.median(times[steps // 2 :])
 
 
 def recording_table(recipes, steps):

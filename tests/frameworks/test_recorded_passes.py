@@ -72,12 +72,12 @@ def test_recorded_steps_have_the_bits_of_plain_ones(head, attention, passes, mon
 
 
 def test_micro_batches_are_recorded_and_replayed_within_a_step(passes, monkeypatch):
-    batches = [with_targets(batch(rows=6, seed=seed), seed) for seed in range(3)]
-    settings = Train(batch_size=6, gradient_accumulation=3)
+    batches = [with_targets(batch(rows=7, seed=seed), seed) for seed in range(3)]
+    settings = Train(batch_size=7, gradient_accumulation=3)  # of two, two and three rows
     weights, reports = trained("torch", "bert", settings, batches)
     monkeypatch.setattr(Learner, "can_record", lambda learner: False)
     wanted, plain = trained("torch", "bert", settings, batches)
-    assert len(passes) == 1 and [report.loss for report in reports] == [report.loss for report in plain]
+    assert len(passes) == 2 and [report.loss for report in reports] == [report.loss for report in plain]
     assert all((value == weights[name]).all() for name, value in wanted.items())
 
 
@@ -102,7 +102,7 @@ def test_a_pass_that_cannot_be_recorded_is_computed_with_a_warning_and_none_is_t
     def refuse(compute, pool):
         tried.append(1)
         for weight in learner.weights:
-            weight.grad = None  # as far as it came
+            weight.grad = torch.ones_like(weight)  # as far as it came
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     batches = [with_dropout_keys("bert pairs")[shape] for shape in ORDER]
@@ -118,7 +118,7 @@ def test_a_pass_that_cannot_be_recorded_is_computed_with_a_warning_and_none_is_t
 def test_short_memory_ends_recording_before_it_splits_batches(passes, monkeypatch):
     batches = [with_dropout_keys("bert pairs")[shape] for shape in ORDER]
     learner = learner_of("torch", "bert pairs", steps=len(ORDER))
-    compute, left = learner.recorded.compute, [3]
+    compute, left = learner.compute, [3]
 
     def short_once(tensors):
         left[0] -= 1
@@ -126,7 +126,7 @@ def test_short_memory_ends_recording_before_it_splits_batches(passes, monkeypatc
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return compute(tensors)
 
-    learner.recorded.compute = short_once
+    monkeypatch.setattr(learner, "compute", short_once)
     reports = steps_of(learner, batches)
     assert [report.micro_batches for report in reports] == [1] * len(ORDER)
     assert not learner.recorded.is_on and not learner.recorded.recordings
@@ -140,6 +140,19 @@ def test_no_more_shapes_are_recorded_than_there_may_be(passes, monkeypatch):
     learner = learner_of("torch", "bert pairs", steps=len(ORDER))
     reports = steps_of(learner, [with_dropout_keys("bert pairs")[shape] for shape in ORDER])
     assert len(passes) == 1 and reports[-1].compilations == 1
+
+
+def test_gradients_stay_in_the_same_memory_to_which_a_replay_adds(passes):
+    learner = learner_of("torch", "bert pairs", steps=len(ORDER))
+    places = []
+
+    def on_step(report):
+        gradients = [weight.grad for weight in learner.weights if weight.grad is not None]
+        assert gradients and not any(gradient.any() for gradient in gradients)
+        places.append([gradient.data_ptr() for gradient in gradients])
+
+    learner.fit([[with_dropout_keys("bert pairs")[shape] for shape in ORDER]], on_step, lambda epoch: False)
+    assert len({tuple(each) for each in places}) == 1
 
 
 class OnGpu:

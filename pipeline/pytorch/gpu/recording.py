@@ -22,6 +22,8 @@ from pipeline.utils.text import one_line
 
 # With more shapes, which padded batches can have, those that come last are computed operation by operation.
 MOST_RECORDINGS = 48
+# Adds the gradients of a micro-batch to those of the weights; returns its loss.
+Compute = Callable[[dict[str, Tensor]], Tensor]
 # The tensors of a micro-batch, each with its shape and type.
 Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
@@ -47,34 +49,29 @@ class Recording:
 
 
 class RecordedPasses:
-    """Computes the gradients of micro-batches, from the third of a shape on by what was recorded at the second.
+    """Computes the gradients of a model on micro-batches, from the third of a shape on by a recording of the second.
 
-    `compute` adds the gradients of a micro-batch to those of the weights, which have to stay in the same memory, and
-    returns its loss; it must not wait for the GPU. The first micro-batch of a shape is computed as always, which loads
-    the kernels that it takes. If one cannot be recorded, all are computed as always, with a warning that says why.
-    `on_recording` is called after each recording.
+    The first of a shape is computed as without recordings, which loads the kernels that it takes. If one cannot be
+    recorded, all are computed so, with a warning that says why. `num_recorded` is the number of recordings made.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        compute: Callable[[dict[str, Tensor]], Tensor],
-        on_recording: Callable[[], None],
-    ):
-        self.model, self.compute, self.on_recording = model, compute, on_recording
+    def __init__(self, model: PreTrainedModel):
+        self.model, self.num_recorded, self.is_on = model, 0, True
         self.seen: set[Shapes] = set()
         self.recordings: dict[Shapes, Recording] = {}
-        self.is_on = True
         self.pool = RecordedPasses.new_pool()
 
-    def gradients(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Add the gradients of a micro-batch to those of the weights; returns its loss."""
+    def gradients(self, tensors: dict[str, Tensor], compute: Compute) -> Tensor:
+        """Add the gradients of a micro-batch to those of the weights, and return its loss, as `compute` does.
+
+        It must not wait for the GPU, and the gradients have to stay in the same memory from step to step.
+        """
         shapes = tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items())
         if shapes in self.seen and shapes not in self.recordings and len(self.recordings) < MOST_RECORDINGS:
-            self.record(shapes, tensors)
+            self.record(shapes, tensors, compute)
         self.seen.add(shapes)
         if shapes not in self.recordings:
-            return self.compute(tensors)
+            return compute(tensors)
         recording = self.recordings[shapes]
         for name, tensor in tensors.items():
             recording.inputs[name].copy_(tensor)
@@ -83,7 +80,7 @@ class RecordedPasses:
             site.calls += calls
         return recording.loss
 
-    def record(self, shapes: Shapes, tensors: dict[str, Tensor]) -> None:
+    def record(self, shapes: Shapes, tensors: dict[str, Tensor], compute: Compute) -> None:
         """Record the pass over a micro-batch, which computes nothing yet; switch recording off if that fails.
 
         Raises RuntimeError if memory is short.
@@ -94,7 +91,7 @@ class RecordedPasses:
         sites, weights = swapped_sites(self.model), list(self.model.parameters())
         calls, gradients = [site.calls for site in sites], [weight.grad for weight in weights]
         try:
-            graph, loss = RecordedPasses.recorded(lambda: self.compute(dict(inputs)), self.pool)
+            graph, loss = RecordedPasses.recorded(lambda: compute(dict(inputs)), self.pool)
         except RuntimeError as error:
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
@@ -111,7 +108,7 @@ class RecordedPasses:
         for site, before in zip(sites, calls, strict=True):
             site.calls = before
         self.recordings[shapes] = Recording(inputs, graph, loss, by_site)
-        self.on_recording()
+        self.num_recorded += 1
 
     def stop(self) -> bool:
         """Record no more and forget what was recorded, which frees its memory; returns whether there was any."""
