@@ -73,7 +73,7 @@ def test_recorded_steps_have_the_bits_of_plain_ones(head, attention, passes, mon
 
 def test_micro_batches_are_recorded_and_replayed_within_a_step(passes, monkeypatch):
     batches = [with_targets(batch(rows=7, seed=seed), seed) for seed in range(3)]
-    settings = Train(batch_size=7, gradient_accumulation=3)  # of two, two and three rows
+    settings = Train(batch_size=9, gradient_accumulation=3)  # of two, two and three rows
     weights, reports = trained("torch", "bert", settings, batches)
     monkeypatch.setattr(Learner, "can_record", lambda learner: False)
     wanted, plain = trained("torch", "bert", settings, batches)
