@@ -34,6 +34,7 @@ from pipeline.reporting.first_screen import answers, notices, with_headline, wri
 from pipeline.reporting.progress import following
 from pipeline.reporting.sentences import verdict
 from pipeline.runs.directory import TENSORBOARD
+from pipeline.runs.machine import as_typed
 from pipeline.training import first_step
 from pipeline.training.first_step import FirstStep
 from pipeline.training.trackers.tracking import track_report
@@ -337,12 +338,9 @@ def _written(
     from pipeline.reporting import writer
 
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    results = assemble(runs, margin, lockstep_results, problems, created=created, command=_command(), controls=controls)
+    results = assemble(
+        runs, margin, lockstep_results, problems, created=created, command=as_typed(sys.argv), controls=controls
+    )
     assembled = with_headline(results)
     writer.write_report(assembled, folder)
     return Comparison(assembled, folder)
-
-
-def _command() -> list[str]:
-    program = Path(sys.argv[0]).name if sys.argv[0] else "python"
-    return ["python", "-m", "pipeline", *sys.argv[1:]] if program == "__main__.py" else [program, *sys.argv[1:]]

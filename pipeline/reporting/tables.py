@@ -29,6 +29,7 @@ from pipeline.reporting.formatting import (
     value,
 )
 from pipeline.reporting.sentences import verdict, versions_text
+from pipeline.runs.machine import as_typed
 from pipeline.utils.text import count
 
 COST_TITLES = {
@@ -310,7 +311,7 @@ def runs(results: Results) -> Table:
     """How each run was made, and what came of it."""
     groups: dict[str, list[list[Cell]]] = {
         run.label: [
-            ["command", shlex.join(run.environment.command) if run.environment else UNDEFINED],
+            ["command", shlex.join(as_typed(run.environment.command)) if run.environment else UNDEFINED],
             ["folder", run.path],
             ["SHA-256 of the trained weights", run.weights_sha256 or UNDEFINED],
         ]

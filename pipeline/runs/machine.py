@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,11 +34,26 @@ def describe_environment(
         cores=os.cpu_count(),
         threads=framework_versions["threads"],
         platform=platform.platform(),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=as_typed(sys.argv),
         startup_seconds=round(startup_seconds, 3),
         launch_seconds=None if launch_seconds is None else round(launch_seconds, 3),
         processes=processes,
     )
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """A command as a person types it, from the arguments of its process, whose first is the file that runs.
+
+    `python -m pipeline` runs `pipeline/__main__.py`; runs of earlier versions recorded no more than that file's name.
+
+    >>> as_typed(["pipeline/__main__.py", "list"]), as_typed(["bin/twinstep", "list"])
+    (['python', '-m', 'pipeline', 'list'], ['twinstep', 'list'])
+    """
+    program, *options = arguments or [""]
+    file = Path(program)
+    if file.name == "__main__.py":
+        return ["python", "-m", file.parent.name or "pipeline", *options]
+    return [file.name or "python", *options]
 
 
 def package_versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -170,7 +170,7 @@ def test_a_run_is_calm_and_true(framework, tmp_path, capsys):
     assert re.search(rf"validation accuracy +{report['metrics']['accuracy']:.4f}", out)
     assert "make finetune" in out
     environment = json.loads((tmp_path / "r" / "environment.json").read_text())
-    assert environment["command"][1:3] == ["finetune", "sentiment_bert"]
+    assert environment["command"][:5] == ["python", "-m", "pipeline", "finetune", "sentiment_bert"]
     assert ("torch" in environment["framework"]) == (framework == "torch")
 
     assert execute(["finetune", "sentiment_bert", "--framework", framework, *QUICK, "--out", str(tmp_path / "r")]) == 0

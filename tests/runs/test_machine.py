@@ -3,7 +3,25 @@
 import sys
 from importlib.metadata import version
 
-from pipeline.runs.machine import versions_of_both
+import pytest
+
+from pipeline.runs.machine import as_typed, versions_of_both
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["/a/pipeline/__main__.py", "list"], ["python", "-m", "pipeline", "list"]),
+        # What runs of earlier versions recorded.
+        (["__main__.py", "finetune", "x"], ["python", "-m", "pipeline", "finetune", "x"]),
+        (["/a/pytest/__main__.py"], ["python", "-m", "pytest"]),
+        (["/a/bin/twinstep", "list"], ["twinstep", "list"]),
+        ([""], ["python"]),
+        ([], ["python"]),
+    ],
+)
+def test_a_command_reads_as_it_is_typed(arguments, typed):
+    assert as_typed(arguments) == typed == as_typed(typed)
 
 
 def test_versions_are_asked_of_the_python_of_each_framework(tmp_path, monkeypatch):
