@@ -27,6 +27,7 @@ from pipeline.reporting.drawing.plots import (
     scientific,
     steps_axis,
     styles,
+    widen,
 )
 from pipeline.reporting.formatting import measured, pair_name, score, small
 from pipeline.reporting.tables import COST_TITLES, main_metrics
@@ -66,6 +67,7 @@ def _scores(results: Results) -> Iterable[Picture]:
             continue
         figure, (axis,) = new_figure(height=height_of_rows(rows))
         dots(axis, [(variant, *row) for variant, row in rows.items()], look, partial(score, scale=metric.scale))
+        widen(axis, "x")
         _keep_in_range(axis, name)
         axis.set_xlabel(metric_label(name, metric))
         has_intervals = any(low is not None for _, low, _, _ in rows.values())

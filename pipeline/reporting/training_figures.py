@@ -19,6 +19,7 @@ from pipeline.reporting.drawing.plots import (
     steps_axis,
     styles,
     tips,
+    widen,
 )
 from pipeline.reporting.formatting import score
 from pipeline.utils.text import visible
@@ -142,6 +143,7 @@ def _quality_against_time(results: Results, name: str, metric: Metric, scores: B
         points_with_tips(axis, singles, look[variant], is_hollow=True)
         ends.append(f"{variant} {score(line[-1][1], metric.scale)} after {line[-1][0]:,.1f} s")
     axis.set_xlim(left=0)
+    widen(axis, "y")
     axis.set(xlabel="seconds of training", ylabel=metric_label(name, metric))
     legend(figure)
     yield Picture(

@@ -243,10 +243,10 @@ def _lines(
     results: Results, lines: dict[str, Line], name: str, title: str, caption: str, description: str,
     labels: tuple[str, str], *, has_diagonal: bool = False, is_logarithmic: bool = False,
 ) -> Iterable[Picture]:  # fmt: skip
-    """A line with points for each variant; nothing if no variant has two points."""
+    """A line with points for each variant, or its only point; nothing if no variant has two points."""
     look = styles(results)
-    drawn = {variant: line for variant, line in lines.items() if len(line) > 1}
-    if not drawn:
+    drawn = {variant: line for variant, line in lines.items() if line}
+    if not any(len(line) > 1 for line in drawn.values()):
         return
     figure, (axis,) = new_figure(height=3.4)
     if has_diagonal:

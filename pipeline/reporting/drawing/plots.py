@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from pipeline.utils.text import shorten, visible
 WIDTH = 5.0  # inches; as wide as a phone, so that the letters stay legible there
 ROW_LABEL_LENGTH, LEGEND_LENGTH = 26, 23  # characters of a line
 MOST_LINES = 5  # of a variant's settings
+LEAST_SPAN = 0.005  # of an axis, as a part of its largest number: numbers that are closer are written alike
 _DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)), (0, (3, 1)), (0, (8, 3)))
 _MARKERS = "osD^vP"
 
@@ -144,17 +146,24 @@ def _row_label(axis: Axes, y: int, name: str) -> None:
 def in_lines(name: str, length: int) -> list[str]:
     """A variant, or a pair of them, in lines of at most `length` characters.
 
-    Settings take as many lines as they need, up to MOST_LINES, since variants differ in them; those that both of a pair
-    have are written once.
+    Framework and attention have a line each if one is too short for both. Settings take as many lines as they need, up
+    to MOST_LINES, since variants differ in them; those that both of a pair have are written once.
     """
     first, sign, second = visible(name).partition(f" {MINUS} ")
     (variant, settings), (other, others) = map(_with_settings, (first, second))
     if not sign:
-        return [shorten(variant, length), *_wrapped(settings, length)]
+        return [*_in_two(variant, length), *_wrapped(settings, length)]
     shared = [] if settings == others else _wrapped(settings, length)
     # The sign stands behind the last line of the first.
-    *lines, last = [shorten(variant, length - 2), *shared]
-    return [*lines, f"{last} {MINUS}", shorten(other, length), *_wrapped(others, length)]
+    *lines, last = [*_in_two(variant, length - 2), *shared]
+    return [*lines, f"{last} {MINUS}", *_in_two(other, length), *_wrapped(others, length)]
+
+
+def _in_two(variant: str, length: int) -> list[str]:
+    framework, slash, attention = variant.partition("/")
+    if len(variant) <= length or not slash:
+        return [shorten(variant, length)]
+    return [shorten(framework + slash, length), shorten(attention, length)]
 
 
 def _with_settings(name: str) -> tuple[str, str]:
@@ -193,6 +202,14 @@ def heat_map(
 def metric_label(name: str, metric: Metric) -> str:
     """'accuracy (higher is better)'."""
     return f"{visible(name)} ({'lower' if metric.lower_is_better else 'higher'} is better)"
+
+
+def widen(axis: Axes, which: Literal["x", "y"]) -> None:
+    """Widen an axis of nearly equal numbers until its ticks are numbers as the tables write them."""
+    low, high = getattr(axis, f"get_{which}lim")()
+    short = LEAST_SPAN * max(abs(low), abs(high)) - (high - low)
+    if short > 0:
+        getattr(axis, f"set_{which}lim")(low - short / 2, high + short / 2)
 
 
 def steps_axis(axis: Axes) -> None:
