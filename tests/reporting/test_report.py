@@ -208,6 +208,16 @@ def test_the_picture_of_the_main_page_ends_with_the_first_plot(folder, tmp_path)
     assert width == 1100 and 600 < height < 1400
 
 
+def test_a_printed_heading_stays_with_what_follows_it(page, folder):
+    page.open(folder / "report.html", 1280, 800)
+    page.call("Emulation.setEmulatedMedia", media="print")
+    style = "name => getComputedStyle(document.querySelector(name))"
+    heads = ["section > h2[id]", "h3", "h4", "caption", "thead", ".fold > summary"]
+    assert page.evaluate(f"{heads}.map({style}).map(each => each.breakAfter)") == ["avoid"] * len(heads)
+    assert page.evaluate(f"['.note', 'thead + tbody > tr'].map({style}).map(each => each.breakBefore)") == ["avoid"] * 2
+    page.call("Emulation.setEmulatedMedia", media="")
+
+
 def test_a_request_would_be_seen(page, tmp_path):
     (tmp_path / "page.html").write_text('<!DOCTYPE html><title>x</title><img src="http://127.0.0.1:9/x.png">')
     page.open(tmp_path / "page.html", 1280, 800)
