@@ -25,6 +25,7 @@ KINDS = {
     "steady_examples_per_second": _Kind("examples/s", True),
     "tokens_per_second": _Kind("tokens/s", True),
     "first_step_seconds": _Kind("s", False),
+    "launch_seconds": _Kind("s", False),
     "startup_seconds": _Kind("s", False),
     "train_seconds": _Kind("s", False),
     "peak_memory_bytes": _Kind("bytes", False),
@@ -71,10 +72,12 @@ def cost_of_run(run: ComparedRun, name: str) -> float | None:
     """One cost of one run; None if the run failed or did not record it."""
     if run.record is None or run.environment is None:
         return None
+    launch = run.environment.launch_seconds
+    if name == "launch_seconds":
+        return launch
     if name == "startup_seconds":
         return run.environment.startup_seconds
     if name == "total_seconds":
-        launch = run.environment.launch_seconds
         return None if launch is None else launch + run.record.train.seconds
     if name == "steady_examples_per_second":
         return _steady_speed(run)

@@ -8,18 +8,33 @@ from importlib import resources
 
 from pydantic import JsonValue
 
+from pipeline.comparison.records.costs import Machine
 from pipeline.comparison.results import Disagreement, Results
+from pipeline.models.attention import HANDWRITTEN, HANDWRITTEN_MODEL, STOCK
 from pipeline.reporting import tables
 from pipeline.reporting.details.sentences import predictions_lead
 from pipeline.reporting.details.tables import prediction_tables
 from pipeline.reporting.elements import Finding, Table
 from pipeline.reporting.first_screen import cost_sentence
-from pipeline.reporting.formatting import date, value
+from pipeline.reporting.formatting import date, spread, value
 from pipeline.reporting.sameness import tables as sameness_tables
 from pipeline.reporting.sameness.sentences import sameness_lead
-from pipeline.reporting.sentences import AGREEMENT, NO_LOG, REPRODUCING, attention_lead, limits, settings_lead
+from pipeline.reporting.sentences import (
+    AGREEMENT,
+    NO_LOG,
+    REPRODUCING,
+    attention_lead,
+    limits,
+    machine_text,
+    settings_lead,
+)
 from pipeline.utils.text import count, shorten
 
+_MEANINGS = {
+    STOCK: f"{STOCK}: the attention of the transformers library",
+    HANDWRITTEN: f"{HANDWRITTEN}: this project's in its place",
+    HANDWRITTEN_MODEL: f"{HANDWRITTEN_MODEL}: this project's whole Transformer in place of the library's",
+}
 MAX_TEXT = 600  # characters of an example's field; the whole is in results.json
 
 
@@ -115,7 +130,7 @@ def sections(results: Results) -> list[Section]:
 
 
 def facts(results: Results) -> str:
-    """The line under the title: task, checkpoint, data, seeds."""
+    """The line under the title: task, checkpoint with its size, data, seeds, machine."""
     seeds = {seed for variant in results.variants for seed in variant.seeds}
     rows = ", ".join(
         f"{counts['rows']:,} {split}" for split, counts in results.data.splits.items() if counts.get("rows")
@@ -123,12 +138,33 @@ def facts(results: Results) -> str:
     start = "" if results.weights == "pretrained" else f" ({results.weights} weights)"
     facts = [
         results.task,
-        f"{results.checkpoint}{start}",
+        f"{results.checkpoint}{start}{_size(results)}",
         f"{rows} rows" if rows else results.data.source,
         count(len(results.variants), "variant"),
         count(len(seeds), "seed"),
+        *dict.fromkeys(f"{machine_text(machine)}{_devices(results, machine)}" for machine in results.machines),
     ]
     return " · ".join(facts)
+
+
+def _size(results: Results) -> str:
+    """', 689,666 parameters', from the fewest to the most of any run; empty if no run recorded them."""
+    numbers = [run.train.parameters for run in results.runs if run.train and run.train.parameters is not None]
+    return f", {spread(numbers, ',d')} parameters" if numbers else ""
+
+
+def _devices(results: Results, machine: Machine) -> str:
+    """', NVIDIA A100', if the machine's runs computed on anything but its processor."""
+    runs = [run.environment for run in results.runs if run.environment and run.label in machine.runs]
+    devices = dict.fromkeys(environment.framework.get("device", "cpu") for environment in runs)
+    return "".join(f", {device}" for device in devices if device != "cpu")
+
+
+def variant_terms(results: Results) -> str:
+    """What the attentions in the names of the variants are."""
+    names = dict.fromkeys(variant.attention for variant in results.variants)
+    meanings = [_MEANINGS.get(name, f"{name}: this class in its place") for name in names]
+    return f"{'; '.join(meanings)}." if meanings else ""
 
 
 def examples(results: Results) -> list[Example]:
@@ -219,11 +255,13 @@ def _cost(results: Results) -> Section | None:
         return None
     compared = {"Time": results.time, "Memory": results.memory}
     points = {
-        name: " ".join(cost_sentence(comparison, pair) for pair in comparison.pairs)
+        name: " ".join(cost_sentence(results, comparison, pair) for pair in comparison.pairs)
         for name, comparison in compared.items()
         if comparison.pairs
     }
-    return Section("cost", "Cost", tables=[tables.costs(results)], figures_first=True, points=points)
+    return Section(
+        "cost", "Cost", tables=[tables.time_table(results), tables.costs(results)], figures_first=True, points=points
+    )
 
 
 def _attention(results: Results) -> Section | None:

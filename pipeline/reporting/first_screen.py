@@ -10,11 +10,21 @@ from pipeline.comparison.costs import MIN_RUNS
 from pipeline.comparison.lockstep import CONTROL_FACTOR
 from pipeline.comparison.records.base import State
 from pipeline.comparison.records.costs import BreakEven, CostComparison, CostPair
-from pipeline.comparison.records.scores import Metric, PairComparison
+from pipeline.comparison.records.scores import Metric, MetricComparison, PairComparison
 from pipeline.comparison.results import Answer, Headline, Results, Statement
+from pipeline.metrics.loss import LOSS
 from pipeline.reporting.elements import Finding, finding
-from pipeline.reporting.formatting import FRAMEWORK_NAMES, interval, measured, score, spread
-from pipeline.reporting.sameness.sentences import MAX_NAMED, faults, is_explained_by_rounding
+from pipeline.reporting.formatting import (
+    FRAMEWORK_NAMES,
+    interval,
+    margin_text,
+    measured,
+    measured_range,
+    score,
+    seconds_of_parts,
+    spread,
+)
+from pipeline.reporting.sameness.sentences import MAX_NAMED, compared_steps, faults, is_explained_by_rounding
 from pipeline.reporting.sentences import (
     capitalized,
     doubts,
@@ -24,10 +34,15 @@ from pipeline.reporting.sentences import (
     verdict,
     verdict_state,
 )
+from pipeline.reporting.tables import main_metrics
+from pipeline.reporting.time_parts import time_parts
 from pipeline.utils.text import count, join_names
 
 QUESTIONS = {"training": "Same training?", "score": "Same score?", "time": "Time", "memory": "Memory"}
 _ANSWERS: dict[State, str] = {"good": "Yes", "unknown": "Not settled", "bad": "No"}
+_OTHERS: dict[State, str] = {
+    "good": "Equivalent", "unknown": "Not shown to be equivalent", "bad": "Different"
+}  # fmt: skip
 _NOTHING_TO_COMPARE = "Fewer than two variants finished, so there is nothing to compare."
 _MEASURES = {
     "total_seconds": " from its launch to the last step",
@@ -54,7 +69,7 @@ def write_headline(results: Results) -> Headline:
         training=_training(results, found),
         score=_score(results),
         time=_time(results),
-        memory=_cost(results.memory, "takes less"),
+        memory=_cost(results, results.memory, "takes less"),
         notices=[Statement(state=notice.state, sentence=capitalized(notice.sentence)) for notice in notices],
     )
 
@@ -148,11 +163,10 @@ def _records(results: Results) -> str:
     if any(result.dropout for result in sameness.lockstep):
         agreed.append("same dropout masks")
     if sameness.lockstep:
-        steps = min(result.steps for result in sameness.lockstep)
         names = [result.attention for result in sameness.lockstep]
         all_stepped = {variant.attention for variant in results.variants} <= set(names)
         which = "" if all_stepped else f" ({' and '.join(names)})"
-        agreed.append(f"{steps} steps compared one by one and within bounds{which}")
+        agreed.append(f"{compared_steps(results)} compared one by one and within bounds{which}")
     return capitalized(", ".join(agreed))
 
 
@@ -168,11 +182,49 @@ def _score(results: Results) -> Answer:
     state = _worst([states[id(pair)] for pair in judged])
     sentences = [_of_pair(results, [pair for pair in judged if states[id(pair)] == state])]
     if len(results.comparisons) > 1:
-        for name, pairs in (("across frameworks", across), ("within a framework", within)):
-            equivalent = sum(states[id(pair)] == "good" for pair in pairs)
-            sentences += [f"Pairs {name}: {equivalent} of {len(pairs)} equivalent."] if pairs else []
-    is_partly_yes = state == "good" and _worst(list(states.values())) != "good"
-    return _answer(state, " ".join(sentences), "Yes, across frameworks" if is_partly_yes else "")
+        counts = [
+            f"{sum(states[id(pair)] == 'good' for pair in pairs)} of {len(pairs)} {name}"
+            for name, pairs in (("across frameworks", across), ("within a framework", within))
+            if pairs
+        ]
+        sentences.append(f"Equivalent pairs: {', '.join(counts)}.")
+    others = _other_metrics(results)
+    word = ""
+    if state == "good" and _worst(list(states.values())) != "good":
+        word = "Yes, across frameworks"
+    elif state == "good" and (others["unknown"] or others["bad"]):
+        word = f"Yes, in {next(iter(results.metrics))}"
+    for each, found in others.items():
+        also = "Also equivalent" if each == state == "good" else _OTHERS[each]
+        sentences += [f"{also}: {join_names(found, MAX_NAMED)}."] if found else []
+    return _answer(state, " ".join(sentences), word)
+
+
+def _other_metrics(results: Results) -> dict[State, list[str]]:
+    """The metrics beside the first one, by the worst state of their pairs; what no model changes is left out."""
+    found: dict[State, list[str]] = {"good": [], "unknown": [], "bad": []}
+    for name in main_metrics(results)[1:]:
+        compared = [pair.metrics[name] for pair in results.comparisons if name in pair.metrics]
+        if all(each.verdict.code == "constant" for each in compared):
+            continue
+        states = [verdict_state(each) for each in compared]
+        shown = f"validation {LOSS}" if name == LOSS else name
+        for state in ("unknown", "bad"):
+            pairs = [each for each, its in zip(compared, states, strict=True) if its == state]
+            if pairs:
+                found[state].append(f"{shown}{_of_how_many(pairs, len(compared), state)}")
+        if _worst(states) == "good":
+            found["good"].append(shown)
+    return found
+
+
+def _of_how_many(pairs: list[MetricComparison], num_pairs: int, state: State) -> str:
+    """' within 1% (2 of 4 pairs; it would take about 40 seeds)'; the seeds of the pair that needs most."""
+    margin, needed = pairs[0].margin, [pair.equivalence.seeds_needed for pair in pairs]
+    within = f" within {margin_text(margin)}" if state == "unknown" and margin.value is not None else ""
+    most = [number for number in needed if number is not None]
+    seeds = f"; it would take about {count(max(most), 'seed')}" if within and most and None not in needed else ""
+    return f"{within} ({len(pairs)} of {count(num_pairs, 'pair')}{seeds})"
 
 
 def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
@@ -206,7 +258,7 @@ def _worst(states: list[State]) -> State:
 
 def _time(results: Results) -> Answer:
     """The total time of these runs, then the speed after the first step, and where the order turns."""
-    answer = _cost(results.time, "is faster")
+    answer = _cost(results, results.time, "is faster")
     if not (results.time.pairs and results.speed.pairs):
         return answer
     pair = results.time.pairs[0]
@@ -214,7 +266,7 @@ def _time(results: Results) -> Answer:
     turning = [each for each in results.break_even if (each.first, each.second) == (pair.first, pair.second)]
     if speeds and not speeds[0].is_shown:
         turning = []  # which of the two is faster is not shown either
-    sentences = [answer.sentence]
+    sentences = [answer.sentence, *_parts_of_time(results, pair)]
     if speeds:
         # In the order of the sentence before.
         named = [(pair.first, speeds[0].first_median), (pair.second, speeds[0].second_median)]
@@ -223,6 +275,30 @@ def _time(results: Results) -> Answer:
         sentences.append(f"{when}: {one} {its:,.0f} examples/s, {other} {others:,.0f}.")
     sentences += [_turning_point(each, pair) for each in turning]
     return answer.model_copy(update={"sentence": " ".join(sentences)})
+
+
+def _parts_of_time(results: Results, pair: CostPair) -> list[str]:
+    """Where the total of each of the two goes, in the order of the sentence with the totals."""
+    parts = time_parts(results)
+    names = [pair.first, pair.second] if pair.better == pair.first else [pair.second, pair.first]
+    if results.time.cost != "total_seconds" or not all(name in parts for name in names):
+        return []
+    before, first, rest = (
+        " and ".join(each) for each in zip(*(seconds_of_parts(parts[name].in_order) for name in names), strict=True)
+    )
+    frameworks = {variant.name: variant.framework for variant in results.variants}
+    traces = ", in which TensorFlow traces its graph," if "tensorflow" in map(frameworks.get, names) else ""
+    return [
+        f"Of these seconds, {before} pass before the first batch, {first} in the first step{traces} and {rest} in the "
+        "other steps."
+    ]
+
+
+def _range_of(results: Results, cost: str, variant: str) -> str:
+    """' (range 15.5 to 19.6)' over the variant's runs; empty if there is one."""
+    found = [each for each in results.costs if each.name == cost and variant in each.variants]
+    ends = [measured_range(each.variants[variant].low, each.variants[variant].high, each.unit) for each in found]
+    return f" (range {ends[0]})" if ends and ends[0] else ""
 
 
 def _turning_point(turning: BreakEven, pair: CostPair) -> str:
@@ -235,12 +311,12 @@ def _turning_point(turning: BreakEven, pair: CostPair) -> str:
     )
 
 
-def _cost(comparison: CostComparison, is_better: str) -> Answer:
+def _cost(results: Results, comparison: CostComparison, is_better: str) -> Answer:
     """A cost of the first pair, which is one of frameworks if there is one."""
     if not comparison.pairs:
         return _answer("unknown", _NOTHING_TO_COMPARE)
     pair = comparison.pairs[0]
-    sentence = cost_sentence(comparison, pair)
+    sentence = cost_sentence(results, comparison, pair)
     if not comparison.is_same_machine:
         opening = "The runs were made on different machines, so this compares the machines too: "
         return _answer("bad", opening + sentence, "Not comparable")
@@ -254,19 +330,24 @@ def _name_of_better(pair: CostPair) -> str:
     return FRAMEWORK_NAMES.get(framework, framework) if pair.differ_in == "framework" else pair.better
 
 
-def cost_sentence(comparison: CostComparison, pair: CostPair) -> str:
-    """'torch/stock 600 MiB at its peak, tensorflow/stock 900 MiB, 1.50 times as much.'; and why that is not shown."""
+def cost_sentence(results: Results, comparison: CostComparison, pair: CostPair) -> str:
+    """'torch/stock 600 MiB at its peak, tensorflow/stock 900 MiB, 1.50 times as much.'; and why that is not shown.
+
+    Each with its range over the runs, if there are several.
+    """
     unit, amount = ("bytes", "much") if comparison.cost == "peak_memory_bytes" else ("s", "long")
     named = [(pair.first, pair.first_median), (pair.second, pair.second_median)]
     if pair.better == pair.second:
         named.reverse()
-    (better, less), (other, more) = [(name, " ".join(measured(median, unit))) for name, median in named]
+    (better, less), (other, more) = [
+        (name, " ".join(measured(median, unit)) + _range_of(results, comparison.cost, name)) for name, median in named
+    ]
     times = "" if pair.factor is None else f", {pair.factor:.2f} times as {amount}"
     medians = " (medians)" if pair.fewest_runs > 1 else ""
     sentence = f"{better} {less}{_MEASURES.get(comparison.cost, '')}, {other} {more}{times}{medians}"
     if pair.is_shown:
         return f"{sentence}."
     if pair.overlapping and pair.fewest_runs > 1:
-        return f"{sentence}; the ranges over their runs overlap."
+        return f"{sentence}; the ranges overlap."
     few = f"; with {count(pair.fewest_runs, 'run')} of each, chance is not ruled out"
     return f"{sentence}{few if pair.fewest_runs < MIN_RUNS else ''}."

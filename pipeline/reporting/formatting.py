@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipeline.comparison.records.scores import Margin, PairComparison
 
@@ -65,6 +65,20 @@ def measured(number: float | None, unit: str) -> tuple[str, str]:
     if number is None:
         return UNDEFINED, unit
     return (f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"), unit
+
+
+def measured_range(low: float | None, high: float | None, unit: str) -> str:
+    """'15.5 to 19.6', with the figures of `measured` and no unit; empty if both are written alike or unknown."""
+    if low is None or high is None:
+        return ""
+    least, most = (measured(number, unit)[0] for number in (low, high))
+    return "" if least == most else f"{least} to {most}"
+
+
+def seconds_of_parts(parts: Sequence[float]) -> list[str]:
+    """Parts of a time with one decimal, rounded so that they add up to their rounded sum."""
+    ends = [round(sum(parts[: number + 1]), 1) for number in range(len(parts))]
+    return [f"{end - begin:,.1f}" for begin, end in zip([0.0, *ends], ends, strict=False)]
 
 
 def ratio(number: float | None) -> str:

@@ -179,7 +179,7 @@ def machine_doubts(results: Results) -> list[str]:
     """What keeps a careful reader from comparing speeds."""
     doubts = []
     if len(results.machines) > 1:
-        names = "; ".join(f"{machine.processor}, {machine.cores} cores" for machine in results.machines)
+        names = "; ".join(map(machine_text, results.machines))
         doubts.append(f"the runs were made on different machines, so their speeds cannot be compared: {names}")
     for machine in results.machines:
         mixed = [
@@ -191,6 +191,12 @@ def machine_doubts(results: Results) -> list[str]:
     if len(threads) > 1:
         doubts.append(f"the runs had different numbers of threads ({', '.join(sorted(threads))}), which changes speed")
     return doubts
+
+
+def machine_text(machine: Machine) -> str:
+    """'AMD EPYC, 2 cores'."""
+    cores = "" if machine.cores is None else f", {count(machine.cores, 'core')}"
+    return f"{machine.processor or 'unknown processor'}{cores}"
 
 
 def versions_text(results: Results, machine: Machine, package: str) -> str:

@@ -25,10 +25,12 @@ from pipeline.reporting.formatting import (
     probability,
     ratio,
     score,
+    seconds_of_parts,
     small,
     value,
 )
 from pipeline.reporting.sentences import verdict, versions_text
+from pipeline.reporting.time_parts import time_parts
 from pipeline.runs.machine import as_typed
 from pipeline.utils.text import count
 
@@ -38,7 +40,8 @@ COST_TITLES = {
     "steady_examples_per_second": "Training speed after the first step",
     "tokens_per_second": "Training speed in tokens",
     "first_step_seconds": "First step",
-    "startup_seconds": "Start-up until training",
+    "launch_seconds": "From launch to the first batch",
+    "startup_seconds": "From the call to the first batch",
     "train_seconds": "Training",
     "peak_memory_bytes": "Peak memory of the process",
     "trainable_parameters": "Trained weights",
@@ -96,12 +99,22 @@ def differences(results: Results) -> Table:
         for metric, comparison in pair.metrics.items():
             cells = _difference_cells(comparison, results.metrics[metric].scale)
             groups[metric].append([pair_name(pair), *cells])
-    heads = ["Difference", "95% over seeds", "90% for equivalence", "Margin", "p", "Basis", "95% over examples"]
+    heads = [
+        "Difference",
+        "95% over seeds",
+        "90% for equivalence",
+        "Margin",
+        "p",
+        "90% interval is over",
+        "95% over examples",
+    ]
     return Table(
         "Differences, first minus second",
         ["Pair", *heads],
         groups,
-        "Equivalent means that the 90% interval lies inside the margin (two one-sided tests at 5%, whose p is shown).",
+        "Equivalent means that the 90% interval lies inside the margin (two one-sided tests at 5%, whose p is shown). "
+        "The 90% interval is over seeds; with a single seed it is over resampled validation examples, and then nothing "
+        "is concluded from it.",
     )
 
 
@@ -148,15 +161,39 @@ def agreement(results: Results) -> Table:
         if pair.agreement
     ]
     heads = ["Agree", "Cohen's κ", "Only first right", "Only second right", "McNemar p", "Predictions"]
-    note = "McNemar p: the smallest of any seed, times the number of seeds."
+    note = (
+        "Cohen's κ (kappa): how much more often both predict the same than two would by chance that predict each class "
+        "as often as these do; 1 is always, 0 is as often as by chance. McNemar p: how probable it would be that the "
+        "examples that only one gets right are divided at least so unevenly, if both were equally often right; the "
+        "smallest p of any seed, times the number of seeds."
+    )
     return Table("Agreement of the predictions", ["Pair", *heads], {"": rows}, note if rows else "")
+
+
+def time_table(results: Results) -> Table:
+    """Where the time of each variant goes, in parts that add up to the total of the first screen."""
+    parts = time_parts(results)
+    rows: list[list[Cell]] = [
+        [variant, *seconds_of_parts(each.in_order), f"{each.total:,.1f}"] for variant, each in parts.items()
+    ]
+    return Table(
+        "Where the time goes, in seconds",
+        ["Variant", "Until the first batch", "First step", "Other steps", "From launch to the last step"],
+        {"": rows},
+        "Of the run whose total is the median, or the mean of the two in the middle. Until the first batch: Python, "
+        "imports, data, checks, model. In its first step TensorFlow traces its graph. Evaluation and saving are left "
+        "out; a run does not record how long they take.",
+    )
 
 
 def costs(results: Results) -> Table:
     """Median, range over seeds and ratio of every cost that a run recorded."""
     groups: dict[str, list[list[Cell]]] = {}
-    for cost in results.costs:
-        if all(summary.median is None for summary in cost.variants.values()):
+    known = [cost for cost in results.costs if any(each.median is not None for each in cost.variants.values())]
+    # Where PyTorch is imported before the call and TensorFlow after it, times from the call on cannot be compared.
+    has_launch = any(cost.name == "launch_seconds" for cost in known)
+    for cost in known:
+        if has_launch and cost.name == "startup_seconds":
             continue
         better = f" ({'higher' if cost.higher_is_better else 'lower'} is better)"
         rows: list[list[Cell]] = []
@@ -170,9 +207,15 @@ def costs(results: Results) -> Table:
         groups[COST_TITLES[cost.name] + (f", {unit}{better}" if unit != "parameters" else "")] = rows
     first = results.variants[0].name if results.variants else "the first"
     is_missing = any(row[1] == UNDEFINED for rows in groups.values() for row in rows)
-    note = f"{UNDEFINED}: not recorded. Runs of earlier versions, and runs of a single step, lack some numbers."
+    notes = []
+    if has_launch:
+        notes.append("Medians of parts need not add up to the median of the total.")
+    if is_missing:
+        notes.append(
+            f"{UNDEFINED}: not recorded. Runs of earlier versions, and runs of a single step, lack some numbers."
+        )
     heads = ["Variant", "Median", "Range over seeds", f"Ratio to {first}"]
-    return Table("What it took", heads, groups, note if is_missing else "")
+    return Table("What it took", heads, groups, " ".join(notes))
 
 
 def recipe_differences(results: Results) -> Table:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from pipeline.comparison.results import Results
 from pipeline.reporting import tables
-from pipeline.reporting.content import Section, facts, sections
+from pipeline.reporting.content import Section, facts, sections, variant_terms
 from pipeline.reporting.drawing.picture import Picture
 from pipeline.reporting.elements import Finding, Table
 from pipeline.reporting.figures import pictures
@@ -52,6 +52,8 @@ class Content:
     """Tables of the Markdown that are seen before anything is opened."""
     side_by_side: Table | None = None
     """A table of the page that is seen on its first screen."""
+    terms: str = ""
+    """What the words mean that all of it uses."""
     toggles: list[str] = field(default_factory=list)
     """The variants that a reader can hide in the figures."""
     names: Names = REPORT
@@ -131,6 +133,7 @@ def content_of(results: Results, drawn: list[Picture]) -> Content:
         heading=results.recipe,
         created=date(results.created),
         facts=facts(results),
+        terms=variant_terms(results),
         answers=answers(headline),
         notices=notices(headline),
         sections=sections(results),

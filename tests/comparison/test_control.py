@@ -61,7 +61,8 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     assert (score.state, score.word) == ("unknown", "Not settled")
     assert score.sentence.endswith(
         "not shown to be equivalent within 1 point over 3 seeds: 90% interval of the difference \N{MINUS SIGN}2.0 to "
-        "+1.0 points, which shows equivalence within 2.0 points; within 1 point it takes about 12 seeds."
+        "+1.0 points, which shows equivalence within 2.0 points; within 1 point it takes about 12 seeds. Equivalent: "
+        "validation loss."
     )
     assert (
         "In whole trainings the losses are equal except for rounding until step 3, and over all steps "

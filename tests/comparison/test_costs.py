@@ -78,6 +78,7 @@ def test_medians_ranges_and_ratios_are_those_computed_by_hand(make_run):
     assert summary(runs, "steady_examples_per_second", "torch/stock").median == pytest.approx(128 / 1.5)
     assert summary(runs, "peak_memory_bytes", "tensorflow/stock").ratio == 1.5
     assert summary(runs, "startup_seconds", "torch/stock").median == 3.0
+    assert summary(runs, "launch_seconds", "torch/stock").median == 5.0
 
 
 def test_a_pair_has_both_medians_the_better_one_and_the_factor(runs):

@@ -180,6 +180,6 @@ def test_the_markdown_has_a_summary_of_forty_lines_and_folds_the_rest(num_varian
     text = markdown_page(content_of(Results.model_validate(content), []))
     seen = re.sub(r"<details>.*?</details>\n*", "", text, flags=re.S)
     assert len(seen.splitlines()) <= 40
-    assert f"{left_out} more are on the page" in seen and "| torch/stock | 0.9100 |" in seen
+    assert f"{left_out} more notices are in report.html." in seen and "| torch/stock | 0.9100 |" in seen
     assert text.count("<details>") == text.count("</details>") >= 8
     assert len(text) < 65_536, "what a pull request takes"

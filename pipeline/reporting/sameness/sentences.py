@@ -18,7 +18,7 @@ from pipeline.comparison.results import RecipeDifference, Results
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
 from pipeline.models.attention import described
 from pipeline.reporting.formatting import largest, spread
-from pipeline.utils.text import factor, join_names
+from pipeline.utils.text import count, factor, join_names
 
 MAX_NAMED = 3
 _PairRow = TypeVar("_PairRow", ProbeDifference, BatchDifference, OptimizationDifference)
@@ -28,24 +28,35 @@ def evidence(results: Results) -> list[str]:
     """What lock-step and the control show, a sentence for each."""
     stepped = [result for result in results.sameness.lockstep if result.num_controls]
     control = results.sameness.control
-    return [*(_lockstep_evidence(stepped) if stepped else []), *(_control_evidence(control) if control else [])]
+    in_lockstep = _lockstep_evidence(stepped, compared_steps(results)) if stepped else []
+    return [*in_lockstep, *(_control_evidence(control) if control else [])]
 
 
-def _lockstep_evidence(stepped: list[LockstepResult]) -> list[str]:
-    shares = [
-        ours / theirs
+def compared_steps(results: Results) -> str:
+    """'the first 50 of 375 steps': how much of a whole training was compared in lock-step."""
+    steps = min(result.steps for result in results.sameness.lockstep)
+    whole = max((run.train.steps for run in results.runs if run.train), default=steps)
+    if steps > whole:
+        return f"{count(steps, 'step')}, more than the {whole:,} of a training,"
+    return f"the first {steps:,} of {count(whole, 'step')}" if steps < whole else f"all {count(steps, 'step')}"
+
+
+def _lockstep_evidence(stepped: list[LockstepResult], compared: str) -> list[str]:
+    shares = {
+        described(result.attention): ours / theirs
         for result in stepped
         if (ours := result.differences["parameters"]) is not None and (theirs := result.control.get("parameters"))
-    ]
+    }
     steps = [result.first_step_over_rounding for result in stepped]
     first = min((step for step in steps if step is not None), default=None)
-    until = _until(first, min(result.steps for result in stepped))
-    equal = f"In lock-step the losses are equal except for rounding {until}"
+    until = "in all of them" if first is None else _until(first)
+    equal = f"In lock-step, {compared} were taken, and the losses are equal except for rounding {until}"
     if not shares:
         return [f"{equal}."]
+    each = " and ".join(f"{factor(share)} times ({name})" for name, share in shares.items())
     return [
-        f"{equal}, and at the end the parameters of PyTorch and TensorFlow differ {factor(max(shares))} times as "
-        "much as those of two PyTorch trainings whose first weights differ by one rounding."
+        f"{equal}. After the last of them the parameters of PyTorch and TensorFlow differ {each} as much as those of "
+        "two PyTorch trainings whose first weights differ by one rounding."
     ]
 
 
@@ -60,8 +71,8 @@ def _control_evidence(control: ControlComparison) -> list[str]:
     if first is None or not shares:
         return [f"{equal}."]
     text = (
-        f"{equal}, and over all steps they differ {spread(shares, '.2g')} times as much as those of two PyTorch "
-        "trainings whose first weights differ by one rounding, which is within the bound."
+        f"{equal}, and over all steps they differ {spread(shares, '.2g')} times as much{_of_pairs(len(within))} as "
+        "those of two PyTorch trainings whose first weights differ by one rounding, which is within the bound."
     )
     agreed = [pair.agree for pair in within if pair.agree is not None]
     if control.agree is None or not agreed:
@@ -73,11 +84,13 @@ def _control_evidence(control: ControlComparison) -> list[str]:
     ]
 
 
-def _until(step: int | None, num_steps: int | None = None) -> str:
-    """How long something holds that first fails at `step`, of `num_steps` if that is not all."""
-    if step is None:
-        return f"in all {num_steps} steps" if num_steps else "until the end"
-    return f"until step {step}"
+def _of_pairs(number: int) -> str:
+    return f" (in the {number} pairs of variants)" if number > 1 else ""
+
+
+def _until(step: int | None) -> str:
+    """How long something holds that first fails at `step`."""
+    return "until the end" if step is None else f"until step {step}"
 
 
 def is_explained_by_rounding(results: Results) -> bool:
