@@ -201,13 +201,13 @@ def _score(results: Results) -> Answer:
 
 
 def _other_metrics(results: Results) -> dict[State, list[str]]:
-    """The metrics beside the first one, by the worst state of their pairs; what no model changes is left out."""
+    """The metrics beside the first one by the states of their pairs; what no model changes is left out."""
     found: dict[State, list[str]] = {"good": [], "unknown": [], "bad": []}
     for name in main_metrics(results)[1:]:
         compared = [pair.metrics[name] for pair in results.comparisons if name in pair.metrics]
         if all(each.verdict.code == "constant" for each in compared):
             continue
-        states = [verdict_state(each) for each in compared]
+        states: list[State] = [verdict_state(each) for each in compared]
         shown = f"validation {LOSS}" if name == LOSS else name
         for state in ("unknown", "bad"):
             pairs = [each for each, its in zip(compared, states, strict=True) if its == state]

@@ -121,7 +121,7 @@ def unit_after(margin: Margin) -> str:
     return "%" if margin.unit == "percent" else " points"
 
 
-def spread(numbers: list[float], form: str) -> str:
+def spread(numbers: Sequence[float], form: str) -> str:
     """'98.3% to 99.1%', or the one number if both are written alike."""
     low, high = format(min(numbers), form), format(max(numbers), form)
     return low if low == high else f"{low} to {high}"
