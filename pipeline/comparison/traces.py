@@ -156,7 +156,7 @@ class _Training:
         model = start(experiment, backend, self.seed).model
         before = backend.get_weights(model)
         if direction is not None:
-            before = off_by_one_rounding(before, direction)
+            before = off_by_one_rounding(before, experiment.config, direction)
             backend.set_weights(model, before)
         if self.attention != STOCK:
             swap_with_proof(backend, model, self.attention, experiment.probe())

@@ -127,7 +127,7 @@ def build_for_training(
         del exact
     model, sources = _build(backend, recipe, head, config, seed, precision, allow_pickle, new_head)
     if recipe.perturb_weights:
-        backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), seed))
+        backend.set_weights(model, off_by_one_rounding(backend.get_weights(model), config, seed))
     parameters, trainable = _freeze(backend, model, recipe, config, seed, sources)
     if not is_proven:
         proof = swap_with_proof(backend, model, attention, probe)

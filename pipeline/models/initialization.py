@@ -103,13 +103,17 @@ def draw(name: str, shape: tuple[int, ...], config: PretrainedConfig, seed: int)
     return weight
 
 
-def off_by_one_rounding(weights: Mapping[str, NDArray], seed: int) -> Weights:
+def off_by_one_rounding(weights: Mapping[str, NDArray], config: PretrainedConfig, seed: int) -> Weights:
     """Every weight moved to the next fp32 number, up or down at random: a start that differs by rounding alone.
 
     The directions are a function of (name, seed), so both frameworks get the same numbers. A weight of 0 stays: its
     neighbors, 1e-45, are not roundings of it, and a step relative to the other weights would change it infinitely much.
+    So do weights of the family that are never trained, such as tables of positions.
     """
-    return {name: _off_by_one_rounding(name, weight, seed) for name, weight in weights.items()}
+    moved = set(family_of(config).without_constants(weights))
+    return {
+        name: _off_by_one_rounding(name, weight, seed) if name in moved else weight for name, weight in weights.items()
+    }
 
 
 def _off_by_one_rounding(name: str, weight: NDArray, seed: int) -> NDArray[np.float32]:

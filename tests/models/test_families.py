@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 import transformers
-from transformers import AutoConfig
+from transformers import AutoConfig, MarianConfig
 
 from pipeline.backend import load_backend
 from pipeline.models.building import build_for_training, build_model
 from pipeline.models.families import FAMILIES, families_of, family_of
-from pipeline.models.initialization import random_weights
+from pipeline.models.initialization import off_by_one_rounding, random_weights
+from pipeline.models.transformer import sinusoids
 from pipeline.recipe.loading import load_recipe
 from pipeline.recipe.overrides import RECIPES
 from pipeline.recipe.task_table import TASKS
@@ -159,3 +160,14 @@ def test_a_perturbed_start_is_one_rounding_off_in_every_weight_but_zeros(framewo
     upwards = (one[shared] > plain[shared]).mean()
     assert 0.49 < upwards < 0.51
     assert not np.array_equal(one[shared], other[shared])
+
+
+def test_a_perturbed_start_leaves_weights_alone_that_are_never_trained():
+    """Else encoder and decoder would have two tables of positions, which the hand-written Transformer cannot have."""
+    config = MarianConfig(vocab_size=11, d_model=8, encoder_layers=1, decoder_layers=1, max_position_embeddings=7)
+    positions = sinusoids(7, 8)
+    weights = {f"model.{stack}.embed_positions.weight": positions for stack in ("encoder", "decoder")}
+    weights["model.shared.weight"] = np.ones((11, 8), np.float32)
+    moved = off_by_one_rounding(weights, config, seed=1)
+    assert all((moved[name] == value).all() == ("positions" in name) for name, value in weights.items())
+    assert (moved["model.shared.weight"] != 1).all()
