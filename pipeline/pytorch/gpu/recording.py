@@ -17,7 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.pytorch.swap import swapped_sites
+from pipeline.pytorch.sites import CountedAttention, Site, swapped_sites
 from pipeline.utils.text import one_line
 
 # With more shapes, which padded batches can have, those that come last are computed operation by operation.
@@ -39,20 +39,21 @@ class Graph(Protocol):
 class Recording:
     """One pass over a micro-batch: where it reads its inputs, and where it leaves the loss.
 
-    The gradients are added to those of the weights. `calls` says how often it calls each swapped attention.
+    The gradients are added to those of the weights. `calls` has each swapped attention with the number of its calls.
     """
 
     inputs: dict[str, Tensor]
     graph: Graph
     loss: Tensor
-    calls: list[int]
+    calls: list[tuple[Site | CountedAttention, int]]
 
 
 class RecordedPasses:
-    """Computes the gradients of a model on micro-batches, from the third of a shape on by a recording of the second.
+    """Computes the gradients of a model on micro-batches.
 
-    The first of a shape is computed as without recordings, which loads the kernels that it takes. If one cannot be
-    recorded, all are computed so, with a warning that says why. `num_recorded` is the number of recordings made.
+    The first of each shape is computed operation by operation, which loads the kernels that it takes. At the second the
+    pass is recorded, and from then on it is replayed. If one cannot be recorded, all are computed operation by
+    operation, with a warning that says why. `num_recorded` is the number of recordings made.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -76,7 +77,7 @@ class RecordedPasses:
         for name, tensor in tensors.items():
             recording.inputs[name].copy_(tensor)
         recording.graph.replay()
-        for site, calls in zip(swapped_sites(self.model), recording.calls, strict=True):
+        for site, calls in recording.calls:
             site.calls += calls
         return recording.loss
 
@@ -104,7 +105,7 @@ class RecordedPasses:
                 stacklevel=2,
             )
             return
-        by_site = [site.calls - before for site, before in zip(sites, calls, strict=True)]
+        by_site = [(site, site.calls - before) for site, before in zip(sites, calls, strict=True)]
         for site, before in zip(sites, calls, strict=True):
             site.calls = before
         self.recordings[shapes] = Recording(inputs, graph, loss, by_site)
