@@ -101,8 +101,8 @@ NEWER_PACKAGES := huggingface_hub|tokenizers|transformers
 
 # A half-finished install leaves no stamp, so the next verb starts it again.
 .venv/.installed .venv-torch/.installed .venv-tensorflow/.installed: pyproject.toml constraints.txt
-	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-	  { echo "twinstep needs Python 3.11 or 3.12; name one with PYTHON=python3.11"; exit 2; }
+	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "twinstep needs Python 3.11, 3.12 or 3.13; name one with PYTHON=python3.11"; exit 2; }
 	@echo "Installing into $(@D), once; this takes two or three minutes."
 	@"$$PYTHON" -c '$(ALONE)' ' \
 	  if test "$@" -nt pyproject.toml && test "$@" -nt constraints.txt $(if $(NEWER),&& test "$@" -nt constraints-torch.txt); then exit; fi; \

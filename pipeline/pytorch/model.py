@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import pickle
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,8 @@ from pipeline.utils.cores import short_openmp_waits, while_cores_are_missing
 from pipeline.utils.errors import UserError
 from pipeline.utils.text import one_line
 
+# Whether `eager_execution` is asked for, so that nothing may be recorded.
+RUNS_EACH_OPERATION = contextvars.ContextVar("RUNS_EACH_OPERATION", default=False)
 # What a model class of the library calls whether it has an implementation of attention.
 _SUPPORTS = {"sdpa": "_supports_sdpa", FLASH: "_supports_flash_attn"}
 
@@ -248,8 +251,12 @@ def deterministic(wanted: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def eager_execution(asked: bool) -> Iterator[None]:
     """With `asked`, run each operation by itself in the block, also of what is compiled, so that a debugger sees it."""
-    with torch.compiler.set_stance("force_eager") if asked else contextlib.nullcontext():
-        yield
+    before = RUNS_EACH_OPERATION.set(asked or RUNS_EACH_OPERATION.get())
+    try:
+        with torch.compiler.set_stance("force_eager") if asked else contextlib.nullcontext():
+            yield
+    finally:
+        RUNS_EACH_OPERATION.reset(before)
 
 
 def versions() -> dict[str, str]:

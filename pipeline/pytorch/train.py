@@ -31,7 +31,13 @@ from pipeline.pytorch.graphs import compiled, compiling
 from pipeline.pytorch.group import Group, ShardedModel
 from pipeline.pytorch.library import AttentionCalls
 from pipeline.pytorch.loss import weighted_loss
-from pipeline.pytorch.model import head_logits, preserved_generators, random_generators, to_array
+from pipeline.pytorch.model import (
+    RUNS_EACH_OPERATION,
+    head_logits,
+    preserved_generators,
+    random_generators,
+    to_array,
+)
 from pipeline.pytorch.optimizer import AdamW, clip_gradients
 from pipeline.pytorch.packed import tokens_read
 from pipeline.pytorch.swap import attention_sites, attentions
@@ -153,7 +159,7 @@ class Learner(Predictor):
         random generators back, read from the processor's memory. Modules of others may do something else each time they
         are called. A group sums gradients while others are computed.
         """
-        if self.accelerator.device.type != "cuda" or self.group is not None:
+        if self.accelerator.device.type != "cuda" or self.group is not None or RUNS_EACH_OPERATION.get():
             return False
         has_fixed_shapes = counted_tokens(self.model, torch.ones(1)) is None
         reads_processor = self.settings.gradient_checkpointing
@@ -201,7 +207,9 @@ class Learner(Predictor):
             if self.sharded is not None:
                 self.sharded.gather()
             if on_epoch(epoch):
-                return
+                break
+        if self.recorded is not None:
+            self.recorded.stop()
 
     def compile(self, example: Features) -> None:
         """Compile the forward and the backward pass, for any sizes; weights and random generators stay as they are.
@@ -270,7 +278,8 @@ class Learner(Predictor):
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
-            if self.recorded is not None and self.recorded.stop():  # without what is recorded it may be enough
+            if self.recorded is not None and self.recorded.recordings:  # without them it may be enough
+                self.recorded.stop()
                 return None
             self.split_further(len(batch["labels"]), error)
             return None

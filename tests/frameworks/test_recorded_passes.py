@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.pytorch import Learner, attention_calls, get_weights
+from pipeline.pytorch import Learner, attention_calls, eager_execution, get_weights
 from pipeline.pytorch.attention import MultiHeadAttention
 from pipeline.pytorch.gpu import recording
 from pipeline.pytorch.gpu.recording import RecordedPasses
 from pipeline.recipe.schema import Train
-from tests.helpers.classifiers import batch, built, trained, with_targets
+from tests.helpers.classifiers import built
 from tests.helpers.packed_batches import learner_of, with_dropout_keys
 
 HEADS = ("bert pairs", "bert tokens", "bert spans", "gpt2 causal", "t5", "marian")
 # By shape: the first micro-batch of each is computed, the second recorded, and all later ones replayed.
 ORDER = (0, 1, 0, 0, 1, 0)
+
+
+def batches_of(head):
+    """Packed batches of two shapes in this order."""
+    packed = with_dropout_keys(head)[1]
+    fewer = {name: value[:-1] for name, value in packed.items()}
+    return [(packed, fewer)[shape] for shape in ORDER]
 
 
 class Replay:
@@ -58,10 +65,11 @@ def steps_of(learner, batches):
     ("head", "attention"), [*((head, "stock") for head in HEADS), *((head, "handwritten") for head in HEADS[:4:3])]
 )
 def test_recorded_steps_have_the_bits_of_plain_ones(head, attention, passes, monkeypatch):
-    batches = [with_dropout_keys(head)[shape] for shape in ORDER]
+    batches = batches_of(head)
     recorded = learner_of("torch", head, attention, len(ORDER), dropout=0.1)
     reports = steps_of(recorded, batches)
     assert len(passes) == 2 and [report.compilations for report in reports] == [0, 0, 1, 1, 2, 2]
+    assert not recorded.recorded.recordings  # their memory is free for the evaluation
     monkeypatch.setattr(Learner, "can_record", lambda learner: False)
     plain = learner_of("torch", head, attention, len(ORDER), dropout=0.1)
     for ours, wanted in zip(reports, steps_of(plain, batches), strict=True):
@@ -72,13 +80,17 @@ def test_recorded_steps_have_the_bits_of_plain_ones(head, attention, passes, mon
 
 
 def test_micro_batches_are_recorded_and_replayed_within_a_step(passes, monkeypatch):
-    batches = [with_targets(batch(rows=7, seed=seed), seed) for seed in range(3)]
-    settings = Train(batch_size=9, gradient_accumulation=3)  # of two, two and three rows
-    weights, reports = trained("torch", "bert", settings, batches)
+    batches = [with_dropout_keys("bert pairs")[1]] * 3  # of three rows, so that there are micro-batches of one and two
+    reports = steps_of(learner_of("torch", "bert pairs", steps=3, batch_size=8, gradient_accumulation=2), batches)
     monkeypatch.setattr(Learner, "can_record", lambda learner: False)
-    wanted, plain = trained("torch", "bert", settings, batches)
+    plain = steps_of(learner_of("torch", "bert pairs", steps=3, batch_size=8, gradient_accumulation=2), batches)
     assert len(passes) == 2 and [report.loss for report in reports] == [report.loss for report in plain]
-    assert all((value == weights[name]).all() for name, value in wanted.items())
+
+
+def test_padded_batches_are_not_recorded(passes):
+    padded = with_dropout_keys("bert pairs")[0]
+    steps_of(learner_of("torch", "bert pairs", steps=4), [padded] * 4)
+    assert not passes
 
 
 def test_calls_of_a_swapped_attention_are_counted_at_each_replay_and_not_while_recording(passes, monkeypatch):
@@ -96,29 +108,44 @@ def test_calls_of_a_swapped_attention_are_counted_at_each_replay_and_not_while_r
     assert counts == [{1}, {2}, {3}, {4}]
 
 
-def test_a_pass_that_cannot_be_recorded_is_computed_with_a_warning_and_none_is_tried_again(passes, monkeypatch):
-    tried = []
+def refusal(learner, tried, error):
+    """A recording that fails with an error, after it has replaced gradients and called attentions."""
 
     def refuse(compute, pool):
         tried.append(1)
+        compute()
+        learner.optimizer.zero_grad(set_to_none=False)  # a GPU would not have computed anything
         for weight in learner.weights:
-            weight.grad = torch.ones_like(weight)  # as far as it came
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+            weight.grad = torch.ones_like(weight)
+        raise error
 
-    batches = [with_dropout_keys("bert pairs")[shape] for shape in ORDER]
-    wanted = steps_of(learner_of("torch", "bert pairs", steps=len(ORDER)), batches)
-    monkeypatch.setattr(RecordedPasses, "recorded", staticmethod(refuse))
-    learner = learner_of("torch", "bert pairs", steps=len(ORDER))
-    with pytest.warns(UserWarning, match="could not record one. RuntimeError: CUDA error: operation not permitted"):
+    return staticmethod(refuse)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: operation not permitted when stream is capturing"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_a_pass_that_cannot_be_recorded_is_computed_with_a_warning_and_none_is_tried_again(error, passes, monkeypatch):
+    tried, batches = [], batches_of("bert pairs")
+    wanted = steps_of(learner_of("torch", "bert pairs", "handwritten", steps=len(ORDER)), batches)
+    learner = learner_of("torch", "bert pairs", "handwritten", steps=len(ORDER))
+    monkeypatch.setattr(RecordedPasses, "recorded", refusal(learner, tried, error))
+    with pytest.warns(UserWarning, match=f"could not record one. {type(error).__name__}: CUDA"):
         reports = steps_of(learner, batches)
-    assert len(tried) == 1 and reports[-1].compilations == 0
+    assert len(tried) == 1 and {report.compilations for report in reports} == {0}
+    assert {report.micro_batches for report in reports} == {1}
     assert [report.loss for report in reports] == [report.loss for report in wanted]
+    assert set(attention_calls(learner.model)) == {len(ORDER)}
 
 
 def test_short_memory_ends_recording_before_it_splits_batches(passes, monkeypatch):
-    batches = [with_dropout_keys("bert pairs")[shape] for shape in ORDER]
+    batches = batches_of("bert pairs")
     learner = learner_of("torch", "bert pairs", steps=len(ORDER))
-    compute, left = learner.compute, [3]
+    compute, left = learner.compute, [4]
 
     def short_once(tensors):
         left[0] -= 1
@@ -128,17 +155,51 @@ def test_short_memory_ends_recording_before_it_splits_batches(passes, monkeypatc
 
     monkeypatch.setattr(learner, "compute", short_once)
     reports = steps_of(learner, batches)
-    assert [report.micro_batches for report in reports] == [1] * len(ORDER)
-    assert not learner.recorded.is_on and not learner.recorded.recordings
+    assert [report.micro_batches for report in reports] == [1] * len(ORDER) and reports[-1].compilations == 1
     monkeypatch.setattr(Learner, "can_record", lambda learner: False)
     wanted = steps_of(learner_of("torch", "bert pairs", steps=len(ORDER)), batches)
     assert [report.loss for report in reports] == [report.loss for report in wanted]
 
 
+def test_a_batch_that_is_too_large_is_split_and_its_parts_are_recorded(passes, monkeypatch):
+    learner = learner_of("torch", "bert pairs", steps=3, batch_size=8)
+    compute = learner.compute
+
+    def short_of_memory(tensors):
+        if len(tensors["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return compute(tensors)
+
+    monkeypatch.setattr(learner, "compute", short_of_memory)
+    reports = steps_of(learner, [with_dropout_keys("bert pairs")[1]] * 3)
+    assert [report.micro_batches for report in reports] == [2] * 3 and reports[-1].compilations == 2
+
+
+def test_a_recording_is_dropped_when_a_weight_has_another_gradient(passes):
+    learner, batch = learner_of("torch", "bert pairs"), with_dropout_keys("bert pairs")[1]
+    for _ in range(3):
+        learner.gradients(batch)
+    learner.model.zero_grad()
+    learner.gradients(batch)
+    assert learner.recorded.num_recorded == 1 and not learner.recorded.recordings
+    learner.gradients(batch)
+    assert learner.recorded.num_recorded == 2
+
+
+def test_what_a_recording_reads_is_kept_though_the_model_gets_another(passes):
+    learner, batch = learner_of("torch", "bert pairs"), with_dropout_keys("bert pairs")[1]
+    learner.model.register_buffer("mask", torch.ones(2))
+    for _ in range(2):
+        learner.gradients(batch)
+    old, learner.model.mask = learner.model.mask, torch.zeros(3)
+    (recording,) = learner.recorded.recordings.values()
+    assert any(buffer is old for buffer in recording.buffers)
+
+
 def test_no_more_shapes_are_recorded_than_there_may_be(passes, monkeypatch):
     monkeypatch.setattr(recording, "MOST_RECORDINGS", 1)
     learner = learner_of("torch", "bert pairs", steps=len(ORDER))
-    reports = steps_of(learner, [with_dropout_keys("bert pairs")[shape] for shape in ORDER])
+    reports = steps_of(learner, batches_of("bert pairs"))
     assert len(passes) == 1 and reports[-1].compilations == 1
 
 
@@ -151,7 +212,7 @@ def test_gradients_stay_in_the_same_memory_to_which_a_replay_adds(passes):
         assert gradients and not any(gradient.any() for gradient in gradients)
         places.append([gradient.data_ptr() for gradient in gradients])
 
-    learner.fit([[with_dropout_keys("bert pairs")[shape] for shape in ORDER]], on_step, lambda epoch: False)
+    learner.fit([batches_of("bert pairs")], on_step, lambda epoch: False)
     assert len({tuple(each) for each in places}) == 1
 
 
@@ -178,6 +239,8 @@ def test_passes_are_recorded_where_nothing_reads_the_processor(head, settings, h
     assert not learner.can_record()
     monkeypatch.setattr(learner, "accelerator", OnGpu())
     assert learner.can_record() == records
+    with eager_execution(asked=True):  # a debugger wants to see each operation
+        assert not learner.can_record()
     learner.group = object()
     assert not learner.can_record()
 
