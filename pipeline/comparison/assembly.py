@@ -19,6 +19,7 @@ from pipeline.comparison.statistics import bootstrap
 from pipeline.comparison.statistics.agreement import agreement
 from pipeline.comparison.statistics.equivalence import compare_metric, metric_margin, summarize
 from pipeline.metrics.specs import ends, lower_is_better, scale
+from pipeline.recipe.schema import Data
 from pipeline.runs.directory import RunDirectory
 from pipeline.tasks.base import load_task
 
@@ -79,10 +80,19 @@ def _data(run: ComparedRun, completed: list[ComparedRun]) -> DataSummary:
     data = run.recipe.data
     recorded = completed[0].completed_record.data if completed else None
     return DataSummary(
-        source=data.path + (f" ({data.name})" if data.name else ""),
+        source=_source(data),
         fingerprint=recorded.fingerprint if recorded else None,
         splits=recorded.splits if recorded else {},
     )
+
+
+def _source(data: Data) -> str:
+    """'glue (sst2)' of the Hub, and 'json files in reviews' of local files, without the rest of their path."""
+    named = data.path + (f" ({data.name})" if data.name else "")
+    files = [file for file in (data.files.train, data.files.validation) if file] if data.files else []
+    first = next(iter(files), "")
+    folder = Path(first if isinstance(first, str) else first[0]).parent.name
+    return f"{named} files in {folder}" if folder else named
 
 
 def _variants(runs: list[ComparedRun]) -> list[Variant]:

@@ -45,9 +45,9 @@ def take_or_read(
             if report.fingerprints != expected:
                 return [], [Problem(code="lockstep_outdated")]
             result = as_result(report, attention)
-            # The keys are those of files written by earlier versions.
+            # The seed is in the file's name. The keys are those of files written by earlier versions.
             write_json(path, {"of": report.fingerprints, "found": result.model_dump(mode="json")})
-        results.append(result)
+        results.append(result.model_copy(update={"seed": seed}))
     return results, problems
 
 
@@ -61,7 +61,7 @@ def recorded(runs: list[ComparedRun]) -> list[LockstepResult]:
             path = _path(run.path.parent, run.recipe, run.attention, LOCKSTEP_STEPS, run.seed)
             result = _read(path, fingerprints(run))
             if result is not None:
-                results[run.attention] = result
+                results[run.attention] = result.model_copy(update={"seed": run.seed})
     return list(results.values())
 
 

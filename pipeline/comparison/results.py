@@ -41,7 +41,7 @@ class DataSummary(Record):
     """The data set that all runs were trained on."""
 
     source: str
-    """The Hub id or the format of local files."""
+    """The Hub id; of local files the format and the name of their folder."""
     fingerprint: str | None
     """Of the prepared rows; None if no run was completed."""
     splits: dict[str, dict[str, int]]

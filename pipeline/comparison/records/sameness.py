@@ -45,6 +45,8 @@ class LockstepResult(Record):
 
     attention: str
     steps: int
+    seed: int | None = None
+    """Of the batches, the dropout masks and new weights; None in the files of old lock-steps."""
     dropout: float = 0.0
     """The largest dropout rate of the model; 0 if dropout was off."""
     differences: dict[Quantity, Number]
