@@ -15,17 +15,17 @@ from pipeline.reporting import tables
 from pipeline.reporting.details.sentences import predictions_lead
 from pipeline.reporting.details.tables import prediction_tables
 from pipeline.reporting.elements import Finding, Table
-from pipeline.reporting.first_screen import cost_sentence
+from pipeline.reporting.first_screen import cost_sentence, turning_points
 from pipeline.reporting.formatting import date, spread, value
 from pipeline.reporting.sameness import tables as sameness_tables
 from pipeline.reporting.sameness.sentences import sameness_lead
 from pipeline.reporting.sentences import (
     AGREEMENT,
     NO_LOG,
-    REPRODUCING,
     attention_lead,
     limits,
     machine_text,
+    reproducing,
     settings_lead,
 )
 from pipeline.utils.text import count, shorten
@@ -113,7 +113,7 @@ def sections(results: Results) -> list[Section]:
         Section(
             "reproduce",
             "How to reproduce it",
-            REPRODUCING,
+            reproducing(results),
             tables=[tables.runs(results)],
             code=[shlex.join(results.command)],
             points={
@@ -123,7 +123,7 @@ def sections(results: Results) -> list[Section]:
                 f"data {value(results.data.fingerprint)}",
             },
         ),
-        Section("method", "How it was computed", points=_method()),
+        Section("method", "How it was computed", points=_method(results)),
         Section("limits", "What this does not show", points=limits(results)),
     ]
     return [section for section in all_sections if section]
@@ -139,7 +139,7 @@ def facts(results: Results) -> str:
     facts = [
         results.task,
         f"{results.checkpoint}{start}{_size(results)}",
-        f"{rows} rows" if rows else results.data.source,
+        f"{rows} rows of {results.data.source}" if rows else results.data.source,
         count(len(results.variants), "variant"),
         count(len(seeds), "seed"),
         *dict.fromkeys(f"{machine_text(machine)}{_devices(results, machine)}" for machine in results.machines),
@@ -274,7 +274,10 @@ def _attention(results: Results) -> Section | None:
     )
 
 
-def _method() -> dict[str, str]:
-    """How each number was computed, by subject."""
+def _method(results: Results) -> dict[str, str]:
+    """How each number was computed, by subject; only of what the report has."""
     text = (resources.files("pipeline.reporting") / "templates" / "method.txt").read_text(encoding="utf-8")
-    return dict(line.split(": ", 1) for line in text.splitlines())
+    found = dict(line.split(": ", 1) for line in text.splitlines())
+    if not turning_points(results):
+        del found["Longer trainings"]
+    return found

@@ -22,9 +22,15 @@ from pipeline.reporting.formatting import (
     measured_range,
     score,
     seconds_of_parts,
-    spread,
 )
-from pipeline.reporting.sameness.sentences import MAX_NAMED, compared_steps, faults, is_explained_by_rounding
+from pipeline.reporting.sameness.sentences import (
+    MAX_NAMED,
+    across_and_within,
+    compared_steps,
+    faults,
+    is_explained_by_rounding,
+    shares_of,
+)
 from pipeline.reporting.sentences import (
     capitalized,
     doubts,
@@ -124,12 +130,15 @@ def _training(results: Results, found: list[str]) -> Answer:
 def _beside_rounding(results: Results) -> str:
     """How far whole trainings are apart, as a multiple of the control where there is something to compare."""
     control = results.sameness.control
-    shares = [pair.share for pair in control.pairs if pair.share is not None] if control else []
+    pairs = control.pairs if control else []
+    shares = [pair.share for pair in pairs if pair.share is not None]
     if not shares or max(shares) > CONTROL_FACTOR:  # more than that can still be within the fixed bound
         return "Over whole trainings, losses differ no more than rounding explains."
+    across, within = across_and_within(results, pairs)
+    said, whose = (shares_of(across), " across frameworks") if across and within else (shares_of(pairs), "")
     return (
-        f"Over whole trainings, losses differ {spread(shares, '.2g')} times as much as those of two PyTorch trainings "
-        f"that start one rounding apart; up to {CONTROL_FACTOR:g} times is within the bound."
+        f"Over whole trainings, losses{whose} differ {said} times (bound: {CONTROL_FACTOR:g}) as much as those of two "
+        "PyTorch trainings that start one rounding apart."
     )
 
 
@@ -174,13 +183,12 @@ def _score(results: Results) -> Answer:
     """What the tests over seeds show of the first metric; the pair that is named is the one in the worst state."""
     if not results.comparisons:
         return _answer("unknown", _NOTHING_TO_COMPARE)
-    frameworks = {variant.name: variant.framework for variant in results.variants}
     states: dict[int, State] = {id(pair): _state(results, pair) for pair in results.comparisons}
-    across = [pair for pair in results.comparisons if frameworks.get(pair.first) != frameworks.get(pair.second)]
-    within = [pair for pair in results.comparisons if pair not in across]
+    across, within = across_and_within(results, results.comparisons)
     judged = results.comparisons if "bad" in states.values() else across or within
     state = _worst([states[id(pair)] for pair in judged])
-    sentences = [_of_pair(results, [pair for pair in judged if states[id(pair)] == state])]
+    of_which = "pair of frameworks" if judged is across and within else "pair"
+    sentences = [_of_pair(results, [pair for pair in judged if states[id(pair)] == state], of_which)]
     if len(results.comparisons) > 1:
         counts = [
             f"{sum(states[id(pair)] == 'good' for pair in pairs)} of {len(pairs)} {name}"
@@ -219,15 +227,19 @@ def _other_metrics(results: Results) -> dict[State, list[str]]:
 
 
 def _of_how_many(pairs: list[MetricComparison], num_pairs: int, state: State) -> str:
-    """' within 1% (2 of 4 pairs; it would take about 40 seeds)'; the seeds of the pair that needs most."""
+    """' within 1% (2 of 4 pairs; if truly equal, about 40 seeds would show it)'; of the pair that needs most."""
     margin, needed = pairs[0].margin, [pair.equivalence.seeds_needed for pair in pairs]
     within = f" within {margin_text(margin)}" if state == "unknown" and margin.value is not None else ""
     most = [number for number in needed if number is not None]
-    seeds = f"; it would take about {count(max(most), 'seed')}" if within and most and None not in needed else ""
+    seeds = (
+        f"; if truly equal, about {count(max(most), 'seed')} would show it"
+        if within and most and None not in needed
+        else ""
+    )
     return f"{within} ({len(pairs)} of {count(num_pairs, 'pair')}{seeds})"
 
 
-def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
+def _of_pair(results: Results, pairs: list[PairComparison], of_which: str) -> str:
     """Both scores of the pair with the largest difference, and the verdict on it."""
     name, metric = next(iter(results.metrics.items()))
     widest = max(pairs, key=lambda pair: abs(pair.metrics[name].seeds.mean_difference or 0.0))
@@ -236,7 +248,7 @@ def _of_pair(results: Results, pairs: list[PairComparison]) -> str:
     summaries = [metric.variants[variant] for variant in variants]
     what = f"mean {name}" if any(summary.n > 1 for summary in summaries) else name
     intervals = " with 95% interval" if any(summary.low is not None for summary in summaries) else ""
-    which = ", of the pair that differs most" if len(pairs) > 1 else ""
+    which = f", of the {of_which} that differs most" if len(pairs) > 1 else ""
     return f"{capitalized(what)}{intervals}{which}: {scores}: {verdict(widest, name).sentence}."
 
 
@@ -263,18 +275,27 @@ def _time(results: Results) -> Answer:
         return answer
     pair = results.time.pairs[0]
     speeds = [each for each in results.speed.pairs if (each.first, each.second) == (pair.first, pair.second)]
-    turning = [each for each in results.break_even if (each.first, each.second) == (pair.first, pair.second)]
-    if speeds and not speeds[0].is_shown:
-        turning = []  # which of the two is faster is not shown either
     sentences = [answer.sentence, *_parts_of_time(results, pair)]
     if speeds:
         # In the order of the sentence before.
         named = [(pair.first, speeds[0].first_median), (pair.second, speeds[0].second_median)]
         (one, its), (other, others) = named if pair.better == pair.first else reversed(named)
         when = "After the first step" if results.speed.cost == "steady_examples_per_second" else "In training"
-        sentences.append(f"{when}: {one} {its:,.0f} examples/s, {other} {others:,.0f}.")
-    sentences += [_turning_point(each, pair) for each in turning]
+        overlap = "; ranges overlap" if speeds[0].overlapping and speeds[0].fewest_runs > 1 else ""
+        sentences.append(f"{when}: {one} {its:,.0f} examples/s, {other} {others:,.0f}{overlap}.")
+    sentences += [_turning_point(each, pair) for each in turning_points(results)]
     return answer.model_copy(update={"sentence": " ".join(sentences)})
+
+
+def turning_points(results: Results) -> list[BreakEven]:
+    """Where the order of the first pair's times turns, if the runs show which of the two is faster after its start."""
+    if not results.time.pairs:
+        return []
+    pair = results.time.pairs[0]
+    speeds = [each for each in results.speed.pairs if (each.first, each.second) == (pair.first, pair.second)]
+    if not results.speed.pairs or (speeds and not speeds[0].is_shown):
+        return []
+    return [each for each in results.break_even if (each.first, each.second) == (pair.first, pair.second)]
 
 
 def _parts_of_time(results: Results, pair: CostPair) -> list[str]:
@@ -287,11 +308,27 @@ def _parts_of_time(results: Results, pair: CostPair) -> list[str]:
         " and ".join(each) for each in zip(*(seconds_of_parts(parts[name].in_order) for name in names), strict=True)
     )
     frameworks = {variant.name: variant.framework for variant in results.variants}
+    slower = "" if pair.is_shown else _slower_in_first_step(results, pair)
     traces = ", in which TensorFlow traces its graph," if "tensorflow" in map(frameworks.get, names) else ""
+    if slower:
+        graph = ": it traces its graph" if frameworks.get(slower) == "tensorflow" else ""
+        traces = f" (longer in every run of {slower}{graph})"
     return [
         f"Of these seconds, {before} pass before the first batch, {first} in the first step{traces} and {rest} in the "
         "other steps."
     ]
+
+
+def _slower_in_first_step(results: Results, pair: CostPair) -> str:
+    """The variant of the pair each run of which has a longer first step than any of the other; empty if none."""
+    if pair.fewest_runs < MIN_RUNS or not results.time.is_same_machine:
+        return ""
+    for cost in (cost for cost in results.costs if cost.name == "first_step_seconds"):
+        for quick, slow in ((pair.first, pair.second), (pair.second, pair.first)):
+            most, least = cost.variants[quick].high, cost.variants[slow].low
+            if most is not None and least is not None and most < least:
+                return slow
+    return ""
 
 
 def _range_of(results: Results, cost: str, variant: str) -> str:

@@ -114,7 +114,8 @@ def _what_is_shown(comparison: MetricComparison) -> str:
     shown = f"which shows equivalence within {widest}{unit_after(margin)}"
     if tested.seeds_needed is None:
         return shown
-    return f"{shown}; within {margin_text(margin)} it takes about {count(tested.seeds_needed, 'seed')}"
+    seeds = count(tested.seeds_needed, "seed")
+    return f"{shown}; within {margin_text(margin)} it takes about {seeds} if there is no true difference"
 
 
 def _identical(comparison: MetricComparison) -> str | None:
@@ -229,7 +230,6 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-REPRODUCING = "The same command on the same kind of machine with the same versions gives the same scores; speeds vary."
 AGREEMENT = "Two variants can score alike and still be right on different examples."
 NO_LOG = "There is no log."
 
@@ -239,6 +239,24 @@ def attention_lead(text: str, is_cross: bool) -> str:
     if is_cross:
         return f"From which tokens of a text each written token was made, after training: “{text}”"
     return f"The attention weights after training for one text: “{text}”"
+
+
+def reproducing(results: Results) -> str:
+    """Whether the same command gives the same scores again: a GPU computes the same bits only if it was told to."""
+    same = "The same command on the same kind of machine with the same versions and number of threads gives"
+    devices = {run.environment.framework.get("device", "cpu") for run in results.runs if run.environment}
+    if devices <= {"cpu"}:
+        return (
+            f"{same} the same scores; speeds vary. A processor always computes the same bits: train.deterministic, "
+            "whichever it is, changes only what a GPU does."
+        )
+    varies = any(difference.key == "train.deterministic" for difference in results.recipe_differences)
+    if results.settings.get("train.deterministic") is True and not varies:
+        return f"{same} the same scores, also on a GPU, since train.deterministic is on; speeds vary."
+    return (
+        f"{same} nearly the same scores; speeds vary. A GPU computes the same bits each time only with "
+        "train.deterministic=true."
+    )
 
 
 def settings_lead(results: Results) -> str:
@@ -259,6 +277,7 @@ def limits(results: Results) -> dict[str, str]:
         "then share start and batches, but not these draws, so their scores may differ as much as those of two seeds.",
         "Many tests": "The intervals and p values are those of each comparison alone, not corrected for their number.",
         "Not settled": "If equivalence could not be shown, a difference has not been shown either.",
+        "Data": "Scores hold for this data, this model and these settings; with others, variants may differ more.",
         "Machine": "Speed and memory hold for this machine, these versions and this size of model.",
     }
     if len(results.machines) > 1:

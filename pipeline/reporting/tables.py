@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from pipeline.comparison.records.costs import Cost
 from pipeline.comparison.records.scores import MetricComparison
 from pipeline.comparison.results import Results, RunSummary
+from pipeline.comparison.statistics.power import POWER
 from pipeline.reporting.elements import Cell, Finding, Table, finding
 from pipeline.reporting.formatting import (
     MINUS,
@@ -89,7 +90,18 @@ def verdicts(results: Results) -> Table:
             # The word stands before the sentence, which need not say it again.
             sentence = found.sentence.removeprefix(found.word.lower()).lstrip(": ")
             groups[metric].append([pair_name(pair), Finding(found.state, found.word, sentence)])
-    return Table("What can be said of each pair", ["Pair", "Verdict"], groups, num_texts=2)
+    asked = any(
+        each.verdict.code == "inconclusive" and each.equivalence.seeds_needed is not None
+        for pair in results.comparisons
+        for each in pair.metrics.values()
+    )
+    note = (
+        f"About so many seeds: with them the test would show equivalence within the margin in {POWER:.0%} of "
+        "repetitions, if the true means are equal and differences vary from seed to seed as much as here. If the true "
+        "means differ it takes more, or cannot be shown."
+    )
+    title = "What can be said of each pair"
+    return Table(title, ["Pair", "Verdict"], groups, note if asked else "", num_texts=2)
 
 
 def differences(results: Results) -> Table:
@@ -177,10 +189,10 @@ def time_table(results: Results) -> Table:
         [variant, *seconds_of_parts(each.in_order), f"{each.total:,.1f}"] for variant, each in parts.items()
     ]
     return Table(
-        "Where the time goes, in seconds",
+        "Where the time goes, in seconds: the run with the median total",
         ["Variant", "Until the first batch", "First step", "Other steps", "From launch to the last step"],
         {"": rows},
-        "Of the run whose total is the median, or the mean of the two in the middle. Until the first batch: Python, "
+        "Of an even number of runs: the mean of the two in the middle. Until the first batch: Python, "
         "imports, data, checks, model. In its first step TensorFlow traces its graph. Evaluation and saving are left "
         "out; a run does not record how long they take.",
     )
@@ -215,7 +227,7 @@ def costs(results: Results) -> Table:
             f"{UNDEFINED}: not recorded. Runs of earlier versions, and runs of a single step, lack some numbers."
         )
     heads = ["Variant", "Median", "Range over seeds", f"Ratio to {first}"]
-    return Table("What it took", heads, groups, " ".join(notes))
+    return Table("What it took: medians over all runs", heads, groups, " ".join(notes))
 
 
 def recipe_differences(results: Results) -> Table:

@@ -147,7 +147,7 @@ def _quality_against_time(results: Results, name: str, metric: Metric, scores: B
     axis.set(xlabel="seconds of training", ylabel=metric_label(name, metric))
     legend(figure)
     yield Picture(
-        "quality-time", SECTION, f"{name} against the time of training",
+        "quality-time", SECTION, f"{name} against the time of training, means over seeds",
         "Filled: the mean over seeds after each epoch, without the time of evaluations. Hollow: each seed at the end.",
         f"At the end: {'; '.join(ends)}.", figure,
     )  # fmt: skip

@@ -110,7 +110,7 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
         f", same batches, same learning rates, same dropout masks, {compared} compared one by one and within bounds."
     )
     page = Path("reports/second/report.html").read_text()
-    assert f"In lock-step, {compared} were taken, and the losses are equal except for rounding" in page
+    assert f"In lock-step, {compared} of seed 0 were taken, and the losses are equal except for rounding" in page
     control = results.sameness.control
     assert control.seeds == [0] and control.pairs[0].within and control.loss_distance < 1e-6
     (perturbed,) = Path("runs/sentiment_bert").glob("torch-stock-seed0-????????-control")

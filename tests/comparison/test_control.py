@@ -43,7 +43,9 @@ def test_a_control_is_no_variant_and_its_distance_is_that_of_its_losses(results)
     assert (pair.first, pair.second, pair.first_step_over_rounding) == ("torch/stock", "tensorflow/stock", 3)
     assert (pair.loss_distance, pair.share, pair.within) == (pytest.approx(0.005), pytest.approx(2.0), True)
     assert pair.agree == pytest.approx(0.95)  # 2 of 40 rows are wrong in one only
+    assert found.data.source == "json files in sentiment"
     page = writer.html(found)
+    assert "40 validation rows of json files in sentiment" in page
     assert "Whole trainings, beside the control" in page and "2.00 ×" in page
 
 
@@ -55,20 +57,19 @@ def test_trainings_no_further_apart_than_the_control_are_the_same_although_score
     assert (training.state, training.word) == ("good", "Yes")
     assert training.sentence == (
         "Same start (outputs before training within 3e-08), same batches, same learning rates. Over whole trainings, "
-        "losses differ 2 times as much as those of two PyTorch trainings that start one rounding apart; up to 3 times "
-        "is within the bound."
+        "losses differ 2 times (bound: 3) as much as those of two PyTorch trainings that start one rounding apart."
     )
     assert (score.state, score.word) == ("unknown", "Not settled")
     assert score.sentence.endswith(
         "not shown to be equivalent within 1 point over 3 seeds: 90% interval of the difference \N{MINUS SIGN}2.0 to "
-        "+1.0 points, which shows equivalence within 2.0 points; within 1 point it takes about 12 seeds. Equivalent: "
-        "validation loss."
+        "+1.0 points, which shows equivalence within 2.0 points; within 1 point it takes about 12 seeds if there is no "
+        "true difference. Equivalent: validation loss."
     )
     assert (
-        "In whole trainings the losses are equal except for rounding until step 3, and over all steps "
-        "they differ 2 times as much as those of two PyTorch trainings whose first weights differ by one rounding, "
-        "which is within the bound. Predictions agree in 95.0% of the rows, those of the two PyTorch trainings in "
-        "100.0%."
+        "In whole trainings of 3 seeds, step 3 is the earliest of any seed at which the losses differ by more than "
+        "rounding. Over all steps they differ 2 times as much across frameworks as those of two PyTorch trainings "
+        "whose first weights differ by one rounding, which is within the bound. Predictions agree in 95.0% of the "
+        "rows, those of the two PyTorch trainings in 100.0%."
     ) in writer.html(found)
 
 

@@ -61,7 +61,7 @@ def without_faults(**changes):
     [
         (
             1.3,
-            "losses differ 1.3 times as much as those of two PyTorch trainings that start one rounding apart; up to 3 ",
+            "losses differ 1.3 times (bound: 3) as much as those of two PyTorch trainings that start one rounding ",
         ),
         # Above the control's three times, but within the fixed bound.
         (4.0, "losses differ no more than rounding explains."),
@@ -347,6 +347,14 @@ def test_of_several_pairs_the_one_with_the_largest_difference_is_named():
     assert sentence.endswith("Equivalent pairs: 0 of 2 across frameworks.")
 
 
+def test_beside_a_pair_within_a_framework_the_pair_that_differs_most_is_called_one_of_frameworks():
+    across = [pair_with(*ACROSS, "equivalent", 0.001), pair_with("torch/handwritten", ACROSS[1], "equivalent", 0.002)]
+    _, _, sentence = scores(*across, pair_with(*WITHIN, "equivalent", 0.004))
+    assert ", of the pair of frameworks that differs most: torch/handwritten" in sentence
+    wrong = [pair_with(*names, "different", 0.04, higher=names[0]) for names in (ACROSS, WITHIN)]
+    assert ", of the pair that differs most: " in scores(*wrong)[2], "both kinds are judged"
+
+
 def test_scores_that_differ_without_a_reason_leave_the_training_unsettled():
     results = without_faults(comparisons=[pair_with(*ACROSS, "different", 0.04, higher="torch/stock")])
     training = write_headline(results).training
@@ -480,7 +488,7 @@ def test_the_time_names_both_speeds_and_where_the_order_turns(faster, end):
     assert answer.sentence == f"{TIMES}. {end}"
     by_chance = compared("steady_examples_per_second", cost_pair(493.0, 351.0, overlapping=True, is_shown=False))
     answer = write_headline(without_faults(time=time, speed=by_chance, break_even=[turning], costs=[])).time
-    assert answer.sentence == f"{TIMES}. {end.partition('. ')[0]}."
+    assert answer.sentence == f"{TIMES}. {end.partition('. ')[0]}; ranges overlap."
 
 
 # Medians of torch/stock and of tensorflow/stock, and which of them is better.

@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 
+from pipeline.comparison.records.costs import BreakEven
 from pipeline.comparison.records.sameness import ControlComparison, PairDistance
 from pipeline.comparison.records.scores import (
     Equivalence,
@@ -15,13 +16,16 @@ from pipeline.comparison.records.scores import (
     Verdict,
 )
 from pipeline.comparison.results import Variant
-from pipeline.reporting.content import facts, variant_terms
+from pipeline.reporting.content import facts, sections, variant_terms
 from pipeline.reporting.details.figures import prediction_pictures
 from pipeline.reporting.drawing.plots import LEAST_SPAN
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.first_screen import write_headline
 from pipeline.reporting.sameness.sentences import sameness_lead
-from pipeline.reporting.tables import agreement, costs, differences, runs, time_table
+from pipeline.reporting.sameness.tables import control as control_table
+from pipeline.reporting.sameness.tables import sameness as sameness_table
+from pipeline.reporting.sentences import limits, reproducing
+from pipeline.reporting.tables import agreement, costs, differences, runs, time_table, verdicts
 from pipeline.reporting.training_figures import training_pictures
 from pipeline.reporting.writer import content_of, html_page, markdown_page
 from tests.helpers.comparison_example import example, lockstep_example
@@ -60,8 +64,8 @@ def test_a_yes_names_what_is_not_shown_to_be_equivalent_and_how_many_seeds_that_
     answer = score_of(settled | {"loss": "inconclusive:40"}, settled | {"loss": "inconclusive:13"})
     assert (answer.state, answer.word) == ("good", "Yes, in accuracy")
     assert answer.sentence.endswith(
-        "Also equivalent: f1. Not shown to be equivalent: validation loss within 1% (2 of 2 pairs; it would take about "
-        "40 seeds)."
+        "Also equivalent: f1. Not shown to be equivalent: validation loss within 1% (2 of 2 pairs; if truly equal, "
+        "about 40 seeds would show it)."
     )
 
 
@@ -125,6 +129,43 @@ def test_the_parts_of_the_time_add_up_to_the_median_of_the_totals():
         "Of these seconds, 6.0 and 6.9 pass before the first batch, 0.1 and 2.5 in the first step, in which TensorFlow "
         "traces its graph, and 10.9 and 12.6 in the other steps."
     ) in sentence
+
+
+@pytest.mark.parametrize(
+    ("first_steps", "is_shown", "text"),
+    [
+        (((0.1, 0.1), (2.4, 2.7)), False, " (longer in every run of tensorflow/stock: it traces its graph) and"),
+        (((0.1, 0.1), (2.4, 2.7)), True, ", in which TensorFlow traces its graph, and"),
+        (((2.9, 3.0), (2.4, 2.7)), False, " (longer in every run of torch/stock) and"),
+        (((0.1, 2.5), (2.4, 2.7)), False, ", in which TensorFlow traces its graph, and"),
+    ],
+)
+def test_a_first_step_that_is_longer_in_every_run_is_said_where_the_totals_show_nothing(first_steps, is_shown, text):
+    results = timed(PLANTED)
+    (cost,) = (cost for cost in example().costs if cost.name == "first_step_seconds")
+    summaries = {
+        name: cost.variants[name].model_copy(update={"low": low, "high": high})
+        for name, (low, high) in zip(PAIRS[0], first_steps, strict=True)
+    }
+    shown = {"is_shown": is_shown, "overlapping": not is_shown, "fewest_runs": 3}
+    (pair,), speed = results.time.pairs, results.speed.pairs[0].model_copy(update=shown)
+    changed = results.model_copy(
+        update={
+            "costs": [cost.model_copy(update={"variants": summaries})],
+            "time": results.time.model_copy(update={"pairs": [pair.model_copy(update=shown)]}),
+            "speed": results.speed.model_copy(update={"pairs": [speed]}),
+        }
+    )
+    sentence = write_headline(changed).time.sentence
+    assert f"0.1 and 2.5 in the first step{text} 10.9 and 12.6 in the other steps." in sentence
+    assert sentence.endswith("; ranges overlap.") is not is_shown
+
+
+def test_parts_and_medians_that_need_not_agree_say_in_their_titles_of_which_runs_they_are():
+    assert time_table(timed(PLANTED)).title.endswith(": the run with the median total")
+    assert costs(example()).title.endswith(": medians over all runs")
+    (title,) = (each.title for each in training_pictures(example()) if each.name == "quality-time")
+    assert title == "accuracy against the time of training, means over seeds"
 
 
 def test_parts_of_the_time_are_left_out_where_a_run_did_not_record_its_launch():
@@ -205,7 +246,7 @@ def test_the_distance_of_parameters_is_said_of_each_attention():
             first=first, second=second, loss_distance=1e-4, share=share, agree=1.0, within=True,
             first_step_over_rounding=9,
         )
-        for (first, second), share in zip(PAIRS, (1.1, 1.3), strict=True)
+        for (first, second), share in zip(PAIRS, (1.07, 1.28), strict=True)
     ]  # fmt: skip
     control = ControlComparison(
         seeds=[0, 1, 2], first_step_over_rounding=5, loss_distance=1e-3, agree=0.99, seconds=3.0, pairs=apart
@@ -213,7 +254,84 @@ def test_the_distance_of_parameters_is_said_of_each_attention():
     changed = results.sameness.model_copy(update={"lockstep": both, "control": control})
     lead = sameness_lead(results.model_copy(update={"sameness": changed}))
     assert "differ 0.4 times (stock attention) and 0.7 times (handwritten attention) as much as" in lead
-    assert "they differ 1.1 to 1.3 times as much (in the 2 pairs of variants) as those" in lead
+    assert "In lock-step, all 10 steps were taken, and" in lead, "old ones do not say of which seed"
+    assert (
+        "In whole trainings of 3 seeds, step 9 is the earliest of any pair and seed at which the losses differ by more "
+        "than rounding. Over all steps they differ 1.07 times as much across frameworks and 1.28 times as much within "
+        "a framework as those of two PyTorch trainings"
+    ) in lead
+    same = changed.model_copy(update={"batches": changed.batches[:1]})
+    answer = write_headline(results.model_copy(update={"sameness": same, "recipe_differences": []})).training
+    assert "losses across frameworks differ 1.07 times (bound: 3) as much as those of two PyTorch" in answer.sentence
+    rows = {row[0]: row for row in control_table(results.model_copy(update={"sameness": changed})).groups[""]}
+    assert [rows[" and ".join(names)][1].sentence for names in PAIRS] == ["1.07 ×", "1.28 ×"]
+    stepped = [each.model_copy(update={"seed": 7}) for each in both]
+    lead = sameness_lead(results.model_copy(update={"sameness": changed.model_copy(update={"lockstep": stepped})}))
+    assert "In lock-step, all 10 steps of seed 7 were taken, and" in lead
+
+
+def test_a_number_of_seeds_is_explained_below_the_verdicts_that_have_one():
+    asked = pair_of(PAIRS[0], accuracy="inconclusive:40")
+    table = verdicts(example().model_copy(update={"comparisons": [asked]}))
+    (((_, cell),),) = table.groups.values()
+    assert cell.sentence.endswith("within 1 point it takes about 40 seeds if there is no true difference")
+    assert "in 80% of repetitions, if the true means are equal" in table.note
+    assert not verdicts(example().model_copy(update={"comparisons": [pair_of(PAIRS[0], accuracy="equivalent:9")]})).note
+
+
+@pytest.mark.parametrize(
+    ("bases", "text"),
+    [
+        (["rows", "rows"], "tokens of every step, and a digest of the rows of each epoch in their order."),
+        (["rows", "sizes"], "tokens of every step; a digest of the rows of each epoch in their order only where both"),
+        (["sizes", "sizes"], "tokens of every step; their rows were not recorded by both."),
+    ],
+)
+def test_what_was_compared_of_the_batches_is_said_below_their_table(bases, text):
+    results = example()
+    rows = [row.model_copy(update={"basis": basis}) for row, basis in zip(results.sameness.batches, bases, strict=True)]
+    changed = results.sameness.model_copy(update={"batches": rows})
+    assert (
+        f"Batches: the number of examples and {text}"
+        in sameness_table(results.model_copy(update={"sameness": changed})).note
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "is_on", "text"),
+    [
+        ("cpu", False, "the same scores; speeds vary. A processor always computes the same bits"),
+        ("A GPU", False, "nearly the same scores; speeds vary. A GPU computes the same bits each time only with"),
+        ("A GPU", True, "the same scores, also on a GPU, since train.deterministic is on"),
+    ],
+)
+def test_whether_scores_come_again_depends_on_the_device_and_its_setting(device, is_on, text):
+    results = example()
+    changed = [
+        run.model_copy(
+            update={"environment": run.environment.model_copy(update={"framework": {"device": device}})}
+        ) if run.environment else run
+        for run in results.runs
+    ]  # fmt: skip
+    settings = results.settings | {"train.deterministic": is_on}
+    assert f" gives {text}" in reproducing(results.model_copy(update={"runs": changed, "settings": settings}))
+
+
+def test_how_longer_trainings_are_reckoned_is_said_only_where_the_first_screen_does():
+    results = example()
+    shown = results.speed.pairs[0].model_copy(update={"is_shown": True})
+    turning = BreakEven(first=PAIRS[0][0], second=PAIRS[0][1], faster=PAIRS[0][0], examples=5.0, examples_of_run=9.0)
+    speed = results.speed.model_copy(update={"pairs": [shown]})
+    for points in ([], [turning]):
+        changed = results.model_copy(update={"break_even": points, "speed": speed})
+        (method,) = (section for section in sections(changed) if section.name == "method")
+        assert ("Longer trainings" in method.points) == bool(points)
+        assert (" takes less time in all; these runs had 9." in write_headline(changed).time.sentence) == bool(points)
+
+
+def test_the_data_is_named_and_what_holds_for_it_alone():
+    assert "320 train, 100 validation rows of json ·" in facts(example())
+    assert limits(example())["Data"].startswith("Scores hold for this data, this model and these settings")
 
 
 def test_terms_of_the_statistics_are_explained_below_their_tables():

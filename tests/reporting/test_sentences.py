@@ -80,7 +80,9 @@ def test_what_is_inconclusive_has_its_interval():
         "points, which shows equivalence within 3.0 points",
     )
     _, text = sentence("inconclusive", ninety=(-0.02, 0.013), needed=11)
-    assert text.endswith("shows equivalence within 2.0 points; within 1 point it takes about 11 seeds")
+    assert text.endswith(
+        "shows equivalence within 2.0 points; within 1 point it takes about 11 seeds if there is no true difference"
+    )
 
 
 def test_too_few_seeds_are_counted_with_the_difference_over_examples():

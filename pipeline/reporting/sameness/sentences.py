@@ -12,8 +12,10 @@ from pipeline.comparison.records.sameness import (
     ControlComparison,
     LockstepResult,
     OptimizationDifference,
+    PairDistance,
     ProbeDifference,
 )
+from pipeline.comparison.records.scores import PairComparison
 from pipeline.comparison.results import RecipeDifference, Results
 from pipeline.comparison.statistics.equivalence import MIN_SEEDS
 from pipeline.models.attention import described
@@ -22,6 +24,7 @@ from pipeline.utils.text import count, factor, join_names
 
 MAX_NAMED = 3
 _PairRow = TypeVar("_PairRow", ProbeDifference, BatchDifference, OptimizationDifference)
+_Pair = TypeVar("_Pair", PairComparison, PairDistance)
 
 
 def evidence(results: Results) -> list[str]:
@@ -29,7 +32,22 @@ def evidence(results: Results) -> list[str]:
     stepped = [result for result in results.sameness.lockstep if result.num_controls]
     control = results.sameness.control
     in_lockstep = _lockstep_evidence(stepped, compared_steps(results)) if stepped else []
-    return [*in_lockstep, *(_control_evidence(control) if control else [])]
+    return [*in_lockstep, *(_control_evidence(results, control) if control else [])]
+
+
+def across_and_within(results: Results, pairs: Iterable[_Pair]) -> tuple[list[_Pair], list[_Pair]]:
+    """The pairs of variants of two frameworks, and those of one framework."""
+    frameworks = {variant.name: variant.framework for variant in results.variants}
+    across, within = [], []
+    for pair in pairs:
+        (within if frameworks.get(pair.first) == frameworks.get(pair.second) else across).append(pair)
+    return across, within
+
+
+def shares_of(pairs: Iterable[PairDistance]) -> str:
+    """'1.07 to 1.16': how many times as far apart as the control the pairs are; empty if that of none is known."""
+    shares = [pair.share for pair in pairs if pair.share is not None]
+    return spread(shares, ".3g") if shares else ""
 
 
 def compared_steps(results: Results) -> str:
@@ -50,7 +68,9 @@ def _lockstep_evidence(stepped: list[LockstepResult], compared: str) -> list[str
     steps = [result.first_step_over_rounding for result in stepped]
     first = min((step for step in steps if step is not None), default=None)
     until = "in all of them" if first is None else _until(first)
-    equal = f"In lock-step, {compared} were taken, and the losses are equal except for rounding {until}"
+    seeds = sorted({result.seed for result in stepped if result.seed is not None})
+    of_seed = f" of seed {', '.join(map(str, seeds))}" if seeds else ""
+    equal = f"In lock-step, {compared}{of_seed} were taken, and the losses are equal except for rounding {until}"
     if not shares:
         return [f"{equal}."]
     each = " and ".join(f"{factor(share)} times ({name})" for name, share in shares.items())
@@ -60,19 +80,26 @@ def _lockstep_evidence(stepped: list[LockstepResult], compared: str) -> list[str
     ]
 
 
-def _control_evidence(control: ControlComparison) -> list[str]:
+def _control_evidence(results: Results, control: ControlComparison) -> list[str]:
     within = [pair for pair in control.pairs if pair.within]
     if not within or len(within) < len(control.pairs):
         return []
     steps = [pair.first_step_over_rounding for pair in within]
     first = min((step for step in steps if step is not None), default=None)
-    equal = f"In whole trainings the losses are equal except for rounding {_until(first)}"
-    shares = [pair.share for pair in within if pair.share is not None]
-    if first is None or not shares:
-        return [f"{equal}."]
+    if first is None:
+        return ["In whole trainings the losses are equal except for rounding until the end."]
+    which = "pair and seed" if len(within) > 1 else "seed"
     text = (
-        f"{equal}, and over all steps they differ {spread(shares, '.2g')} times as much{_of_pairs(len(within))} as "
-        "those of two PyTorch trainings whose first weights differ by one rounding, which is within the bound."
+        f"In whole trainings of {count(len(control.seeds), 'seed')}, step {first} is the earliest of any {which} at "
+        "which the losses differ by more than rounding"
+    )
+    kinds = zip(("across frameworks", "within a framework"), across_and_within(results, within), strict=True)
+    shares = [f"{shares} times as much {kind}" for kind, pairs in kinds if (shares := shares_of(pairs))]
+    if not shares:
+        return [f"{text}."]
+    text += (
+        f". Over all steps they differ {' and '.join(shares)} as those of two PyTorch trainings whose first weights "
+        "differ by one rounding, which is within the bound."
     )
     agreed = [pair.agree for pair in within if pair.agree is not None]
     if control.agree is None or not agreed:
@@ -82,10 +109,6 @@ def _control_evidence(control: ControlComparison) -> list[str]:
         f"Predictions agree in {spread(agreed, '.1%')} of the rows, those of the two PyTorch trainings in "
         f"{control.agree:.1%}.",
     ]
-
-
-def _of_pairs(number: int) -> str:
-    return f" (in the {number} pairs of variants)" if number > 1 else ""
 
 
 def _until(step: int | None) -> str:

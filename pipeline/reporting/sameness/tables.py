@@ -44,7 +44,7 @@ def sameness(results: Results) -> Table:
         ["Pair", "Logits before training", "Batches", "Learning rate, largest difference", "Gradient norm, ratio"],
         {"": rows},
         "Logits: the largest difference on the probe rows, relative to the largest logit, over all seeds "
-        f"(tolerance {' or '.join(tolerances)}). Batches: the number of examples and tokens of every step. "
+        f"(tolerance {' or '.join(tolerances)}). {_what_of_batches(results.sameness.batches)} "
         "Gradient norm: the median over steps of first divided by second, lowest to highest seed.",
         num_texts=3,
     )
@@ -58,6 +58,16 @@ def _start(rows: list[ProbeDifference]) -> Cell:
     if far:
         return Finding("bad", WORDS["check"]["bad"], f"{largest}, over the tolerance in seed {', '.join(far)}")
     return Finding("good", WORDS["check"]["good"], largest)
+
+
+def _what_of_batches(rows: list[BatchDifference]) -> str:
+    """What of the batches was compared."""
+    known = [row.basis == "rows" for row in rows]
+    digests = "a digest of the rows of each epoch in their order"
+    if all(known) and known:
+        return f"Batches: the number of examples and tokens of every step, and {digests}."
+    where = f"; {digests} only where both runs recorded it" if any(known) else "; their rows were not recorded by both"
+    return f"Batches: the number of examples and tokens of every step{where}."
 
 
 def _batches(rows: list[BatchDifference]) -> Cell:
@@ -116,13 +126,13 @@ def control(results: Results) -> Table:
     rows.append(["control: torch/stock and itself", UNDEFINED, small(found.loss_distance), step, agree])
     return Table(
         "Whole trainings, beside the control",
-        ["Pair", "Of the control", "Difference in loss", "Over rounding from step", "Same predictions"],
+        ["Pair", "Of the control", "Difference in loss", "First step apart by more than rounding", "Same predictions"],
         {"": rows},
         "The control is torch/stock trained once more from a start in which each weight is moved to the next fp32 "
         f"number, with {count(len(found.seeds), 'seed')} ({found.seconds or 0:,.0f} s of training in all). Difference "
         "in loss: the root mean square over all steps and seeds, relative to the loss, or to 1 where that is larger; "
-        "within: at most three times the control's. Over rounding: the first step of any seed with a difference of "
-        "more than 1e-6.",
+        "within: at most three times the control's. First step apart by more than rounding: the "
+        "earliest step of any seed at which the difference is more than 1e-6.",
         num_texts=2,
     )
 
