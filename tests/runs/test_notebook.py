@@ -83,6 +83,12 @@ def test_a_long_run_has_few_points_and_a_short_one_or_one_without_history_no_cur
     assert "<table" in run._repr_html_() and "<svg" not in run._repr_html_()
 
 
+@pytest.fixture(autouse=True)
+def is_in_a_script(monkeypatch):
+    """Other tests of the process may have imported what says that a notebook runs."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+
+
 def test_a_call_from_python_prints_its_progress_unless_it_is_quiet_or_has_a_callback(small, tmp_path, capsys):
     run = finetune(small, out=tmp_path / "run")
     printed = capsys.readouterr()
