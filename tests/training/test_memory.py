@@ -18,11 +18,13 @@ from tests.helpers.packed_batches import learner_of, with_dropout_keys
 
 @pytest.mark.heavy
 def test_memory_stays_flat_over_steps_with_packed_batches(framework, tmp_path):
-    samples = call(train, framework, "single-label", "stock", {}, tmp_path, 1000, framework=framework)
+    samples = call(train, framework, "single-label", "stock", {}, tmp_path, 2000, framework=framework)
     steps, megabytes, files = np.array(samples).T
     late = steps > steps[-1] / 2
     growth = np.polyfit(steps[late], megabytes[late], 1)[0] * np.ptp(steps[late])
-    assert growth < 1.5, f"{growth:.1f} MB in the second half of {steps[-1]:.0f} steps"
+    # The heap rises in stairs of 2.1 MB. One that falls into the middle makes the line rise by 1.5 times as much; a new
+    # shape in nearly every step by 7 MB in PyTorch and 14 MB in TensorFlow.
+    assert growth < 4, f"{growth:.1f} MB in the second half of {steps[-1]:.0f} steps"
     assert len(set(files[late])) == 1
 
 
