@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.comparison import examples, same_experiment
-from pipeline.comparison.attention_maps import maps_of_frameworks
+from pipeline.comparison.attention_maps import maps_from_control, maps_of_frameworks
 from pipeline.comparison.control import compare_with_control
 from pipeline.comparison.costs import break_even, compare_memory, compare_speed, compare_time, costs, machines
 from pipeline.comparison.predictions.details import prediction_details
@@ -42,6 +42,7 @@ def assemble(
     disagreements = examples.disagreements(runs, rows if task.has_prediction_per_row else [])
     text = examples.text_to_draw(task, disagreements, rows)
     maps, map_problems = maps_of_frameworks(completed, text) if text else ([], [])
+    map_control, control_problems = maps_from_control(completed, controls, text) if text and len(maps) > 1 else ([], [])
     run_costs = costs(runs)
     time, speed = compare_time(run_costs, runs), compare_speed(run_costs, runs)
     is_relative = all(metric.scale is None for metric in list(metrics.values())[:1])
@@ -72,7 +73,8 @@ def assemble(
         break_even=break_even(time, speed, runs),
         machines=machines(runs),
         attention_maps=maps,
-        problems=[*problems, *_failed_controls(controls), *resampling_problems, *map_problems],
+        map_control=map_control,
+        problems=[*problems, *_failed_controls(controls), *resampling_problems, *map_problems, *control_problems],
     )
 
 

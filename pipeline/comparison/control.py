@@ -6,7 +6,7 @@ be apart and still do the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def compare_with_control(
     pairs: list[tuple[str, str]], runs: list[ComparedRun], controls: list[ComparedRun]
 ) -> ControlComparison | None:
     """How far the variants of each pair are apart, beside the control; None if no control has its run."""
-    with_controls = _runs_with_controls(runs, controls)
+    with_controls = runs_with_controls(runs, controls)
     if not with_controls:
         return None
     seeds = {run.seed for run, _ in with_controls}
@@ -67,7 +67,7 @@ def compare_with_control(
     )
 
 
-def _runs_with_controls(runs: list[ComparedRun], controls: list[ComparedRun]) -> RunPairs:
+def runs_with_controls(runs: list[ComparedRun], controls: Sequence[ComparedRun]) -> RunPairs:
     """Each run that has a control, with it: one of the same framework, attention, seed and experiment."""
     return [
         (run, control)

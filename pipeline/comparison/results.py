@@ -148,6 +148,13 @@ class AttentionMap(Record):
         return self.tokens if self.written is None else self.written
 
 
+class MapDistance(Record):
+    """How far the attention weights of one layer are apart in two trainings, for one text."""
+
+    largest: float
+    mean: float
+
+
 class Problem(Record):
     """Something that a comparison could not do, or that the runs contradict."""
 
@@ -231,6 +238,8 @@ class Results(Record):
     machines: list[Machine]
     """More than one if the runs come from different machines."""
     attention_maps: list[AttentionMap]
+    map_control: list[MapDistance] = []
+    """By layer: how far PyTorch's maps are from its control's. Empty without a control or two maps."""
     problems: list[Problem]
 
     @property

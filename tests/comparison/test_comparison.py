@@ -19,7 +19,9 @@ from pipeline import UserError, compare, load_recipe
 from pipeline import api as comparison
 from pipeline.cli.main import execute
 from pipeline.comparison import run_matrix as runner
+from pipeline.comparison.attention_maps import maps_from_control
 from pipeline.comparison.results import Results
+from pipeline.comparison.run_set import read_run, with_variants
 from pipeline.recipe.loading import load_shipped
 from pipeline.utils import processes
 from pipeline.utils.environment import THREAD_VARIABLES
@@ -117,6 +119,10 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     assert "perturb_weights: true" in (perturbed / "recipe.yaml").read_text()
     logits = [np.load(folder / "probe.npz")["logits_before"] for folder in (perturbed, Path(results.runs[0].path))]
     assert 0 < np.abs(logits[0] - logits[1]).max() < 1e-5
+    compared = with_variants(map(read_run, [results.runs[0].path, results.runs[1].path]))
+    layers, problems = maps_from_control(compared, [read_run(perturbed)], "The food was great.")
+    assert problems == [] and len(layers) == 3
+    assert all(0 < layer.mean < layer.largest < 1e-4 for layer in layers)
     assert results.sameness.lockstep[0].same is True
     assert results.sameness.batches[0].basis == "rows"
     threads = {run.environment.threads for run in results.runs}

@@ -11,11 +11,11 @@ import pytest
 
 from pipeline import UserError
 from pipeline.comparison.records.sameness import ProbeDifference
-from pipeline.comparison.results import SCHEMA_VERSION
+from pipeline.comparison.results import SCHEMA_VERSION, MapDistance
 from pipeline.deploy.report import deployment
 from pipeline.reporting.figures import pictures
 from pipeline.reporting.index import entries, write_index
-from pipeline.reporting.sameness.tables import sameness
+from pipeline.reporting.sameness.tables import map_differences, sameness
 from pipeline.reporting.tables import main_metrics, parts_folded, scores
 from pipeline.reporting.writer import write_pages
 from pipeline.runs.record import RunIdentity
@@ -23,6 +23,24 @@ from pipeline.tour import content as tour
 from pipeline.utils.text import shorten, visible
 from tests.helpers import tour_example
 from tests.helpers.comparison_example import example
+
+
+def test_how_far_maps_differ_stands_beside_the_control():
+    results = example()
+    ours = results.attention_maps[0]
+    weights = [[[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.0, 0.375, 0.625]]] * 2] * 2
+    theirs = ours.model_copy(update={"variant": "tensorflow/handwritten", "weights": weights})
+    control = [MapDistance(largest=0.3751, mean=0.04), MapDistance(largest=0.25, mean=0.02)]
+    changed = results.model_copy(update={"attention_maps": [ours, theirs], "map_control": control})
+    table = map_differences(changed)
+    assert table.groups == {
+        "torch/handwritten and tensorflow/handwritten": [["1", "0.375", "0.0833"], ["2", "0.375", "0.0833"]],
+        "control: torch/stock and itself": [["1", "0.375", "0.0400"], ["2", "0.250", "0.0200"]],
+    }
+    assert table.note
+    assert not map_differences(results)
+    without = map_differences(changed.model_copy(update={"map_control": []}))
+    assert len(without.groups) == 1 and not without.note
 
 
 def test_a_start_over_its_tolerance_is_marked_with_its_seeds():

@@ -147,9 +147,16 @@ def map_differences(results: Results) -> Table:
         rows = groups[f"{maps[0].variant} and {other.variant}"]
         for layer, (ours, theirs) in enumerate(zip(maps[0].weights, other.weights, strict=True), start=1):
             distances = [abs(a - b) for a, b in zip(_flat(ours), _flat(theirs), strict=True)]
-            rows.append([str(layer), f"{max(distances):.3f}", f"{sum(distances) / len(distances):.4f}"])
+            rows.append(_map_row(layer, max(distances), sum(distances) / len(distances)))
+    for layer, control in enumerate(results.map_control, start=1):
+        groups["control: torch/stock and itself"].append(_map_row(layer, control.largest, control.mean))
     heads = ["Largest difference of a weight", "Mean difference"]
-    return Table("How far the maps differ", ["Layer", *heads], groups)
+    note = "The control is that of the whole trainings, with one seed: its start is off by one rounding."
+    return Table("How far the maps differ", ["Layer", *heads], groups, note if results.map_control else "")
+
+
+def _map_row(layer: int, largest: float, mean: float) -> list[Cell]:
+    return [str(layer), f"{largest:.3f}", f"{mean:.4f}"]
 
 
 def _flat(weights: list[list[list[float]]]) -> list[float]:
