@@ -58,7 +58,7 @@ def maps_from_control(
     try:
         ours, moved = _maps_of_runs([run, control], text)
     except (PipelineError, processes.ProcessError) as error:
-        return [], [Problem(code="attention_map_failed", run=run.label, error=last_line(error))]
+        return [], [Problem(code="control_failed", run=run.label, error=last_line(error))]
     if ours.written != moved.written:
         return [], []
     apart = np.abs(ours.weights.astype(np.float64) - moved.weights)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +124,10 @@ def test_both_frameworks_are_compared_with_what_was_there(of_both):
     layers, problems = maps_from_control(compared, [read_run(perturbed)], "The food was great.")
     assert problems == [] and len(layers) == 3
     assert all(0 < layer.mean < layer.largest < 1e-4 for layer in layers)
+    without = replace(read_run(perturbed), path=Path("gone"))
+    layers, (problem,) = maps_from_control(compared, [without], "The food was great.")
+    assert (layers, problem.code, problem.run) == ([], "control_failed", "torch/stock seed 0")
+    assert "gone" in problem.error
     assert results.sameness.lockstep[0].same is True
     assert results.sameness.batches[0].basis == "rows"
     threads = {run.environment.threads for run in results.runs}
